@@ -1,0 +1,55 @@
+"""kineray: train, search, compare and serve video action-recognition models on Ray.
+
+The names below are imported when they are first used, so that ``import kineray`` (and
+``kineray --help``) needs no torch, Ray or MLflow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "AdamConfig": "kineray.config",
+    "DataConfig": "kineray.config",
+    "Experiment": "kineray.config",
+    "SgdConfig": "kineray.config",
+    "SlowFastConfig": "kineray.config",
+    "TrainConfig": "kineray.config",
+    "KinerayError": "kineray.errors",
+    "create_model": "kineray.models",
+    "list_models": "kineray.models",
+    "load_checkpoint": "kineray.training",
+    "load_manifest": "kineray.data",
+    "main": "kineray.cli",
+    "read_clip": "kineray.video",
+    "sweep": "kineray.orchestration",
+}
+
+__all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604 - a list of strings, made from the table above
+
+if TYPE_CHECKING:
+    from kineray.cli import main as main
+    from kineray.config import AdamConfig as AdamConfig
+    from kineray.config import DataConfig as DataConfig
+    from kineray.config import Experiment as Experiment
+    from kineray.config import SgdConfig as SgdConfig
+    from kineray.config import SlowFastConfig as SlowFastConfig
+    from kineray.config import TrainConfig as TrainConfig
+    from kineray.data import load_manifest as load_manifest
+    from kineray.errors import KinerayError as KinerayError
+    from kineray.models import create_model as create_model
+    from kineray.models import list_models as list_models
+    from kineray.orchestration import sweep as sweep
+    from kineray.training import load_checkpoint as load_checkpoint
+    from kineray.video import read_clip as read_clip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'kineray' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__
