@@ -11,11 +11,14 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AdamConfig": "kineray.config",
+    "Choice": "kineray.config",
     "DataConfig": "kineray.config",
     "Experiment": "kineray.config",
+    "LogUniform": "kineray.config",
     "SgdConfig": "kineray.config",
     "SlowFastConfig": "kineray.config",
     "TrainConfig": "kineray.config",
+    "Uniform": "kineray.config",
     "KinerayError": "kineray.errors",
     "create_model": "kineray.models",
     "list_models": "kineray.models",
@@ -31,11 +34,14 @@ __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604 - a list of strings,
 if TYPE_CHECKING:
     from kineray.cli import main as main
     from kineray.config import AdamConfig as AdamConfig
+    from kineray.config import Choice as Choice
     from kineray.config import DataConfig as DataConfig
     from kineray.config import Experiment as Experiment
+    from kineray.config import LogUniform as LogUniform
     from kineray.config import SgdConfig as SgdConfig
     from kineray.config import SlowFastConfig as SlowFastConfig
     from kineray.config import TrainConfig as TrainConfig
+    from kineray.config import Uniform as Uniform
     from kineray.data import load_manifest as load_manifest
     from kineray.errors import KinerayError as KinerayError
     from kineray.models import create_model as create_model

@@ -20,6 +20,10 @@ class StorageError(KinerayError):
     """A folder, file or bucket that cannot be read or written."""
 
 
+class TrackingError(KinerayError):
+    """MLflow cannot be reached, or it has no such run or model version."""
+
+
 class CheckpointError(KinerayError):
     """A checkpoint folder that is missing, incomplete or of another model."""
 

@@ -30,7 +30,9 @@ def apply_overrides(experiment: Experiment, overrides: Iterable[str] | Mapping[s
         if key.endswith(".type") and section in variants:
             names = list(variants[section])
             if value not in names:
-                raise ConfigError(f"{key}={value}: not one of {', '.join(names)}{_did_you_mean(str(value), names)}")
+                raise ConfigError(
+                    f"{key}={value}: not one of {', '.join(names)}{_did_you_mean(str(value), names)}"
+                )
             if tree[section]["type"] != value:
                 tree[section] = {"type": value}
     for key, value in pairs.items():
@@ -145,10 +147,14 @@ def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _classes(argument)
 
 
-def _section_fields(section: str, chosen: str | None, variants: dict[str, dict[str, type[BaseModel]]]) -> set[str]:
+def _section_fields(
+    section: str, chosen: str | None, variants: dict[str, dict[str, type[BaseModel]]]
+) -> set[str]:
     if section in variants:
         return set(variants[section][chosen or next(iter(variants[section]))].model_fields)
-    return {name for cls in _classes(Experiment.model_fields[section].annotation) for name in cls.model_fields}
+    return {
+        name for cls in _classes(Experiment.model_fields[section].annotation) for name in cls.model_fields
+    }
 
 
 def _check_key(key: str, tree: dict[str, Any], variants: dict[str, dict[str, type[BaseModel]]]) -> None:
@@ -166,9 +172,13 @@ def _check_key(key: str, tree: dict[str, Any], variants: dict[str, dict[str, typ
     for name, variant in variants.get(section, {}).items():
         if leaf in variant.model_fields:
             chosen = tree[section]["type"]
-            raise ConfigError(f"{key}: a field of {section}.type={name}, but {section}.type={chosen} is selected")
+            raise ConfigError(
+                f"{key}: a field of {section}.type={name}, but {section}.type={chosen} is selected"
+            )
     if any(candidate.startswith(f"{key}.") for candidate in known):
-        raise ConfigError(f"{key}: a section, not a field; it has {', '.join(c for c in known if c.startswith(key))}")
+        raise ConfigError(
+            f"{key}: a section, not a field; it has {', '.join(c for c in known if c.startswith(key))}"
+        )
     raise ConfigError(f"{key}: unknown key{_did_you_mean(key, known)}")
 
 

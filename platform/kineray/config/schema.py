@@ -61,7 +61,9 @@ class DataConfig(Section):
         if self.crop > low:
             raise ValueError(f"crop {self.crop} is larger than the smallest short_side {low}")
         if self.eval_crop > self.eval_short_side:
-            raise ValueError(f"eval_crop {self.eval_crop} is larger than eval_short_side {self.eval_short_side}")
+            raise ValueError(
+                f"eval_crop {self.eval_crop} is larger than eval_short_side {self.eval_short_side}"
+            )
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         return self
@@ -99,7 +101,9 @@ class SlowFastConfig(Section):
             raise ValueError(f"width {self.width} is not a multiple of beta_inv {self.beta_inv}")
         outside = [block for block in self.nonlocal_blocks if not 0 <= block < self.stage_blocks[2]]
         if outside:
-            raise ValueError(f"nonlocal_blocks {outside[0]} is not one of the {self.stage_blocks[2]} res4 blocks")
+            raise ValueError(
+                f"nonlocal_blocks {outside[0]} is not one of the {self.stage_blocks[2]} res4 blocks"
+            )
         return self
 
 
@@ -145,7 +149,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.global_batch % self.bn_group:
-            raise ValueError(f"global_batch {self.global_batch} is not a multiple of bn_group {self.bn_group}")
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of bn_group {self.bn_group}"
+            )
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves none of the {self.epochs} epochs")
         return self

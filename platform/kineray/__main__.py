@@ -1,0 +1,5 @@
+"""``python -m kineray``."""
+
+from kineray.cli import run
+
+run()

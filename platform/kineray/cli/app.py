@@ -1,0 +1,79 @@
+"""The ``kineray`` command and the ``kineray.main`` that experiment scripts end with."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from kineray.cli.data import data
+from kineray.cli.demo import demo
+from kineray.cli.doctor import doctor
+from kineray.cli.evaluate import evaluate, predict
+from kineray.cli.runs import runs
+from kineray.cli.serve import promote, rollback, serve
+from kineray.cli.train import sweep, train, train_experiment
+from kineray.errors import KinerayError
+
+if TYPE_CHECKING:
+    from kineray.config import Experiment
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="kineray", message="%(version)s")
+@click.option("--verbose", is_flag=True, help="Log what the libraries underneath say.")
+def cli(verbose: bool) -> None:
+    """Train, search, compare and serve video action-recognition models on Ray.
+
+    key=value changes the science (optim.lr=0.1); --flags change where and how it runs.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+for verb in (doctor, demo, data, train, sweep, evaluate, runs, promote, rollback, serve, predict):
+    cli.add_command(verb)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``kineray`` console script."""
+    _run(cli, arguments)
+
+
+def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None:
+    """Run an experiment script: the last line of every file in ``experiments/``.
+
+    ``python experiments/slowfast.py optim.lr=0.05 --workers 2`` is then the same run as
+    ``kineray train experiments/slowfast.py optim.lr=0.05 --workers 2``. ``smoke`` is the small
+    experiment that ``--smoke`` runs, on video files that kineray makes.
+    """
+    _run(train_experiment, [*sys.argv[1:]], obj={"experiment": experiment, "smoke": smoke})
+
+
+def _run(command: click.Command, arguments: Sequence[str] | None, **extra: object) -> None:
+    """Run ``command``; a problem that the user can fix is one line on stderr and exit code 2."""
+    try:
+        code = command.main(arguments, prog_name=None, standalone_mode=False, **extra)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"kineray: {' '.join(error.format_message().split())}", err=True)
+        sys.exit(2)
+    except KinerayError as error:
+        click.echo(f"kineray: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("kineray: interrupted; kineray train ... --resume continues a run", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,123 @@
+"""``kineray demo``: the whole story on made videos, as the commands that a user would type."""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kineray.cli.output import duration, note
+from kineray.cli.train import SMOKE_DATA
+from kineray.errors import KinerayError
+
+SCRIPT = "experiments/slowfast.py"
+
+
+@click.command(short_help="Train, evaluate, promote and serve a small SlowFast on made videos.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--storage", default="./runs", show_default=True)
+def demo(port: int, storage: str) -> None:
+    """Make videos, train with two workers, evaluate, promote, serve, and classify a held-out clip."""
+    if not Path(SCRIPT).exists():
+        raise KinerayError(f"{SCRIPT}: not here; run the demo from the root of the kineray repository")
+    started = time.monotonic()
+    _check_port(port)
+    place = ["--storage", storage]
+    manifest = f"{SMOKE_DATA}/manifest.parquet"
+    _kineray("data", "synth", SMOKE_DATA)
+    outcome = _kineray("train", SCRIPT, "--smoke", f"data.manifest={manifest}", "--workers", "2", *place)
+    evaluation = _kineray("eval", outcome["best"], "--views", "3", "--crops", "1", *place)
+    top1 = evaluation["metrics"]["action/top1"]
+    _kineray("promote", outcome["name"], *place)
+    truth, clip = _held_out(manifest)
+    with _Service(port, storage) as url:
+        _show_command("curl", "--data-binary", f"@{clip}", f"{url}/v1/predict")
+        request = urllib.request.Request(f"{url}/v1/predict", data=clip.read_bytes(), method="POST")
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = json.load(response)
+    best = answer["predictions"]["action"][0]
+    click.echo()
+    click.echo(f"validation top-1 (3 views)  {top1:.1%}   (chance is 25 %)")
+    click.echo(
+        f"served prediction           {best['label']} ({best['score']:.3f}), version {answer['version']}"
+    )
+    click.echo(f"truth                       {truth}")
+    click.echo(f"time                        {duration(time.monotonic() - started)}")
+    click.echo("\nnext:")
+    for command in (
+        "kineray runs",
+        f"kineray runs show {outcome['name']}",
+        f"kineray sweep {SCRIPT} --smoke --trials 6",
+        "kineray serve",
+        "kineray data import FOLDER_OF_CLASS_FOLDERS",
+    ):
+        click.echo(f"  {command}")
+    if top1 < 0.9:
+        raise KinerayError(f"the demo reached {top1:.1%} validation top-1; at least 90 % was expected")
+    if best["label"] != truth:
+        raise KinerayError(f"the served model called {clip} {best['label']}; it is {truth}")
+
+
+def _check_port(port: int) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise KinerayError(f"port {port} is in use on 127.0.0.1; pass --port, or stop what listens there")
+
+
+def _show_command(*words: str) -> None:
+    note(f"\n$ {shlex.join(words)}")
+
+
+def _kineray(*words: str) -> dict[str, Any]:
+    _show_command("kineray", *words)
+    done = subprocess.run(
+        [sys.executable, "-m", "kineray", *words, "--json"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise KinerayError(f"'kineray {words[0]}' ended with exit code {done.returncode}; see above")
+    return json.loads(done.stdout)
+
+
+def _held_out(manifest: str) -> tuple[str, Path]:
+    """A validation clip and its true class."""
+    from kineray.data import load_manifest
+
+    data = load_manifest(manifest)
+    sample = data.split("val")[0]
+    return data.vocabularies["action"][sample.labels["action"]], Path(sample.uri)
+
+
+class _Service:
+    """``kineray serve`` in a process of its own, ready when the context is entered."""
+
+    def __init__(self, port: int, storage: str) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+        self._command = ["serve", "--port", str(port), "--storage", storage]
+
+    def __enter__(self) -> str:
+        _show_command("kineray", *self._command)
+        self._process = subprocess.Popen([sys.executable, "-m", "kineray", *self._command])
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{self._url}/v2/health/ready", timeout=5):
+                    return self._url
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.5)
+        self.__exit__()
+        raise KinerayError("'kineray serve' did not become ready; see above")
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(60)

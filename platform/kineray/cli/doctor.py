@@ -1,0 +1,174 @@
+"""``kineray doctor``: is everything that a run needs here?"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from kineray.cli.output import json_option, show, storage_option
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``fix`` says what to do when ``ok`` is false; ``needed``: a run needs it."""
+
+    what: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    needed: bool = True
+
+
+@click.command(short_help="Check this machine: what is here, what is missing, how to fix it.")
+@storage_option
+@json_option
+def doctor(storage: str, as_json: bool) -> int:
+    """One line each for what a run needs, with a fix for what is wrong; exit code 1 if something is."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _torch,
+        lambda: _package("torchvision", "torchvision", "pip install torchvision"),
+        lambda: _package("Ray", "ray", "pip install 'kineray[ray]'"),
+        _pyav,
+        lambda: _mlflow(storage),
+        lambda: _storage(storage),
+        lambda: _s3(storage),
+    )
+    findings = [_guarded(check) for check in checks]
+    lines = [
+        f"{'ok  ' if f.ok else 'FAIL' if f.needed else 'warn'} {f.what:<12} {f.detail}"
+        + (f"\n     fix: {f.fix}" if not f.ok and f.fix else "")
+        for f in findings
+    ]
+    healthy = all(f.ok or not f.needed for f in findings)
+    show(
+        {"healthy": healthy, "checks": [vars(f) for f in findings]},
+        "\n".join(lines),
+        as_json=as_json,
+        then=("kineray demo",) if healthy else (),
+    )
+    return 0 if healthy else 1
+
+
+def _guarded(check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:  # a broken installation can raise anything; the report must still be whole
+        name = getattr(check, "__name__", "check").strip("_")
+        return Finding(
+            name, False, f"{type(error).__name__}: {' '.join(str(error).split())}", "reinstall kineray"
+        )
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding("Python", sys.version_info >= (3, 11), version, "use Python 3.11 or newer")
+
+
+def _package(what: str, name: str, fix: str) -> Finding:
+    try:
+        return Finding(what, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(what, False, "not installed", fix)
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+    except ImportError as error:
+        return Finding("torch", False, str(error), "pip install torch torchvision")
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        return Finding("torch", True, f"{torch.__version__}, {count} x {torch.cuda.get_device_name(0)}")
+    return Finding("torch", True, f"{torch.__version__}, no GPU: CPU with {torch.get_num_threads()} threads")
+
+
+def _pyav() -> Finding:
+    import av
+    from av.codec import Codec
+
+    missing = []
+    for name in ("h264", "hevc", "vp9", "av1"):
+        try:
+            Codec(name, "r")
+        except ValueError:
+            missing.append(name)
+    decoders = ", ".join(name for name in ("h264", "hevc", "vp9", "av1") if name not in missing)
+    return Finding(
+        "PyAV",
+        "h264" not in missing,
+        f"{av.__version__}, decodes {decoders}",
+        "pip install --force-reinstall av (its wheel carries the codecs)",
+    )
+
+
+def _mlflow(storage: str) -> Finding:
+    try:
+        version = importlib.metadata.version("mlflow")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("MLflow", False, "not installed", "pip install 'kineray[ray]'")
+    from kineray.errors import KinerayError
+    from kineray.tracking import check_tracking, tracking_uri
+
+    uri = tracking_uri(storage)
+    try:
+        check_tracking(storage)
+    except KinerayError as error:
+        return Finding(
+            "MLflow", False, f"{version}, {error}", f"start the server, or unset MLFLOW_TRACKING_URI ({uri})"
+        )
+    return Finding("MLflow", True, f"{version}, {uri}")
+
+
+def _storage(storage: str) -> Finding:
+    if storage.startswith("s3://"):
+        return Finding("storage", True, f"{storage} (checked with S3 below)")
+    folder = Path(storage).absolute()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Finding(
+            "storage", False, f"{folder}: {error.strerror}", "pass --storage FOLDER that you can write to"
+        )
+    free = shutil.disk_usage(existing).free / 2**30
+    return Finding(
+        "storage", free > 1, f"{folder} writable, {free:.1f} GiB free", "free some space, or pass --storage"
+    )
+
+
+def _s3(storage: str) -> Finding:
+    needed = storage.startswith("s3://")
+    import boto3
+
+    credentials = boto3.Session().get_credentials()
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
+    if credentials is None:
+        fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run aws configure"
+        return Finding(
+            "S3", not needed, "no credentials configured (only needed for s3:// storage)", fix, needed
+        )
+    if not needed:
+        return Finding(
+            "S3", True, f"credentials from {credentials.method}, endpoint {endpoint}", needed=False
+        )
+    from kineray.data import storage as store
+    from kineray.errors import StorageError
+
+    probe = store.join(storage, ".kineray-doctor")
+    try:
+        store.write_bytes(probe, b"ok")
+        store.delete_folder(probe)
+    except StorageError as error:
+        return Finding("S3", False, str(error), "check the bucket's name, its policy and AWS_ENDPOINT_URL")
+    return Finding(
+        "S3", True, f"credentials from {credentials.method}, endpoint {endpoint}, {storage} writable"
+    )

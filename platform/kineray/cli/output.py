@@ -1,0 +1,106 @@
+"""What commands print: results on stdout, everything else on stderr."""
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from kineray.training import Event
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+storage_option = click.option(
+    "--storage",
+    envvar="KINERAY_STORAGE",
+    default="./runs",
+    show_default=True,
+    metavar="URI",
+    help="Folder or s3:// prefix of all runs (or KINERAY_STORAGE).",
+)
+
+
+def show(result: Any, text: str, *, as_json: bool, then: tuple[str, ...] = ()) -> None:
+    """Print ``text``, or ``result`` as one JSON object; then, on stderr, the commands that come next."""
+    click.echo(json.dumps(result, indent=2, default=str) if as_json else text)
+    if then:
+        note("next:")
+        for command in then:
+            note(f"  {command}")
+
+
+def note(text: str) -> None:
+    """A line for the person, not for the program that reads stdout."""
+    click.echo(text, err=True)
+
+
+def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    """Left-aligned columns with a header; absent values show as '-'."""
+    cells = [list(columns)] + [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """``75`` -> ``1m15s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+class TrainingProgress:
+    """Prints training events to stderr: a live line on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, every_s: float = 5.0) -> None:
+        self._live = sys.stderr.isatty()
+        self._every_s = 0.2 if self._live else every_s
+        self._last = 0.0
+        self._open_line = False
+
+    def __call__(self, event: "Event", prefix: str = "") -> None:
+        from kineray.training import CheckpointEvent, ReplacedEvent, StepEvent, ValidationEvent
+
+        match event:
+            case StepEvent():
+                now = time.monotonic()
+                if now - self._last >= self._every_s or event.step == event.total_steps:
+                    self._last = now
+                    self._line(
+                        f"{prefix}step {event.step}/{event.total_steps}  epoch {event.epoch:.2f}  "
+                        f"loss {event.loss:.3f}  lr {event.lr:.3g}  {event.clips_per_s:.1f} clips/s  "
+                        f"data wait {event.data_wait:.0%}  {duration(event.seconds_left)} left",
+                        live=True,
+                    )
+            case ValidationEvent():
+                shown = "  ".join(f"{key} {value:.4f}" for key, value in event.metrics.items())
+                self._line(f"{prefix}validation after epoch {event.epoch}: {shown}")
+            case CheckpointEvent(best=True):
+                self._line(f"{prefix}best checkpoint so far: {event.uri}")
+            case ReplacedEvent():
+                for failure in event.failures:
+                    self._line(f"{prefix}replaced {failure.uri}: {failure.message}")
+
+    def close(self) -> None:
+        """End the live line."""
+        if self._open_line:
+            click.echo(err=True)
+            self._open_line = False
+
+    def _line(self, text: str, *, live: bool = False) -> None:
+        if self._live:
+            click.echo("\r\033[K" + text, nl=not live, err=True)
+            self._open_line = live
+        else:
+            click.echo(text, err=True)

@@ -1,0 +1,67 @@
+"""Reading an experiment from a script or a YAML file."""
+
+import runpy
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kineray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kineray.config import Experiment
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a file defines: ``experiment``, and in a script also ``smoke`` and ``search_space``."""
+
+    experiment: "Experiment"
+    smoke: "Experiment | None" = None
+    search_space: dict[str, Any] = field(default_factory=dict)
+
+
+def load_script(path: str) -> Script:
+    """Read ``path``: a Python script that defines ``experiment``, or a YAML file.
+
+    Raises ConfigError when the file is missing, fails, or defines no experiment.
+    """
+    from kineray.config import Experiment, from_yaml
+
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(
+            f"{path}: no such file; pass an experiment script or YAML file, such as experiments/slowfast.py"
+        )
+    if file.suffix in {".yaml", ".yml"}:
+        return Script(from_yaml(file.read_text(), path))
+    if file.suffix != ".py":
+        raise ConfigError(f"{path}: expected a .py script or a .yaml file")
+    try:
+        names = runpy.run_path(str(file), run_name="kineray_experiment")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except Exception as error:
+        line = _line_of(error, file)
+        raise ConfigError(f"{path}:{line}: {type(error).__name__}: {_first_line(error)}") from error
+    experiment, smoke = names.get("experiment"), names.get("smoke")
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(f"{path}: defines no 'experiment'; write experiment = kineray.Experiment(...)")
+    return Script(
+        experiment, smoke if isinstance(smoke, Experiment) else None, names.get("search_space") or {}
+    )
+
+
+def _line_of(error: BaseException, file: Path) -> int:
+    if isinstance(error, SyntaxError):
+        return error.lineno or 0
+    trace, line = sys.exc_info()[2], 0
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == file:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,112 @@
+"""Search spaces, written in an experiment's own dotted keys."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kineray.config.overrides import apply_overrides, leaf_keys
+from kineray.config.schema import Experiment
+from kineray.errors import ConfigError
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Real numbers between ``low`` and ``high``."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Real numbers between ``low`` and ``high``, uniform in their logarithm: for learning rates."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of ``values``."""
+
+    values: tuple[Scalar, ...]
+
+    def __init__(self, *values: Scalar) -> None:
+        object.__setattr__(self, "values", values)
+
+
+Domain = Uniform | LogUniform | Choice
+SearchSpace = Mapping[str, Domain]
+
+
+def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str] = ()) -> None:
+    """Raise ConfigError unless every point of ``space`` is a valid experiment.
+
+    Every choice and both ends of every range are applied to ``experiment`` one key at a time.
+    ``fixed`` are keys that overrides have set: a key cannot be both set and searched.
+    """
+    if not space:
+        raise ConfigError(
+            "the search space is empty: name at least one key, as in {'optim.lr': LogUniform(0.01, 1)}"
+        )
+    for key in fixed:
+        if key in space:
+            raise ConfigError(f"{key}: both set and searched; drop one of the two")
+    for key, domain in space.items():
+        for value in _probes(key, domain):
+            try:
+                apply_overrides(experiment, {key: value})
+            except ConfigError as error:
+                raise ConfigError(f"search space: {error}") from None
+
+
+def parse_domain(text: str) -> tuple[str, Domain]:
+    """``optim.lr=log:0.01:1`` | ``optim.momentum=uniform:0.8:0.99`` | ``model.alpha=4,8`` -> key, domain.
+
+    Needs no quotes in a shell. Raises ConfigError.
+    """
+    key, equals, value = text.partition("=")
+    kind, *ends = value.split(":")
+    if not equals or not value:
+        raise ConfigError(f"'{text}': expected key=a,b,c or key=log:LOW:HIGH or key=uniform:LOW:HIGH")
+    if not ends:
+        return key, Choice(*value.split(","))
+    kinds = {"log": LogUniform, "uniform": Uniform}
+    if kind not in kinds or len(ends) != 2:
+        near = difflib.get_close_matches(kind, kinds, n=1)
+        raise ConfigError(
+            f"'{text}': expected log:LOW:HIGH or uniform:LOW:HIGH{f', not {kind}' if not near else ''}"
+        )
+    try:
+        low, high = (float(end) for end in ends)
+    except ValueError:
+        raise ConfigError(f"'{text}': {ends[0]} and {ends[1]} must be numbers") from None
+    return key, kinds[kind](low, high)
+
+
+def _probes(key: str, domain: Domain) -> tuple[Scalar, ...]:
+    if isinstance(domain, Choice):
+        if not domain.values:
+            raise ConfigError(f"search space: {key}: a choice without values")
+        return domain.values
+    if not (math.isfinite(domain.low) and math.isfinite(domain.high) and domain.low < domain.high):
+        raise ConfigError(f"search space: {key}: the range {domain.low:g} to {domain.high:g} is empty")
+    if isinstance(domain, LogUniform) and domain.low <= 0:
+        raise ConfigError(
+            f"search space: {key}: a logarithmic range must start above 0, not at {domain.low:g}"
+        )
+    return domain.low, domain.high
+
+
+def trial_name(experiment: Experiment, chosen: Mapping[str, object]) -> str:
+    """``model.alpha=4,optim.lr=0.03162``: a trial's name, its keys in the order of the experiment."""
+    order = list(leaf_keys(experiment))
+    keys = sorted(chosen, key=lambda key: order.index(key) if key in order else len(order))
+    return ",".join(f"{key}={_short(chosen[key])}" for key in keys)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,359 @@
+"""Ray Train around the plain torch loop: workers, recovery, and the one writer of the run's record."""
+
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kineray.cluster import connect, driver_node
+from kineray.config import Experiment, differing_keys, fingerprint, from_yaml, to_yaml
+from kineray.data import Manifest, load_manifest, storage
+from kineray.errors import ConfigError, ErrorBudgetError, KinerayError, NonFiniteLossError, StorageError
+from kineray.tracking import Run, get_run, list_runs, resume_run, start_run, unused_name
+from kineray.training import CheckpointEvent, Event, ReplacedEvent, StepEvent, ValidationEvent
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where and how to train; none of it changes the science.
+
+    ``workers`` None: one for every GPU of the cluster, or one. ``resume`` continues the run ``name``, or the
+    newest unfinished run of this experiment. ``micro_batch``: clips that one
+    worker holds at once, a multiple of train.bn_group. ``checkpoint_every``: steps between
+    checkpoints, besides the one after each validation. ``max_failures``: how often a lost worker is
+    replaced before the run gives up.
+    """
+
+    storage: str = "./runs"
+    workers: int | None = None
+    name: str | None = None
+    resume: bool = False
+    micro_batch: int | None = None
+    checkpoint_every: int | None = None
+    decode_threads: int = 2
+    max_failures: int = 3
+    command: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a finished run left: its name, steps, best validation score and checkpoint locations."""
+
+    name: str
+    run_id: str
+    step: int
+    score: float | None
+    best: str | None
+    last: str | None
+
+
+def train(experiment: Experiment, launch: Launch, on_event: Callable[[Event], None]) -> RunOutcome:
+    """Train ``experiment`` with Ray Train and record it; returns when it is done.
+
+    ``on_event`` sees every event of the training loop, in order, in this process. Raises
+    KinerayError for what the user can fix; the record of the run then says FAILED.
+    """
+    manifest = open_manifest(experiment)
+    science = fingerprint(experiment, manifest.content_hash)
+    run = _open_run(experiment, launch, science, manifest)
+    folder = storage.join(launch.storage, run.name)
+    connect()
+    status = "FAILED"
+    try:
+        workers, use_gpu = _placement(launch.workers, experiment)
+        storage.write_bytes(storage.join(folder, "experiment.yaml"), to_yaml(experiment).encode())
+        outcome = _fit(experiment, launch, run, folder, workers, use_gpu, on_event)
+        status = "FINISHED"
+        return outcome
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run.finish(status)
+
+
+def open_manifest(experiment: Experiment) -> Manifest:
+    """The manifest of an experiment, with a clear error when none is named."""
+    if not experiment.data.manifest:
+        raise ConfigError(
+            "data.manifest: no manifest given; pass data.manifest=PATH (kineray data import makes one)"
+        )
+    return load_manifest(experiment.data.manifest)
+
+
+def _open_run(experiment: Experiment, launch: Launch, science: str, manifest: Manifest) -> Run:
+    if launch.resume:
+        name = launch.name or _newest_unfinished(launch.storage, science, experiment)
+        recorded = get_run(launch.storage, name).fingerprint
+        if recorded != science:
+            raise ConfigError(f"--resume {name}: {_what_differs(experiment, launch.storage, name)}")
+        return resume_run(launch.storage, name)
+    if launch.name is not None:
+        folder = storage.join(launch.storage, launch.name)
+        if storage.exists(storage.join(folder, "experiment.yaml")):
+            raise ConfigError(
+                f"--name {launch.name}: a run of that name is in {launch.storage}; "
+                "choose another name, or pass --resume"
+            )
+    return start_run(
+        launch.storage,
+        name=launch.name or unused_name(launch.storage, experiment.name),
+        experiment=experiment,
+        fingerprint=science,
+        manifest=manifest,
+        command=launch.command,
+    )
+
+
+def _newest_unfinished(where: str, science: str, experiment: Experiment) -> str:
+    runs = [run for run in list_runs(where) if run.parent is None and run.status != "FINISHED"]
+    for run in runs:  # newest first
+        if run.fingerprint == science:
+            return run.name
+    near = [run.name for run in runs if run.name.startswith(experiment.name)]
+    hint = f"; {near[0]}: {_what_differs(experiment, where, near[0])}" if near else ""
+    raise ConfigError(f"--resume: no unfinished run of this experiment in {where}{hint}")
+
+
+def _what_differs(experiment: Experiment, where: str, name: str) -> str:
+    path = storage.join(where, name, "experiment.yaml")
+    if not storage.exists(path):
+        return "was made by another experiment"
+    keys = [
+        key
+        for key in differing_keys(from_yaml(storage.read_bytes(path).decode(), path), experiment)
+        if key not in {"name", "data.manifest"}
+    ]
+    if not keys:
+        return "was made with another content of the manifest"
+    return f"was made with other values of {', '.join(keys[:6])}"
+
+
+def _placement(asked: int | None, experiment: Experiment) -> tuple[int, bool]:
+    """How many workers, and whether each has a GPU."""
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    workers = asked or max(gpus, 1)
+    groups = experiment.train.global_batch // experiment.train.bn_group
+    if workers > groups:
+        raise ConfigError(
+            f"--workers {workers}: train.global_batch={experiment.train.global_batch} has only {groups} "
+            f"batch-norm groups of train.bn_group={experiment.train.bn_group}; use at most {groups} workers"
+        )
+    return workers, gpus > 0
+
+
+def _fit(
+    experiment: Experiment,
+    launch: Launch,
+    run: Run,
+    folder: str,
+    workers: int,
+    use_gpu: bool,
+    on_event: Callable[[Event], None],
+) -> RunOutcome:
+    import ray
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+    mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=driver_node()).remote()
+    settings = {
+        "experiment": to_yaml(experiment),
+        "folder": storage.absolute(folder),
+        "manifest": storage.absolute(experiment.data.manifest),
+        "micro_batch": launch.micro_batch,
+        "checkpoint_every": launch.checkpoint_every,
+        "decode_threads": launch.decode_threads,
+        "cpus": cpus,
+        "resume": launch.resume,
+        "mailbox": mailbox,
+    }
+    resources = {"CPU": float(cpus), "GPU": 1.0} if use_gpu else {"CPU": float(cpus)}
+    # For Ray's own bookkeeping; nothing that kineray needs is kept in it.
+    scratch = tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=settings,
+        torch_config=TorchConfig(timeout_s=1800),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            # Ray would silently continue a run of an old name. kineray's own checkpoints decide what
+            # is resumed, so every launch is a new one to Ray.
+            name=f"{run.name}-{time.time_ns():x}",
+            storage_path=scratch.name,
+            failure_config=ray.train.FailureConfig(max_failures=launch.max_failures),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    pump = _Pump(mailbox, run, on_event)
+    pump.start()
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _user_error(error, run.name) from error
+    finally:
+        pump.stop()
+        scratch.cleanup()
+    returned = result.return_value
+    if "error" in returned:
+        kind = {c.__name__: c for c in (NonFiniteLossError, ErrorBudgetError, StorageError)}
+        raise kind.get(returned["error"], KinerayError)(returned["message"])
+    return RunOutcome(name=run.name, run_id=run.run_id, **returned)
+
+
+def _worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """One rank. Returns plain values; rank 0's reach the driver."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from kineray import training
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(settings["cpus"])  # Ray sets OMP_NUM_THREADS to 1
+    experiment = from_yaml(settings["experiment"])
+    manifest, problem = None, None
+    try:
+        manifest = load_manifest(settings["manifest"])
+        if not storage.exists(storage.join(settings["folder"], "experiment.yaml")):
+            raise StorageError(f"{settings['folder']}: not shared between the hosts; use --storage s3://...")
+    except KinerayError as error:
+        problem = f"{error} (on host {socket.gethostname()})"
+    problem = _first_of(problem, world_size)
+    if problem or manifest is None:
+        return {"error": "StorageError", "message": problem}
+    mailbox = settings["mailbox"]
+    host = socket.gethostname()
+    mailbox.put.remote(("worker", rank, host, os.getpid()))
+    try:
+        result = training.train(
+            experiment,
+            manifest.split("train"),
+            manifest.split("val"),
+            checkpoints=training.CheckpointStore(storage.join(settings["folder"], "checkpoints")),
+            on_event=mailbox.put.remote,
+            rank=rank,
+            world_size=world_size,
+            device=str(get_device()),
+            micro_batch=settings["micro_batch"],
+            checkpoint_every=settings["checkpoint_every"],
+            threads=settings["decode_threads"],
+            # A replaced worker group continues from this run's own last checkpoint.
+            resume=settings["resume"] or bool(_last_checkpoint(settings["folder"])),
+        )
+    except (NonFiniteLossError, ErrorBudgetError) as error:
+        # Raised on every rank alike: returning ends the run, raising would make Ray start it again.
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"step": result.step, "score": result.score, "best": result.best_uri, "last": result.last_uri}
+
+
+def _last_checkpoint(folder: str) -> str | None:
+    from kineray.training import CheckpointStore
+
+    return CheckpointStore(storage.join(folder, "checkpoints")).last()
+
+
+def _first_of(problem: str | None, world_size: int) -> str | None:
+    """The first problem of any rank, known to all of them."""
+    if world_size == 1:
+        return problem
+    import torch.distributed as dist
+
+    problems: list[str | None] = [None] * world_size
+    dist.all_gather_object(problems, problem)
+    return next((p for p in problems if p), None)
+
+
+def _user_error(error: Exception, name: str) -> KinerayError:
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [cause for cause in failures.values() if cause is not None] or [error]
+    root: BaseException = causes[0]
+    for cause in causes:
+        inner: BaseException | None = cause
+        while inner is not None:
+            if isinstance(inner, KinerayError):
+                return inner
+            root, inner = inner, getattr(inner, "cause", None) or inner.__cause__
+    first_line = next(
+        (line for line in str(root).strip().splitlines()[::-1] if line.strip()), type(root).__name__
+    )
+    log.debug("training failed", exc_info=error)
+    return KinerayError(f"run {name} failed in a worker: {first_line.strip()}; --resume {name} continues it")
+
+
+class _Mailbox:
+    """Holds events between rank 0 and the driver. Runs as an actor on the driver's host."""
+
+    def __init__(self) -> None:
+        self._items: list[Any] = []
+
+    def put(self, item: Any) -> None:
+        self._items.append(item)
+
+    def drain(self) -> list[Any]:
+        items, self._items = self._items, []
+        return items
+
+
+class _Pump(threading.Thread):
+    """Moves events from the mailbox to the record and to the screen. The only writer of both."""
+
+    def __init__(self, mailbox: Any, run: Run, on_event: Callable[[Event], None]) -> None:
+        super().__init__(name="kineray-events", daemon=True)
+        self._mailbox, self._run, self._on_event = mailbox, run, on_event
+        self._stop_now = threading.Event()
+
+    def run(self) -> None:
+        while not self._stop_now.wait(0.25):
+            self._move()
+
+    def stop(self) -> None:
+        self._stop_now.set()
+        self.join()
+        self._move()
+
+    def _move(self) -> None:
+        import ray
+
+        for event in ray.get(self._mailbox.drain.remote()):
+            record(self._run, event)
+            if not isinstance(event, tuple):
+                self._on_event(event)
+
+
+def record(run: Run, event: Event | tuple[str, int, str, int]) -> None:
+    """Write one event of the training loop to the run's record."""
+    match event:
+        case StepEvent():
+            run.log_metrics(
+                {
+                    "train/loss": event.loss,
+                    "train/lr": event.lr,
+                    "train/epoch": event.epoch,
+                    "train/clips_per_s": event.clips_per_s,
+                    "train/data_wait": event.data_wait,
+                },
+                event.step,
+            )
+        case ValidationEvent():
+            run.log_metrics(event.metrics, event.step)
+        case CheckpointEvent():
+            tags = {"checkpoint.last": event.uri, "checkpoint.last_step": str(event.step)}
+            run.set_tags(tags | ({"checkpoint.best": event.uri} if event.best else {}))
+        case ReplacedEvent():
+            run.log_metrics({"train/replaced_clips": float(len(event.failures))}, event.step)
+        case ("worker", rank, host, pid):
+            run.set_tags({f"worker.{rank}": f"{host} pid {pid}"})

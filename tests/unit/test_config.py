@@ -1,0 +1,276 @@
+"""The typed experiment: overrides in any order, exact errors, YAML both ways, the fingerprint."""
+
+import itertools
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from kineray.config import (
+    AdamConfig,
+    Choice,
+    Experiment,
+    LogUniform,
+    SgdConfig,
+    Uniform,
+    apply_overrides,
+    check_space,
+    differing_keys,
+    fingerprint,
+    from_yaml,
+    leaf_keys,
+    parse_domain,
+    to_yaml,
+    trial_name,
+)
+from kineray.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_an_experiment_cannot_be_changed_in_place():
+    with pytest.raises(ValidationError, match="frozen"):
+        Experiment().seed = 1
+
+
+def test_unknown_keys_are_refused_in_python():
+    with pytest.raises(ValidationError, match="lrr"):
+        SgdConfig(lrr=0.1)
+
+
+@pytest.mark.parametrize("text", ["1e-2", "0.01", "1E-2", ".01"])
+def test_floats_are_written_as_people_write_them(text):
+    assert apply_overrides(Experiment(), [f"optim.lr={text}"]).optim.lr == 0.01
+
+
+def test_overrides_apply_in_any_order():
+    pairs = ["optim.beta1=0.8", "optim.type=adam", "optim.lr=3e-4", "train.epochs=40"]
+    results = {to_yaml(apply_overrides(Experiment(), order)) for order in itertools.permutations(pairs)}
+    assert len(results) == 1
+    chosen = apply_overrides(Experiment(), pairs)
+    assert chosen.optim == AdamConfig(beta1=0.8, lr=3e-4)
+    assert chosen.train.epochs == 40
+
+
+def test_choosing_a_variant_starts_from_its_own_defaults():
+    base = apply_overrides(Experiment(), ["optim.lr=0.5", "optim.weight_decay=0.1"])
+    assert apply_overrides(base, ["optim.type=adam"]).optim == AdamConfig()
+    assert apply_overrides(base, ["optim.type=sgd"]).optim == base.optim
+
+
+def test_sequences_are_written_with_commas():
+    chosen = apply_overrides(
+        Experiment(),
+        ["model.stage_blocks=3,4,23,3", "model.nonlocal_blocks=6,13,20", "data.short_side=256,340"],
+    )
+    assert chosen.model.stage_blocks == (3, 4, 23, 3)
+    assert chosen.model.nonlocal_blocks == (6, 13, 20)
+    assert chosen.data.short_side == (256, 340)
+    assert apply_overrides(chosen, ["model.nonlocal_blocks="]).model.nonlocal_blocks == ()
+
+
+def test_none_clears_an_optional_field():
+    chosen = apply_overrides(Experiment(), ["model.temporal_blocks=3,4,6,3"])
+    assert apply_overrides(chosen, ["model.temporal_blocks=none"]).model.temporal_blocks is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=0.1", "optim.lrr: unknown key; did you mean optim.lr?"),
+        ("lr=0.1", "lr: unknown key; did you mean optim.lr?"),
+        ("trian.epochs=3", "trian.epochs: unknown key; did you mean train.epochs?"),
+        ("optim.beta1=0.9", "optim.beta1: a field of optim.type=adam, but optim.type=sgd is selected"),
+        ("optim.type=adm", "optim.type=adm: not one of sgd, adam; did you mean adam?"),
+        ("model.type=i3d", "model.type=i3d: not one of slowfast"),
+        ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
+        ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
+        ("optim.lr=nan", "optim.lr=nan: "),
+        ("optim.lr=inf", "optim.lr=inf: "),
+        ("train.epochs=2.5", "train.epochs=2.5: input should be a valid integer"),
+        ("model.stage_blocks=1,2", "model.stage_blocks=1,2: "),
+        ("optim", "'optim': expected key=value"),
+        ("=3", "'=3': expected key=value"),
+        ("optim=3", "optim: a section, not a field"),
+        ("optim.lr.x=3", "optim.lr.x: unknown key"),
+        ("train.global_batch=100", "train: global_batch 100 is not a multiple of bn_group 8"),
+        ("data.frames=12", "data.frames 12 is not a multiple of model.alpha 8"),
+        ("data.crop=300", "data: crop 300 is larger than the smallest short_side 256"),
+        ("data.short_side=320,256", "data: short_side must be low,high"),
+        ("train.warmup_epochs=400", "train: warmup_epochs 400 leaves none of the 196 epochs"),
+        ("model.nonlocal_blocks=9", "model: nonlocal_blocks 9 is not one of the 6 res4 blocks"),
+        ("name=a/b", "name=a/b: "),
+    ],
+)
+def test_a_bad_override_is_one_clear_line(override, message):
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(Experiment(), [override])
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_field_of_the_variant_left_behind_is_an_error_that_names_it():
+    with pytest.raises(
+        ConfigError, match=r"optim\.momentum: a field of optim\.type=sgd, but optim\.type=adam"
+    ):
+        apply_overrides(Experiment(), ["optim.momentum=0.8", "optim.type=adam"])
+
+
+def test_a_key_given_twice_with_two_values_is_an_error():
+    with pytest.raises(ConfigError, match=r"optim\.lr: given twice, as 0\.1 and as 0\.2"):
+        apply_overrides(Experiment(), ["optim.lr=0.1", "optim.lr=0.2"])
+    assert apply_overrides(Experiment(), ["seed=3", "seed=3"]).seed == 3
+
+
+experiments = st.builds(
+    lambda adam, lr, blocks, seed: apply_overrides(
+        Experiment(),
+        {
+            "optim.type": "adam" if adam else "sgd",
+            "optim.lr": lr,
+            "model.stage_blocks": ",".join(map(str, blocks)),
+            "seed": seed,
+        },
+    ),
+    st.booleans(),
+    st.floats(1e-8, 1e3),
+    st.lists(st.integers(1, 30), min_size=4, max_size=4),
+    st.integers(0, 2**40),
+)
+
+
+@settings(max_examples=40)
+@given(experiments)
+def test_yaml_reads_back_unchanged(experiment):
+    assert from_yaml(to_yaml(experiment)) == experiment
+
+
+@settings(max_examples=40)
+@given(experiments)
+def test_leaf_keys_written_as_overrides_give_the_same_experiment(experiment):
+    def text(value):
+        if value is None:
+            return "none"
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    overrides = [f"{key}={text(value)}" for key, value in leaf_keys(experiment).items()]
+    assert apply_overrides(Experiment(), overrides) == experiment
+
+
+def test_yaml_with_only_some_keys_takes_the_defaults_of_its_variant():
+    experiment = from_yaml("optim: {type: adam, lr: 1e-2}\n")
+    assert experiment.optim == AdamConfig(lr=0.01)
+    assert from_yaml("") == Experiment()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {lr: [}", "x.yaml: not valid YAML"),
+        ("- 1", "x.yaml: expected sections"),
+        ("optim: {lrr: 1}", "x.yaml: optim.lrr: unknown key; did you mean optim.lr?"),
+        ("optim: {type: sgd, beta1: 1}", "x.yaml: optim.beta1: a field of optim.type=adam"),
+        ("optim: 3", "x.yaml: optim: a section"),
+    ],
+)
+def test_bad_yaml_is_one_line_that_names_the_file(text, message):
+    with pytest.raises(ConfigError) as error:
+        from_yaml(text, "x.yaml")
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_the_fingerprint_changes_with_every_scientific_field_and_with_nothing_else():
+    base = Experiment()
+    assert fingerprint(
+        apply_overrides(base, ["name=other", "data.manifest=elsewhere.parquet"])
+    ) == fingerprint(base)
+    changed = {
+        "seed": 1,
+        "data.frames": 64,
+        "data.flip": False,
+        "model.alpha": 4,
+        "model.dropout": 0.1,
+        "optim.lr": 0.2,
+        "optim.type": "adam",
+        "train.precision": "bfloat16",
+        "train.global_batch": 512,
+    }
+    prints = {fingerprint(apply_overrides(base, {key: value})) for key, value in changed.items()}
+    assert len(prints | {fingerprint(base), fingerprint(base, "content")}) == len(changed) + 2
+
+
+def test_differing_keys_names_the_fields_of_both_variants():
+    other = apply_overrides(Experiment(), ["optim.type=adam", "seed=4"])
+    keys = differing_keys(Experiment(), other)
+    assert {"seed", "optim.type", "optim.momentum", "optim.beta1"} <= set(keys)
+    assert "model.alpha" not in keys
+
+
+def test_a_space_is_checked_at_every_choice_and_both_ends():
+    base = Experiment()
+    check_space(
+        base,
+        {"optim.lr": LogUniform(1e-3, 1), "model.alpha": Choice(4, 8), "optim.momentum": Uniform(0, 0.9)},
+    )
+    for space, message in [
+        ({}, "the search space is empty"),
+        ({"optim.lrr": LogUniform(1e-3, 1)}, "optim.lrr: unknown key; did you mean optim.lr"),
+        ({"model.alpha": Choice(4, 5)}, "not a multiple of model.alpha 5"),
+        ({"optim.lr": LogUniform(0, 1)}, "must start above 0"),
+        ({"optim.lr": Uniform(1, 1)}, "the range 1 to 1 is empty"),
+        ({"optim.momentum": Uniform(0.5, 1.5)}, "optim.momentum=1.5"),
+        ({"model.alpha": Choice()}, "a choice without values"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            check_space(base, space)
+    with pytest.raises(ConfigError, match=r"optim\.lr: both set and searched"):
+        check_space(base, {"optim.lr": LogUniform(1e-3, 1)}, fixed=["optim.lr"])
+
+
+def test_domains_on_the_command_line():
+    assert parse_domain("optim.lr=log:0.01:1") == ("optim.lr", LogUniform(0.01, 1.0))
+    assert parse_domain("optim.momentum=uniform:0.8:0.99") == ("optim.momentum", Uniform(0.8, 0.99))
+    assert parse_domain("model.alpha=4,8") == ("model.alpha", Choice("4", "8"))
+    for text in ["optim.lr", "optim.lr=", "optim.lr=log:1", "optim.lr=cubic:1:2", "optim.lr=log:a:b"]:
+        with pytest.raises(ConfigError):
+            parse_domain(text)
+
+
+def test_a_trial_is_named_by_its_dotted_keys():
+    name = trial_name(Experiment(), {"optim.lr": 0.031622, "model.alpha": 4})
+    assert name == "model.alpha=4,optim.lr=0.03162"
+    assert shlex.quote(name) == name
+
+
+def test_every_override_in_the_documentation_survives_an_unquoted_shell():
+    """``ray submit`` hands the arguments to a shell as they are."""
+    documents = [
+        ROOT / "README.md",
+        *ROOT.glob("experiments/*.py"),
+        *ROOT.glob("infra/*.y*ml"),
+        ROOT / "ray_cluster.yaml",
+    ]
+    commands = [
+        line.strip().removeprefix("$ ").removeprefix("# ").strip()
+        for document in documents
+        for line in document.read_text().splitlines()
+        if any(
+            word in line for word in ("kineray train", "kineray sweep", "ray submit", "python experiments/")
+        )
+        and "=" in line
+    ]
+    assert commands
+    overrides = [
+        word for line in commands for word in line.split() if "=" in word and not word.startswith("--")
+    ]
+    assert overrides
+    for word in overrides:
+        seen = subprocess.run(
+            ["sh", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True
+        ).stdout
+        assert seen == word
