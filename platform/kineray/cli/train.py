@@ -33,7 +33,7 @@ def _launch_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--resume",
             is_flag=True,
-            help="Continue the run --name, or the newest unfinished one of this experiment, at its exact step.",
+            help="Continue the run --name, or the newest unfinished one, at its exact step.",
         ),
         click.option(
             "--micro-batch",
@@ -227,14 +227,10 @@ def sweep(
         )
     finally:
         progress.close()
-    rows = [
-        {"score": t.score, "epoch": t.epoch, "state": t.state, "run": t.name} | t.params
-        for t in outcome.trials
-    ]
     best = outcome.best
     show(
         {"sweep": outcome.name, "trials": [dataclasses.asdict(t) for t in outcome.trials]},
-        table(rows, ("score", "epoch", "state", *space, "run")),
+        table(outcome.rows(), ("score", "epoch", "state", *space, "run")),
         as_json=as_json,
         then=(f"kineray promote {best.name}", f"kineray runs show {best.name}")
         if best

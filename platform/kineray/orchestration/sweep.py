@@ -57,6 +57,13 @@ class SweepOutcome:
         """The trial with the highest score, None when no trial was validated."""
         return next((trial for trial in self.trials if trial.score is not None), None)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row a trial: score, epoch, state, the searched keys, and the run's name."""
+        return [
+            {"score": t.score, "epoch": t.epoch, "state": t.state} | t.params | {"run": t.name}
+            for t in self.trials
+        ]
+
 
 def sweep(
     experiment: Experiment,

@@ -62,12 +62,12 @@ def train(experiment: Experiment, launch: Launch, on_event: Callable[[Event], No
     """
     manifest = open_manifest(experiment)
     science = fingerprint(experiment, manifest.content_hash)
+    connect()
+    workers, use_gpu = _placement(launch.workers, experiment)
     run = _open_run(experiment, launch, science, manifest)
     folder = storage.join(launch.storage, run.name)
-    connect()
     status = "FAILED"
     try:
-        workers, use_gpu = _placement(launch.workers, experiment)
         storage.write_bytes(storage.join(folder, "experiment.yaml"), to_yaml(experiment).encode())
         outcome = _fit(experiment, launch, run, folder, workers, use_gpu, on_event)
         status = "FINISHED"

@@ -1,0 +1,32 @@
+# Everything runs in .venv, which holds exactly the versions of requirements.lock.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: setup demo test check lock
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $$(grep '^uv==' requirements.lock)
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/kineray demo
+
+test: setup
+	$(BIN)/pytest -m "not slow"
+
+# What CI also runs: style, types, the layers.
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Choose current versions anew.
+lock:
+	$(BIN)/uv pip compile --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --all-extras --upgrade pyproject.toml --output-file requirements.lock

@@ -1,0 +1,76 @@
+"""Ray Tune over the training loop: child runs named by their keys, ASHA, resume without repetition."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kineray.config import Choice, LogUniform, apply_overrides, to_yaml
+from kineray.errors import ConfigError
+from kineray.orchestration import sweep
+from kineray.tracking import get_run, list_runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+SPACE = {"optim.lr": LogUniform(0.01, 0.3), "model.alpha": Choice(4, 8)}
+
+
+def test_every_trial_is_a_child_run_named_by_its_keys(tiny_experiment, tmp_path):
+    outcome = sweep(tiny_experiment, SPACE, trials=3, storage=str(tmp_path))
+    assert len(outcome.trials) == 3
+    scores = [trial.score for trial in outcome.trials]
+    assert scores == sorted(scores, reverse=True)
+    parent = get_run(str(tmp_path), outcome.name)
+    children = {run.name: run for run in list_runs(str(tmp_path)) if run.parent == parent.run_id}
+    assert set(children) == {trial.name for trial in outcome.trials}
+    for trial in outcome.trials:
+        assert trial.name.startswith(f"{outcome.name}/model.alpha=")
+        assert f"optim.lr={trial.params['optim.lr']:.4g}" in trial.name
+        detail = get_run(str(tmp_path), trial.name)
+        assert float(detail.params["optim.lr"]) == pytest.approx(trial.params["optim.lr"])
+        assert detail.metrics["val/action/top1"] >= 0
+        assert detail.tags["checkpoint.best"]
+    assert outcome.best == outcome.trials[0]
+    assert set(outcome.rows()[0]) == {"score", "epoch", "state", "optim.lr", "model.alpha", "run"}
+
+
+def test_a_bad_space_is_refused_before_anything_starts(tiny_experiment, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean optim.lr"):
+        sweep(tiny_experiment, {"optim.lrr": LogUniform(0.1, 1)}, trials=1, storage=str(tmp_path))
+    assert list_runs(str(tmp_path)) == []
+
+
+def test_a_diverged_trial_does_not_end_the_sweep(tiny_experiment, tmp_path):
+    wild = apply_overrides(tiny_experiment, ["train.warmup_epochs=0"])
+    outcome = sweep(wild, {"optim.lr": Choice(1e30, 0.05)}, trials=3, storage=str(tmp_path))
+    states = {trial.state for trial in outcome.trials}
+    assert "diverged" in states
+    assert outcome.best is not None
+    assert outcome.best.params["optim.lr"] == 0.05
+
+
+def test_an_interrupted_sweep_resumes_without_repeating_finished_trials(tiny_experiment, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(to_yaml(tiny_experiment))
+    command = [sys.executable, "-m", "kineray", "sweep", "tiny.yaml", "--trials", "4", "--concurrent", "1"]
+    command += ["--search", "optim.lr=log:0.01:0.3"]
+    storage = tmp_path / "runs"
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and len(list(storage.glob("tiny-sweep-1/optim*"))) < 2:
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    begun = {path.name for path in storage.glob("tiny-sweep-1/optim*")}
+    second = subprocess.run(
+        [*command, "--resume", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 0, second.stderr
+    result = json.loads(second.stdout)
+    names = {trial["name"].partition("/")[2] for trial in result["trials"]}
+    assert result["sweep"] == "tiny-sweep-1"
+    assert len(names) == 4
+    assert begun <= names

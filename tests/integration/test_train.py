@@ -1,0 +1,175 @@
+"""Ray Train with two real workers: recovery, exact resume, the run's record, and clean failures."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from kineray.config import apply_overrides, to_yaml
+from kineray.errors import ConfigError, ErrorBudgetError, NonFiniteLossError
+from kineray.orchestration import Launch, train
+from kineray.tracking import get_run, list_runs
+from kineray.training import CheckpointEvent, StepEvent, ValidationEvent
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+def weights(checkpoint):
+    return load_file(Path(checkpoint) / "model.safetensors")
+
+
+def assert_bit_identical(left, right):
+    a, b = weights(left), weights(right)
+    assert a.keys() == b.keys()
+    different = [key for key in a if not (a[key] == b[key]).all()]
+    assert not different
+
+
+def launch(folder, **changes):
+    return dataclasses.replace(Launch(storage=str(folder), workers=2, checkpoint_every=2), **changes)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_experiment, tmp_path_factory):
+    """A whole run with two workers: its outcome, its events, its storage."""
+    events = []
+    folder = tmp_path_factory.mktemp("runs")
+    outcome = train(tiny_experiment, launch(folder, command=["kineray", "train"]), events.append)
+    return outcome, events, folder
+
+
+def test_a_run_reports_every_step_and_keeps_last_and_best(uninterrupted):
+    outcome, events, folder = uninterrupted
+    assert [event.step for event in events if isinstance(event, StepEvent)] == list(range(1, 10))
+    assert len([event for event in events if isinstance(event, ValidationEvent)]) == 3
+    assert outcome.step == 9
+    kept = {path.name for path in (folder / outcome.name / "checkpoints").iterdir() if path.is_dir()}
+    assert kept == {Path(outcome.last).name, Path(outcome.best).name}
+    assert {path.name for path in Path(outcome.last).iterdir()} == {
+        "model.safetensors",
+        "optimizer.pt",
+        "state.json",
+        "experiment.yaml",
+        "preprocessing.json",
+    }
+
+
+def test_the_record_in_mlflow_is_whole(uninterrupted, tiny_experiment):
+    outcome, _, folder = uninterrupted
+    detail = get_run(str(folder), outcome.name)
+    assert detail.status == "FINISHED"
+    assert detail.params["optim.lr"] == "0.1"
+    assert detail.params["model.stage_blocks"]
+    assert detail.tags["checkpoint.best"] == outcome.best
+    assert detail.metrics["train/loss"] > 0
+    assert "val/action/top1" in detail.metrics
+    text = json.dumps(dataclasses.asdict(detail))
+    for word in ("ray", "torch", tiny_experiment.data.manifest):
+        assert word in text
+
+
+def test_a_second_run_gets_a_name_of_its_own_and_an_old_name_is_refused(uninterrupted, tiny_experiment):
+    outcome, _, folder = uninterrupted
+    with pytest.raises(ConfigError, match=f"--name {outcome.name}: a run of that name"):
+        train(tiny_experiment, launch(folder, name=outcome.name), print)
+    with pytest.raises(ConfigError, match="no unfinished run"):
+        train(tiny_experiment, launch(folder, resume=True), print)
+
+
+def test_a_killed_worker_is_replaced_and_the_weights_do_not_show_it(uninterrupted, tiny_experiment, tmp_path):
+    killed = []
+
+    def kill_rank_1(event):
+        if isinstance(event, CheckpointEvent) and event.step >= 4 and not killed:
+            run = list_runs(str(tmp_path))[0]
+            pid = int(re.search(r"pid (\d+)", get_run(str(tmp_path), run.name).tags["worker.1"])[1])
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    outcome = train(tiny_experiment, launch(tmp_path), kill_rank_1)
+    assert killed
+    assert outcome.step == 9
+    assert_bit_identical(outcome.last, uninterrupted[0].last)
+
+
+def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_experiment, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(to_yaml(tiny_experiment))
+    command = [
+        sys.executable,
+        "-m",
+        "kineray",
+        "train",
+        "tiny.yaml",
+        "--workers",
+        "2",
+        "--checkpoint-every",
+        "2",
+    ]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
+    index = tmp_path / "runs/tiny-1/checkpoints/index.json"
+    deadline = time.monotonic() + 120
+    while not index.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    stopped_at = json.loads(index.read_text())["last"]
+    second = subprocess.run(
+        [*command, "--resume", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 0, second.stderr
+    outcome = json.loads(second.stdout)
+    assert outcome["name"] == "tiny-1"
+    assert Path(outcome["last"]).name != stopped_at
+    assert_bit_identical(outcome["last"], uninterrupted[0].last)
+
+
+def test_resume_with_another_experiment_names_the_keys(tiny_experiment, tmp_path):
+    changed = apply_overrides(tiny_experiment, ["train.epochs=1"])
+    train(changed, launch(tmp_path, name="other"), lambda event: None)
+    with pytest.raises(
+        ConfigError, match=r"--resume other: was made with other values of optim\.lr, train\.epochs"
+    ):
+        train(
+            apply_overrides(tiny_experiment, ["optim.lr=0.2"]),
+            launch(tmp_path, name="other", resume=True),
+            print,
+        )
+
+
+def test_too_many_workers_for_the_batch_norm_groups(tiny_experiment, tmp_path):
+    with pytest.raises(ConfigError, match="--workers 5: .* use at most 4 workers"):
+        train(tiny_experiment, launch(tmp_path, workers=5), print)
+    assert list_runs(str(tmp_path)) == []
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_experiment, tmp_path):
+    checkpoints = []
+    wild = apply_overrides(tiny_experiment, ["optim.lr=1e30", "train.warmup_lr=1e-3"])
+    with pytest.raises(NonFiniteLossError, match=r"step \d+"):
+        train(
+            wild,
+            launch(tmp_path, checkpoint_every=1),
+            lambda event: checkpoints.append(event.uri) if isinstance(event, CheckpointEvent) else None,
+        )
+    assert list_runs(str(tmp_path))[0].status == "FAILED"
+    last = weights(checkpoints[-1])
+    assert all(tensor.isfinite().all() for tensor in last.values())
+
+
+def test_the_error_budget_lists_the_files(tiny_experiment, tmp_path):
+    from kineray.data.synth import synthesize
+
+    manifest = synthesize(tmp_path / "broken", train=32, val=8)
+    for path in sorted((tmp_path / "broken").rglob("*train*/**/*.mp4"))[:8]:
+        path.write_bytes(b"not a video")
+    experiment = apply_overrides(tiny_experiment, {"data.manifest": str(manifest)})
+    with pytest.raises(ErrorBudgetError, match=r"\.mp4"):
+        train(experiment, launch(tmp_path), lambda event: None)

@@ -1,0 +1,167 @@
+"""The command line: light, one-line errors with exit code 2, results on stdout and the rest on stderr."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kineray.cli import run
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "experiments/slowfast.py")
+
+
+@pytest.fixture
+def kineray(capsys, tmp_path, monkeypatch):
+    """Run a command in an empty folder: ``kineray("runs", "--json") -> (exit code, stdout, stderr)``."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stopped:
+            run(words)
+        return (stopped.value.code, *capsys.readouterr())
+
+    return call
+
+
+def imported_by(*words):
+    code = (
+        "import sys\nfrom kineray.cli import run\n"
+        f"try: run({list(words)!r})\nexcept SystemExit: pass\n"
+        "print('IMPORTED', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return set(output.rpartition("IMPORTED")[2].split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["serve", "--help"], ["--version"]])
+def test_help_imports_nothing_slow(words):
+    assert not imported_by(*words) & {"torch", "ray", "mlflow", "pydantic", "numpy", "av", "boto3", "pyarrow"}
+
+
+def test_the_help_lists_every_verb(kineray):
+    code, out, _ = kineray("--help")
+    assert code == 0
+    verbs = "doctor demo data train sweep eval runs promote rollback serve predict"
+    for verb in verbs.split():
+        assert f"\n  {verb}" in out
+
+
+def test_platform_is_still_the_standard_library_from_the_repository_root():
+    code = "import platform; print(platform.python_version())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ".".join(map(str, sys.version_info[:3]))
+    assert not (ROOT / "platform/__init__.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["train", SCRIPT, "--worker", "2"], "No such option '--worker'"),
+        (["train"], "Missing argument 'SCRIPT'"),
+        (["train", SCRIPT, "--workers", "0"], "Invalid value for '--workers'"),
+        (["train", "nowhere.py"], "nowhere.py: no such file"),
+        (["train", SCRIPT, "optim.lrr=1"], "optim.lrr: unknown key; did you mean optim.lr?"),
+        (["train", SCRIPT, "optim.lr=fast"], "optim.lr=fast: input should be a valid number"),
+        (["train", SCRIPT], "data.manifest: no manifest given"),
+        (["train", SCRIPT, "data.manifest=gone.parquet"], "gone.parquet"),
+        (["train", SCRIPT, "data.manifest=text.parquet"], "text.parquet"),
+        (["train", "bad.yaml"], "bad.yaml: optim.lrr: unknown key"),
+        (["train", "raises.py"], "raises.py:2: ZeroDivisionError"),
+        (["train", "syntax.py"], "syntax.py:1: SyntaxError"),
+        (["train", "empty.py"], "empty.py: defines no 'experiment'"),
+        (["train", "typo.py"], "typo.py:2: ValidationError"),
+        (["train", "text.parquet"], "text.parquet: expected a .py script or a .yaml file"),
+        (["sweep", "bad.yaml", "--smoke"], "bad.yaml"),
+        (["sweep", "plain.yaml"], "plain.yaml: defines no 'search_space'"),
+        (["sweep", SCRIPT, "optim.lr=0.1"], "optim.lr: both set and searched"),
+        (["sweep", SCRIPT, "--search", "optim.lrr=log:1:2"], "optim.lrr: unknown key"),
+        (["sweep", SCRIPT, "--search", "model.alpha=4,5"], "not a multiple of model.alpha 5"),
+        (["sweep", SCRIPT, "--trials", "0"], "Invalid value for '--trials'"),
+        (["eval", "nothing-here"], "nothing-here"),
+        (["eval", "nothing-here", "optim.lr=1"], "only data.manifest can be changed"),
+        (["predict", "nothing-here", "clip.mp4"], "nothing-here"),
+        (["data", "import", "nowhere"], "nowhere: no such file or folder"),
+        (["data", "show", "text.parquet"], "text.parquet"),
+        (["runs", "show", "nobody"], "nobody"),
+        (["promote", "nobody"], "nobody"),
+        (["rollback"], "video-classifier"),
+        (["serve"], "kineray promote RUN"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, words, message):
+    Path("text.parquet").write_text("no manifest")
+    Path("bad.yaml").write_text("optim: {lrr: 1}")
+    Path("plain.yaml").write_text("seed: 1")
+    Path("raises.py").write_text("x = 1\ny = x / 0\n")
+    Path("syntax.py").write_text("def\n")
+    Path("empty.py").write_text("x = 1\n")
+    Path("typo.py").write_text("import kineray\nexperiment = kineray.Experiment(optimizer=3)\n")
+    code, out, err = kineray(*words)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.startswith("kineray: ")
+    assert len(err.splitlines()) == 1, err
+
+
+def test_print_config_is_yaml_that_trains_the_same_experiment(kineray):
+    code, out, _ = kineray("train", SCRIPT, "optim.lr=0.05", "--workers", "2", "seed=7", "--print-config")
+    assert code == 0
+    tree = yaml.safe_load(out)
+    assert tree["optim"]["lr"] == 0.05
+    assert tree["seed"] == 7
+    Path("again.yaml").write_text(out)
+    assert kineray("train", "again.yaml", "--print-config")[1] == out
+
+
+def test_a_script_is_the_same_run_as_kineray_train(tmp_path):
+    words = ["optim.lr=0.05", "--print-config", "model.alpha=4"]
+    by_script = subprocess.run(
+        [sys.executable, SCRIPT, *words], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    by_verb = subprocess.run(
+        [sys.executable, "-m", "kineray", "train", SCRIPT, *words], capture_output=True, text=True, check=True
+    )
+    assert by_script.stdout == by_verb.stdout
+
+
+def test_a_script_reports_bad_input_in_one_line_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "optim.lrr=1"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr == "kineray: optim.lrr: unknown key; did you mean optim.lr?\n"
+
+
+def test_data_synth_and_show_speak_json_on_stdout(kineray):
+    code, out, err = kineray("data", "synth", "motion", "--train", "8", "--val", "4", "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert {row["split"]: row["found"] for row in made["splits"]} == {"train": 8, "val": 4}
+    assert "next:" in err
+    shown = json.loads(kineray("data", "show", made["manifest"], "--json")[1])
+    assert shown == made
+
+
+def test_runs_of_an_empty_storage(kineray):
+    code, out, _ = kineray("runs", "--json")
+    assert code == 0
+    assert json.loads(out) == {"runs": []}
+
+
+def test_doctor_names_what_is_missing_and_exits_with_1(kineray):
+    code, out, _ = kineray("doctor", "--json")
+    checks = {check["what"]: check for check in json.loads(out)["checks"]}
+    assert code == 0
+    assert set(checks) == {"Python", "torch", "torchvision", "Ray", "PyAV", "MLflow", "storage", "S3"}
+    assert "h264" in checks["PyAV"]["detail"]
+    Path("file").write_text("not a folder")
+    code, out, _ = kineray("doctor", "--storage", "file/runs")
+    assert code == 1
+    assert "FAIL storage" in out
+    assert "fix:" in out
