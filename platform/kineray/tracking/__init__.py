@@ -1,0 +1,52 @@
+"""Runs and the model registry, in MLflow."""
+
+from kineray.tracking.client import check_tracking, tracking_uri
+from kineray.tracking.journal import send_pending
+from kineray.tracking.registry import (
+    CHAMPION,
+    DEFAULT_MODEL,
+    PREVIOUS,
+    ModelVersion,
+    fetch,
+    get_version,
+    previous_version,
+    register,
+    rollback,
+    set_champion,
+)
+from kineray.tracking.runs import (
+    Run,
+    RunDetail,
+    RunSummary,
+    get_run,
+    list_runs,
+    resume_run,
+    run_exists,
+    start_run,
+    unused_name,
+)
+
+__all__ = [
+    "CHAMPION",
+    "DEFAULT_MODEL",
+    "PREVIOUS",
+    "ModelVersion",
+    "Run",
+    "RunDetail",
+    "RunSummary",
+    "check_tracking",
+    "fetch",
+    "get_run",
+    "get_version",
+    "list_runs",
+    "previous_version",
+    "register",
+    "resume_run",
+    "rollback",
+    "run_exists",
+    "send_pending",
+    "set_champion",
+    "start_run",
+    "tracking_uri",
+    "unused_name",
+]

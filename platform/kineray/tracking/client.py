@@ -1,0 +1,130 @@
+"""How MLflow is reached, and how its failures are told to a user."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kineray.data import storage
+from kineray.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "kineray"  # the MLflow experiment that holds all runs
+
+# MLflow's own limits (two minutes, seven retries) would hold a command for a quarter of an hour.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+}
+
+
+def tracking_uri(where: str) -> str:
+    """``MLFLOW_TRACKING_URI``, or the SQLite file of the storage folder ``where``.
+
+    Remote storage cannot hold a SQLite file; its default is ``./runs/mlflow.db``.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(where)
+
+
+def own_uri(where: str) -> str:
+    """The SQLite file that belongs to a storage folder."""
+    return f"sqlite:///{local_folder(where) / 'mlflow.db'}"
+
+
+def local_folder(where: str) -> Path:
+    """The local folder, absolute, of a storage folder: itself, or ``./runs`` for a remote one."""
+    return Path("./runs" if storage.is_remote(where) else where).absolute()
+
+
+def open_client(where: str, uri: str | None = None) -> "MlflowClient":
+    """A client of the tracker of ``where``, with experiment ``kineray`` in it.
+
+    Raises TrackingError when MLflow cannot be reached.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    # After the import, which sets these loggers up. What they say at these levels is no news to a user.
+    for noisy, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING)):
+        logging.getLogger(noisy).setLevel(level)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    uri = uri or tracking_uri(where)
+    if uri.startswith("sqlite:///"):
+        with contextlib.suppress(OSError):  # SQLite's own message says the same
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    with reaching(uri):
+        client = MlflowClient(uri, registry_uri=uri)
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            # A server knows where its artifacts go; those of a SQLite file go into the storage.
+            artifacts = storage.absolute(storage.join(where, "artifacts")) if uri == own_uri(where) else None
+            _create_experiment(client, artifacts)
+    return client
+
+
+def check_tracking(where: str) -> None:
+    """Raise TrackingError unless the tracker of ``where`` answers. Makes no new database."""
+    uri = tracking_uri(where)
+    if uri != own_uri(where) or Path(uri.removeprefix("sqlite:///")).exists():
+        open_client(where)
+
+
+def experiment_id(client: "MlflowClient") -> str:
+    """The id of the experiment that ``open_client`` made sure of."""
+    return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
+
+
+def _create_experiment(client: "MlflowClient", artifacts: str | None) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+            raise
+
+
+@contextlib.contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Turn what MLflow, its database or its artifact store raise into one TrackingError."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    failures = (MlflowException, SQLAlchemyError, RequestException, BotoCoreError, ClientError, OSError)
+    try:
+        yield
+    except failures as error:
+        check = (
+            "MLFLOW_TRACKING_URI and the server" if uri.startswith("http") else "that the file can be written"
+        )
+        raise TrackingError(f"MLflow at {shown(uri)}: {reason(error)}; check {check}") from error
+
+
+def reason(error: Exception) -> str:
+    """The cause of a failed request in a few words."""
+    text = " ".join(str(error).split())
+    for sign, meaning in (
+        ("Connection refused", "connection refused"),
+        ("timed out", "no answer in time"),
+        ("Name or service not known", "host name not known"),
+        ("Invalid Host header", "the server refuses this host name (its --allowed-hosts)"),
+    ):
+        if sign in text:
+            return meaning
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def shown(uri: str) -> str:
+    """``uri`` without a password."""
+    parts = urlsplit(uri)
+    return uri.replace(f"{parts.username}:{parts.password}@", "") if parts.password else uri

@@ -1,0 +1,211 @@
+"""Model versions and the aliases ``champion`` and ``previous``, in MLflow's model registry.
+
+A version never changes: its checkpoint is copied when it is registered (a run goes on and deletes
+its old checkpoints), and whoever fetches it checks the hash of its weights.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kineray.data import storage
+from kineray.errors import CheckpointError, TrackingError
+from kineray.tracking.client import open_client, reaching, shown, tracking_uri
+from kineray.tracking.runs import get_run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_MODEL = "video-classifier"
+CHAMPION = "champion"
+PREVIOUS = "previous"
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered version: where its checkpoint is, the SHA-256 of its weights, the run that made it."""
+
+    name: str
+    version: int
+    source: str
+    sha256: str
+    run_name: str
+
+
+def register(where: str, run_name: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
+    """Register the best checkpoint of a run (its last one if none is best) as a new version.
+
+    The checkpoint is copied: into the storage when it lies in a bucket, else to the run's artifacts.
+    Raises TrackingError for an unknown run, CheckpointError when the run has no checkpoint.
+    """
+    run = get_run(where, run_name)
+    checkpoint = run.best or run.last
+    if checkpoint is None:
+        raise CheckpointError(f"run {run.name}: has no checkpoint yet; train it first")
+    client = open_client(where)
+    with _local_checkpoint(checkpoint) as folder:
+        sha256 = _sha256(folder / _WEIGHTS)
+        with reaching(tracking_uri(where)):
+            if storage.is_remote(checkpoint):
+                source = storage.join(where, "models", model_name, sha256[:12])
+                storage.put_folder(folder, source, commit_last="state.json")
+            else:
+                artifact = f"checkpoint/{sha256[:12]}"
+                client.log_artifacts(run.run_id, str(folder), artifact)
+                source = f"runs:/{run.run_id}/{artifact}"
+            _make_model(client, model_name)
+            tags = {"sha256": sha256, "run_name": run.name, "checkpoint": checkpoint}
+            return _ours(client.create_model_version(model_name, source, run_id=run.run_id, tags=tags))
+
+
+def get_version(
+    where: str, model_name: str = DEFAULT_MODEL, alias_or_number: str | int = CHAMPION
+) -> ModelVersion:
+    """The version of a number (``3``) or an alias. Raises TrackingError when there is none."""
+    client = open_client(where)
+    found = _lookup(client, where, model_name, alias_or_number)
+    if found is None:
+        raise TrackingError(
+            f"model {model_name}: no version '{alias_or_number}' in {shown(tracking_uri(where))}; "
+            "kineray promote RUN registers one"
+        )
+    return found
+
+
+def set_champion(where: str, model_name: str, version: int) -> ModelVersion:
+    """Give ``version`` the alias champion; the old champion becomes ``previous``."""
+    chosen = get_version(where, model_name, version)
+    client = open_client(where)
+    old = _lookup(client, where, model_name, CHAMPION)
+    with reaching(tracking_uri(where)):
+        # First what can be undone: without a champion nothing can be served.
+        if old is not None and old.version != chosen.version:
+            client.set_registered_model_alias(model_name, PREVIOUS, str(old.version))
+        client.set_registered_model_alias(model_name, CHAMPION, str(chosen.version))
+    return chosen
+
+
+def rollback(where: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
+    """Swap ``champion`` and ``previous``; returns the new champion.
+
+    Raises TrackingError without a previous one.
+    """
+    return set_champion(where, model_name, previous_version(where, model_name).version)
+
+
+def previous_version(where: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
+    """The version that ``rollback`` goes back to. Raises TrackingError when there is none."""
+    found = _lookup(open_client(where), where, model_name, PREVIOUS)
+    if found is None:
+        raise TrackingError(
+            f"model {model_name}: no previous version to go back to; a second promotion makes one"
+        )
+    return found
+
+
+def fetch(where: str, version: ModelVersion) -> Path:
+    """The local checkpoint folder of a version; copied once per host, and its weights' hash checked.
+
+    Raises CheckpointError when the weights are not those that were registered, StorageError or
+    TrackingError when they cannot be read.
+    """
+    target = _cache() / "models" / version.sha256
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+            folder = Path(scratch) / "checkpoint"
+            _download(where, version, folder)
+            _check(folder, version)
+            # Whoever is second finds the same bytes in place.
+            with contextlib.suppress(OSError):
+                folder.rename(target)
+    _check(target, version)
+    return target
+
+
+def _download(where: str, version: ModelVersion, folder: Path) -> None:
+    if storage.is_remote(version.source):
+        storage.get_folder(version.source, folder)
+        return
+    _, _, rest = version.source.partition("runs:/")
+    run_id, _, artifact = rest.partition("/")
+    with reaching(tracking_uri(where)):
+        client = open_client(where)
+        copied = folder.with_name("copied")
+        copied.mkdir()
+        Path(client.download_artifacts(run_id, artifact, str(copied))).rename(folder)
+
+
+def _check(folder: Path, version: ModelVersion) -> None:
+    if _sha256(folder / _WEIGHTS) != version.sha256:
+        raise CheckpointError(
+            f"{folder / _WEIGHTS}: not the weights of {version.name} version {version.version} "
+            f"(SHA-256 {version.sha256[:12]}...); delete {folder} to fetch them again from {version.source}"
+        )
+
+
+@contextlib.contextmanager
+def _local_checkpoint(uri: str) -> Iterator[Path]:
+    if not storage.is_remote(uri):
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="kineray-register-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        storage.get_folder(uri, folder)
+        yield folder
+
+
+def _lookup(
+    client: "MlflowClient", where: str, model_name: str, alias_or_number: str | int
+) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    wanted = str(alias_or_number)
+    with reaching(tracking_uri(where)):
+        try:
+            if wanted.isdigit():
+                return _ours(client.get_model_version(model_name, wanted))
+            return _ours(client.get_model_version_by_alias(model_name, wanted))
+        except MlflowException as error:
+            # An alias that is not set is an invalid parameter to MLflow.
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+
+
+def _make_model(client: "MlflowClient", model_name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(model_name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _ours(version: Any) -> ModelVersion:
+    return ModelVersion(
+        name=version.name,
+        version=int(version.version),
+        source=version.source,
+        sha256=version.tags["sha256"],
+        run_name=version.tags["run_name"],
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; not a checkpoint folder") from None
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("KINERAY_CACHE") or Path.home() / ".cache" / "kineray")

@@ -1,0 +1,269 @@
+"""Runs in MLflow: started, written, resumed, listed."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from kineray.config import Experiment, leaf_keys
+from kineray.data import Manifest, storage
+from kineray.errors import ConfigError, TrackingError
+from kineray.tracking.client import experiment_id, open_client, reaching, shown, tracking_uri
+from kineray.tracking.journal import Journal, Sender, pending_folder, send_pending
+from kineray.tracking.source import git_state, versions
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*(/[A-Za-z0-9][A-Za-z0-9_.,=+-]*)*")
+_LONGEST_NAME = 250
+_PARAMS_PER_REQUEST = 100
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run in a list.
+
+    ``status`` is RUNNING, FINISHED, FAILED or KILLED. ``parent`` is the name of the sweep that the
+    run is a trial of. ``started`` is in UTC. ``score`` is the last validation top-1, the mean over
+    the heads; ``metrics`` are the last values of all. ``best`` and ``last`` are the locations of its
+    checkpoints.
+    """
+
+    name: str
+    run_id: str
+    status: str
+    fingerprint: str
+    parent: str | None
+    started: str
+    duration_s: float | None
+    score: float | None
+    metrics: dict[str, float]
+    best: str | None
+    last: str | None
+
+
+@dataclass(frozen=True)
+class RunDetail(RunSummary):
+    """One run with its resolved experiment (``params``, by dotted key) and its ``tags``."""
+
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Run:
+    """The one writer of a run's record. Methods return at once; a thread sends what they wrote.
+
+    May be used from any thread, until ``finish``.
+    """
+
+    def __init__(
+        self, client: "MlflowClient", journal: Journal, name: str, run_id: str, steps: dict[str, int]
+    ) -> None:
+        self.name = name
+        self.run_id = run_id
+        self._journal = journal
+        self._steps = steps
+        self._sender = Sender(client, journal, name)
+        self._sender.start()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record ``metrics`` at ``step``.
+
+        A metric that is already recorded at this step or a later one is left out: a run that goes on
+        from a checkpoint repeats the steps after it.
+        """
+        fresh = {key: float(value) for key, value in metrics.items() if step > self._steps.get(key, -1)}
+        if fresh:
+            self._steps.update(dict.fromkeys(fresh, step))
+            self._journal.append({"metrics": fresh, "step": step})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set ``tags``, replacing those of the same name."""
+        self._journal.append({"tags": dict(tags)})
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run as FINISHED, FAILED or KILLED and send what MLflow does not have yet.
+
+        When MLflow cannot be reached, that is logged and left to ``send_pending``.
+        """
+        self._journal.append({"status": status})
+        self._sender.stop()
+        self._journal.close()
+
+
+def start_run(
+    where: str,
+    *,
+    name: str,
+    experiment: Experiment,
+    fingerprint: str,
+    manifest: Manifest,
+    command: list[str],
+    parent: str | None = None,
+) -> Run:
+    """Start the record of a new run in the tracker of the storage folder ``where``.
+
+    Records the experiment by dotted key, the git commit and what differs from it (artifact
+    ``diff.patch``), package versions, the manifest's hash and how many of its clips were found.
+    ``parent`` is the run id of a sweep. Raises ConfigError for a name that is taken or has unusual
+    characters, TrackingError when MLflow cannot be reached.
+    """
+    from mlflow.entities import Param
+
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ConfigError(f"run name '{name}': use letters, digits and _ . , = + - (at most {_LONGEST_NAME})")
+    client = _open(where)
+    tags = {
+        "fingerprint": fingerprint,
+        "storage": storage.absolute(where),
+        "command": " ".join(command),
+        **_manifest_tags(manifest),
+        **{f"version.{package}": version for package, version in versions().items()},
+    }
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent
+    git = git_state()
+    if git is not None:
+        tags |= {"mlflow.source.git.commit": git.commit, "git.dirty": str(git.dirty).lower()}
+    params = [Param(key, str(value)) for key, value in leaf_keys(experiment).items()]
+    with reaching(tracking_uri(where)):
+        if _find(client, f"attributes.run_name = '{name}'"):
+            raise ConfigError(f"run {name}: already in {shown(tracking_uri(where))}; choose another name")
+        run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
+        for start in range(0, len(params), _PARAMS_PER_REQUEST):
+            client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
+        if git is not None and git.dirty:
+            client.log_text(run_id, git.patch, "diff.patch")
+    return Run(client, Journal.create(pending_folder(where), run_id), name, run_id, {})
+
+
+def resume_run(where: str, name: str) -> Run:
+    """Go on with the record of a run that has ended or whose process has died.
+
+    Raises TrackingError when there is no such run, MLflow cannot be reached, or a living process on
+    this host is writing the run.
+    """
+    client = _open(where)
+    with reaching(tracking_uri(where)):
+        found = _get(client, where, name)
+        run_id = found.info.run_id
+        steps = {
+            key: max(metric.step for metric in client.get_metric_history(run_id, key))
+            for key in found.data.metrics
+        }
+        client.update_run(run_id, status="RUNNING")
+    journal = Journal.create(pending_folder(where), run_id)
+    return Run(client, journal, found.info.run_name, run_id, steps)
+
+
+def list_runs(where: str) -> list[RunSummary]:
+    """All runs of the tracker of ``where``, newest first. Raises TrackingError when it cannot be reached."""
+    client = _open(where)
+    with reaching(tracking_uri(where)):
+        found = _find(client)
+    names = {run.info.run_id: run.info.run_name for run in found}
+    return [RunSummary(**_summary(run, names)) for run in found]
+
+
+def get_run(where: str, name_or_id: str) -> RunDetail:
+    """One run by its name or MLflow run id.
+
+    Raises TrackingError, with the nearest names, if there is none.
+    """
+    client = _open(where)
+    with reaching(tracking_uri(where)):
+        found = _get(client, where, name_or_id)
+        parent = found.data.tags.get("mlflow.parentRunId")
+        names = {parent: client.get_run(parent).info.run_name} if parent else {}
+    return RunDetail(**_summary(found, names), params=dict(found.data.params), tags=dict(found.data.tags))
+
+
+def run_exists(where: str, name: str) -> bool:
+    """Whether the tracker or the storage folder has a run of this name."""
+    client = _open(where)
+    with reaching(tracking_uri(where)):
+        return _taken(client, where, name)
+
+
+def unused_name(where: str, base: str) -> str:
+    """``base``, or ``base-2``, ``base-3``, ...: the first that neither tracker nor storage has."""
+    client = _open(where)
+    with reaching(tracking_uri(where)):
+        name, number = base, 1
+        while _taken(client, where, name):
+            number += 1
+            name = f"{base}-{number}"
+    return name
+
+
+def _open(where: str) -> "MlflowClient":
+    client = open_client(where)
+    send_pending(where)
+    return client
+
+
+def _taken(client: "MlflowClient", where: str, name: str) -> bool:
+    in_tracker = bool(_NAME.fullmatch(name)) and bool(_find(client, f"attributes.run_name = '{name}'"))
+    return in_tracker or storage.exists(storage.join(where, name))
+
+
+def _find(client: "MlflowClient", condition: str = "") -> list[Any]:
+    return list(_pages(client, condition))
+
+
+def _pages(client: "MlflowClient", condition: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id(client)], condition, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _get(client: "MlflowClient", where: str, name_or_id: str) -> Any:
+    if _NAME.fullmatch(name_or_id):
+        for column in ("run_name", "run_id"):
+            found = _find(client, f"attributes.{column} = '{name_or_id}'")
+            if found:
+                return found[0]
+    import difflib
+
+    names = [run.info.run_name for run in _find(client)]
+    near = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.5) or names[:3]
+    hint = f"; there is {', '.join(near)}" if near else "; it has no runs yet"
+    raise TrackingError(f"run {name_or_id}: not in {shown(tracking_uri(where))}{hint}")
+
+
+def _summary(run: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    info, tags = run.info, run.data.tags
+    parent = tags.get("mlflow.parentRunId")
+    top1 = [value for key, value in run.data.metrics.items() if re.fullmatch(r"val/[^/]+/top1", key)]
+    return {
+        "name": info.run_name,
+        "run_id": info.run_id,
+        "status": info.status,
+        "fingerprint": tags.get("fingerprint", ""),
+        "parent": names.get(parent, parent),
+        "started": datetime.fromtimestamp(info.start_time // 1000, UTC).isoformat().replace("+00:00", "Z"),
+        "duration_s": (info.end_time - info.start_time) / 1000 if info.end_time else None,
+        "score": sum(top1) / len(top1) if top1 else None,
+        "metrics": dict(run.data.metrics),
+        "best": tags.get("checkpoint.best"),
+        "last": tags.get("checkpoint.last"),
+    }
+
+
+def _manifest_tags(manifest: Manifest) -> dict[str, str]:
+    found = Counter(sample.split for sample in manifest.samples)
+    return {
+        "manifest.hash": manifest.content_hash,
+        "manifest.name": manifest.name,
+        **{f"manifest.found.{split}": str(count) for split, count in sorted(found.items())},
+        **{f"manifest.listed.{split}": str(count) for split, count in sorted(manifest.listed.items())},
+    }

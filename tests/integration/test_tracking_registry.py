@@ -1,0 +1,184 @@
+"""The model registry against a real MLflow, with checkpoints in folders and in a real S3 server."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import boto3
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+from safetensors.torch import load_file, save_file
+
+from kineray.config import Experiment, fingerprint, to_yaml
+from kineray.data import Manifest
+from kineray.errors import CheckpointError, TrackingError
+from kineray.tracking import (
+    ModelVersion,
+    fetch,
+    get_run,
+    get_version,
+    previous_version,
+    register,
+    rollback,
+    set_champion,
+    start_run,
+)
+
+MANIFEST = Manifest(name="none", samples=(), vocabularies={"action": ("left", "right")}, listed={})
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("KINERAY_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+def write_checkpoint(folder, value):
+    """The five files of a checkpoint, with weights that tell checkpoints apart."""
+    folder.mkdir(parents=True)
+    save_file({"weight": torch.full((3,), float(value))}, folder / "model.safetensors")
+    torch.save({"state": {}}, folder / "optimizer.pt")
+    (folder / "state.json").write_text('{"step": 1}')
+    (folder / "experiment.yaml").write_text(to_yaml(Experiment()))
+    (folder / "preprocessing.json").write_text("{}")
+    return str(folder)
+
+
+def trained(where, name, **checkpoints):
+    run = start_run(
+        where,
+        name=name,
+        experiment=Experiment(),
+        fingerprint=fingerprint(Experiment()),
+        manifest=MANIFEST,
+        command=[],
+    )
+    run.set_tags({f"checkpoint.{which}": uri for which, uri in checkpoints.items()})
+    run.finish()
+    return name
+
+
+def weight(folder):
+    return load_file(Path(folder) / "model.safetensors")["weight"][0].item()
+
+
+def test_a_version_is_a_copy_of_the_best_checkpoint(store, tmp_path):
+    best, last = write_checkpoint(tmp_path / "best", 1), write_checkpoint(tmp_path / "last", 2)
+    version = register(store, trained(store, "copy", best=best, last=last), "copied")
+    digest = hashlib.sha256((tmp_path / "best" / "model.safetensors").read_bytes()).hexdigest()
+    run_id = get_run(store, "copy").run_id
+    assert version == ModelVersion("copied", 1, f"runs:/{run_id}/checkpoint/{digest[:12]}", digest, "copy")
+    files = {path.name: path.read_bytes() for path in Path(best).iterdir()}
+    shutil.rmtree(best)  # the run went on and deleted it
+    folder = fetch(store, get_version(store, "copied", 1))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+    assert fetch(store, version) == folder
+
+
+def test_a_later_version_of_a_run_leaves_the_earlier_one_alone(store, tmp_path):
+    name = trained(store, "twice", last=write_checkpoint(tmp_path / "one", 1))
+    first = register(store, name, "two-of-one")
+    shutil.rmtree(tmp_path / "one")
+    write_checkpoint(tmp_path / "one", 2)
+    second = register(store, name, "two-of-one")
+    assert (first.version, second.version) == (1, 2)
+    assert [weight(fetch(store, version)) for version in (first, second)] == [1, 2]
+
+
+def test_champion_previous_and_rollback(store, tmp_path):
+    for value in (1, 2, 3):
+        register(
+            store,
+            trained(store, f"champ{value}", best=write_checkpoint(tmp_path / str(value), value)),
+            "clips",
+        )
+
+    def aliases():
+        return [get_version(store, "clips", alias).version for alias in ("champion", "previous")]
+
+    with pytest.raises(TrackingError, match=r"model clips: no version 'champion'.*kineray promote"):
+        get_version(store, "clips")
+    assert set_champion(store, "clips", 1).run_name == "champ1"
+    with pytest.raises(TrackingError, match="no previous version"):
+        rollback(store, "clips")
+    assert get_version(store, "clips").version == 1
+    set_champion(store, "clips", 2)
+    assert aliases() == [2, 1]
+    set_champion(store, "clips", 2)  # once more: previous stays
+    assert aliases() == [2, 1]
+    set_champion(store, "clips", 3)
+    assert aliases() == [3, 2]
+    assert previous_version(store, "clips").version == 2
+    assert rollback(store, "clips").version == 2
+    assert aliases() == [2, 3]
+    assert rollback(store, "clips").version == 3
+    assert weight(fetch(store, get_version(store, "clips"))) == 3
+    assert get_version(store, "clips", "2") == get_version(store, "clips", 2)
+
+
+@pytest.mark.parametrize("wanted", [9, "9", "champion", "no such alias"])
+def test_versions_that_are_not_there(store, wanted):
+    with pytest.raises(TrackingError, match=f"model unheard-of: no version '{wanted}'"):
+        get_version(store, "unheard-of", wanted)
+
+
+def test_runs_without_a_checkpoint(store, tmp_path):
+    with pytest.raises(CheckpointError, match="run empty: has no checkpoint"):
+        register(store, trained(store, "empty"))
+    with pytest.raises(CheckpointError, match=r"gone/model.safetensors: No such file"):
+        register(store, trained(store, "gone", best=str(tmp_path / "gone")))
+    with pytest.raises(TrackingError, match="run nobody: not in"):
+        register(store, "nobody")
+    with pytest.raises(TrackingError, match="no version"):
+        get_version(store)
+
+
+def test_other_bytes_are_refused_by_their_hash(store, tmp_path):
+    run = trained(store, "tampered", best=write_checkpoint(tmp_path / "a", 1))
+    version = register(store, run, "tampered")
+    (kept,) = Path(store, "artifacts", get_run(store, run).run_id).rglob("model.safetensors")
+    save_file({"weight": torch.zeros(3)}, kept)
+    with pytest.raises(CheckpointError, match="not the weights of tampered version 1"):
+        fetch(store, version)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="kinetics")
+    yield "s3://kinetics/runs"
+    server.stop()
+
+
+def test_a_checkpoint_in_a_bucket_stays_in_the_bucket(bucket, tmp_path, monkeypatch):
+    from kineray.data import storage
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracker.db")
+    write_checkpoint(tmp_path / "local", 7)
+    uri = f"{bucket}/far/checkpoints/step-1"
+    storage.put_folder(tmp_path / "local", uri, commit_last="state.json")
+    version = register(bucket, trained(bucket, "far", best=uri))
+    assert version.source == f"{bucket}/models/video-classifier/{version.sha256[:12]}"
+    storage.delete_folder(uri)  # the run went on and deleted it
+    folder = fetch(bucket, get_version(bucket, alias_or_number=1))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        p.name for p in (tmp_path / "local").iterdir()
+    )
+    assert weight(folder) == 7

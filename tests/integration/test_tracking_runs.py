@@ -1,0 +1,327 @@
+"""Runs against a real MLflow: on SQLite, and on a server that goes away and comes back."""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from kineray.config import Experiment, apply_overrides, fingerprint, leaf_keys
+from kineray.data import Manifest, Sample
+from kineray.errors import ConfigError, TrackingError
+from kineray.tracking import (
+    check_tracking,
+    get_run,
+    list_runs,
+    resume_run,
+    run_exists,
+    send_pending,
+    start_run,
+    tracking_uri,
+    unused_name,
+)
+
+MANIFEST = Manifest(
+    name="four",
+    samples=tuple(
+        Sample(
+            id=f"s{i}",
+            uri=f"s{i}.mp4",
+            start_s=0.0,
+            end_s=None,
+            labels={"action": i % 2},
+            group="",
+            split=split,
+        )
+        for i, split in enumerate(["train", "train", "train", "val"])
+    ),
+    vocabularies={"action": ("left", "right")},
+    listed={"train": 5, "val": 1},
+)
+EXPERIMENT = Experiment(name="slowfast")
+
+
+@pytest.fixture(autouse=True)
+def _no_other_tracker(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One storage folder for the tests that need no empty one: making the database takes seconds."""
+    return str(tmp_path_factory.mktemp("runs"))
+
+
+def start(where, name, experiment=EXPERIMENT, **more):
+    more = {"manifest": MANIFEST, "command": ["kineray", "train", "experiments/slowfast.py"], **more}
+    return start_run(where, name=name, experiment=experiment, fingerprint=fingerprint(experiment), **more)
+
+
+def history(where, name, key):
+    client = MlflowClient(tracking_uri(where))
+    return [(m.step, m.value) for m in client.get_metric_history(get_run(where, name).run_id, key)]
+
+
+def test_a_run_keeps_everything_that_was_written(store):
+    experiment = apply_overrides(EXPERIMENT, ["optim.lr=0.05", "data.frames=16"])
+    run = start(store, "whole", experiment)
+    for step in range(1, 1501):
+        run.log_metrics({"train/loss": 1 / step, "train/lr": 0.1}, step)
+    run.log_metrics({"val/verb/top1": 0.5, "val/noun/top1": 0.25, "val/verb/top5": 0.9}, 1500)
+    run.set_tags({"checkpoint.last": "/x/last", "checkpoint.best": "/x/best"})
+    run.finish()
+
+    detail = get_run(store, "whole")
+    assert detail.status == "FINISHED"
+    assert detail.params == {key: str(value) for key, value in leaf_keys(experiment).items()}
+    assert detail.params["optim.lr"] == "0.05"
+    assert detail.fingerprint == fingerprint(experiment)
+    assert (detail.best, detail.last) == ("/x/best", "/x/last")
+    assert detail.metrics["val/verb/top5"] == 0.9
+    assert detail.score == 0.375
+    assert detail.tags["manifest.hash"] == MANIFEST.content_hash
+    assert detail.tags["manifest.found.train"] == "3"
+    assert detail.tags["manifest.listed.train"] == "5"
+    assert detail.tags["command"] == "kineray train experiments/slowfast.py"
+    assert detail.tags["version.python"].startswith("3.")
+    assert "version.torch" in detail.tags
+    assert history(store, "whole", "train/loss") == [(step, 1 / step) for step in range(1, 1501)]
+    assert not list(Path(store, "pending").iterdir())
+
+
+def test_the_database_and_the_artifacts_lie_in_the_storage(store):
+    run = start(store, "place")
+    run.finish()
+    assert Path(store, "mlflow.db").exists()
+    client = MlflowClient(tracking_uri(store))
+    assert client.get_run(run.run_id).info.artifact_uri.startswith(f"{store}/artifacts/")
+
+
+def test_runs_are_listed_newest_first_with_their_parents(store):
+    sweep = start(store, "sweep")
+    trial = start(store, "sweep/optim.lr=0.1", parent=sweep.run_id)
+    trial.finish("FAILED")
+    sweep.finish("KILLED")
+    first, second = list_runs(store)[:2]
+    assert (first.name, first.parent, first.status) == ("sweep/optim.lr=0.1", "sweep", "FAILED")
+    assert (second.name, second.parent, second.status) == ("sweep", None, "KILLED")
+    assert get_run(store, first.run_id) == get_run(store, first.name)
+    assert get_run(store, first.name).parent == "sweep"
+    assert first.duration_s >= 0
+
+
+def test_a_resumed_run_does_not_record_a_step_twice(store):
+    run = start(store, "again")
+    for step in range(10):
+        run.log_metrics({"train/loss": float(step)}, step)
+    run.finish("FAILED")
+    run = resume_run(store, "again")
+    assert get_run(store, "again").status == "RUNNING"
+    for step in range(6, 14):  # from the checkpoint of step 5
+        run.log_metrics({"train/loss": float(step), "val/loss": 1.0}, step)
+    run.finish()
+    assert history(store, "again", "train/loss") == [(step, float(step)) for step in range(14)]
+    assert [step for step, _ in history(store, "again", "val/loss")] == list(range(6, 14))
+    assert get_run(store, "again").status == "FINISHED"
+
+
+def test_not_finite_values_are_recorded(store):
+    run = start(store, "nan")
+    run.log_metrics({"train/loss": math.nan}, 1)
+    run.finish("FAILED")
+    assert math.isnan(get_run(store, "nan").metrics["train/loss"])
+
+
+def test_names(store):
+    start(store, "taken").finish()
+    with pytest.raises(ConfigError, match="run taken: already in"):
+        start(store, "taken")
+    for bad in ("", "../up", "a b", "x'y", "/abs", "a/../b", "n" * 251):
+        with pytest.raises(ConfigError, match="use letters"):
+            start(store, bad)
+    assert unused_name(store, "taken") == "taken-2"
+    start(store, "taken-2").finish()
+    assert unused_name(store, "taken") == "taken-3"
+    Path(store, "folder").mkdir()  # a run's checkpoints, say, whose record is in another tracker
+    assert unused_name(store, "folder") == "folder-2"
+    assert run_exists(store, "folder")
+    assert not run_exists(store, "folder-2")
+
+
+def test_an_unknown_run_is_one_line_with_near_names(store):
+    start(store, "resnet-long-name").finish()
+    with pytest.raises(
+        TrackingError, match=r"run resnet-long-nam: not in sqlite.*resnet-long-name"
+    ) as raised:
+        get_run(store, "resnet-long-nam")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(TrackingError, match="run it's: not in"):
+        resume_run(store, "it's")
+
+
+def test_a_living_writer_is_the_only_one(store):
+    run = start(store, "alive")
+    with pytest.raises(TrackingError, match="another process is writing it"):
+        resume_run(store, "alive")
+    assert get_run(store, "alive").status == "RUNNING"
+    run.finish()
+
+
+def test_git_commit_and_what_differs_from_it(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def git(*arguments):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@x"]
+        return subprocess.run(
+            ["git", *identity, *arguments], check=True, capture_output=True, text=True
+        ).stdout
+
+    start(store, "no-git").finish()
+    assert "mlflow.source.git.commit" not in get_run(store, "no-git").tags
+    git("init", "-q")
+    Path("a.py").write_text("one\n")
+    git("add", "."), git("commit", "-qm", "first")
+    start(store, "clean").finish()
+    assert get_run(store, "clean").tags["git.dirty"] == "false"
+    Path("a.py").write_text("two\n")
+    Path("new.py").write_text("")
+    start(store, "dirty").finish()
+    detail = get_run(store, "dirty")
+    assert detail.tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD").strip()
+    assert detail.tags["git.dirty"] == "true"
+    patch = Path(
+        MlflowClient(tracking_uri(store)).download_artifacts(detail.run_id, "diff.patch")
+    ).read_text()
+    assert "# untracked: new.py" in patch
+    assert "-one\n+two" in patch
+
+
+def test_a_killed_process_loses_nothing(store):
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from {Path(__file__).stem} import start
+run = start({store!r}, "killed")
+for step in range(1, 2001):
+    run.log_metrics({{"train/loss": float(step)}}, step)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    assert len(list(Path(store, "pending").glob("*.jsonl"))) == 1
+    detail = get_run(store, "killed")  # any command sends what was left
+    assert detail.status == "KILLED"
+    assert history(store, "killed", "train/loss") == [(step, float(step)) for step in range(1, 2001)]
+    run = resume_run(store, "killed")
+    run.log_metrics({"train/loss": 0.0}, 2001)
+    run.finish()
+    assert get_run(store, "killed").status == "FINISHED"
+
+
+def test_a_tracker_that_is_not_there_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
+    for attempt in (lambda: start(str(tmp_path), "a"), lambda: check_tracking(str(tmp_path))):
+        with pytest.raises(TrackingError, match="refused; check MLFLOW_TRACKING_URI") as raised:
+            attempt()
+        assert "secret" not in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_storage_that_cannot_be_written(tmp_path):
+    check_tracking(str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()  # asking makes nothing
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match=r"MLflow at sqlite:.*/file/mlflow.db"):
+        list_runs(str(tmp_path / "file"))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def mlflow_server(folder, port):
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        f"{folder}/files",
+    ]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its own session: the server and its worker, no one else
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_stops_in_mid_run_and_comes_back(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, "kineray")
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    where = str(tmp_path / "runs")
+
+    def write(run, steps):
+        for step in steps:
+            run.log_metrics({"train/loss": 1 / step}, step)
+            time.sleep(0.01)
+
+    with mlflow_server(tmp_path, port):
+        back, gone = start(where, "back"), start(where, "gone")
+        write(back, range(1, 150)), write(gone, range(1, 150))
+    write(back, range(150, 300)), write(gone, range(150, 300))  # the server is down, nothing raises
+    gone.finish()
+    down = [r.getMessage() for r in caplog.records if "connection refused" in r.getMessage()]
+    assert len(down) == 2, down  # once for each run, however often it was tried
+    assert any("the next kineray command here sends it" in r.getMessage() for r in caplog.records)
+    assert send_pending(where) == 1
+    with pytest.raises(TrackingError, match="connection refused"):
+        list_runs(where)
+
+    with mlflow_server(tmp_path, port):
+        write(back, range(300, 400))
+        back.finish()
+        assert get_run(where, "back").status == get_run(where, "gone").status == "FINISHED"
+        assert history(where, "back", "train/loss") == [(step, 1 / step) for step in range(1, 400)]
+        assert history(where, "gone", "train/loss") == [(step, 1 / step) for step in range(1, 300)]
+    assert not list(Path(where, "pending").iterdir())
+    assert any("answers again" in r.getMessage() for r in caplog.records)

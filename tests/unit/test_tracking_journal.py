@@ -1,0 +1,127 @@
+"""The journal: what is on disk is sent once, in order, whatever happens between."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kineray.errors import TrackingError
+from kineray.tracking.journal import Journal
+
+
+def reopened(path: Path) -> Journal:
+    journal = Journal.open_abandoned(path)
+    assert journal is not None
+    return journal
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 400), max_size=12),
+    stops=st.sets(st.integers(0, 11)),
+    torn=st.binary(max_size=30).filter(lambda cut: b"\n" not in cut),
+)
+def test_every_metric_is_read_once_and_in_order_over_crashes(sizes, stops, torn):
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal.create(Path(folder), "r1")
+        written, read = [], []
+
+        def take_one_batch() -> None:
+            batch = journal.next_batch()
+            if batch is not None:
+                assert len(batch.metrics) < 1000  # MLflow refuses more
+                read.extend((m["key"], m["step"]) for m in batch.metrics)
+                journal.mark_sent(batch.end)
+
+        for step, size in enumerate(sizes):
+            journal.append({"metrics": {f"m{i}": float(i) for i in range(size)}, "step": step})
+            written += [(f"m{i}", step) for i in range(size)]
+            if step in stops:  # the writer dies within a line, and another process takes over
+                take_one_batch()
+                os.write(journal._descriptor, torn)
+                os.close(journal._descriptor)
+                journal = reopened(Path(folder) / "r1.jsonl")
+        while journal.next_batch() is not None:
+            take_one_batch()
+        os.close(journal._descriptor)
+    assert read == written
+
+
+def test_a_batch_that_was_not_acknowledged_comes_again_with_the_same_times(tmp_path):
+    journal = Journal.create(tmp_path, "r1")
+    journal.append({"metrics": {"loss": 0.5}, "step": 1})
+    first = journal.next_batch()
+    os.close(journal._descriptor)
+    assert reopened(tmp_path / "r1.jsonl").next_batch() == first
+
+
+def test_tags_take_their_last_value_and_a_status_ends_a_batch(tmp_path):
+    journal = Journal.create(tmp_path, "r1")
+    for line in (
+        {"tags": {"a": "1", "b": "1"}},
+        {"tags": {"a": "2"}},
+        {"status": "FAILED"},
+        {"tags": {"a": "3"}},
+    ):
+        journal.append(line)
+    batch = journal.next_batch()
+    assert batch.tags == {"a": "2", "b": "1"}
+    assert batch.status == "FAILED"
+    journal.mark_sent(batch.end)
+    assert journal.next_batch().tags == {"a": "3"}
+
+
+def test_not_a_number_survives(tmp_path):
+    journal = Journal.create(tmp_path, "r1")
+    journal.append({"metrics": {"loss": float("nan"), "norm": float("inf")}, "step": 1})
+    values = [m["value"] for m in journal.next_batch().metrics]
+    assert values[0] != values[0]
+    assert values[1] == float("inf")
+
+
+def test_a_journal_is_deleted_only_when_ended_and_sent(tmp_path):
+    journal = Journal.create(tmp_path, "r1")
+    journal.append({"status": "FINISHED"})
+    journal.close()
+    journal = reopened(tmp_path / "r1.jsonl")
+    journal.mark_sent(journal.next_batch().end)
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_writer(tmp_path):
+    journal = Journal.create(tmp_path, "r1")
+    assert Journal.open_abandoned(tmp_path / "r1.jsonl") is None
+    with pytest.raises(TrackingError, match="another process is writing it"):
+        Journal.create(tmp_path, "r1")
+    os.close(journal._descriptor)
+    reopened(tmp_path / "r1.jsonl")
+
+
+def test_lines_of_a_killed_process_are_there(tmp_path):
+    program = f"""
+import os, signal
+from pathlib import Path
+from kineray.tracking.journal import Journal
+journal = Journal.create(Path({str(tmp_path)!r}), "r1")
+for step in range(100):
+    journal.append({{"metrics": {{"loss": 1.0}}, "step": step}})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    journal = reopened(tmp_path / "r1.jsonl")
+    assert [m["step"] for m in journal.next_batch().metrics] == list(range(100))
+    assert not journal.ended()
+
+
+def test_the_header_names_the_run_and_a_tracker_that_was_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://head:5000")
+    Journal.create(tmp_path, "r1")
+    header = json.loads((tmp_path / "r1.jsonl").read_text().splitlines()[0])
+    assert header == {"run_id": "r1", "tracking_uri": "http://head:5000"}
