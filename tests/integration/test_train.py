@@ -114,7 +114,7 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
         "2",
     ]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
-    index = tmp_path / "runs/tiny-1/checkpoints/index.json"
+    index = tmp_path / "runs/tiny/checkpoints/index.json"
     deadline = time.monotonic() + 120
     while not index.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -126,7 +126,7 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
     )
     assert second.returncode == 0, second.stderr
     outcome = json.loads(second.stdout)
-    assert outcome["name"] == "tiny-1"
+    assert outcome["name"] == "tiny"
     assert Path(outcome["last"]).name != stopped_at
     assert_bit_identical(outcome["last"], uninterrupted[0].last)
 

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -56,7 +56,7 @@ def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None
     _run(train_experiment, [*sys.argv[1:]], obj={"experiment": experiment, "smoke": smoke})
 
 
-def _run(command: click.Command, arguments: Sequence[str] | None, **extra: object) -> None:
+def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) -> None:
     """Run ``command``; a problem that the user can fix is one line on stderr and exit code 2."""
     try:
         code = command.main(arguments, prog_name=None, standalone_mode=False, **extra)

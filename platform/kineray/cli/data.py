@@ -20,17 +20,16 @@ def data() -> None:
 
 @data.command()
 @click.argument("folder", default="data/motion")
-@click.option("--train", type=click.IntRange(4), default=None, help="Training videos.")
-@click.option("--val", type=click.IntRange(4), default=None, help="Validation videos.")
+@click.option("--train", type=click.IntRange(4), default=256, show_default=True, help="Training videos.")
+@click.option("--val", type=click.IntRange(4), default=64, show_default=True, help="Validation videos.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
-def synth(folder: str, train: int | None, val: int | None, seed: int, as_json: bool) -> None:
+def synth(folder: str, train: int, val: int, seed: int, as_json: bool) -> None:
     """Make H.264 videos in FOLDER whose class can only be told from their motion."""
     from kineray.data import load_manifest
     from kineray.data.synth import synthesize
 
-    counts = {key: value for key, value in (("train", train), ("val", val)) if value is not None}
-    path = synthesize(folder, seed=seed, **counts)
+    path = synthesize(folder, train=train, val=val, seed=seed)
     _show(load_manifest(str(path)), str(path), as_json)
 
 

@@ -83,7 +83,8 @@ def _kineray(*words: str) -> dict[str, Any]:
     )
     if done.returncode:
         raise KinerayError(f"'kineray {words[0]}' ended with exit code {done.returncode}; see above")
-    return json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def _held_out(manifest: str) -> tuple[str, Path]:

@@ -82,7 +82,7 @@ def train(script: str, overrides: tuple[str, ...], **options: Any) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @_launch_options
 @click.pass_obj
-def train_experiment(obj: dict[str, Any], overrides: tuple[str, ...], **options: Any) -> None:
+def train_experiment(obj: dict[str, Any], /, overrides: tuple[str, ...], **options: Any) -> None:
     """Train this experiment, with KEY=VALUE changes to the science."""
     _train(Script(obj["experiment"], obj["smoke"]), overrides, sys.argv[0], **options)
 

@@ -74,7 +74,7 @@ def parse_domain(text: str) -> tuple[str, Domain]:
         raise ConfigError(f"'{text}': expected key=a,b,c or key=log:LOW:HIGH or key=uniform:LOW:HIGH")
     if not ends:
         return key, Choice(*value.split(","))
-    kinds = {"log": LogUniform, "uniform": Uniform}
+    kinds: dict[str, type[LogUniform | Uniform]] = {"log": LogUniform, "uniform": Uniform}
     if kind not in kinds or len(ends) != 2:
         near = difflib.get_close_matches(kind, kinds, n=1)
         raise ConfigError(

@@ -25,7 +25,7 @@ from kineray.config import (
 from kineray.data import Manifest, load_manifest
 from kineray.data.storage import absolute, is_remote, join
 from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
-from kineray.orchestration.train import open_manifest, record
+from kineray.orchestration.training import open_manifest, record
 from kineray.tracking import Run, get_run, list_runs, resume_run, run_exists, start_run, unused_name
 from kineray.training import Event, ValidationEvent
 
@@ -132,9 +132,9 @@ def _open_sweep(
                     f"--resume {name}: was made with another experiment, manifest or search space"
                 )
             return resume_run(where, name)
-        for run in list_runs(where):
-            if run.fingerprint == science and run.parent is None:
-                return resume_run(where, run.name)
+        for summary in list_runs(where):
+            if summary.fingerprint == science and summary.parent is None:
+                return resume_run(where, summary.name)
         raise ConfigError(f"--resume: no sweep of this experiment and search space in {where}")
     if name and run_exists(where, name):
         raise ConfigError(
@@ -322,7 +322,7 @@ class _Board:
         """Start listening; the handle that trials write to."""
         import ray
 
-        from kineray.orchestration.train import _Mailbox
+        from kineray.orchestration.training import _Mailbox
 
         self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=driver_node()).remote()
         self._thread = threading.Thread(target=self._listen, name="kineray-events", daemon=True)

@@ -1,0 +1,35 @@
+"""What import-linter cannot say: which package may import which part of Ray."""
+
+import ast
+from pathlib import Path
+
+import kineray
+
+SOURCE = Path(kineray.__file__).parent
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_only_orchestration_imports_ray_train_and_ray_tune():
+    users = {
+        path.relative_to(SOURCE).parts[0]
+        for path in SOURCE.rglob("*.py")
+        if any(name.startswith(("ray.train", "ray.tune")) for name in imports(path))
+    }
+    assert users == {"orchestration"}
+
+
+def test_nothing_unpickles():
+    for path in SOURCE.rglob("*.py"):
+        names = set(imports(path))
+        assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            if ast.unparse(call.func) == "torch.load":
+                assert "weights_only=True" in ast.unparse(call), path
