@@ -26,7 +26,7 @@ from kineray.tracking import (
     start_run,
 )
 
-MANIFEST = Manifest(name="none", samples=(), vocabularies={"action": ("left", "right")}, listed={})
+MANIFEST = Manifest(name="none", samples=(), vocabularies={"action": ("left", "right")})
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ MANIFEST = Manifest(
         for i, split in enumerate(["train", "train", "train", "val"])
     ),
     vocabularies={"action": ("left", "right")},
-    listed={"train": 5, "val": 1},
+    missing={"train": ("lost1.mp4", "lost2.mp4")},
 )
 EXPERIMENT = Experiment(name="slowfast")
 

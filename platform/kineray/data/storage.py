@@ -31,6 +31,11 @@ def join(uri: str | Path, *parts: str) -> str:
     return str(Path(uri, *parts))
 
 
+def absolute(uri: str | Path) -> str:
+    """``uri`` in a form that means the same from every working directory."""
+    return str(uri) if is_remote(uri) else str(Path(uri).absolute())
+
+
 def exists(uri: str | Path) -> bool:
     """Whether a file, or a folder with something in it, lies at ``uri``."""
     if not is_remote(uri):

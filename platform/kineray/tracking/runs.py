@@ -1,7 +1,6 @@
 """Runs in MLflow: started, written, resumed, listed."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -260,10 +259,9 @@ def _summary(run: Any, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _manifest_tags(manifest: Manifest) -> dict[str, str]:
-    found = Counter(sample.split for sample in manifest.samples)
     return {
         "manifest.hash": manifest.content_hash,
         "manifest.name": manifest.name,
-        **{f"manifest.found.{split}": str(count) for split, count in sorted(found.items())},
+        **{f"manifest.found.{split}": str(count) for split, count in sorted(manifest.found.items())},
         **{f"manifest.listed.{split}": str(count) for split, count in sorted(manifest.listed.items())},
     }
