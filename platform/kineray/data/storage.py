@@ -41,7 +41,7 @@ def exists(uri: str | Path) -> bool:
     if not is_remote(uri):
         return Path(uri).exists()
     bucket, key = _bucket_and_key(uri)
-    return any(name == key or name.startswith(_folder(key)) for name in _keys(bucket, key, limit=None))
+    return any(name == key or name.startswith(_folder(key)) for name in _keys(bucket, key))
 
 
 def list_names(uri: str | Path) -> list[str]:
@@ -71,7 +71,7 @@ def list_files(uri: str | Path) -> list[str]:
                 for name in names
             )
     bucket, key = _bucket_and_key(uri)
-    return sorted(name.removeprefix(_folder(key)) for name in _keys(bucket, _folder(key), limit=None))
+    return sorted(name.removeprefix(_folder(key)) for name in _keys(bucket, _folder(key)))
 
 
 def read_bytes(uri: str | Path) -> bytes:
@@ -155,7 +155,7 @@ def delete_folder(uri: str | Path) -> None:
                 shutil.rmtree(uri)
             return
         bucket, key = _bucket_and_key(uri)
-        for name in list(_keys(bucket, _folder(key), limit=None)):
+        for name in list(_keys(bucket, _folder(key))):
             _client().delete_object(Bucket=bucket, Key=name)
 
 
@@ -191,10 +191,10 @@ def _folder(key: str) -> str:
     return f"{key}/" if key else ""
 
 
-def _keys(bucket: str, prefix: str, limit: int | None) -> Iterator[str]:
+def _keys(bucket: str, prefix: str) -> Iterator[str]:
     with _explained(f"{_SCHEME}{bucket}/{prefix}"):
         pages = _client().get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=bucket, Prefix=prefix, PaginationConfig={"MaxItems": limit}):
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix):
             yield from (item["Key"] for item in page.get("Contents", ()))
 
 
