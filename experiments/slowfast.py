@@ -40,8 +40,8 @@ smoke = kineray.Experiment(
     model=kineray.SlowFastConfig(
         stage_blocks=(1, 1, 1, 1), width=16, alpha=4, beta_inv=4, head_pool=2, dropout=0.0
     ),
-    optim=kineray.SgdConfig(lr=0.2, reference_batch=32),
-    train=kineray.TrainConfig(epochs=12, global_batch=32, bn_group=8, warmup_epochs=1, warmup_lr=0.02),
+    optim=kineray.SgdConfig(lr=0.1, reference_batch=32),
+    train=kineray.TrainConfig(epochs=10, global_batch=32, bn_group=8, warmup_epochs=1, warmup_lr=0.01),
 )
 
 search_space = {
