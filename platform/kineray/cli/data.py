@@ -72,10 +72,11 @@ def import_(
         manifest = formats.from_path_label_list(path, root, class_names=names)
     target = Path(out) if out else (path if path.is_dir() else path.parent) / "manifest.parquet"
     save_manifest(manifest, target)
-    for name in manifest.missing[:10]:
+    missing = [name for names in manifest.missing.values() for name in names]
+    for name in missing[:10]:
         note(f"listed but missing: {name}")
-    if len(manifest.missing) > 10:
-        note(f"... and {len(manifest.missing) - 10} more")
+    if len(missing) > 10:
+        note(f"... and {len(missing) - 10} more")
     _show(manifest, str(target), as_json)
 
 

@@ -163,7 +163,8 @@ def load_manifest(uri: str | Path) -> Manifest:
             f"{path}: no such manifest; make one with 'kineray data import' or 'kineray data synth'"
         )
     try:
-        table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
+        # Not pq.read_table: its scanner threads can outlive the call and abort a process that is ending.
+        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path))).read(use_threads=False)
         about = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     except (pa.ArrowException, KeyError, ValueError):
         raise ManifestError(f"{path}: not a kineray manifest; make one with 'kineray data import'") from None

@@ -1,0 +1,31 @@
+"""What a model says of a video, and how often it is right."""
+
+from kineray.evaluation.evaluate import Evaluation, evaluate, save_predictions
+from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
+from kineray.evaluation.predict import (
+    DEFAULT_CROPS,
+    DEFAULT_TOP_K,
+    DEFAULT_VIEWS,
+    answer,
+    decode_views,
+    predict,
+    video_probabilities,
+    view_probabilities,
+)
+
+__all__ = [
+    "DEFAULT_CROPS",
+    "DEFAULT_TOP_K",
+    "DEFAULT_VIEWS",
+    "Evaluation",
+    "answer",
+    "decode_views",
+    "evaluate",
+    "mean_class_accuracy",
+    "per_class_accuracy",
+    "predict",
+    "save_predictions",
+    "top_k_accuracy",
+    "video_probabilities",
+    "view_probabilities",
+]

@@ -33,7 +33,9 @@ def per_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     classes = scores.shape[1]
     of_class = np.bincount(labels, minlength=classes)
     right_of_class = np.bincount(labels, weights=right, minlength=classes)
-    return np.divide(right_of_class, of_class, out=np.full(classes, np.nan), where=of_class > 0)
+    accuracies = np.full(classes, np.nan)
+    np.divide(right_of_class, of_class, out=accuracies, where=of_class > 0)
+    return accuracies
 
 
 def mean_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:

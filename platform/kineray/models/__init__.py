@@ -5,6 +5,7 @@ from kineray.models.blocks import (
     commit_batch_norm,
     discard_batch_norm,
     set_batch_norm_group,
+    set_clip_seeds,
 )
 from kineray.models.presets import MODEL_PRESETS, ModelPreset, build_model, create_model, list_models
 from kineray.models.slowfast import SlowFast, slow_indices
@@ -20,5 +21,6 @@ __all__ = [
     "discard_batch_norm",
     "list_models",
     "set_batch_norm_group",
+    "set_clip_seeds",
     "slow_indices",
 ]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.errors import ConfigError
+from kineray.models.blocks import ClipDropout
 
 
 class Head(nn.Module):
@@ -22,7 +23,7 @@ class Head(nn.Module):
         super().__init__()
         check_heads(heads)
         self.pool = pool
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ClipDropout(dropout)
         self.linear = nn.ModuleDict({name: nn.Linear(channels, classes) for name, classes in heads.items()})
 
     def forward(self, pathways_bcthw: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,22 @@
+"""The recipe, the step, the loop and the checkpoint: plain PyTorch."""
+
+from kineray.training.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
+from kineray.training.events import CheckpointEvent, Event, ReplacedEvent, StepEvent, ValidationEvent
+from kineray.training.loop import TrainResult, train
+from kineray.training.optim import build_optimizer
+from kineray.training.schedule import learning_rate
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointEvent",
+    "CheckpointStore",
+    "Event",
+    "ReplacedEvent",
+    "StepEvent",
+    "TrainResult",
+    "ValidationEvent",
+    "build_optimizer",
+    "learning_rate",
+    "load_checkpoint",
+    "train",
+]

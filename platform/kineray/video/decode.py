@@ -19,6 +19,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from kineray.errors import DecodeError
@@ -91,6 +92,9 @@ class Video:
         self._reformatter = VideoReformatter()
         self._ahead: Timed | None = None
         self._current: Timed = self._restart()
+        # AVI stores no presentation times: they are known only by counting from the start.
+        self._in_avi = self._container.format.name == "avi"
+        self._seekable = not self._in_avi
         self._first_pts, first = self._current
         self._rotation = round(first.rotation / 90) * 90 % 360
         self._coded_size = (first.width, first.height)
@@ -175,8 +179,8 @@ class Video:
 
     def _is_worth_a_seek(self, target: int) -> bool:
         """Whether a key frame lies between the current frame and ``target``."""
-        if self._container.format.name == "avi":
-            return False  # it stores no presentation times: they are known only by counting from the start
+        if not self._seekable:
+            return False
         entries = self._stream.index_entries
         here = self._current[0]
         if len(entries) and entries[-1].timestamp >= target - self._delay:
@@ -189,12 +193,14 @@ class Video:
         """Stand at a frame at or before ``target``, from which decoding is exact.
 
         A seek goes by decoding time in MP4, so it can land on a key frame that is presented after
-        ``target``; and a stream with gradual refresh gives its first whole frame later than its key
-        packet. In both cases the seek is repeated from further back. Frames that are decoded after
-        the key frame but presented before it (an open GOP) lack their references and are dropped.
+        ``target``; then it is repeated from further back. Frames that are decoded after the key frame
+        but presented before it (an open GOP) lack their references and are dropped. A stream whose
+        key packets hold no intra picture (gradual refresh) is not whole after a seek: it is decoded
+        from its start.
         """
         attempt, step = target - self._delay, 1
-        while attempt > self._first_dts and self._container.format.name != "avi":
+        while self._seekable and attempt > self._first_dts:
+            self._seekable = False  # unless the seek turns out well
             try:
                 self._container.seek(min(attempt, 2**62), stream=self._stream)
                 packets = self._container.demux(self._stream)
@@ -206,9 +212,13 @@ class Video:
             if key.pts <= target:
                 self._frames = self._decode(chain([key], packets), floor=key.pts)
                 first = next(self._frames, None)
-                if first is not None and first[0] <= target:
+                if first is None or first[1].pict_type != PictureType.I:
+                    break
+                self._seekable = True
+                if first[0] <= target:
                     self._current, self._ahead = first, None
                     return
+            self._seekable = True
             attempt, step = min(attempt, key.pts if key.dts is None else key.dts) - step, step * 2
         self._container.close()
         self._current, self._ahead = self._restart(), None
@@ -243,7 +253,6 @@ class Video:
 
     def _decode(self, packets: Iterable["av.Packet[av.VideoStream]"], floor: int | None) -> Iterator[Timed]:
         """Frames of ``packets`` in the order of presentation, without those before ``floor``."""
-        in_avi = self._container.format.name == "avi"
         pts = floor or 0
         duration = 0
         try:
@@ -254,7 +263,7 @@ class Video:
                     raise DecodeError("truncated", f"{self.name}: the data ends in the middle of a frame")
                 for frame in packet.decode():
                     # AVI holds no presentation times; frames leave the decoder in order, one per packet.
-                    known = frame.dts if frame.pts is None or in_avi else frame.pts
+                    known = frame.dts if frame.pts is None or self._in_avi else frame.pts
                     pts = known if known is not None else pts + duration
                     duration = frame.duration or duration
                     if floor is None or pts >= floor:
@@ -321,7 +330,7 @@ def _open(source: Source, name: str) -> InputContainer:
             raise DecodeError("empty", f"{name}: the file has no bytes")
         # The prefix keeps a name such as "concat:a|b" from being read as another protocol.
         file_or_url = f"file:{source}" if isinstance(source, str | Path) else source
-        return av.open(file_or_url, mode="r", options=options)
+        return av.open(file_or_url, mode="r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":
             raise DecodeError(
