@@ -93,9 +93,9 @@ class Video:
         self._ahead: Timed | None = None
         self._current: Timed = self._restart()
         # AVI stores no presentation times: they are known only by counting from the start.
-        self._in_avi = self._container.format.name == "avi"
         self._seekable = not self._in_avi
         self._first_pts, first = self._current
+        self._last_pts = self._first_pts + (self._stream.duration or 2**61)
         self._rotation = round(first.rotation / 90) * 90 % 360
         self._coded_size = (first.width, first.height)
 
@@ -190,42 +190,46 @@ class Video:
         return (target - here) * self._time_base > _SEEK_GAP_S
 
     def _seek(self, target: int) -> None:
-        """Stand at a frame at or before ``target``, from which decoding is exact.
+        """Move to a frame at or before ``target`` from which decoding is exact."""
+        if not (self._seekable and self._seek_key_frame(target)):
+            self._container.close()
+            self._current, self._ahead = self._restart(), None
+
+    def _seek_key_frame(self, target: int) -> bool:
+        """Move to a key frame at or before ``target``; False if the file must be read from its start.
 
         A seek goes by decoding time in MP4, so it can land on a key frame that is presented after
         ``target``; then it is repeated from further back. Frames that are decoded after the key frame
         but presented before it (an open GOP) lack their references and are dropped. A stream whose
-        key packets hold no intra picture (gradual refresh) is not whole after a seek: it is decoded
-        from its start.
+        key packets hold no intra picture (gradual refresh) is not exact after a seek.
         """
-        attempt, step = target - self._delay, 1
-        while self._seekable and attempt > self._first_dts:
-            self._seekable = False  # unless the seek turns out well
+        attempt, step = min(target - self._delay, self._last_pts), 1
+        while attempt > self._first_dts:
             try:
-                self._container.seek(min(attempt, 2**62), stream=self._stream)
+                self._container.seek(attempt, stream=self._stream)
                 packets = self._container.demux(self._stream)
                 key = next((packet for packet in packets if packet.is_keyframe), None)
             except av.FFmpegError:
-                break
-            if key is None or key.pts is None:
-                break
-            if key.pts <= target:
-                self._frames = self._decode(chain([key], packets), floor=key.pts)
-                first = next(self._frames, None)
+                self._seekable = False
+                return False
+            if key is not None and key.pts is not None and key.pts <= target:
+                frames = self._decode(chain([key], packets), floor=key.pts)
+                first = next(frames, None)
                 if first is None or first[1].pict_type != PictureType.I:
-                    break
-                self._seekable = True
+                    self._seekable = False
+                    return False
                 if first[0] <= target:
-                    self._current, self._ahead = first, None
-                    return
-            self._seekable = True
-            attempt, step = min(attempt, key.pts if key.dts is None else key.dts) - step, step * 2
-        self._container.close()
-        self._current, self._ahead = self._restart(), None
+                    self._frames, self._current, self._ahead = frames, first, None
+                    return True
+            if key is not None and key.dts is not None:
+                attempt = min(attempt, key.dts)
+            attempt, step = attempt - step, step * 8
+        return False
 
     def _restart(self) -> Timed:
         """Open the file and decode its first presented frame."""
         self._container = _open(self._source, self.name)
+        self._in_avi = self._container.format.name == "avi"
         try:
             self._stream = _video_stream(self._container, self.name)
             self._time_base = Fraction(self._stream.time_base or Fraction(1, av.time_base))

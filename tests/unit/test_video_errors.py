@@ -1,0 +1,129 @@
+"""Files that are no videos, or not whole, give DecodeError with a code and one line."""
+
+import io
+import pickle
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from video_files import reference_clip, write_sound, write_video
+
+from kineray.errors import DecodeError
+from kineray.video import probe, read_clip
+
+
+def failure(source, times=(0.0, 0.5, 99.0)):
+    with pytest.raises(DecodeError) as caught:
+        read_clip(source, list(times))
+    message = str(caught.value)
+    assert "\n" not in message
+    name = "the upload" if isinstance(source, io.BytesIO) else str(source)
+    assert message.startswith(f"{name}: ")
+    return caught.value
+
+
+@pytest.fixture
+def video(tmp_path):
+    return write_video(tmp_path / "video.mp4", container_options={"movflags": "faststart"})
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert failure(tmp_path / "nowhere.mp4").code == "not_found"
+    assert failure(tmp_path).code == "not_found"
+    with pytest.raises(DecodeError):
+        probe(tmp_path / "nowhere.mp4")
+
+
+def test_zero_bytes(tmp_path):
+    (tmp_path / "zero.mp4").touch()
+    assert failure(tmp_path / "zero.mp4").code == "empty"
+    assert failure(io.BytesIO()).code == "empty"
+
+
+@pytest.mark.parametrize("name", ["text.mp4", "text.txt", "text"])
+def test_text_is_not_a_video(tmp_path, name):
+    (tmp_path / name).write_text("Dear diary,\n" * 200)
+    assert failure(tmp_path / name).code == "not_a_video"
+    assert failure(io.BytesIO(b"Dear diary,\n" * 200)).code == "not_a_video"
+
+
+def test_a_picture_is_not_a_video(tmp_path):
+    with av.open(str(tmp_path / "picture.png"), "w", format="image2") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame))
+    assert failure(tmp_path / "picture.png").code == "not_a_video"
+
+
+def test_a_playlist_is_not_followed(tmp_path, video):
+    """An upload must not make the decoder open other files or hosts."""
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile://{video}\n#EXT-X-ENDLIST\n"
+    (tmp_path / "list.m3u8").write_text(playlist)
+    assert failure(tmp_path / "list.m3u8").code == "not_a_video"
+    assert failure(io.BytesIO(f"ffconcat version 1.0\nfile '{video}'\n".encode())).code == "not_a_video"
+    with pytest.raises(DecodeError, match="no such file"):
+        read_clip(f"concat:{video}", [0.0])
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mkv"])
+def test_sound_only(tmp_path, suffix):
+    assert failure(write_sound(tmp_path / f"sound.{suffix}")).code == "no_video_stream"
+
+
+def test_unknown_codec(tmp_path):
+    path = write_video(tmp_path / "video.mkv")
+    data = path.read_bytes()
+    assert b"V_MPEG4/ISO/AVC" in data
+    path.write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
+    assert failure(path).code == "codec_unsupported"
+
+
+def test_truncated_with_the_index_at_the_end(tmp_path):
+    path = write_video(tmp_path / "video.mp4")
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert failure(path).code == "truncated"
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_truncated_with_the_index_in_front(tmp_path, suffix):
+    options = {"movflags": "faststart"} if suffix == "mp4" else {}
+    path = write_video(tmp_path / f"video.{suffix}", frames=100, container_options=options)
+    whole = reference_clip(path, [0.1, 0.4])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert failure(path).code == "truncated"
+    # What is there is still read, and is right.
+    np.testing.assert_array_equal(read_clip(path, [0.1, 0.4]), whole)
+
+
+def test_truncated_before_the_first_frame(video):
+    data = video.read_bytes()
+    video.write_bytes(data[: data.index(b"mdat") + 4])
+    assert failure(video).code == "truncated"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_damage_never_ends_in_another_error(tmp_path_factory, suffix, data):
+    path = tmp_path_factory.getbasetemp() / f"sound.{suffix}"
+    if not path.exists():
+        write_video(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(content)) | st.just(len(content)))
+    try:
+        clip = read_clip(io.BytesIO(bytes(content[:cut])), [0.0, 0.7, 5.0])
+    except DecodeError as error:
+        assert error.code in {"not_a_video", "no_video_stream", "codec_unsupported", "truncated", "empty"}
+    else:
+        assert clip.dtype == np.uint8 and len(clip) == 3
+
+
+def test_the_error_survives_a_process_boundary(tmp_path):
+    error = failure(tmp_path / "nowhere.mp4")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.code, str(again)) == (error.code, str(error))
