@@ -159,6 +159,16 @@ def delete_folder(uri: str | Path) -> None:
             _client().delete_object(Bucket=bucket, Key=name)
 
 
+def delete_file(uri: str | Path) -> None:
+    """Remove a file; nothing happens if it does not exist."""
+    with _explained(uri):
+        if not is_remote(uri):
+            Path(uri).unlink(missing_ok=True)
+            return
+        bucket, key = _bucket_and_key(uri)
+        _client().delete_object(Bucket=bucket, Key=key)
+
+
 def local_copy(uri: str | Path) -> Path:
     """A local file with the contents of ``uri``: itself, or a download.
 
@@ -204,7 +214,7 @@ def _client_of(_process: int) -> Any:
     from botocore.config import Config
 
     retries = {"max_attempts": 5, "mode": "standard"}
-    return boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    return boto3.Session().client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
 
 
 def _client() -> Any:

@@ -1,0 +1,177 @@
+"""Local folders and a real S3 server (moto's, on a free port of the loopback) behave alike."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from kineray.data import Manifest, Sample, load_manifest, save_manifest, storage
+from kineray.errors import StorageError
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(endpoint, monkeypatch, tmp_path):
+    """Set the environment up as a user does; returns the URI of an empty bucket."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("KINERAY_CACHE", str(tmp_path / "cache"))
+    storage._client_of.cache_clear()
+    client = boto3.client("s3")
+    bucket = f"bucket-{tmp_path.name.replace('_', '-').lower()[:40]}"
+    client.create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}"
+    storage._client_of.cache_clear()
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request, tmp_path):
+    return request.getfixturevalue("s3") if request.param == "s3" else str(tmp_path / "root")
+
+
+def write_folder(path, **files):
+    for name, text in files.items():
+        target = path / name.replace("__", "/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    return path
+
+
+def test_bytes_come_back(root):
+    uri = storage.join(root, "a", "b.bin")
+    assert not storage.exists(uri)
+    for data in (b"first", b"", b"\x00" * 100_000):
+        storage.write_bytes(uri, data)
+        assert storage.read_bytes(uri) == data
+    assert storage.exists(uri) and storage.exists(storage.join(root, "a"))
+    assert not storage.exists(storage.join(root, "a", "b"))  # a prefix of a name is not a folder
+
+
+def test_names_and_files_are_listed(root):
+    for name in ("b.txt", "sub/c.txt", "sub/deep/d.txt", "subway.txt"):
+        storage.write_bytes(storage.join(root, name), b"x")
+    assert storage.list_names(root) == ["b.txt", "sub", "subway.txt"]
+    assert storage.list_names(storage.join(root, "sub")) == ["c.txt", "deep"]
+    assert storage.list_names(storage.join(root, "nowhere")) == []
+    assert storage.list_files(root) == ["b.txt", "sub/c.txt", "sub/deep/d.txt", "subway.txt"]
+    assert storage.list_files(storage.join(root, "sub")) == ["c.txt", "deep/d.txt"]
+    assert storage.list_files(storage.join(root, "nowhere")) == []
+
+
+def test_a_folder_is_put_replaced_fetched_and_deleted(root, tmp_path):
+    uri = storage.join(root, "runs", "checkpoint")
+    first = write_folder(tmp_path / "first", weights="1", **{"state.json": "{}", "old__file": "x"})
+    second = write_folder(tmp_path / "second", weights="2", **{"state.json": "{2}"})
+    storage.put_folder(first, uri)
+    storage.put_folder(second, uri)
+    assert storage.list_files(uri) == ["state.json", "weights"]
+    for _ in range(2):
+        storage.get_folder(uri, tmp_path / "copy" / "here")
+        assert storage.list_files(tmp_path / "copy" / "here") == ["state.json", "weights"]
+        assert (tmp_path / "copy" / "here" / "weights").read_text() == "2"
+    storage.write_bytes(storage.join(root, "runs", "checkpoint2"), b"a neighbour")
+    for _ in range(2):
+        storage.delete_folder(uri)
+        assert not storage.exists(uri)
+    assert storage.list_names(storage.join(root, "runs")) == ["checkpoint2"]
+
+
+def test_s3_uploads_the_committing_file_last(s3, tmp_path):
+    uri = storage.join(s3, "checkpoint")
+    folder = write_folder(tmp_path / "folder", **{"state.json": "{}", "a": "1", "z": "2"})
+    storage.put_folder(folder, uri)
+    bucket = s3.removeprefix("s3://")
+    storage.put_folder(folder, uri)
+    # Break the second of three uploads: what is left must not look complete.
+    (folder / "z").unlink()
+    (folder / "z").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError):
+        storage.put_folder(folder, uri)
+    names = [item["Key"] for item in boto3.client("s3").list_objects_v2(Bucket=bucket)["Contents"]]
+    assert "checkpoint/state.json" not in names and "checkpoint/a" in names
+
+
+def test_errors_name_the_place(root, tmp_path):
+    missing = storage.join(root, "nowhere", "file")
+    for call in (storage.read_bytes, lambda uri: storage.get_folder(uri, tmp_path / "x")):
+        with pytest.raises(StorageError, match="nowhere/file: no such|nowhere/file: No such") as caught:
+            call(missing)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_s3_errors_name_bucket_and_key(s3, monkeypatch):
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/key: no such bucket"):
+        storage.write_bytes("s3://no-such-bucket/key", b"")
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket/"):
+        storage.list_files("s3://no-such-bucket/folder")
+    with pytest.raises(StorageError, match="no bucket"):
+        storage.read_bytes("s3:///key")
+    with pytest.raises(StorageError, match=rf"{s3}/video\.mp4: no such object"):
+        storage.local_copy(f"{s3}/video.mp4")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    storage._client_of.cache_clear()
+    with pytest.raises(StorageError, match=rf"{s3}/key: .*credentials"):
+        storage.read_bytes(f"{s3}/key")
+
+
+def test_a_local_copy_is_downloaded_once(s3):
+    uri = storage.join(s3, "videos/a.mp4")
+    storage.write_bytes(uri, b"video")
+    path = storage.local_copy(uri)
+    assert path.read_bytes() == b"video" and path.suffix == ".mp4"
+    storage.write_bytes(uri, b"changed")
+    assert storage.local_copy(uri) == path and path.read_bytes() == b"video"
+
+
+def test_threads_share_one_download(s3):
+    uri = storage.join(s3, "big.mp4")
+    data = bytes(range(256)) * 20_000
+    storage.write_bytes(uri, data)
+    barrier = threading.Barrier(4)
+
+    def fetch(_):
+        barrier.wait()
+        return storage.local_copy(uri).read_bytes() == data
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(fetch, range(4)))
+    assert [path.suffix for path in storage.local_copy(uri).parent.iterdir()] == [".mp4"]
+
+
+def test_local_names_need_no_s3(tmp_path):
+    assert storage.local_copy(tmp_path / "a.mp4") == tmp_path / "a.mp4"
+    assert not storage.is_remote(tmp_path) and storage.is_remote("s3://bucket/key")
+    assert storage.join("s3://bucket/", "/a/", "b") == "s3://bucket/a/b"
+    assert storage.join("runs", "a") == str(Path("runs/a"))
+
+
+def test_a_manifest_lives_on_s3(s3):
+    sample = Sample("a", f"{s3}/set/videos/a.mp4", 0.0, None, {"action": 0}, "a", "train")
+    manifest = Manifest("set", (sample,), {"action": ("x",)})
+    save_manifest(manifest, f"{s3}/set/manifest.parquet")
+    assert load_manifest(f"{s3}/set") == manifest
+    assert b"s3://" not in storage.read_bytes(f"{s3}/set/manifest.parquet")  # stored relative to the folder
+
+
+def test_reading_an_unwritable_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file/below"):
+        storage.write_bytes(tmp_path / "file" / "below", b"x")
