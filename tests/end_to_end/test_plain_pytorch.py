@@ -1,0 +1,65 @@
+"""The core works in another environment: no Ray, no MLflow, an older torch, a newer Python where there is one."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UV = ROOT / ".venv/bin/uv"
+PACKAGES = (
+    "torch==2.11.0 torchvision==0.26.0 av boto3 click numpy pyarrow pydantic pyyaml safetensors "
+    "hypothesis moto[server] pytest pytest-timeout scipy"
+)
+
+
+def another_python():
+    """Python 3.12 where this machine has it, else the Python of the tests."""
+    places = [shutil.which("python3.12"), *Path("/root/.pyenv/versions").glob("3.12*/bin/python")]
+    for place in filter(None, places):
+        if subprocess.run([place, "--version"], capture_output=True, check=False).returncode == 0:
+            return str(place)
+    return "3.11"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_core_runs_without_ray_on_an_older_torch(tmp_path):
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([UV, "venv", "--quiet", "--python", another_python(), tmp_path / "venv"], check=True)
+    constraints = (ROOT / "requirements.lock").read_text().splitlines()
+    (tmp_path / "constraints.txt").write_text(
+        "\n".join(line for line in constraints if line.split("==")[0] in PACKAGES and "torch" not in line)
+    )
+    install = [
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        "--constraint",
+        tmp_path / "constraints.txt",
+    ]
+    subprocess.run([*install, *PACKAGES.split()], check=True)
+    tests = [
+        path
+        for part in ("video", "data", "models", "training", "evaluation")
+        for path in sorted((ROOT / "tests/unit").glob(f"test_{part}*.py"))
+    ]
+    assert len(tests) >= 10
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "platform")}
+    subprocess.run(
+        [python, "-c", "import kineray.video, kineray.data, kineray.models"], env=environment, check=True
+    )
+    missing = subprocess.run([python, "-c", "import ray"], capture_output=True, check=False)
+    assert missing.returncode != 0
+    done = subprocess.run(
+        [python, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", *tests],
+        cwd=ROOT,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0
