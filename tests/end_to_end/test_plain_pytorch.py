@@ -1,4 +1,4 @@
-"""The core works in another environment: no Ray, no MLflow, an older torch, a newer Python where there is one."""
+"""The core works elsewhere: no Ray, no MLflow, an older torch, a newer Python where there is one."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ PACKAGES = (
 
 def another_python():
     """Python 3.12 where this machine has it, else the Python of the tests."""
-    places = [shutil.which("python3.12"), *Path("/root/.pyenv/versions").glob("3.12*/bin/python")]
+    places = [shutil.which("python3.12"), *Path.home().glob(".pyenv/versions/3.12*/bin/python")]
     for place in filter(None, places):
         if subprocess.run([place, "--version"], capture_output=True, check=False).returncode == 0:
             return str(place)
