@@ -28,6 +28,10 @@ class CheckpointError(KinerayError):
     """A checkpoint folder that is missing, incomplete or of another model."""
 
 
+class ServingError(KinerayError):
+    """A service that cannot be started or reached, or a version that it cannot be given."""
+
+
 class DecodeError(KinerayError):
     """A video that cannot be decoded.
 

@@ -1,0 +1,114 @@
+"""Predicting one video: the one path that the command line, evaluation and the endpoint share."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from kineray.data import Preprocessing
+    from kineray.training import Checkpoint
+
+DEFAULT_VIEWS = 1
+DEFAULT_CROPS = 1
+DEFAULT_TOP_K = 5
+
+_CLIPS_AT_ONCE = 8  # clips in one forward pass: bounds the memory of a request with many views
+
+
+def decode_views(
+    file: str | Path | BinaryIO, preprocessing: "Preprocessing", *, views: int, crops: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The clips of a whole video: uint8 [views * crops, T, C, C, 3], timestamps_s float64 [views, T].
+
+    ``file`` is a path or an open binary file. Raises DecodeError.
+    """
+    return preprocessing.eval_views(file, views=views, crops=crops)
+
+
+def view_probabilities(
+    model: torch.nn.Module, preprocessing: "Preprocessing", clips_vthwc: np.ndarray, device: str
+) -> dict[str, np.ndarray]:
+    """Class probabilities of every clip: head -> float32 [V, classes].
+
+    ``clips_vthwc`` is uint8 [V, T, H, W, 3]; ``model`` is on ``device`` and in eval mode. Clips go
+    through the model a few at a time.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    with torch.inference_mode():
+        for start in range(0, len(clips_vthwc), _CLIPS_AT_ONCE):
+            clips = torch.from_numpy(np.array(clips_vthwc[start : start + _CLIPS_AT_ONCE])).to(device)
+            for head, logits in model(preprocessing.normalise(clips)).items():
+                parts.setdefault(head, []).append(logits.float().softmax(dim=1).cpu().numpy())
+    return {head: np.concatenate(chunks) for head, chunks in parts.items()}
+
+
+def video_probabilities(of_views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The mean over views of ``view_probabilities``: head -> float64 [classes]."""
+    return {head: scores.mean(axis=0, dtype=np.float64) for head, scores in of_views.items()}
+
+
+def answer(
+    of_views: Mapping[str, np.ndarray],
+    timestamps_s: np.ndarray,
+    labels: Mapping[str, tuple[str, ...]],
+    *,
+    top_k: int,
+    model: str,
+    version: int | None,
+    weights_sha256: str,
+    timings_ms: Mapping[str, float],
+) -> dict[str, Any]:
+    """What a prediction says, ready for JSON.
+
+    ``predictions``: head -> the ``top_k`` best classes, ``{"label", "score"}``, the score being the
+    probability averaged over views. ``timestamps_s``: the frames of each view. ``version`` is None
+    for a checkpoint that is not in the registry. ``labels``: head -> class names.
+    """
+    predictions = {}
+    for head, scores in video_probabilities(of_views).items():
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        predictions[head] = [{"label": labels[head][i], "score": float(scores[i])} for i in best]
+    return {
+        "predictions": predictions,
+        "model": model,
+        "version": version,
+        "weights_sha256": weights_sha256,
+        "timestamps_s": [[round(float(time_s), 6) for time_s in view] for view in timestamps_s],
+        "timings_ms": {name: round(value, 3) for name, value in timings_ms.items()},
+    }
+
+
+def predict(
+    checkpoint: "Checkpoint",
+    file: str | Path | BinaryIO,
+    *,
+    views: int = DEFAULT_VIEWS,
+    crops: int = DEFAULT_CROPS,
+    top_k: int = DEFAULT_TOP_K,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Classify one video with a checkpoint that was loaded onto ``device``; see ``answer``.
+
+    Raises DecodeError for a file that is not a readable video.
+    """
+    started = time.perf_counter()
+    clips, timestamps_s = decode_views(file, checkpoint.preprocessing, views=views, crops=crops)
+    decoded = time.perf_counter()
+    of_views = view_probabilities(checkpoint.model, checkpoint.preprocessing, clips, device)
+    return answer(
+        of_views,
+        timestamps_s,
+        checkpoint.preprocessing.labels,
+        top_k=top_k,
+        model=checkpoint.experiment.name,
+        version=None,
+        weights_sha256=checkpoint.weights_sha256,
+        timings_ms={
+            "decode": (decoded - started) * 1e3,
+            "model": (time.perf_counter() - decoded) * 1e3,
+        },
+    )

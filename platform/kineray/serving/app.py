@@ -1,0 +1,292 @@
+"""The Ray Serve application: an HTTP front, a decoder and a batching model.
+
+    request -> Api -> Decoder (bytes -> uint8 clips) -> Model (batches of clips -> answer) -> Api
+
+A version of a model is pinned by number and hash in the application's arguments, so a replica that
+is restarted loads the same bytes. How to cut clips is known by the Model alone. While a version
+replaces another, replicas of both answer: a decoder is told for which ``Plan`` to decode, and a Model
+that receives clips of another version's plan hands back its own instead of an answer.
+"""
+
+import asyncio
+import io
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
+
+from kineray.errors import CheckpointError, DecodeError
+from kineray.serving.body import RequestError, error_response, read_video
+
+MAX_BATCH = 8  # requests in one batch
+
+_DRAIN_S = 60.0  # a replaced replica may finish its requests; no request takes longer
+_BATCH_WAIT_S = 0.01
+_QUEUE = 64  # requests that wait at one caller of a deployment; more get 503
+_READY_TIMEOUT_S = 5.0
+# Chance decides which version's replica a clip reaches; this many wrong ones in a row do not happen.
+_PLAN_ATTEMPTS = 16
+
+_CPUS = 0.1  # reserved per replica: on two cores every replica and its successor must find room
+
+
+class AppArgs(BaseModel):
+    """What the application is built from; it is in Serve's own configuration, so no secrets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    storage: str
+    name: str
+    version: int
+    source: str
+    sha256: str
+    run_name: str
+    views: int
+    crops: int
+    top_k: int
+    max_bytes: int
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a video becomes the clips of one model version."""
+
+    preprocessing: str  # JSON
+    views: int
+    crops: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The clips of one request: uint8 [views * crops, T, C, C, 3]; timestamps_s [views, T]."""
+
+    plan: Plan
+    clips_vthwc: np.ndarray
+    timestamps_s: np.ndarray
+    decode_ms: float
+
+
+class Decoder:
+    """Decodes videos in threads; holds nothing of a model."""
+
+    async def decode(self, video: bytes, plan: Plan) -> Decoded:
+        """Raises DecodeError."""
+        return await asyncio.to_thread(self._decode, video, plan)
+
+    def _decode(self, video: bytes, plan: Plan) -> Decoded:
+        from kineray.data import Preprocessing
+        from kineray.evaluation import decode_views
+
+        started = time.perf_counter()
+        preprocessing = Preprocessing.from_json(plan.preprocessing)
+        clips, timestamps_s = decode_views(
+            io.BytesIO(video), preprocessing, views=plan.views, crops=plan.crops
+        )
+        return Decoded(plan, clips, timestamps_s, (time.perf_counter() - started) * 1e3)
+
+
+class Model:
+    """One version of a model; the clips of concurrent requests go through it together."""
+
+    def __init__(self, args: AppArgs) -> None:
+        import torch
+
+        from kineray.evaluation import view_probabilities
+        from kineray.tracking import ModelVersion, fetch
+        from kineray.training import load_checkpoint
+
+        # Ray sets OMP_NUM_THREADS by num_cpus, here to 1.
+        torch.set_num_threads(_cpus_of_this_node())
+        self._args = args
+        self._device = "cuda" if args.gpus else "cpu"
+        version = ModelVersion(
+            name=args.name,
+            version=args.version,
+            source=args.source,
+            sha256=args.sha256,
+            run_name=args.run_name,
+        )
+        self._checkpoint = load_checkpoint(str(fetch(args.storage, version)), device=self._device)
+        if self._checkpoint.weights_sha256 != args.sha256:
+            raise CheckpointError(f"{self._checkpoint.uri}: not the weights of {args.name} {args.version}")
+        preprocessing = self._checkpoint.preprocessing
+        self._plan = Plan(preprocessing.to_json(), args.views, args.crops)
+        # A model that cannot run must fail here, where the version before it still serves.
+        side = preprocessing.eval_crop
+        black = np.zeros((1, preprocessing.frames, side, side, 3), np.uint8)
+        view_probabilities(self._checkpoint.model, preprocessing, black, self._device)
+
+    def plan(self) -> Plan:
+        """How clips for this version are to be cut."""
+        return self._plan
+
+    def describe(self) -> dict[str, Any]:
+        """Which version this is."""
+        return {
+            "model": self._args.name,
+            "version": self._args.version,
+            "weights_sha256": self._args.sha256,
+            "run": self._args.run_name,
+            "views": self._args.views,
+            "crops": self._args.crops,
+            "labels": {head: list(names) for head, names in self._checkpoint.preprocessing.labels.items()},
+        }
+
+    async def infer(self, decoded: Decoded) -> dict[str, Any] | Plan:
+        """The answer, or this version's plan where the clips were cut by another."""
+        if decoded.plan != self._plan:
+            return self._plan
+        # Serve's decorator makes of the method for many requests one for a single request.
+        infer_one = cast(Callable[[Decoded], Awaitable[dict[str, Any]]], self._infer_batch)
+        return await infer_one(decoded)
+
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=_BATCH_WAIT_S)
+    async def _infer_batch(self, batch: list[Decoded]) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._infer, batch)
+
+    def _infer(self, batch: list[Decoded]) -> list[dict[str, Any]]:
+        from kineray.evaluation import answer, view_probabilities
+
+        started = time.perf_counter()
+        preprocessing = self._checkpoint.preprocessing
+        clips = np.concatenate([decoded.clips_vthwc for decoded in batch])
+        of_views = view_probabilities(self._checkpoint.model, preprocessing, clips, self._device)
+        model_ms = (time.perf_counter() - started) * 1e3
+        answers, start = [], 0
+        for decoded in batch:
+            stop = start + len(decoded.clips_vthwc)
+            one = answer(
+                {head: scores[start:stop] for head, scores in of_views.items()},
+                decoded.timestamps_s,
+                preprocessing.labels,
+                top_k=self._args.top_k,
+                model=self._args.name,
+                version=self._args.version,
+                weights_sha256=self._args.sha256,
+                timings_ms={"decode": decoded.decode_ms, "model": model_ms},
+            )
+            answers.append({**one, "batch_size": len(batch)})
+            start = stop
+        return answers
+
+
+api = FastAPI(title="kineray", docs_url=None, redoc_url=None)
+
+
+@api.exception_handler(RequestError)
+async def _refused(_request: Request, error: RequestError) -> JSONResponse:
+    return error.response()
+
+
+@api.exception_handler(HTTPException)
+async def _http_error(_request: Request, error: HTTPException) -> JSONResponse:
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    return error_response(error.status_code, code, str(error.detail))
+
+
+@api.exception_handler(Exception)
+async def _internal_error(_request: Request, error: Exception) -> JSONResponse:
+    return error_response(500, "internal", f"{type(error).__name__}; see the service's log")
+
+
+@serve.ingress(api)
+class Api:
+    """HTTP: limits, errors, and the way of a request through the other two."""
+
+    def __init__(
+        self, args: AppArgs, decoder: DeploymentHandle[Decoder], model: DeploymentHandle[Model]
+    ) -> None:
+        self._max_bytes = args.max_bytes
+        self._decoder = decoder
+        self._model = model
+        self._plan: Plan | None = None
+
+    @api.post("/v1/predict")
+    async def predict(self, request: Request) -> JSONResponse:
+        """Classify the video in the body (raw bytes, or a multipart form's part ``file``)."""
+        started = time.perf_counter()
+        video = await read_video(request, self._max_bytes)
+        received = time.perf_counter()
+        answer = await self._answer(video)
+        answer["timings_ms"]["receive"] = round((received - started) * 1e3, 3)
+        answer["timings_ms"]["total"] = round((time.perf_counter() - started) * 1e3, 3)
+        return JSONResponse(answer)
+
+    @api.get("/v1/model")
+    async def model(self) -> JSONResponse:
+        """The version that answers, its weights' SHA-256 and its classes."""
+        return JSONResponse(await self._model.describe.remote())
+
+    @api.get("/v2/health/live")
+    async def live(self) -> JSONResponse:
+        """200 while the process answers."""
+        return JSONResponse({"live": True})
+
+    @api.get("/v2/health/ready")
+    async def ready(self) -> JSONResponse:
+        """200 when a model answers, else 503."""
+        try:
+            await asyncio.wait_for(self._model.plan.remote(), _READY_TIMEOUT_S)
+        except Exception:
+            return error_response(503, "not_ready", "no model is ready to answer")
+        return JSONResponse({"ready": True})
+
+    async def _answer(self, video: bytes) -> dict[str, Any]:
+        try:
+            for _ in range(_PLAN_ATTEMPTS):
+                plan = self._plan or await self._model.plan.remote()
+                # Passed on as a reference: the clips go from the decoder to the model.
+                outcome = await self._model.infer.remote(self._decoder.decode.remote(video, plan))
+                if not isinstance(outcome, Plan):
+                    self._plan = plan
+                    return cast(dict[str, Any], outcome)
+                self._plan = outcome
+        except RayTaskError as error:
+            if isinstance(error.cause, DecodeError):
+                raise RequestError(400, error.cause.code, str(error.cause)) from None
+            raise
+        except BackPressureError:
+            raise RequestError(503, "overloaded", "too many requests; try again", retry_after_s=1) from None
+        raise RequestError(503, "changing", "the model is being replaced; try again", retry_after_s=1)
+
+
+def build(args: AppArgs) -> serve.Application:
+    """The application; Serve calls this with the ``args`` of its configuration."""
+    small = {"num_cpus": _CPUS}
+    decoder = _deployment(Decoder, max_ongoing=MAX_BATCH, resources=small)
+    model = _deployment(
+        Model, max_ongoing=2 * MAX_BATCH, resources={"num_gpus": args.gpus} if args.gpus else small
+    )
+    front = _deployment(Api, max_ongoing=_QUEUE, resources=small)
+    return front.bind(args, decoder.bind(), model.bind(args))
+
+
+def _deployment(of: type, *, max_ongoing: int, resources: dict[str, float]) -> serve.Deployment:
+    return serve.deployment(
+        of,
+        name=of.__name__,
+        max_ongoing_requests=max_ongoing,
+        max_queued_requests=_QUEUE,
+        max_surge_percent=100,  # start the successor, and only then stop the old replica
+        graceful_shutdown_timeout_s=_DRAIN_S,
+        ray_actor_options=resources,
+    )
+
+
+def _cpus_of_this_node() -> int:
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return max(int(resources.get("CPU", 1)), 1)

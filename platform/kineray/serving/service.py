@@ -1,0 +1,361 @@
+"""A running service: started in this process, or found through ``<storage>/serve.json``.
+
+The service itself is Ray Serve's; what runs is said by Serve's declarative configuration, which is
+read and written over REST at the cluster's dashboard.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kineray.cluster import connect
+from kineray.data import storage as store
+from kineray.errors import ServingError
+from kineray.evaluation import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
+from kineray.tracking import CHAMPION, DEFAULT_MODEL, ModelVersion, fetch, get_version
+
+log = logging.getLogger(__name__)
+
+APPLICATION = "kineray"
+RECORD = "serve.json"
+DEFAULT_MAX_BYTES = 64 * 2**20
+REQUEST_TIMEOUT_S = 60.0
+
+_IMPORT_PATH = "kineray.serving.app:build"
+_DEPLOY_TIMEOUT_S = 600.0
+_POLL_S = 0.5
+_GPU_SHARE = 0.5  # so that a successor finds room on the same GPU
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that runs: what ``serve.json`` holds."""
+
+    storage: str
+    model_name: str
+    url: str
+    dashboard: str
+    host: str
+    pid: int
+    token_auth: bool
+
+    @contextlib.contextmanager
+    def deployed(self, version: ModelVersion) -> Iterator[None]:
+        """Replace the served version; the body runs once every request is answered by ``version``.
+
+        The old replicas answer until the new ones do. When the new ones cannot start (ServingError), or
+        the body raises, the old version is put back; in the first case it has never stopped answering.
+        """
+        before = self._application()
+        try:
+            self._put({**before, "args": {**before["args"], **_pin(version)}})
+            self._wait_for(version.version)
+            yield
+        except BaseException:
+            self._put(before)
+            self._wait_for(before["args"]["version"])
+            raise
+
+    def start(self, version: ModelVersion, args: dict[str, Any], http: dict[str, Any]) -> None:
+        """Deploy the application on a cluster where it does not run yet."""
+        application = {
+            "name": APPLICATION,
+            "route_prefix": "/",
+            "import_path": _IMPORT_PATH,
+            "args": {**args, **_pin(version)},
+        }
+        self._put(application, http=http)
+        self._wait_for(version.version)
+
+    def stop(self) -> None:
+        """Take the application off the cluster; other applications stay."""
+        self._put(None)
+
+    def version(self) -> int | None:
+        """The version that answers, or None if nothing does."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/v1/model", timeout=10) as response:
+                answer = json.load(response)
+        except (OSError, ValueError):  # refused, timed out, an error status, not JSON
+            return None
+        return int(answer["version"])
+
+    def http_options(self) -> dict[str, Any] | None:
+        """Where Serve listens on this cluster; None if it does not run."""
+        options: dict[str, Any] | None = self._details().get("http_options")
+        return options
+
+    def _application(self) -> dict[str, Any]:
+        details = self._details()["applications"].get(APPLICATION)
+        if details is None or details.get("deployed_app_config") is None:
+            raise ServingError(
+                f"{self.dashboard}: Ray Serve has no application '{APPLICATION}'; restart 'kineray serve'"
+            )
+        config: dict[str, Any] = details["deployed_app_config"]
+        return config
+
+    def _put(self, application: dict[str, Any] | None, http: dict[str, Any] | None = None) -> None:
+        """Write the whole configuration: this application, and the others as they are."""
+        details = self._details()
+        applications = [
+            other["deployed_app_config"]
+            for name, other in details["applications"].items()
+            if name != APPLICATION and other.get("deployed_app_config") is not None
+        ]
+        if application is not None:
+            applications.append(application)
+        config: dict[str, Any] = {"applications": applications}
+        for key in ("http_options", "grpc_options", "proxy_location"):
+            if details.get(key) is not None:
+                config[key] = details[key]
+        if http is not None:
+            config["http_options"] = http
+        with self._reaching():
+            self._client().deploy_applications(config)
+
+    def _wait_for(self, version: int) -> None:
+        deadline = time.monotonic() + _DEPLOY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            details = self._details()["applications"].get(APPLICATION, {})
+            status = details.get("status")
+            if status == "DEPLOY_FAILED":
+                raise ServingError(f"version {version} cannot be served: {_reason(details)}")
+            if status == "RUNNING" and self.version() == version:
+                return
+            time.sleep(_POLL_S)
+        raise ServingError(
+            f"version {version} does not answer on {self.url} after {_DEPLOY_TIMEOUT_S:.0f} s; "
+            f"see {self.dashboard}"
+        )
+
+    def _details(self) -> dict[str, Any]:
+        with self._reaching():
+            details: dict[str, Any] = self._client().get_serve_details()
+        return details
+
+    def _client(self) -> Any:
+        if self.token_auth:
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+        return ServeSubmissionClient(self.dashboard)
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        from requests.exceptions import RequestException
+
+        try:
+            yield
+        except (RequestException, ConnectionError, RuntimeError) as error:
+            raise ServingError(
+                f"the service of process {self.pid} on {self.host} cannot be configured through "
+                f"{self.dashboard}: {_short(str(error))}; run this on {self.host}, or restart 'kineray serve'"
+            ) from None
+
+
+def find_service(storage: str) -> Service | None:
+    """The service that runs for this storage folder, or None.
+
+    What a service that was killed left behind counts as none. Raises StorageError.
+    """
+    path = store.join(storage, RECORD)
+    if not store.exists(path):
+        return None
+    try:
+        service = Service(**json.loads(store.read_bytes(path)))
+    except (ValueError, TypeError):
+        raise ServingError(f"{path}: not written by 'kineray serve'; delete it") from None
+    if service.host == socket.gethostname() and not _is_alive(service.pid):
+        log.info("%s: process %d has ended without removing it", path, service.pid)
+        return None
+    return service
+
+
+def serve(
+    storage: str,
+    *,
+    model_name: str = DEFAULT_MODEL,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    views: int = DEFAULT_VIEWS,
+    crops: int = DEFAULT_CROPS,
+    top_k: int = DEFAULT_TOP_K,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    on_ready: Callable[[str, int], None] | None = None,
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve the champion until SIGINT, SIGTERM or ``stop``.
+
+    ``on_ready(url, version)`` is called when requests are answered. Raises TrackingError without a
+    champion, ServingError when the port is taken or the storage is served already.
+    """
+    version = get_version(storage, model_name, CHAMPION)
+    running = find_service(storage)
+    if running is not None:
+        raise ServingError(
+            f"{storage}: served already, by process {running.pid} on {running.host} at {running.url}; stop it"
+        )
+    fetch(storage, version)  # what cannot be read is told before anything starts
+    # Not imported here: ``connect`` sets what Ray reads when it is.
+    joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    stop = stop or threading.Event()
+    try:
+        connect(dashboard=True)
+        import ray
+
+        gpus = _GPU_SHARE if ray.cluster_resources().get("GPU", 0) else 0.0
+        service = Service(
+            storage=store.absolute(storage),
+            model_name=model_name,
+            url=f"http://{_reachable(host)}:{port}",
+            dashboard=_dashboard_url(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            token_auth=os.environ.get("RAY_AUTH_MODE") == "token",
+        )
+        http = {"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}
+        _check_port(service, host, port)
+        args = {
+            "storage": service.storage,
+            "views": views,
+            "crops": crops,
+            "top_k": top_k,
+            "max_bytes": max_bytes,
+            "gpus": gpus,
+        }
+        with _signals():
+            _run(service, version, args, http, on_ready, stop)
+    finally:
+        if not joined:
+            sys.modules["ray"].shutdown()
+
+
+def _run(
+    service: Service,
+    version: ModelVersion,
+    args: dict[str, Any],
+    http: dict[str, Any],
+    on_ready: Callable[[str, int], None] | None,
+    stop: threading.Event,
+) -> None:
+    record = store.join(service.storage, RECORD)
+    try:
+        service.start(version, args, http)
+        store.write_bytes(record, json.dumps(dataclasses.asdict(service), indent=2).encode())
+        if on_ready is not None:
+            on_ready(service.url, version.version)
+        stop.wait()
+    finally:
+        store.delete_file(record)
+        with contextlib.suppress(ServingError):
+            service.stop()
+
+
+def _pin(version: ModelVersion) -> dict[str, Any]:
+    """The arguments of the application that say which version it serves."""
+    return dataclasses.asdict(version)
+
+
+def _dashboard_url() -> str:
+    import ray
+
+    url = ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR").dashboard_url
+    if not url:
+        raise ServingError("the Ray cluster has no dashboard, which Ray Serve needs; start Ray with it")
+    return f"http://{url}"
+
+
+def _check_port(service: Service, host: str, port: int) -> None:
+    listening = service.http_options()
+    if listening is not None:
+        if (listening["host"], listening["port"]) != (host, port):
+            raise ServingError(
+                f"Ray Serve listens on {listening['host']}:{listening['port']} on this cluster already; "
+                f"pass --host {listening['host']} --port {listening['port']}"
+            )
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServingError(
+                f"{host}:{port}: {error.strerror}; pass another --port, or stop what listens there"
+            ) from None
+
+
+def _reachable(host: str) -> str:
+    """An address that clients can use for what listens on ``host``."""
+    if host != "0.0.0.0":
+        return host
+    import ray
+
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
+class _Stopped(BaseException):
+    """Asked to stop, before or after the service was ready."""
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end the service in order. After Ray is connected: it sets handlers of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(_number: int, _frame: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # the rest is on its way out
+        raise _Stopped
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    except _Stopped:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _reason(details: dict[str, Any]) -> str:
+    """The error that kept replicas from starting, out of Serve's messages, in one line."""
+    messages = [details.get("message") or ""]
+    messages += [deployment.get("message") or "" for deployment in details.get("deployments", {}).values()]
+    text = "\n".join(messages)
+    raised = re.findall(r"kineray\.errors\.\w+: (.+)", text) or re.findall(
+        r"^\w[\w.]*Error: (.+)$", text, re.M
+    )
+    return _short(raised[-1] if raised else text)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:300]}..."

@@ -1,0 +1,66 @@
+"""A checkpoint of a small SlowFast with random weights whose answers differ clearly from clip to clip."""
+
+import numpy as np
+import torch
+
+from kineray.config import DataConfig, Experiment, SlowFastConfig, TrainConfig
+from kineray.data import Preprocessing
+from kineray.data.synth import DRIFTS, drifting_texture
+from kineray.models import build_model
+from kineray.training import CheckpointStore, build_optimizer
+
+CLASSES = ("drift_left", "drift_right", "drift_up", "drift_down")
+
+
+def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, name="small"):
+    """Write it below ``uri`` (a run's ``checkpoints`` folder); returns the checkpoint's own URI."""
+    heads = heads or {"action": CLASSES}
+    experiment = Experiment(
+        name=name,
+        data=DataConfig(
+            frames=frames,
+            stride=1,
+            fps=15,
+            short_side=(32, 40),
+            crop=32,
+            eval_short_side=eval_crop + 4,
+            eval_crop=eval_crop,
+        ),
+        model=SlowFastConfig(
+            stage_blocks=(1, 1, 1, 1), width=8, alpha=4, beta_inv=4, head_pool=1, dropout=0.0
+        ),
+        train=TrainConfig(epochs=1, global_batch=8, warmup_epochs=0),
+    )
+    preprocessing = Preprocessing.from_config(experiment.data, heads)
+    torch.manual_seed(seed)
+    model = build_model(experiment.model, {head: len(names) for head, names in heads.items()}).eval()
+    _spread(model, preprocessing, np.random.default_rng(seed))
+    uri, _ = CheckpointStore(uri).save(
+        model,
+        build_optimizer(model, experiment.optim),
+        experiment,
+        preprocessing,
+        {"step": 1},
+        score=0.5,
+    )
+    return uri
+
+
+def _spread(model, preprocessing, rng):
+    """Scale the classifier so that logits differ by about one from clip to clip and class to class."""
+    side = preprocessing.eval_crop
+    drifts = list(DRIFTS.values()) * 4
+    clips = [
+        drifting_texture(rng, size=side, frames=preprocessing.frames, velocity=(2 * x, 2 * y), smoothness=3.0)
+        for x, y in drifts
+    ]
+    clips = torch.from_numpy(np.stack(clips))
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Linear):
+                torch.nn.init.normal_(layer.weight)
+        for head, logits in model(preprocessing.normalise(clips)).items():
+            layer = model.head.linear[head]
+            scale = logits.std(dim=0)
+            layer.weight /= scale[:, None]
+            layer.bias.copy_((layer.bias - logits.mean(dim=0)) / scale)
