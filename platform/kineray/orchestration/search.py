@@ -95,7 +95,7 @@ def sweep(
     )
     experiment = apply_overrides(experiment, overrides)
     check_space(experiment, space, fixed=pairs)
-    manifest = open_manifest(experiment)
+    experiment, manifest = open_manifest(experiment)
     parent = _open_sweep(experiment, space, manifest, storage, name, resume, list(command))
     board = _Board(parent, experiment, manifest, storage, on_event or (lambda _name, _event: None))
     status = "FAILED"
@@ -200,7 +200,7 @@ def _search(
     settings = {
         "experiment": to_yaml(experiment),
         "folder": absolute(join(where, name)),
-        "manifest": absolute(experiment.data.manifest),
+        "manifest": experiment.data.manifest,
         "cpus": share["cpu"],
         "mailbox": board.mailbox(),
     }

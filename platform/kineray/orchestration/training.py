@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kineray.cluster import connect, driver_node
-from kineray.config import Experiment, differing_keys, fingerprint, from_yaml, to_yaml
+from kineray.config import Experiment, apply_overrides, differing_keys, fingerprint, from_yaml, to_yaml
 from kineray.data import Manifest, load_manifest, storage
 from kineray.errors import ConfigError, ErrorBudgetError, KinerayError, NonFiniteLossError, StorageError
 from kineray.tracking import Run, get_run, list_runs, resume_run, start_run, unused_name
@@ -60,7 +60,7 @@ def train(experiment: Experiment, launch: Launch, on_event: Callable[[Event], No
     ``on_event`` sees every event of the training loop, in order, in this process. Raises
     KinerayError for what the user can fix; the record of the run then says FAILED.
     """
-    manifest = open_manifest(experiment)
+    experiment, manifest = open_manifest(experiment)
     science = fingerprint(experiment, manifest.content_hash)
     connect()
     workers, use_gpu = _placement(launch.workers, experiment)
@@ -79,13 +79,14 @@ def train(experiment: Experiment, launch: Launch, on_event: Callable[[Event], No
         run.finish(status)
 
 
-def open_manifest(experiment: Experiment) -> Manifest:
-    """The manifest of an experiment, with a clear error when none is named."""
+def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
+    """The experiment with an absolute data.manifest, so that its record holds anywhere, and the manifest."""
     if not experiment.data.manifest:
         raise ConfigError(
             "data.manifest: no manifest given; pass data.manifest=PATH (kineray data import makes one)"
         )
-    return load_manifest(experiment.data.manifest)
+    uri = storage.absolute(experiment.data.manifest)
+    return apply_overrides(experiment, {"data.manifest": uri}), load_manifest(uri)
 
 
 def _open_run(experiment: Experiment, launch: Launch, science: str, manifest: Manifest) -> Run:
@@ -170,7 +171,7 @@ def _fit(
     settings = {
         "experiment": to_yaml(experiment),
         "folder": storage.absolute(folder),
-        "manifest": storage.absolute(experiment.data.manifest),
+        "manifest": experiment.data.manifest,
         "micro_batch": launch.micro_batch,
         "checkpoint_every": launch.checkpoint_every,
         "decode_threads": launch.decode_threads,
