@@ -1,0 +1,43 @@
+"""Dropout that does not depend on how a batch is cut."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ClipDropout(nn.Module):
+    """Dropout; given ``clip_seeds``, the mask of a clip is a pure function of the seed of that clip.
+
+    So a clip loses the same features on every device, in every micro-batch and on every worker, and a
+    resumed run needs no random state.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.clip_seeds: Sequence[int] | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, ...] -> the same shape, scaled by 1 / (1 - p) in training."""
+        if not self.training or self.p == 0:
+            return features
+        if self.clip_seeds is None:
+            return F.dropout(features, self.p)
+        if len(self.clip_seeds) != features.shape[0]:
+            raise ValueError(f"{len(self.clip_seeds)} clip seeds for {features.shape[0]} clips")
+        kept = torch.stack([self._kept(seed, features.shape[1:]) for seed in self.clip_seeds])
+        scale = kept.to(features.dtype).div_(1 - self.p)
+        return features * scale.to(features.device, non_blocking=True)
+
+    def _kept(self, seed: int, shape: torch.Size) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.rand(shape, generator=generator) >= self.p
+
+
+def set_clip_seeds(model: nn.Module, seeds: Sequence[int] | None) -> None:
+    """Seeds for the clips of the next forward pass, one each; None returns to ordinary dropout."""
+    for module in model.modules():
+        if isinstance(module, ClipDropout):
+            module.clip_seeds = seeds

@@ -1,0 +1,254 @@
+"""Checkpoints: a folder that anyone can open, and nothing in it that can execute code."""
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kineray.config import Experiment, from_yaml, to_yaml
+from kineray.data import Preprocessing, storage
+from kineray.errors import CheckpointError, KinerayError, StorageError
+from kineray.models import build_model
+
+WEIGHTS = "model.safetensors"
+OPTIMIZER = "optimizer.pt"
+STATE = "state.json"
+EXPERIMENT = "experiment.yaml"
+PREPROCESSING = "preprocessing.json"
+INDEX = "index.json"
+SCRATCH = ".unfinished-"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the model in evaluation mode, and all that is needed to use it.
+
+    ``state`` is the content of state.json, ``weights_sha256`` the hash of model.safetensors.
+    """
+
+    uri: str
+    model: nn.Module
+    experiment: Experiment
+    preprocessing: Preprocessing
+    state: dict[str, Any]
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What continues a run: tensors of model and optimizer, state.json and the experiment."""
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    state: dict[str, Any]
+    experiment: Experiment
+
+
+class CheckpointStore:
+    """The checkpoints of one run below ``uri`` (``<run>/checkpoints``, a local path or s3://): last and best.
+
+    A checkpoint becomes visible whole: local folders are written under a temporary name and renamed, on
+    S3 state.json is uploaded last, and index.json, which names last and best, is written after that.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = str(uri)
+
+    def last(self) -> str | None:
+        """URI of the newest checkpoint; None if there is none yet."""
+        return self._named("last")
+
+    def best(self) -> str | None:
+        """URI of the checkpoint with the highest score; None if none has a score yet."""
+        return self._named("best")
+
+    def best_score(self) -> float | None:
+        """The score of ``best()``."""
+        score = self._index().get("best_score")
+        return None if score is None else float(score)
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        experiment: Experiment,
+        preprocessing: Preprocessing,
+        state: dict[str, Any],
+        *,
+        score: float | None = None,
+    ) -> tuple[str, bool]:
+        """Write the checkpoint of ``state["step"]``; returns its URI and whether its score is the best.
+
+        ``score`` None: not validated. Older checkpoints other than the best are deleted. Raises
+        StorageError.
+        """
+        name = f"step-{state['step']:08d}"
+        uri = storage.join(self.uri, name)
+        folder = self._scratch_folder()
+        try:
+            _write(folder, model, optimizer, experiment, preprocessing, state | {"score": score})
+            if storage.is_remote(uri):
+                storage.put_folder(folder, uri, commit_last=STATE)
+            else:
+                storage.delete_folder(uri)  # of a save that never reached the index
+                folder.rename(uri)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        index = self._index()
+        best_score = index.get("best_score")
+        best = score is not None and (best_score is None or score > best_score)
+        index["last"] = name
+        if best:
+            index |= {"best": name, "best_score": score}
+        storage.write_bytes(storage.join(self.uri, INDEX), json.dumps(index, indent=2).encode())
+        for old in storage.list_names(self.uri):
+            if old.startswith("step-") and old not in (index["last"], index.get("best")):
+                storage.delete_folder(storage.join(self.uri, old))
+        return uri, best
+
+    def _scratch_folder(self) -> Path:
+        """An empty folder to assemble a checkpoint in; beside its place if local, for a rename."""
+        parent = Path(tempfile.gettempdir() if storage.is_remote(self.uri) else self.uri)
+        folder = parent / f"{SCRATCH}{uuid.uuid4().hex}"
+        try:
+            folder.mkdir(parents=True)
+            if not storage.is_remote(self.uri):
+                for left_by_a_killed_process in set(parent.glob(f"{SCRATCH}*")) - {folder}:
+                    shutil.rmtree(left_by_a_killed_process)
+        except OSError as error:
+            raise StorageError(f"{parent}: {error.strerror}; choose another --storage") from None
+        return folder
+
+    def _named(self, role: str) -> str | None:
+        name = self._index().get(role)
+        return None if name is None else storage.join(self.uri, name)
+
+    def _index(self) -> dict[str, Any]:
+        path = storage.join(self.uri, INDEX)
+        return _json(path, storage.read_bytes(path)) if storage.exists(path) else {}
+
+
+def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
+    """Load the model of a checkpoint folder, or of a run folder (its best checkpoint, else its last).
+
+    Raises CheckpointError for anything that is missing, damaged or does not fit together.
+    """
+    folder = _resolve(str(uri))
+    state, experiment = _state_and_experiment(folder)
+    path = storage.join(folder, PREPROCESSING)
+    try:
+        preprocessing = Preprocessing.from_json(_read(path))
+    except CheckpointError:
+        raise
+    except KinerayError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    weights, sha256 = _weights(folder, state)
+    model = build_model(experiment.model, {head: len(names) for head, names in preprocessing.labels.items()})
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"{folder}: {WEIGHTS} is not of the model in {EXPERIMENT}: {reason}") from None
+    return Checkpoint(folder, model.to(device).eval(), experiment, preprocessing, state, sha256)
+
+
+def load_training_state(uri: str) -> TrainingState:
+    """Load what continues a run from a checkpoint folder. Raises CheckpointError."""
+    state, experiment = _state_and_experiment(uri)
+    weights, _ = _weights(uri, state)
+    path = storage.join(uri, OPTIMIZER)
+    try:
+        optimizer = torch.load(io.BytesIO(_read(path)), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception:  # torch raises many kinds for a damaged file; none of them runs its content
+        raise CheckpointError(f"{path}: damaged or not an optimizer state") from None
+    return TrainingState(weights, optimizer, state, experiment)
+
+
+def _write(
+    folder: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    experiment: Experiment,
+    preprocessing: Preprocessing,
+    state: dict[str, Any],
+) -> None:
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    try:
+        (folder / EXPERIMENT).write_text(to_yaml(experiment))
+        (folder / PREPROCESSING).write_text(preprocessing.to_json())
+        safetensors.torch.save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+        with (folder / WEIGHTS).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        described = {"format": FORMAT, **state, "weights_sha256": sha256}
+        (folder / STATE).write_text(json.dumps(described, indent=2))
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror or error}; free some space") from None
+
+
+def _resolve(uri: str) -> str:
+    """The checkpoint folder that ``uri`` names: itself, or the best (else the last) of a run."""
+    if storage.exists(storage.join(uri, STATE)):
+        return uri
+    for place in (uri, storage.join(uri, "checkpoints")):
+        store = CheckpointStore(place)
+        found = store.best() or store.last()
+        if found is not None:
+            return found
+    problem = f"it has no {STATE}" if storage.exists(uri) else "no such folder"
+    raise CheckpointError(f"{uri}: not a checkpoint: {problem}; give a checkpoint folder or a run folder")
+
+
+def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
+    path = storage.join(folder, STATE)
+    state = _json(path, _read(path))
+    if state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format {state.get('format')}; this kineray reads format {FORMAT}")
+    path = storage.join(folder, EXPERIMENT)
+    try:
+        return state, from_yaml(_read(path).decode(), path)
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path}: not text") from None
+
+
+def _weights(folder: str, state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    path = storage.join(folder, WEIGHTS)
+    content = _read(path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if state.get("weights_sha256") != sha256:
+        raise CheckpointError(f"{path}: damaged: its sha256 is not the one in {STATE}")
+    try:
+        return safetensors.torch.load(content), sha256
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+
+
+def _json(path: str, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        raise CheckpointError(f"{path}: not valid JSON") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected an object")
+    return value
+
+
+def _read(path: str) -> bytes:
+    try:
+        return storage.read_bytes(path)
+    except StorageError as error:
+        raise CheckpointError(str(error)) from None

@@ -1,0 +1,53 @@
+"""What a training run tells while it goes on. Plain values, safe to send to another process."""
+
+from dataclasses import dataclass
+
+from kineray.data import Failure
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One step is done: ``step`` of ``total_steps``, counted from 1.
+
+    ``clips_per_s`` counts the clips of all workers, ``data_wait`` is the share (0 to 1) of the step in
+    which the first worker waited for clips.
+    """
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    lr: float
+    clips_per_s: float
+    data_wait: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class ValidationEvent:
+    """Validation after ``epoch`` epochs; ``score`` is the mean top-1 accuracy (0 to 1) over the heads."""
+
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class CheckpointEvent:
+    """A checkpoint is complete at ``uri``; ``best``: its validation score is the highest so far."""
+
+    step: int
+    uri: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class ReplacedEvent:
+    """Clips of this step could not be decoded and others took their places."""
+
+    step: int
+    failures: tuple[Failure, ...]
+
+
+Event = StepEvent | ValidationEvent | CheckpointEvent | ReplacedEvent

@@ -1,0 +1,263 @@
+"""The training loop of one worker."""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from kineray.config import Experiment, differing_keys
+from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
+from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
+from kineray.models import build_model, set_batch_norm_group
+from kineray.training.checkpoint import CheckpointStore, load_training_state
+from kineray.training.events import CheckpointEvent, Event, ReplacedEvent, StepEvent, ValidationEvent
+from kineray.training.optim import build_optimizer
+from kineray.training.schedule import learning_rate
+from kineray.training.step import Stepper, shorten
+from kineray.training.synchronise import Workers
+from kineray.training.validation import validate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Steps made, the best validation score (0 to 1) and where the best and last checkpoints are."""
+
+    step: int
+    score: float | None
+    best_uri: str | None
+    last_uri: str | None
+
+
+def train(
+    experiment: Experiment,
+    train_set: Manifest,
+    val_set: Manifest,
+    *,
+    checkpoints: CheckpointStore,
+    on_event: Callable[[Event], None],
+    rank: int = 0,
+    world_size: int = 1,
+    device: str = "cpu",
+    micro_batch: int | None = None,
+    checkpoint_every: int | None = None,
+    threads: int = 1,
+    resume: bool = False,
+) -> TrainResult:
+    """Train to the end of the schedule; every worker calls this with the same arguments but ``rank``.
+
+    ``micro_batch``: clips on the device at once, a multiple of train.bn_group, which is the default.
+    ``checkpoint_every``: steps between checkpoints, besides the one after each validation. ``threads``
+    decode clips. ``resume`` continues from the last checkpoint, if there is one, exactly as if the
+    run had never stopped. Only rank 0 writes checkpoints and calls ``on_event``.
+
+    With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
+    CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
+    """
+    settings = experiment.train
+    positions = _share(experiment, rank, world_size)
+    micro_batch = _checked_micro_batch(micro_batch, settings.bn_group)
+    per_epoch = steps_per_epoch(train_set, settings.global_batch)
+    total_steps = per_epoch * settings.epochs
+    workers = Workers(rank, world_size)
+    place = torch.device(device)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    emit = on_event if rank == 0 else _ignore
+
+    preprocessing = Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    model = _new_model(experiment, preprocessing).to(place)
+    workers.broadcast_(model)
+    optimizer = build_optimizer(model, experiment.optim)
+
+    first_step = 0
+    undecodable: dict[str, Failure] = {}  # by sample id
+    last = workers.gather(checkpoints.last() if rank == 0 else None)[0]
+    if last is not None:
+        if not resume:
+            raise CheckpointError(f"{checkpoints.uri}: holds a run already; resume it or name another folder")
+        first_step, undecodable = _restore(last, experiment, train_set, model, optimizer)
+
+    stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)
+    speed = _Speed(settings.global_batch)
+    batches = train_batches(
+        train_set,
+        preprocessing,
+        seed=experiment.seed,
+        global_batch=settings.global_batch,
+        start_step=first_step,
+        stop_step=total_steps,
+        lo=positions.start,
+        hi=positions.stop,
+        micro_batch=micro_batch,
+        threads=threads,
+        prefetch=2 + threads // micro_batch,
+    )
+    with closing(cast("Generator[Batch]", batches)):
+        for done in range(first_step + 1, total_steps + 1):
+            lr = learning_rate((done - 1) / per_epoch, experiment)
+            speed.start()
+            result = stepper.run(done - 1, lr, positions, batches)
+            speed.stop()
+            emit(
+                StepEvent(
+                    step=done,
+                    total_steps=total_steps,
+                    epoch=done / per_epoch,
+                    loss=result.loss,
+                    lr=lr,
+                    clips_per_s=speed.clips_per_s,
+                    data_wait=min(result.wait_s / speed.step_s, 1.0),
+                    seconds_left=speed.seconds_for(total_steps - done),
+                )
+            )
+            if result.failures:
+                emit(ReplacedEvent(done, result.failures))
+                undecodable |= {failure.id: failure for failure in result.failures}
+                _check_budget(undecodable, len(train_set), experiment.data.error_budget)
+
+            epoch, rest = divmod(done, per_epoch)
+            is_validated = done == total_steps or (rest == 0 and epoch % settings.eval_every_epochs == 0)
+            if not is_validated and (checkpoint_every is None or done % checkpoint_every):
+                continue
+            _check_finite(model, done)
+            score = None
+            if is_validated:
+                metrics, score = validate(
+                    model,
+                    val_set,
+                    preprocessing,
+                    workers=workers,
+                    device=place,
+                    precision=settings.precision,
+                    batch_size=micro_batch,
+                    threads=threads,
+                )
+                emit(ValidationEvent(done, epoch, metrics, score))
+            if rank == 0:
+                state = {
+                    "step": done,
+                    "total_steps": total_steps,
+                    "epoch": done / per_epoch,
+                    "manifest": train_set.content_hash,
+                    "undecodable": [asdict(failure) for failure in undecodable.values()],
+                }
+                uri, best = checkpoints.save(model, optimizer, experiment, preprocessing, state, score=score)
+                emit(CheckpointEvent(done, uri, best))
+    return _outcome(workers, checkpoints, total_steps)
+
+
+def _new_model(experiment: Experiment, preprocessing: Preprocessing) -> nn.Module:
+    torch.manual_seed(experiment.seed)
+    model = build_model(experiment.model, {head: len(names) for head, names in preprocessing.labels.items()})
+    set_batch_norm_group(model, experiment.train.bn_group)
+    return model
+
+
+def _share(experiment: Experiment, rank: int, world_size: int) -> range:
+    """Positions of every global batch that ``rank`` holds: whole batch-norm groups."""
+    size = experiment.train.bn_group
+    groups = experiment.train.global_batch // size
+    if world_size > groups:
+        raise ConfigError(
+            f"{world_size} workers: train.global_batch={experiment.train.global_batch} has only {groups} "
+            f"batch-norm groups of train.bn_group={size}; use at most {groups} workers"
+        )
+    return range(groups * rank // world_size * size, groups * (rank + 1) // world_size * size)
+
+
+def _checked_micro_batch(micro_batch: int | None, group: int) -> int:
+    if micro_batch is None:
+        return group
+    if micro_batch < 1 or micro_batch % group:
+        raise ConfigError(
+            f"--micro-batch {micro_batch}: not a multiple of train.bn_group={group}, over which batch-norm "
+            "statistics are taken"
+        )
+    return micro_batch
+
+
+def _outcome(workers: Workers, checkpoints: CheckpointStore, steps: int) -> TrainResult:
+    """Rank 0's view, on every worker: the others may be here before the last checkpoint is complete."""
+    if workers.rank == 0:
+        here = TrainResult(steps, checkpoints.best_score(), checkpoints.best(), checkpoints.last())
+    else:
+        here = TrainResult(steps, None, None, None)
+    return workers.gather(here)[0]
+
+
+def _restore(
+    uri: str, experiment: Experiment, train_set: Manifest, model: nn.Module, optimizer: Optimizer
+) -> tuple[int, dict[str, Failure]]:
+    """Load a checkpoint into model and optimizer; returns the steps done and the undecodable clips."""
+    saved = load_training_state(uri)
+    changed = [
+        key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
+    ]
+    if saved.state["manifest"] != train_set.content_hash:
+        changed.append("the content of data.manifest")
+    if changed:
+        raise CheckpointError(
+            f"{uri}: made with other values of {shorten(changed, 6)}; start a new run instead of resuming"
+        )
+    try:
+        model.load_state_dict(saved.weights)
+        optimizer.load_state_dict(saved.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{uri}: does not fit this model: {str(error).splitlines()[0]}") from None
+    log.info("continuing %s from step %d", uri, saved.state["step"])
+    failures = [Failure(**failure) for failure in saved.state["undecodable"]]
+    return saved.state["step"], {failure.id: failure for failure in failures}
+
+
+def _check_budget(undecodable: Mapping[str, Failure], clips: int, budget: float) -> None:
+    if len(undecodable) > budget * clips:
+        uris = shorten([failure.uri for failure in undecodable.values()])
+        raise ErrorBudgetError(
+            f"{len(undecodable)} of {clips} training clips cannot be decoded, more than "
+            f"data.error_budget={budget:g}: {uris}; repair or remove them, or raise the budget"
+        )
+
+
+def _check_finite(model: nn.Module, step: int) -> None:
+    """A finite loss can have an infinite gradient: never save what came of it."""
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise NonFiniteLossError(
+                f"step {step}: {name} is no longer finite; the last checkpoint is as it was; lower optim.lr"
+            )
+
+
+class _Speed:
+    """How fast steps are made, smoothed over about the last ten."""
+
+    def __init__(self, clips: int) -> None:
+        self._clips = clips
+        self._started = 0.0
+        self._smooth_s = 0.0
+        self.step_s = 0.0
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.step_s = time.perf_counter() - self._started
+        self._smooth_s += (self.step_s - self._smooth_s) * (0.1 if self._smooth_s else 1.0)
+
+    @property
+    def clips_per_s(self) -> float:
+        return self._clips / self._smooth_s
+
+    def seconds_for(self, steps: int) -> float:
+        return steps * self._smooth_s
+
+
+def _ignore(_: Event) -> None:
+    """Events of the other workers: rank 0 tells them."""

@@ -1,0 +1,160 @@
+"""One step: the micro-batches of a global batch, one update."""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from kineray.config import Experiment
+from kineray.data import Batch, Failure, Preprocessing
+from kineray.errors import KinerayError, NonFiniteLossError
+from kineray.models import commit_batch_norm, discard_batch_norm, set_clip_seeds
+from kineray.training.optim import set_learning_rate
+from kineray.training.synchronise import GradientSynchroniser, Workers
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """``loss`` is the mean over the global batch; ``failures`` are those of all workers, in rank order;
+    ``wait_s`` seconds were spent waiting for clips here."""
+
+    loss: float
+    failures: tuple[Failure, ...]
+    wait_s: float
+
+
+class Stepper:
+    """Makes the updates of one worker; the workers make them together.
+
+    The loss of a step is the mean over its global batch, whatever part of it a worker holds and however
+    it is cut into micro-batches: every micro-batch contributes its sum over clips divided by the global
+    batch, and the gradients are summed.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        model: nn.Module,
+        optimizer: Optimizer,
+        preprocessing: Preprocessing,
+        *,
+        workers: Workers,
+        device: torch.device,
+    ) -> None:
+        self._seed = experiment.seed
+        self._train = experiment.train
+        self._model = model
+        self._optimizer = optimizer
+        self._preprocessing = preprocessing
+        self._workers = workers
+        self._device = device
+        self._synchroniser = GradientSynchroniser(list(model.parameters()), workers)
+
+    def run(self, step: int, lr: float, positions: range, batches: Iterator[Batch]) -> StepResult:
+        """Take the micro-batches at ``positions`` of the global batch from ``batches``; update the model.
+
+        ``step`` counts from 0. Raises, on every worker alike and before anything is changed,
+        NonFiniteLossError, or the KinerayError with which the data of any worker ended.
+        """
+        self._model.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        clip_losses: list[Tensor] = []
+        ids: list[str] = []
+        failures: list[Failure] = []
+        problem: KinerayError | None = None
+        wait_s = 0.0
+        position = positions.start
+        while position < positions.stop:
+            asked = time.perf_counter()
+            try:
+                batch = next(batches)
+            except KinerayError as error:
+                problem = error
+                break
+            wait_s += time.perf_counter() - asked
+            if position + len(batch.ids) >= positions.stop:
+                self._synchroniser.arm()
+            losses = self._backward(batch, step, position)
+            total += losses.sum(dtype=torch.float64)
+            clip_losses.append(losses)
+            ids += batch.ids
+            failures += batch.failures
+            position += len(batch.ids)
+        if problem is not None:
+            self._synchroniser.arm()  # the others wait for this worker's part
+        self._synchroniser.finish()
+
+        facts = torch.stack([total, *total.new_tensor([len(failures), problem is not None])])
+        self._workers.sum_(facts)
+        loss_sum, failed, stopped = facts.tolist()
+        if stopped:
+            discard_batch_norm(self._model)
+            raise next(error for error in self._workers.gather(problem) if error is not None)
+        if not math.isfinite(loss_sum):
+            discard_batch_norm(self._model)
+            raise self._not_finite(step, loss_sum, ids, clip_losses)
+
+        set_learning_rate(self._optimizer, lr)
+        self._optimizer.step()
+        commit_batch_norm(self._model, self._workers.sum_)
+        if failed:
+            failures = [failure for part in self._workers.gather(failures) for failure in part]
+        return StepResult(loss_sum / self._train.global_batch, tuple(failures), wait_s)
+
+    def _backward(self, batch: Batch, step: int, position: int) -> Tensor:
+        """Add the gradients of a micro-batch; returns the loss of every clip, [B]."""
+        seeds = [clip_seed(self._seed, step, position + i) for i in range(len(batch.ids))]
+        set_clip_seeds(self._model, seeds)
+        torch.manual_seed(seeds[0])  # for whatever else in a model is random
+        clips_bthwc = batch.clips_bthwc.to(self._device, non_blocking=True)
+        labels = {head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()}
+        with autocast(self._device, self._train.precision):
+            logits = self._model(self._preprocessing.normalise(clips_bthwc))
+        losses = clip_loss(logits, labels)
+        (losses.sum() / self._train.global_batch).backward()  # type: ignore[no-untyped-call]
+        set_clip_seeds(self._model, None)
+        return losses.detach()
+
+    def _not_finite(
+        self, step: int, loss: float, ids: Sequence[str], clip_losses: Sequence[Tensor]
+    ) -> NonFiniteLossError:
+        finite = torch.isfinite(torch.cat(list(clip_losses))).tolist()
+        here = [name for name, good in zip(ids, finite, strict=True) if not good]
+        bad = [name for part in self._workers.gather(here) for name in part]
+        return NonFiniteLossError(
+            f"step {step + 1}: the loss is {loss:g} for samples {shorten(bad)}; the last checkpoint is as it "
+            "was; lower optim.lr, or look at these clips"
+        )
+
+
+def clip_loss(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy summed over the heads, float32 [B]; a label of -1 contributes nothing."""
+    per_head = [
+        F.cross_entropy(logits[head].float(), labels[head], ignore_index=-1, reduction="none")
+        for head in logits
+    ]
+    return torch.stack(per_head).sum(0)
+
+
+def clip_seed(seed: int, step: int, position: int) -> int:
+    """The seed of the model's randomness for the clip at ``position`` of the global batch of ``step``."""
+    digest = hashlib.sha256(f"{seed}/{step}/{position}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bfloat16 where that is asked for; parameters, batch-norm statistics and loss stay float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def shorten(names: Sequence[str], most: int = 20) -> str:
+    """``a, b, c and 5 more``."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
