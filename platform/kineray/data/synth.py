@@ -48,7 +48,7 @@ def synthesize(
     if size % 2 or size < 16:
         raise ValueError(f"size must be even and at least 16, not {size}")
     if min(train, val) < 0 or round(seconds * fps) < 1:
-        raise ValueError("train and val must not be negative, and a video needs at least one frame")
+        raise ValueError("train and val must not be negative, and a video must have a frame")
     folder = Path(folder)
     classes = tuple(DRIFTS)
     samples = []
