@@ -132,6 +132,8 @@ def from_path_label_list(
         raise ManifestError(f"{_as_list(list_files)[0]}: the list is empty")
     highest = max(label for _, _, label in entries)
     names = list(class_names) if class_names else [str(index) for index in range(highest + 1)]
+    if not names:
+        raise ManifestError(f"{_as_list(list_files)[0]}: no labels in the list; give the class names")
     if highest >= len(names):
         raise ManifestError(
             f"{_as_list(list_files)[0]}: label {highest}, but there are {len(names)} class names"

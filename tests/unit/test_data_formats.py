@@ -1,0 +1,214 @@
+"""Importers: layouts and annotation files as they are found in the wild."""
+
+import pytest
+
+from kineray.data import (
+    from_folders,
+    from_kinetics_csv,
+    from_path_label_list,
+    load_manifest,
+    save_manifest,
+    synthesize,
+)
+from kineray.errors import ManifestError, StorageError
+
+HEADER = "label,youtube_id,time_start,time_end,split\n"
+
+
+def touch(root, *names):
+    """Importers look at names only."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def labels(manifest):
+    classes = manifest.vocabularies["action"]
+    return {
+        sample.id: classes[sample.labels["action"]] if sample.labels["action"] >= 0 else None
+        for sample in manifest
+    }
+
+
+# -- folders ----------------------------------------------------------------------------------------
+
+
+def test_split_folders(tmp_path):
+    touch(
+        tmp_path,
+        "train/b c/1.mp4",
+        "train/a/2.MKV",
+        "validation/a/3.mp4",
+        "test/a/4.avi",
+        "train/a/notes.txt",
+    )
+    manifest = from_folders(tmp_path)
+    assert manifest.vocabularies == {"action": ("a", "b c")}
+    assert labels(manifest) == {
+        "train/b c/1": "b c",
+        "train/a/2": "a",
+        "validation/a/3": "a",
+        "test/a/4": "a",
+    }
+    assert manifest.found == manifest.listed == {"train": 2, "val": 1, "test": 1}
+    assert manifest.name == tmp_path.name
+
+
+def test_class_folders_hold_out_a_fixed_share(tmp_path):
+    touch(tmp_path / "set", *(f"{name}/{index:02}.mp4" for name in ("run", "jump") for index in range(10)))
+    manifest = from_folders(tmp_path / "set")
+    assert manifest.found == {"train": 16, "val": 4}
+    assert sorted(labels(manifest.split("val")).values()) == ["jump", "jump", "run", "run"]
+    assert from_folders(tmp_path / "set") == manifest
+    # The held-out clips follow the names alone: elsewhere they are the same.
+    touch(tmp_path / "copy", *(f"{name}/{index:02}.mp4" for name in ("run", "jump") for index in range(10)))
+    assert labels(from_folders(tmp_path / "copy").split("val")) == labels(manifest.split("val"))
+    assert from_folders(tmp_path / "set", val_share=0.5).found == {"train": 10, "val": 10}
+    assert from_folders(tmp_path / "set", val_share=0).found == {"train": 20}
+    touch(tmp_path / "one", "run/1.mp4", "jump/1.mp4")
+    assert from_folders(tmp_path / "one").found == {"train": 2}  # a class keeps at least one clip
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["1.mp4"], ["a/1.mp4", "train/a/2.mp4"], ["x/a/1.mp4"], ["train/a/b/1.mp4"]]
+)
+def test_other_layouts_are_refused(tmp_path, names):
+    touch(tmp_path, *names)
+    with pytest.raises(ManifestError, match="expected <split>/<class>/<video> or <class>/<video>"):
+        from_folders(tmp_path)
+
+
+def test_a_synthetic_set_is_a_folder_of_class_folders(tmp_path):
+    made = load_manifest(synthesize(tmp_path / "set", train=4, val=4, size=32, seconds=0.2))
+    imported = from_folders(tmp_path / "set")
+    assert {s.id: s.uri for s in imported} == {s.id: s.uri for s in made}
+    assert labels(imported) == labels(made)
+    save_manifest(imported, tmp_path / "set" / "again.parquet")
+    assert load_manifest(tmp_path / "set" / "again.parquet") == imported
+
+
+# -- Kinetics ---------------------------------------------------------------------------------------
+
+ROWS = (
+    "washing dishes,-a_b_c,5,15,train\n"
+    '"tossing coin, or not",zzzzzzzzzzz,100,110,train\n'
+    "abseiling,0123456789a,0,10,validate\n"
+    "abseiling,gone_1-xxxx,20,30,train\n"
+)
+CLIPS = ("-a_b_c_000005_000015", "zzzzzzzzzzz_000100_000110", "0123456789a_000000_000010")
+
+
+@pytest.mark.parametrize("layout", ["{}.mp4", "train/{}.mp4", "any class/{}.mkv", "train/any_class/{}.mp4"])
+def test_kinetics_clips_are_found_wherever_they_lie(tmp_path, layout):
+    (tmp_path / "train.csv").write_text(HEADER + ROWS)
+    root = touch(tmp_path / "videos", *(layout.format(clip) for clip in CLIPS))
+    manifest = from_kinetics_csv(tmp_path / "train.csv", root)
+    assert manifest.vocabularies == {"action": ("abseiling", "tossing coin, or not", "washing dishes")}
+    assert labels(manifest) == dict(
+        zip(CLIPS, ("washing dishes", "tossing coin, or not", "abseiling"), strict=True)
+    )
+    assert manifest.found == {"train": 2, "val": 1} and manifest.listed == {"train": 3, "val": 1}
+    assert manifest.missing == {"train": ("gone_1-xxxx_000020_000030",)}
+    assert manifest[0].uri == str(root / layout.format(CLIPS[0]))
+    assert manifest[0].group == "-a_b_c" and manifest[0].end_s is None
+
+
+def test_kinetics_columns_are_read_by_name(tmp_path):
+    (tmp_path / "old.csv").write_bytes(
+        b"\xef\xbb\xbfis_cc,split,time_end,time_start,youtube_id,label\r\n0,val,15,5,-a_b_c,x\r\n"
+    )
+    manifest = from_kinetics_csv(tmp_path / "old.csv", touch(tmp_path / "v", f"{CLIPS[0]}.mp4"))
+    assert labels(manifest) == {CLIPS[0]: "x"} and manifest.found == {"val": 1}
+
+
+def test_a_kinetics_test_file_has_no_labels(tmp_path):
+    (tmp_path / "train.csv").write_text(HEADER + ROWS)
+    (tmp_path / "test.csv").write_text("youtube_id,time_start,time_end,split\ntttttttttt1,1,11,test\n")
+    root = touch(tmp_path / "videos", *(f"{clip}.mp4" for clip in CLIPS), "tttttttttt1_000001_000011.mp4")
+    manifest = from_kinetics_csv([tmp_path / "train.csv", tmp_path / "test.csv"], root)
+    assert manifest.split("test")[0].labels == {"action": -1}
+    with pytest.raises(ManifestError, match=r"test\.csv: no column 'label'"):
+        from_kinetics_csv(tmp_path / "test.csv", root)
+    alone = from_kinetics_csv(tmp_path / "test.csv", root, class_names=("a", "b"))
+    assert labels(alone) == {"tttttttttt1_000001_000011": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("youtube_id,label\nx,y\n", "no column 'time_end'"),
+        ("", "no column"),
+        (HEADER + "a,b,x,10,train\n", "b: time_start and time_end must be numbers"),
+        (HEADER + "a,b,0\n", r"train\.csv:2: fewer values"),
+        (HEADER + "a,b,0,10,other\n", "cannot tell the split from 'other'"),
+        (HEADER + "a,b,0,10,train\n", "none of the listed clips was found, such as b_000000_000010"),
+    ],
+)
+def test_wrong_kinetics_files(tmp_path, text, message):
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        from_kinetics_csv(tmp_path / "train.csv", touch(tmp_path / "videos", "x.mp4"))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(StorageError, match=r"nowhere\.csv: No such file"):
+        from_kinetics_csv(tmp_path / "nowhere.csv", tmp_path)
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ManifestError, match="not a text file"):
+        from_kinetics_csv(tmp_path / "binary.csv", tmp_path)
+
+
+def test_class_names_fix_the_indices(tmp_path):
+    (tmp_path / "train.csv").write_text(HEADER + ROWS)
+    root = touch(tmp_path / "videos", *(f"{clip}.mp4" for clip in CLIPS))
+    names = ("washing dishes", "unseen", "tossing coin, or not", "abseiling")
+    manifest = from_kinetics_csv(tmp_path / "train.csv", root, class_names=names)
+    assert [sample.labels["action"] for sample in manifest] == [0, 2, 3]
+    with pytest.raises(ManifestError, match="the label 'washing dishes' of .* is not one of the class names"):
+        from_kinetics_csv(tmp_path / "train.csv", root, class_names=("abseiling",))
+
+
+# -- path label lists -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["{} {}\n", "{},{}\n", "{}\t{}\n", "{}, {}\r\n"])
+def test_lists_with_any_separator(tmp_path, line):
+    root = touch(tmp_path / "videos", "a/1 2.mp4", "b/3.mp4", "c.mp4")
+    entries = [("a/1 2.mp4", 2), ("b/3.mp4", 0), ("gone.mp4", 1)]
+    (tmp_path / "train.csv").write_text("".join(line.format(*entry) for entry in entries) + "\n")
+    (tmp_path / "val.csv").write_text(line.format(root / "c.mp4", 1))
+    manifest = from_path_label_list([tmp_path / "train.csv", tmp_path / "val.csv"], root)
+    assert manifest.vocabularies == {"action": ("0", "1", "2")}
+    assert labels(manifest) == {"a/1 2": "2", "b/3": "0", "c": "1"}
+    assert manifest.missing == {"train": ("gone.mp4",)} and manifest.listed == {"train": 3, "val": 1}
+
+
+def test_a_list_without_labels_or_with_names(tmp_path):
+    root = touch(tmp_path / "videos", "a.mp4", "b.mp4")
+    (tmp_path / "kinetics_test_list.txt").write_text("a.mp4\nb.mp4\n")
+    manifest = from_path_label_list(tmp_path / "kinetics_test_list.txt", root, class_names=("x", "y"))
+    assert labels(manifest) == {"a": None, "b": None} and manifest.found == {"test": 2}
+    with pytest.raises(ManifestError, match="no labels in the list"):
+        from_path_label_list(tmp_path / "kinetics_test_list.txt", root)
+    (tmp_path / "train.txt").write_text("a.mp4 1\n")
+    assert labels(from_path_label_list(tmp_path / "train.txt", root, class_names=("x", "y"))) == {"a": "y"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train.csv", "a.mp4 0\nwhat is this\n", r"train\.csv:2: expected 'path label'"),
+        ("train.csv", "a.mp4 -3\n", r"train\.csv:1: label -3 is below 0"),
+        ("train.csv", "a.mp4 2\n", "label 2, but there are 2 class names"),
+        ("train.csv", "\n", "the list is empty"),
+        ("list.csv", "a.mp4 0\n", "cannot tell the split from 'list'"),
+        ("train.csv", "b.mp4 0\n", "none of the listed clips was found, such as b.mp4"),
+    ],
+)
+def test_wrong_lists(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    root = touch(tmp_path / "videos", "a.mp4")
+    with pytest.raises(ManifestError, match=message) as caught:
+        from_path_label_list(tmp_path / name, root, class_names=("x", "y"))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,215 @@
+"""Batches: a pure order, slices of it for every rank, and bad clips counted, named and replaced."""
+
+import threading
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kineray.config import DataConfig
+from kineray.data import (
+    Failure,
+    Preprocessing,
+    eval_clips,
+    global_order,
+    load_manifest,
+    sample_rng,
+    steps_per_epoch,
+    synthesize,
+    train_batches,
+)
+from kineray.errors import ManifestError
+
+N, BATCH = 22, 8
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    return load_manifest(synthesize(folder, train=N, val=0, size=32, seconds=0.5, fps=10)).split("train")
+
+
+@pytest.fixture(scope="module")
+def preprocessing(manifest):
+    data = DataConfig(
+        frames=2, stride=1, fps=10, short_side=(24, 32), crop=24, eval_short_side=24, eval_crop=24
+    )
+    return Preprocessing.from_config(data, manifest.vocabularies)
+
+
+@pytest.fixture
+def damaged(manifest, tmp_path):
+    """The manifest with two files spoiled: one is text, one is gone."""
+    text = tmp_path / "text.mp4"
+    text.write_text("no video " * 100)
+    uris = {3: str(text), 7: str(tmp_path / "gone.mp4")}
+    samples = [replace(sample, uri=uris.get(index, sample.uri)) for index, sample in enumerate(manifest)]
+    return replace(manifest, samples=tuple(samples))
+
+
+def batches(manifest, preprocessing, **changes):
+    options = {"seed": 5, "global_batch": BATCH, "start_step": 0, "stop_step": 4, "lo": 0, "hi": BATCH}
+    options |= {"micro_batch": 4, "threads": 2, "prefetch": 2}
+    return train_batches(manifest, preprocessing, **(options | changes))
+
+
+def joined(parts):
+    """step -> (clips, ids) of all its micro-batches."""
+    steps = {}
+    for part in parts:
+        clips, ids = steps.get(part.step, ((), ()))
+        steps[part.step] = ((*clips, *part.clips_bthwc), (*ids, *part.ids))
+    return steps
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for step in one:
+        assert one[step][1] == other[step][1]
+        assert all(torch.equal(a, b) for a, b in zip(one[step][0], other[step][0], strict=True))
+
+
+def test_batches_follow_the_global_order(manifest, preprocessing):
+    parts = list(batches(manifest, preprocessing))
+    assert [part.step for part in parts] == [0, 0, 1, 1, 2, 2, 3, 3]
+    steps = joined(parts)
+    for step, (_, ids) in steps.items():
+        epoch, batch = divmod(step, N // BATCH)
+        order = global_order(N, 5, epoch)[batch * BATCH : (batch + 1) * BATCH]
+        assert list(ids) == [manifest[int(index)].id for index in order]
+    for part in parts:
+        assert part.clips_bthwc.dtype == torch.uint8 and part.clips_bthwc.shape == (4, 2, 24, 24, 3)
+        assert part.failures == ()
+        by_id = {sample.id: sample.labels["action"] for sample in manifest}
+        assert part.labels["action"].dtype == torch.int64
+        assert part.labels["action"].tolist() == [by_id[name] for name in part.ids]
+
+
+def test_a_clip_is_a_function_of_seed_epoch_and_id(manifest, preprocessing):
+    by_id = {sample.id: sample for sample in manifest}
+    for part in batches(manifest, preprocessing):
+        for clip, name in zip(part.clips_bthwc, part.ids, strict=True):
+            rng = sample_rng(5, part.step // (N // BATCH), name)
+            wanted = preprocessing.train_clip(by_id[name].uri, by_id[name], rng)
+            np.testing.assert_array_equal(clip.numpy(), wanted)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8, 100])
+@pytest.mark.parametrize(("threads", "prefetch"), [(1, 0), (4, 7)])
+def test_threads_and_micro_batches_change_nothing(manifest, preprocessing, micro_batch, threads, prefetch):
+    plain = joined(batches(manifest, preprocessing))
+    other = batches(manifest, preprocessing, micro_batch=micro_batch, threads=threads, prefetch=prefetch)
+    assert_same(plain, joined(other))
+
+
+@pytest.mark.parametrize("cuts", [[0, 4, 8], [0, 3, 8], [0, 2, 4, 6, 8]])
+def test_the_number_of_ranks_changes_nothing(manifest, preprocessing, cuts):
+    whole = joined(batches(manifest, preprocessing))
+    ranks = [joined(batches(manifest, preprocessing, lo=lo, hi=hi)) for lo, hi in pairwise(cuts)]
+    together = {
+        step: (sum((rank[step][0] for rank in ranks), ()), sum((rank[step][1] for rank in ranks), ()))
+        for step in whole
+    }
+    assert_same(whole, together)
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(manifest, preprocessing):
+    whole = joined(batches(manifest, preprocessing, stop_step=6))
+    resumed = joined(batches(manifest, preprocessing, start_step=3, stop_step=6))
+    assert_same({step: whole[step] for step in (3, 4, 5)}, resumed)
+    assert list(batches(manifest, preprocessing, start_step=4, stop_step=4)) == []
+
+
+def test_bad_clips_are_named_and_replaced(damaged, manifest, preprocessing):
+    healthy = joined(batches(manifest, preprocessing, stop_step=6))
+    parts = list(batches(damaged, preprocessing, stop_step=6))
+    failures = [failure for part in parts for failure in part.failures]
+    codes = {failure.id: failure.code for failure in failures}
+    assert codes == {damaged[3].id: "not_a_video", damaged[7].id: "not_found"}
+    assert all(failure.uri in failure.message and isinstance(failure, Failure) for failure in failures)
+    by_id = {sample.id: sample.labels["action"] for sample in manifest}
+    replaced = 0
+    for step, (clips, ids) in joined(parts).items():
+        for clip, name, wanted_clip, wanted in zip(clips, ids, *healthy[step], strict=True):
+            assert name not in codes
+            if wanted in codes:
+                replaced += 1
+            else:
+                assert name == wanted and torch.equal(clip, wanted_clip)
+    assert replaced > 0
+    for part in parts:
+        assert part.labels["action"].tolist() == [by_id[name] for name in part.ids]
+
+
+def test_replacement_does_not_depend_on_workers(damaged, preprocessing):
+    plain = list(batches(damaged, preprocessing, stop_step=6))
+    other = list(batches(damaged, preprocessing, stop_step=6, threads=4, micro_batch=8))
+    assert_same(joined(plain), joined(other))
+    assert [f for part in plain for f in part.failures] == [f for part in other for f in part.failures]
+
+
+def test_a_set_without_a_readable_clip_stops(manifest, preprocessing, tmp_path):
+    gone = replace(
+        manifest, samples=tuple(replace(s, uri=str(tmp_path / f"{i}.mp4")) for i, s in enumerate(manifest))
+    )
+    with pytest.raises(ManifestError, match=r"in a row cannot be decoded, the last: .*no such file"):
+        next(batches(gone, preprocessing))
+
+
+def test_fewer_samples_than_a_batch(manifest, preprocessing):
+    with pytest.raises(ManifestError, match=r"22 samples are fewer than train\.global_batch=23"):
+        next(batches(manifest, preprocessing, global_batch=23))
+    assert [steps_per_epoch(manifest, batch) for batch in (1, 8, 22)] == [22, 2, 1]
+
+
+@pytest.mark.parametrize("changes", [{"lo": 4, "hi": 4}, {"hi": 9}, {"lo": -1}, {"micro_batch": 0}])
+def test_a_slice_outside_the_batch(manifest, preprocessing, changes):
+    with pytest.raises(ValueError, match="slice of 8 positions"):
+        next(batches(manifest, preprocessing, **changes))
+
+
+def decoding_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_closing_ends_the_threads(manifest, preprocessing):
+    for stream in (
+        batches(manifest, preprocessing, stop_step=1000, prefetch=6),
+        eval_clips(manifest, preprocessing, views=1, crops=1, indices=range(N), threads=2),
+    ):
+        next(stream)
+        assert decoding_threads()
+        stream.close()
+        assert not decoding_threads()
+
+
+def test_little_is_decoded_ahead(manifest, preprocessing, tmp_path):
+    """At most ``prefetch`` micro-batches are read ahead: a video needed later may still be absent."""
+    order = [int(index) for index in global_order(N, 5, 0)]
+    late = tmp_path / "late.mp4"
+    samples = list(manifest.samples)
+    samples[order[7]] = replace(samples[order[7]], uri=str(late))
+    stream = batches(
+        replace(manifest, samples=tuple(samples)), preprocessing, micro_batch=1, prefetch=2, stop_step=1
+    )
+    first = [next(stream) for _ in range(4)]
+    late.write_bytes(Path(manifest[order[7]].uri).read_bytes())
+    assert not any(part.failures for part in [*first, *stream])
+
+
+def test_evaluation_goes_in_order_and_lists_bad_clips(damaged, preprocessing):
+    indices = [7, 0, 3, 5]
+    results = list(eval_clips(damaged, preprocessing, views=2, crops=3, indices=indices, threads=3))
+    assert [sample.id for sample, *_ in results] == [damaged[index].id for index in indices]
+    for index, (sample, clips, times, failure) in zip(indices, results, strict=True):
+        if index in (3, 7):
+            assert clips is None and times is None
+            assert failure.id == sample.id and failure.code == {3: "not_a_video", 7: "not_found"}[index]
+        else:
+            wanted, wanted_times = preprocessing.eval_views(sample.uri, views=2, crops=3)
+            np.testing.assert_array_equal(clips, wanted)
+            np.testing.assert_array_equal(times, wanted_times)
+            assert failure is None
