@@ -1,0 +1,408 @@
+"""A real `kineray serve` in a process of its own: its answers, its errors, and promotions under load."""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kineray.cli.app import cli
+from kineray.config import Experiment, fingerprint
+from kineray.data import load_manifest, synthesize
+from kineray.errors import CheckpointError, ServingError, TrackingError
+from kineray.evaluation import predict
+from kineray.serving import find_service, promote, rollback, serve
+from kineray.tracking import fetch, get_version, set_champion, start_run
+from kineray.training import load_checkpoint
+from small_checkpoint import CLASSES, save_small_checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+MODEL = "video-classifier"
+MAX_BYTES = 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return load_manifest(synthesize(tmp_path_factory.mktemp("videos"), train=0, val=8, size=48))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where this process and the service keep fetched checkpoints."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("KINERAY_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, videos, cache):
+    """A storage folder with runs `a`, `b` and `wide`, which cut clips differently, and champion `a`."""
+    folder = str(tmp_path_factory.mktemp("runs"))
+    trained(folder, videos, "a", seed=1)
+    trained(folder, videos, "b", seed=2)
+    trained(folder, videos, "wide", seed=3, frames=16, eval_crop=40)
+    assert not promote(folder, "a").served
+    return folder
+
+
+def trained(folder, manifest, name, **checkpoint):
+    run = start_run(
+        folder,
+        name=name,
+        experiment=Experiment(),
+        fingerprint=fingerprint(Experiment()),
+        manifest=manifest,
+        command=[],
+    )
+    uri = save_small_checkpoint(f"{folder}/{name}/checkpoints", **checkpoint)
+    run.set_tags({"checkpoint.best": uri})
+    run.finish()
+    return uri
+
+
+@pytest.fixture(scope="module")
+def service(store, unused_port):
+    """`kineray serve` as a user starts it; ends with Ctrl-C's signal and must end well."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "kineray", "serve", "--storage", store, "--port", str(unused_port)),
+            *("--max-megabytes", str(MAX_BYTES // 2**20), "--top-k", "4"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    try:
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("serving "):
+                break
+        else:
+            pytest.fail(f"the service ended: {''.join(lines)}")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield find_service(store)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        assert process.wait(60) == 0
+    assert find_service(store) is None
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{unused_port}/v2/health/live")
+
+
+@pytest.fixture(scope="module")
+def unused_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def client(service):
+    with httpx.Client(base_url=service.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def offline(store, videos):
+    """(version, sample) -> head -> label -> score, by `predict` on the registered checkpoint."""
+    answers = {}
+
+    def scores(number, sample):
+        if (number, sample.id) not in answers:
+            checkpoint = load_checkpoint(str(fetch(store, get_version(store, MODEL, number))))
+            answers[number, sample.id] = predict(checkpoint, sample.uri)
+        return answers[number, sample.id]
+
+    return scores
+
+
+def assert_same_answer(served, offline):
+    for head, entries in offline["predictions"].items():
+        expected = {entry["label"]: entry["score"] for entry in entries}
+        got = {entry["label"]: entry["score"] for entry in served["predictions"][head]}
+        assert got == pytest.approx(expected, abs=1e-5)
+    assert served["timestamps_s"] == offline["timestamps_s"]
+    assert served["weights_sha256"] == offline["weights_sha256"]
+
+
+def assert_error(response, status, code):
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == code
+    assert response.json()["error"]["message"]
+
+
+def test_a_raw_body_and_a_form_get_the_offline_answer(client, videos, offline, store):
+    champion = get_version(store, MODEL)
+    for sample in videos:
+        video = Path(sample.uri).read_bytes()
+        raw = client.post("/v1/predict", content=video)
+        form = client.post("/v1/predict", files={"file": ("clip.mp4", video, "video/mp4")})
+        for response in (raw, form):
+            assert response.status_code == 200
+            answer = response.json()
+            assert_same_answer(answer, offline(champion.version, sample))
+            assert (answer["model"], answer["version"]) == (MODEL, champion.version)
+            assert answer["weights_sha256"] == champion.sha256
+            assert set(answer["timings_ms"]) == {"receive", "decode", "model", "total"}
+            best = [entry["score"] for entry in answer["predictions"]["action"]]
+            assert best == sorted(best, reverse=True)
+    assert len({json.dumps(offline(champion.version, sample)["predictions"]) for sample in videos}) == 8
+
+
+def test_the_command_line_says_the_same(store, videos, client):
+    """`kineray predict` on the champion's run, beside the endpoint."""
+    sample = videos[0]
+    run = get_version(store, MODEL).run_name
+    result = CliRunner().invoke(cli, ["predict", f"{store}/{run}", sample.uri, "--json"])
+    assert result.exit_code == 0, result.output
+    served = client.post("/v1/predict", content=Path(sample.uri).read_bytes()).json()
+    assert_same_answer(served, json.loads(result.stdout))
+
+
+def test_concurrent_requests_share_a_batch(client, videos, offline, store):
+    number = get_version(store, MODEL).version
+    samples = [videos[index % len(videos)] for index in range(24)]
+    bodies = [Path(sample.uri).read_bytes() for sample in samples]
+    with ThreadPoolExecutor(12) as pool:
+        answers = [r.json() for r in pool.map(lambda body: client.post("/v1/predict", content=body), bodies)]
+    assert max(answer["batch_size"] for answer in answers) > 1
+    for sample, answer in zip(samples, answers, strict=True):
+        assert_same_answer(answer, offline(number, sample))
+
+
+def test_health_and_the_model_that_answers(client, store):
+    assert client.get("/v2/health/live").status_code == 200
+    assert client.get("/v2/health/ready").status_code == 200
+    champion = get_version(store, MODEL)
+    about = client.get("/v1/model").json()
+    assert (about["model"], about["version"]) == (MODEL, champion.version)
+    assert (about["weights_sha256"], about["run"]) == (champion.sha256, champion.run_name)
+    assert about["labels"] == {"action": list(CLASSES)}
+
+
+def sound_only():
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
+        frame.rate = 16000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "empty"),
+        (b"This is a text and no video. " * 100, "not_a_video"),
+        (np.random.default_rng(0).bytes(20_000), "not_a_video"),
+        (sound_only(), "no_video_stream"),
+    ],
+    ids=["nothing", "text", "noise", "sound"],
+)
+def test_a_body_that_is_no_video(client, body, code):
+    assert_error(client.post("/v1/predict", content=body), 400, code)
+    assert_error(client.post("/v1/predict", files={"file": body}), 400, code)
+
+
+def test_a_video_that_is_cut_off(client, videos):
+    video = Path(videos[0].uri).read_bytes()
+    assert_error(client.post("/v1/predict", content=video[: len(video) // 2]), 400, "truncated")
+
+
+def test_forms_that_hold_no_file(client):
+    assert_error(client.post("/v1/predict", files={"video": b"x"}), 400, "bad_form")
+    assert_error(client.post("/v1/predict", files={"other": (None, "text")}), 400, "bad_form")
+    multipart = {"Content-Type": "multipart/form-data"}
+    assert_error(client.post("/v1/predict", content=b"x", headers=multipart), 400, "bad_form")
+    bounded = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert_error(client.post("/v1/predict", content=b"not a form", headers=bounded), 400, "bad_form")
+
+
+def test_a_body_that_is_too_large(client):
+    def unannounced():
+        for _ in range(20):
+            yield bytes(MAX_BYTES // 10)
+
+    assert_error(client.post("/v1/predict", content=bytes(MAX_BYTES + 1)), 413, "too_large")
+    assert_error(client.post("/v1/predict", content=unannounced()), 413, "too_large")
+    assert_error(client.post("/v1/predict", files={"file": bytes(MAX_BYTES)}), 413, "too_large")
+    # As large as allowed is read, and is then no video.
+    assert_error(client.post("/v1/predict", content=bytes(MAX_BYTES)), 400, "not_a_video")
+
+
+def test_what_does_not_exist(client):
+    assert_error(client.get("/v1/nothing"), 404, "not_found")
+    assert_error(client.get("/v1/predict"), 405, "method_not_allowed")
+
+
+class Load:
+    """Clients that send videos without pause; every answer is kept."""
+
+    def __init__(self, service, videos, clients=3):
+        self._service = service
+        self._videos = [(sample, Path(sample.uri).read_bytes()) for sample in videos]
+        self._clients = clients
+        self._stop = threading.Event()
+        self.answers = []
+        self.failures = []
+
+    def __enter__(self):
+        self._threads = [threading.Thread(target=self._send, args=(i,)) for i in range(self._clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def _send(self, turn):
+        with httpx.Client(base_url=self._service.url, timeout=60) as client:
+            while not self._stop.is_set():
+                turn += 1
+                sample, video = self._videos[turn % len(self._videos)]
+                try:
+                    response = client.post("/v1/predict", content=video)
+                except httpx.HTTPError as error:
+                    self.failures.append(repr(error))
+                    continue
+                if response.status_code == 200:
+                    self.answers.append((sample, response.json()))
+                else:
+                    self.failures.append((response.status_code, response.text[:300]))
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait(self, answers):
+        """Until so many more answers are in."""
+        target, deadline = len(self.answers) + answers, time.monotonic() + 60
+        while len(self.answers) < target and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(self.answers) >= target
+
+    def versions(self):
+        return {answer["version"] for _, answer in self.answers}
+
+
+def test_a_promotion_loses_no_request_and_mixes_no_versions(service, store, videos, offline, client):
+    before = get_version(store, MODEL).version
+    with Load(service, videos) as load:
+        load.wait(5)
+        outcome = promote(store, "wide")
+        load.wait(5)
+    assert not load.failures
+    assert outcome.served
+    assert load.versions() == {before, outcome.version}
+    # Nothing that was decoded for one version was classified by the other.
+    for sample, answer in load.answers:
+        assert_same_answer(answer, offline(answer["version"], sample))
+    assert load.answers[-1][1]["version"] == outcome.version
+    assert get_version(store, MODEL).version == outcome.version
+    assert get_version(store, MODEL, "previous").version == before
+    assert client.get("/v1/model").json()["version"] == outcome.version
+
+
+def test_a_checkpoint_with_corrupt_weights_changes_nothing(service, store, videos, client):
+    before = get_version(store, MODEL)
+    uri = trained(store, videos, "corrupt", seed=4)
+    weights = Path(uri) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 0xFF
+    weights.write_bytes(content)
+    with Load(service, videos) as load:
+        load.wait(2)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+            promote(store, "corrupt")
+        load.wait(2)
+    assert not load.failures
+    assert load.versions() == {before.version}
+    assert get_version(store, MODEL) == before
+    assert client.get("/v1/model").json()["version"] == before.version
+
+
+def test_a_version_that_replicas_cannot_load_leaves_the_old_one_serving(service, store, videos, client):
+    """What the checks before a deploy cannot see: the weights change before the replica reads them."""
+    before = get_version(store, MODEL)
+    other = dataclasses.replace(before, version=before.version + 100, sha256="0" * 64)
+    with Load(service, videos) as load:
+        load.wait(2)
+        expected = f"version {other.version} cannot be served.*not the weights"
+        with pytest.raises(ServingError, match=expected), service.deployed(other):
+            pytest.fail("it was deployed")
+        load.wait(2)
+    assert not load.failures
+    assert load.versions() == {before.version}
+    assert client.get("/v1/model").json()["version"] == before.version
+
+
+def test_an_alias_that_cannot_be_set_puts_the_old_version_back(service, store, client):
+    before = get_version(store, MODEL)
+    other = get_version(store, MODEL, "previous")
+    with pytest.raises(TrackingError), service.deployed(other):
+        assert client.get("/v1/model").json()["version"] == other.version
+        set_champion(store, MODEL, 12345)
+    assert client.get("/v1/model").json()["version"] == before.version
+    assert get_version(store, MODEL) == before
+
+
+def test_rollback_goes_back_and_forth(service, store, videos, client, offline):
+    champion, previous = get_version(store, MODEL), get_version(store, MODEL, "previous")
+    outcome = rollback(store)
+    assert (outcome.version, outcome.served) == (previous.version, True)
+    answer = client.post("/v1/predict", content=Path(videos[0].uri).read_bytes()).json()
+    assert_same_answer(answer, offline(previous.version, videos[0]))
+    assert get_version(store, MODEL) == previous
+    assert get_version(store, MODEL, "previous") == champion
+
+
+def test_another_model_does_not_touch_the_service(service, store, client):
+    before = client.get("/v1/model").json()
+    assert not promote(store, "b", "another-model").served
+    assert client.get("/v1/model").json() == before
+
+
+def test_a_storage_is_served_once(service, store):
+    with pytest.raises(ServingError, match=f"served already, by process {service.pid}"):
+        serve(store)
+
+
+def test_without_a_champion_there_is_nothing_to_serve(tmp_path):
+    with pytest.raises(TrackingError, match="kineray promote RUN"):
+        serve(str(tmp_path))
+    with pytest.raises(TrackingError, match="second promotion"):
+        rollback(str(tmp_path))
+
+
+def test_what_a_killed_service_left_behind_is_no_service(service, tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    gone = dataclasses.asdict(service) | {"pid": ended.pid}
+    (tmp_path / "serve.json").write_text(json.dumps(gone))
+    assert find_service(str(tmp_path)) is None
+    (tmp_path / "serve.json").write_text("{}")
+    with pytest.raises(ServingError, match=r"serve\.json"):
+        find_service(str(tmp_path))
