@@ -32,6 +32,7 @@ Timed: TypeAlias = tuple[int, av.VideoFrame]  # presentation time in the stream'
 # Only containers that hold their own frames: a playlist (HLS, concat) could name other files or hosts.
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
 _TOLERANCE_S = Fraction(1, 1_000_000)  # absorbs the rounding of timestamps held in floats
+_SEEK_GAIN_S = 0.25  # a seek empties the decoder, so it must save more than a few frames
 _SEEK_GAP_S = 4.0  # without an index a seek is tried only over a gap that is longer than most GOPs
 _LATE_END_S = 1.0  # how much earlier than announced a stream may end before it counts as cut off
 
@@ -178,14 +179,14 @@ class Video:
             self._current, self._ahead = self._ahead, None
 
     def _is_worth_a_seek(self, target: int) -> bool:
-        """Whether a key frame lies between the current frame and ``target``."""
+        """Whether a key frame lies between the current frame and ``target``, and not close to the former."""
         if not self._seekable:
             return False
         entries = self._stream.index_entries
         here = self._current[0]
         if len(entries) and entries[-1].timestamp >= target - self._delay:
             found = entries.search_timestamp(target - self._delay)
-            return found >= 0 and entries[found].timestamp > here
+            return found >= 0 and (entries[found].timestamp - here) * self._time_base > _SEEK_GAIN_S
         # Matroska and MPEG-TS know their key frames only after a first seek, or never.
         return (target - here) * self._time_base > _SEEK_GAP_S
 
@@ -198,12 +199,12 @@ class Video:
     def _seek_key_frame(self, target: int) -> bool:
         """Move to a key frame at or before ``target``; False if the file must be read from its start.
 
-        A seek goes by decoding time in MP4, so it can land on a key frame that is presented after
-        ``target``; then it is repeated from further back. Frames that are decoded after the key frame
+        A container may seek by decoding time, and so land on a key frame that is presented after
+        ``target``; then the seek is repeated from further back. Frames that are decoded after the key frame
         but presented before it (an open GOP) lack their references and are dropped. A stream whose
         key packets hold no intra picture (gradual refresh) is not exact after a seek.
         """
-        attempt, step = min(target - self._delay, self._last_pts), 1
+        attempt, step = min(target, self._last_pts), 1
         while attempt > self._first_dts:
             try:
                 self._container.seek(attempt, stream=self._stream)
