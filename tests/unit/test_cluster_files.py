@@ -1,0 +1,169 @@
+"""The cluster files: valid to Ray itself, and what they promise about nodes and settings."""
+
+import copy
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from moto import mock_aws
+from ray.autoscaler._private.commands import _bootstrap_config
+from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[2]
+FILES = ("ray_cluster.yaml", "infra/local_cluster.yaml")
+
+
+def load(name):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def set_up_command(config):
+    (command,) = (c for c in config["setup_commands"] if "set_up_node.sh" in c)
+    return shlex.split(command)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ray_accepts_the_file(name):
+    validate_config(prepare_config(load(name)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.update(max_worker=16),
+        lambda config: config["available_node_types"]["gpu"].update(min_worker=16),
+        lambda config: config.update(idle_timeout_minutes="soon"),
+    ],
+)
+def test_ray_refuses_a_misspelt_file(change):
+    config = copy.deepcopy(load("ray_cluster.yaml"))
+    change(config)
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(prepare_config(config))
+
+
+def test_the_aws_cluster_has_128_gpus_and_a_head_that_trains_nothing():
+    config = prepare_config(load("ray_cluster.yaml"))
+    workers = config["available_node_types"]["gpu"]
+    assert workers["min_workers"] == workers["max_workers"] == config["max_workers"] == 16
+    assert workers["resources"]["GPU"] * workers["min_workers"] == 128
+    assert "IamInstanceProfile" in workers["node_config"]
+    head = config["available_node_types"][config["head_node_type"]]
+    assert head["resources"] == {"CPU": 0, "head": 1}
+    assert "KINERAY_WORKERS=128" in set_up_command(config)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_node_installs_from_is_copied_to_it(name):
+    config = load(name)
+    copied = {
+        Path(local) for remote, local in config["file_mounts"].items() if remote.startswith("~/kineray/")
+    }
+    for path in copied:
+        assert (ROOT / path).exists()
+    # What `make setup` reads, and the package with its scripts.
+    needed = {"Makefile", "pyproject.toml", "requirements.lock", "README.md", "LICENSE", "platform", "infra"}
+    assert {str(path) for path in copied} == needed
+    assert config["file_mounts"]["~/.ray"] == "~/.ray"  # the token of RAY_AUTH_MODE=token
+    for command in (*config["head_start_ray_commands"], *config["setup_commands"]):
+        for word in shlex.split(command):
+            if word.startswith("~/kineray/"):
+                assert (ROOT / word.removeprefix("~/kineray/")).exists()
+
+
+def environment_of(name, home, **more):
+    """What a shell on a node of this cluster file knows, by running its real set-up script."""
+    home.mkdir(exist_ok=True)
+    (home / ".bashrc").write_text("case $- in *i*) ;; *) return ;; esac\n")
+    _, script, *settings = set_up_command(load(name))
+    script = script.replace("~/kineray", str(ROOT))
+    ready = ["KINERAY_ENVIRONMENT=/opt/ready made"]
+    surroundings = {"HOME": str(home), "PATH": os.environ["PATH"], **more}
+    for _ in range(2):  # `ray up` runs it again
+        subprocess.run(["bash", script, *settings, *ready], env=surroundings, check=True)
+    done = subprocess.run(
+        ["bash", "-c", ". ~/.bashrc; env -0"],
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (home / ".bashrc").read_text().count("kineray_env") == 1
+    return dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_shell_of_every_node_has_the_settings(name, tmp_path):
+    _, _, *settings = set_up_command(load(name))
+    known = environment_of(name, tmp_path / "worker", RAY_HEAD_IP="10.0.0.7")
+    assert {f"{key}={value}" for key, value in known.items()} >= set(settings)
+    assert known["KINERAY_STORAGE"].startswith("s3://")
+    assert known["RAY_AUTH_MODE"] == "token"
+    assert known["MLFLOW_TRACKING_URI"] == "http://10.0.0.7:5000"
+    assert known["GLOO_SOCKET_IFNAME"] == known["NCCL_SOCKET_IFNAME"] != "lo"
+    routes = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
+    defaults = [interface for interface, destination, *_ in routes if int(destination, 16) == 0]
+    if defaults:  # else this machine has no network
+        assert known["GLOO_SOCKET_IFNAME"] == defaults[0]
+    assert known["PATH"].startswith("/opt/ready made/bin:")
+    assert known["PYTHONPATH"] == str(ROOT / "platform")
+    # On the head itself no RAY_HEAD_IP is given: its own address, by which the workers reach it.
+    head = environment_of(name, tmp_path / "head")
+    addresses = subprocess.run(["hostname", "-I"], check=True, capture_output=True, text=True).stdout.split()
+    assert head["MLFLOW_TRACKING_URI"] == f"http://{(addresses or [''])[0]}:5000"
+
+
+def test_a_tracker_and_an_interface_that_are_given_are_kept(tmp_path):
+    script = set_up_command(load("ray_cluster.yaml"))[1].replace("~/kineray", str(ROOT))
+    given = ["KINERAY_ENVIRONMENT=/e", "MLFLOW_TRACKING_URI=http://mlflow:80", "NETWORK_INTERFACE=ib0"]
+    subprocess.run(
+        ["bash", script, *given], env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, check=True
+    )
+    exports = (tmp_path / ".kineray_env").read_text()
+    assert "MLFLOW_TRACKING_URI=http://mlflow:80" in exports
+    assert "GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0" in exports
+    failed = subprocess.run(["bash", script, "no-setting"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "'no-setting': expected NAME=VALUE" in failed.stderr
+
+
+@mock_aws
+def test_aws_accepts_the_nodes(tmp_path, monkeypatch):
+    """Ray's own bootstrap against a made AWS: subnets, security group, key pair, images, profiles."""
+    import boto3
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    iam = boto3.client("iam", "us-west-2")
+    for profile in ("kineray-head", "kineray-worker"):
+        iam.create_instance_profile(InstanceProfileName=profile)
+    config = _bootstrap_config(prepare_config(load("ray_cluster.yaml")), no_config_cache=True)
+    for node_type in config["available_node_types"].values():
+        node = node_type["node_config"]
+        assert node["ImageId"].startswith("ami-")
+        assert node["SubnetIds"]
+        assert node["SecurityGroupIds"]
+        assert node["KeyName"]
+    gpu = config["available_node_types"]["gpu"]
+    ec2 = boto3.resource("ec2", "us-west-2")
+    zones = {ec2.Subnet(subnet).availability_zone for subnet in gpu["node_config"]["SubnetIds"]}
+    assert zones == {"us-west-2a"}
+    # What the instance really has is what the file promises.
+    kind = gpu["node_config"]["InstanceType"]
+    (real,) = ec2.meta.client.describe_instance_types(InstanceTypes=[kind])["InstanceTypes"]
+    promised = gpu["resources"]["CPU"], gpu["resources"]["GPU"]
+    assert promised == (real["VCpuInfo"]["DefaultVCpus"], real["GpuInfo"]["Gpus"][0]["Count"])
+
+    provider = _get_node_provider(config["provider"], config["cluster_name"])
+    tags = {"ray-node-type": "worker", "ray-user-node-type": "gpu"}
+    provider.create_node(gpu["node_config"], tags, 1)
+    (instance,) = list(ec2.instances.all())
+    assert instance.instance_type == kind
+    assert instance.iam_instance_profile["Arn"].endswith("kineray-worker")
