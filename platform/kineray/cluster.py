@@ -21,13 +21,12 @@ def connect(*, dashboard: bool = False) -> None:
 
     Joins the cluster of ``RAY_ADDRESS``, or one that ``ray start`` (so also ``ray up``) runs on this
     host; otherwise starts a local one that ends with this process. ``dashboard`` is needed by Ray
-    Serve's declarative deploys. A local cluster uses token authentication.
+    Serve's declarative deploys. A local cluster uses token authentication (Ray's default).
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     joins = "RAY_ADDRESS" in os.environ or Path("/tmp/ray/ray_current_cluster").exists()
-    if not joins:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import: Ray's core reads it there
+    # RAY_AUTH_MODE is left to ray.init: set here, it would come too late for a Ray that is imported already.
     import ray
 
     if ray.is_initialized():

@@ -34,7 +34,7 @@ MAX_BYTES = 2**20
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _threads():
+def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -395,6 +395,12 @@ def test_without_a_champion_there_is_nothing_to_serve(tmp_path):
         serve(str(tmp_path))
     with pytest.raises(TrackingError, match="second promotion"):
         rollback(str(tmp_path))
+
+
+def test_a_service_that_cannot_be_reached_is_one_clear_error(service):
+    away = dataclasses.replace(service, dashboard="http://127.0.0.1:9")
+    with pytest.raises(ServingError, match="cannot be configured through http://127.0.0.1:9"):
+        away.http_options()
 
 
 def test_what_a_killed_service_left_behind_is_no_service(service, tmp_path):

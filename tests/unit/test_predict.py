@@ -17,6 +17,14 @@ from kineray.training import load_checkpoint
 from small_checkpoint import CLASSES, save_small_checkpoint
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     manifest = load_manifest(synthesize(tmp_path_factory.mktemp("videos"), train=0, val=3, size=48))

@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 import urllib.error
@@ -147,8 +146,11 @@ class Service:
         return details
 
     def _client(self) -> Any:
-        if self.token_auth:
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        if self.token_auth and os.environ.get("RAY_AUTH_MODE") != "token":
+            from ray._raylet import Config  # type: ignore[attr-defined]
+
+            os.environ["RAY_AUTH_MODE"] = "token"
+            Config.initialize("")  # a Ray that is imported already has read it
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
         return ServeSubmissionClient(self.dashboard)
@@ -209,13 +211,12 @@ def serve(
             f"{storage}: served already, by process {running.pid} on {running.host} at {running.url}; stop it"
         )
     fetch(storage, version)  # what cannot be read is told before anything starts
-    # Not imported here: ``connect`` sets what Ray reads when it is.
-    joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    import ray
+
     stop = stop or threading.Event()
+    ours = not ray.is_initialized()
     try:
         connect(dashboard=True)
-        import ray
-
         gpus = _GPU_SHARE if ray.cluster_resources().get("GPU", 0) else 0.0
         service = Service(
             storage=store.absolute(storage),
@@ -239,8 +240,8 @@ def serve(
         with _signals():
             _run(service, version, args, http, on_ready, stop)
     finally:
-        if not joined:
-            sys.modules["ray"].shutdown()
+        if ours:
+            ray.shutdown()
 
 
 def _run(
