@@ -132,10 +132,10 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
 
 
 def test_resume_with_another_experiment_names_the_keys(tiny_experiment, tmp_path):
-    changed = apply_overrides(tiny_experiment, ["train.epochs=1"])
+    changed = apply_overrides(tiny_experiment, ["train.epochs=1", "train.warmup_epochs=0"])
     train(changed, launch(tmp_path, name="other"), lambda event: None)
     with pytest.raises(
-        ConfigError, match=r"--resume other: was made with other values of optim\.lr, train\.epochs"
+        ConfigError, match=r"--resume other: was made with other values of .*train\.epochs"
     ):
         train(
             apply_overrides(tiny_experiment, ["optim.lr=0.2"]),

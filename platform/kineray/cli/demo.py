@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from kineray.cli.output import duration, note
+from kineray.cli.output import duration, near, note
 from kineray.cli.train import SMOKE_DATA
 from kineray.errors import KinerayError
 
@@ -32,12 +32,12 @@ def demo(port: int, storage: str) -> None:
     manifest = f"{SMOKE_DATA}/manifest.parquet"
     _kineray("data", "synth", SMOKE_DATA)
     outcome = _kineray("train", SCRIPT, "--smoke", f"data.manifest={manifest}", "--workers", "2", *place)
-    evaluation = _kineray("eval", outcome["best"], "--views", "3", "--crops", "1", *place)
+    evaluation = _kineray("eval", near(outcome["best"]), "--views", "3", "--crops", "1", *place)
     top1 = evaluation["metrics"]["action/top1"]
     _kineray("promote", outcome["name"], *place)
     truth, clip = _held_out(manifest)
     with _Service(port, storage) as url:
-        _show_command("curl", "--data-binary", f"@{clip}", f"{url}/v1/predict")
+        _show_command("curl", "--data-binary", f"@{near(str(clip))}", f"{url}/v1/predict")
         request = urllib.request.Request(f"{url}/v1/predict", data=clip.read_bytes(), method="POST")
         with urllib.request.urlopen(request, timeout=60) as response:
             answer = json.load(response)

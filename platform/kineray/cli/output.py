@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,8 +23,11 @@ storage_option = click.option(
 
 
 def show(result: Any, text: str, *, as_json: bool, then: tuple[str, ...] = ()) -> None:
-    """Print ``text``, or ``result`` as one JSON object; then, on stderr, the commands that come next."""
-    click.echo(json.dumps(result, indent=2, default=str) if as_json else text)
+    """Print ``result`` as one JSON object, or ``text`` and, on stderr, the commands that come next."""
+    if as_json:
+        click.echo(json.dumps(result, indent=2, default=str))
+        return
+    click.echo(text)
     if then:
         note("next:")
         for command in then:
@@ -33,6 +37,12 @@ def show(result: Any, text: str, *, as_json: bool, then: tuple[str, ...] = ()) -
 def note(text: str) -> None:
     """A line for the person, not for the program that reads stdout."""
     click.echo(text, err=True)
+
+
+def near(location: str) -> str:
+    """A location as a person in this folder would write it."""
+    here = Path.cwd()
+    return str(Path(location).relative_to(here)) if Path(location).is_relative_to(here) else location
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
@@ -87,7 +97,7 @@ class TrainingProgress:
                 shown = "  ".join(f"{key} {value:.4f}" for key, value in event.metrics.items())
                 self._line(f"{prefix}validation after epoch {event.epoch}: {shown}")
             case CheckpointEvent(best=True):
-                self._line(f"{prefix}best checkpoint so far: {event.uri}")
+                self._line(f"{prefix}best checkpoint so far: {near(event.uri)}")
             case ReplacedEvent():
                 for failure in event.failures:
                     self._line(f"{prefix}replaced {failure.uri}: {failure.message}")

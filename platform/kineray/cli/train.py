@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import TrainingProgress, json_option, note, show, storage_option, table
+from kineray.cli.output import TrainingProgress, json_option, near, note, show, storage_option, table
 from kineray.cli.scripts import Script, load_script
 from kineray.errors import ConfigError
 
@@ -120,14 +120,14 @@ def _train(
     finally:
         progress.close()
     score = "-" if outcome.score is None else f"{outcome.score:.4f}"
+    checkpoint = near(outcome.best or outcome.last or "")
     show(
         dataclasses.asdict(outcome),
-        f"run {outcome.name}: {outcome.step} steps, best validation top-1 {score}\n"
-        f"checkpoint {outcome.best or outcome.last}",
+        f"run {outcome.name}: {outcome.step} steps, best validation top-1 {score}\ncheckpoint {checkpoint}",
         as_json=as_json,
         then=(
             f"kineray runs show {outcome.name}",
-            f"kineray eval {outcome.best or outcome.last} --views 10 --crops 3",
+            f"kineray eval {checkpoint} --views 10 --crops 3",
             f"kineray promote {outcome.name}",
         ),
     )
