@@ -1,0 +1,101 @@
+"""The learning rate against the curve of the published recipe; which parameters are decayed."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kineray.config import AdamConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
+from kineray.models import build_model
+from kineray.training import build_optimizer, learning_rate
+from kineray.training.optim import set_learning_rate
+
+# 128 GPUs x 8 clips, the numbers that PySlowFast's schedule gives with NUM_SHARDS 16.
+PUBLISHED = [(0, 0.16), (17, 0.822), (34, 1.484), (98, 0.80), (150, 0.208), (196, 0.0)]
+
+
+@pytest.mark.parametrize(("epoch", "rate"), PUBLISHED)
+def test_published_curve(epoch, rate):
+    assert learning_rate(epoch, Experiment()) == pytest.approx(rate, abs=6e-4)
+
+
+def test_one_machine_of_the_same_recipe():
+    """Linear scaling: 8 GPUs have a sixteenth of the rate."""
+    one = Experiment(train=TrainConfig(global_batch=64))
+    for epoch, rate in PUBLISHED:
+        assert learning_rate(epoch, one) == pytest.approx(rate / 16, abs=4e-5)
+
+
+@given(
+    st.integers(1, 300),
+    st.floats(0, 0.9),
+    st.floats(1e-4, 2),
+    st.floats(0, 1),
+    st.sampled_from([64, 256, 1024]),
+)
+def test_shape_of_the_schedule(epochs, warmup_share, lr, start_share, batch):
+    experiment = Experiment(
+        optim=SgdConfig(lr=lr),
+        train=TrainConfig(
+            epochs=epochs,
+            warmup_epochs=warmup_share * epochs if warmup_share > 1e-6 else 0.0,
+            warmup_lr=0.0,
+            global_batch=batch,
+        ),
+    )
+    warmup = experiment.train.warmup_epochs
+    peak = lr * batch / 64
+    rates = [learning_rate(epochs * i / 50, experiment) for i in range(51)]
+    assert all(0 <= rate <= peak * (1 + 1e-9) for rate in rates)
+    assert rates[-1] == pytest.approx(0, abs=1e-9 * peak + 1e-12)
+    after = [rate for i, rate in enumerate(rates) if epochs * i / 50 >= warmup]
+    assert after == sorted(after, reverse=True)
+    assert learning_rate(warmup * (1 - 1e-9), experiment) == pytest.approx(
+        learning_rate(warmup, experiment), rel=1e-3
+    )
+    if warmup > 0:
+        assert learning_rate(start_share * warmup, experiment) == pytest.approx(
+            start_share * learning_rate(warmup, experiment), rel=1e-6, abs=1e-12
+        )
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = SlowFastConfig(stage_blocks=(1, 1, 1, 1), width=8, beta_inv=4, nonlocal_blocks=(0,))
+    return build_model(config, {"action": 3})
+
+
+@pytest.mark.parametrize("config", [SgdConfig(weight_decay=0.5), AdamConfig(weight_decay=0.5)])
+def test_only_batch_norms_are_not_decayed(model, config):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decay = {
+        names[parameter]: group["weight_decay"]
+        for group in build_optimizer(model, config).param_groups
+        for parameter in group["params"]
+    }
+    assert decay.keys() == set(names.values())
+    undecayed = {name for name, value in decay.items() if value == 0}
+    is_norm = {name for name in decay if ".norm" in name or ".shortcut.1." in name}
+    assert undecayed == is_norm
+    assert decay["slow.res4.nonlocal0.theta.bias"] == decay["head.linear.action.bias"] == 0.5
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_update(nesterov, momentum):
+    """v <- m v + (g + wd w); w <- w - lr (g + wd w + m v) with Nesterov, - lr v without."""
+    layer = torch.nn.Linear(3, 1, bias=False).double()
+    optimizer = build_optimizer(layer, SgdConfig(momentum=momentum, nesterov=nesterov, weight_decay=0.1))
+    w = layer.weight.detach().clone()
+    v = torch.zeros_like(w)
+    for step, lr in enumerate((0.5, 0.25, 0.1)):
+        gradient = torch.full_like(w, math.sin(step + 1))
+        layer.weight.grad = gradient.clone()
+        set_learning_rate(optimizer, lr)
+        optimizer.step()
+        g = gradient + 0.1 * w
+        v = momentum * v + g
+        w = w - lr * (g + momentum * v if nesterov else v)
+        torch.testing.assert_close(layer.weight.detach(), w)

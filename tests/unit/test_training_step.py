@@ -1,0 +1,261 @@
+"""One update, however the global batch is cut into micro-batches and over workers."""
+
+import copy
+
+import pytest
+import torch
+from gloo import run_workers
+from torch.nn import functional as F
+
+from kineray.config import DataConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
+from kineray.data import Batch, Preprocessing
+from kineray.errors import ManifestError, NonFiniteLossError
+from kineray.models import build_model, set_batch_norm_group
+from kineray.training import build_optimizer
+from kineray.training.loop import _share
+from kineray.training.step import Stepper, clip_loss
+from kineray.training.synchronise import GradientSynchroniser, Workers
+
+EXPERIMENT = Experiment(
+    data=DataConfig(frames=4, short_side=(32, 32), crop=32, eval_short_side=32, eval_crop=32),
+    model=SlowFastConfig(stage_blocks=(1, 1, 1, 1), width=8, alpha=2, beta_inv=4, head_pool=1, dropout=0.5),
+    optim=SgdConfig(lr=0.1, reference_batch=8),
+    train=TrainConfig(global_batch=8, bn_group=2),
+)
+VOCABULARIES = {"verb": ("a", "b", "c"), "noun": ("x", "y")}
+
+
+def global_batch(step):
+    generator = torch.Generator().manual_seed(step)
+    clips = torch.randint(0, 256, (8, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    labels = {
+        "verb": torch.randint(0, 3, (8,), generator=generator),
+        "noun": torch.tensor([0, 1, -1, 1, 0, -1, 1, 0]),
+    }
+    return clips, labels
+
+
+def micro_batches(steps, positions, size):
+    for step in range(steps):
+        clips, labels = global_batch(step)
+        for first in range(positions.start, positions.stop, size):
+            part = slice(first, min(first + size, positions.stop))
+            ids = tuple(f"clip{i}" for i in range(part.start, part.stop))
+            yield Batch(step, clips[part], {h: x[part] for h, x in labels.items()}, ids, ())
+
+
+def new_stepper(workers):
+    torch.manual_seed(0)
+    heads = {head: len(names) for head, names in VOCABULARIES.items()}
+    model = build_model(EXPERIMENT.model, heads)
+    set_batch_norm_group(model, EXPERIMENT.train.bn_group)
+    optimizer = build_optimizer(model, EXPERIMENT.optim)
+    preprocessing = Preprocessing.from_config(EXPERIMENT.data, VOCABULARIES)
+    return model, Stepper(
+        EXPERIMENT, model, optimizer, preprocessing, workers=workers, device=torch.device("cpu")
+    )
+
+
+def updated(rank, size, micro_batch, steps=2):
+    """State and losses after some steps of this worker."""
+    torch.set_num_threads(1)
+    model, stepper = new_stepper(Workers(rank, size))
+    positions = _share(EXPERIMENT, rank, size)
+    batches = micro_batches(steps, positions, micro_batch)
+    losses = [stepper.run(step, 0.1, positions, batches).loss for step in range(steps)]
+    return {key: value.numpy() for key, value in model.state_dict().items()}, losses
+
+
+def assert_same(left, right, **tolerance):
+    assert left[0].keys() == right[0].keys()
+    for name, value in left[0].items():
+        other = torch.from_numpy(right[0][name])
+        assert torch.allclose(torch.from_numpy(value), other, **tolerance), name
+    assert left[1] == pytest.approx(right[1], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def four_micro_batches():
+    return updated(0, 1, 2)
+
+
+def test_something_is_learnt(four_micro_batches):
+    model, _ = new_stepper(Workers())
+    for name, value in model.state_dict().items():
+        assert not torch.equal(value, torch.from_numpy(four_micro_batches[0][name])), name
+
+
+@pytest.mark.parametrize("micro_batch", [4, 6, 8])
+def test_larger_micro_batches_give_the_same_update(four_micro_batches, micro_batch):
+    assert_same(updated(0, 1, micro_batch), four_micro_batches, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_workers_give_the_same_update(four_micro_batches, size, tmp_path):
+    """Also three workers for four groups: their shares are 1, 1 and 2."""
+    results = run_workers(updated, size, tmp_path, 2)
+    for result in results:
+        assert_same(result, four_micro_batches, rtol=2e-4, atol=2e-6)
+        assert_same(result, results[0], rtol=0, atol=0)
+
+
+def test_update_of_three_workers_is_reproducible_to_the_bit(tmp_path):
+    first, second = (run_workers(updated, 3, tmp_path, 2) for _ in range(2))
+    assert_same(first[0], second[0], rtol=0, atol=0)
+
+
+def test_loss_is_the_mean_over_the_global_batch(four_micro_batches):
+    """Written out: one plain forward and backward over the groups, dropout aside."""
+    no_dropout = EXPERIMENT.model_copy(update={"model": EXPERIMENT.model.model_copy(update={"dropout": 0.0})})
+    torch.manual_seed(0)
+    model = build_model(no_dropout.model, {"verb": 3, "noun": 2})
+    plain = copy.deepcopy(model)
+    set_batch_norm_group(model, 2)
+    preprocessing = Preprocessing.from_config(EXPERIMENT.data, VOCABULARIES)
+    optimizer = build_optimizer(model, EXPERIMENT.optim)
+    stepper = Stepper(
+        no_dropout, model, optimizer, preprocessing, workers=Workers(), device=torch.device("cpu")
+    )
+    result = stepper.run(0, 0.0, range(8), micro_batches(1, range(8), 4))
+
+    clips, labels = global_batch(0)
+    total = torch.zeros(())
+    for i in range(0, 8, 2):
+        logits = plain(preprocessing.normalise(clips[i : i + 2]))
+        for head, x in logits.items():
+            total = total + F.cross_entropy(x, labels[head][i : i + 2], ignore_index=-1, reduction="sum")
+    (total / 8).backward()
+    assert result.loss == pytest.approx(total.item() / 8, rel=1e-5)
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_clip_loss():
+    logits = {"verb": torch.randn(4, 3), "noun": torch.randn(4, 2)}
+    labels = {"verb": torch.tensor([0, 1, 2, -1]), "noun": torch.tensor([1, -1, 0, -1])}
+    losses = clip_loss(logits, labels)
+    assert losses.shape == (4,)
+    assert losses[3] == 0
+    assert losses[1] == F.cross_entropy(logits["verb"][1], torch.tensor(1))
+    expected = F.cross_entropy(logits["verb"][:3], labels["verb"][:3], reduction="sum")
+    expected += F.cross_entropy(logits["noun"][[0, 2]], torch.tensor([1, 0]), reduction="sum")
+    torch.testing.assert_close(losses.sum(), expected)
+
+
+def test_bfloat16_is_close_to_float32():
+    experiment = EXPERIMENT.model_copy(
+        update={"train": EXPERIMENT.train.model_copy(update={"precision": "bfloat16"})}
+    )
+    losses = []
+    for value in (EXPERIMENT, experiment):
+        torch.manual_seed(0)
+        model = build_model(value.model, {"verb": 3, "noun": 2})
+        set_batch_norm_group(model, 2)
+        optimizer = build_optimizer(model, value.optim)
+        preprocessing = Preprocessing.from_config(value.data, VOCABULARIES)
+        stepper = Stepper(
+            value, model, optimizer, preprocessing, workers=Workers(), device=torch.device("cpu")
+        )
+        losses.append(stepper.run(0, 0.1, range(8), micro_batches(1, range(8), 2)).loss)
+        assert {p.dtype for p in model.state_dict().values()} == {torch.float32, torch.int64}
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def poisoned(rank, size):
+    """A step in which the logits of clip 5 are not finite; returns what was raised, and if nothing moved."""
+    model, stepper = new_stepper(Workers(rank, size))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    positions = _share(EXPERIMENT, rank, size)
+    parts = []
+    for batch in micro_batches(1, positions, 2):
+        if "clip5" in batch.ids:
+            model.head.register_forward_hook(_blow_up)
+        parts.append(batch)
+
+    def batches():
+        for batch in parts:
+            POISON[0] = "clip5" in batch.ids
+            yield batch
+
+    with pytest.raises(NonFiniteLossError) as caught:
+        stepper.run(6, 0.1, positions, batches())
+    same = all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    return str(caught.value), same
+
+
+POISON = [False]
+
+
+def _blow_up(_module, _inputs, logits):
+    if not POISON[0]:
+        return logits
+    scale = torch.ones(2, 1)
+    scale[1] = float("nan")  # clip 5 is the second of its group
+    return {head: x * scale for head, x in logits.items()}
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_loss_that_is_not_finite_stops_every_worker_and_changes_nothing(size, tmp_path):
+    for message, unchanged in run_workers(poisoned, size, tmp_path):
+        assert message.startswith("step 7: the loss is nan for samples clip5;")
+        assert "\n" not in message
+        assert unchanged
+
+
+def data_ends(rank, size):
+    _, stepper = new_stepper(Workers(rank, size))
+    positions = _share(EXPERIMENT, rank, size)
+
+    def batches():
+        yield from list(micro_batches(1, positions, 2))[: 1 if rank == 1 else None]
+        raise ManifestError("8 clips in a row cannot be decoded")
+
+    stepper.run(0, 0.1, positions, batches())
+
+
+def test_an_error_in_the_data_of_one_worker_is_raised_on_all(tmp_path):
+    results = run_workers(data_ends, 2, tmp_path)
+    assert [type(error) for error in results] == [ManifestError, ManifestError]
+    assert {str(error) for error in results} == {"8 clips in a row cannot be decoded"}
+
+
+def synchronised(rank, size, bucket_bytes):
+    """Gradients of a net with an unused, a late and a frozen parameter."""
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(n)) for n in (5, 300, 7, 1, 40)]
+    parameters[3].requires_grad_(False)
+    synchroniser = GradientSynchroniser(parameters, Workers(rank, size), bucket_bytes)
+    sums = []
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = None
+        for micro in range(rank + 1):  # unequal numbers of micro-batches
+            if micro == rank:
+                synchroniser.arm()
+            loss = sum((p * (rank + 1)).sum() for i, p in enumerate(parameters) if i not in (2, 3))
+            loss.backward()
+        synchroniser.finish()
+        sums.append([None if p.grad is None else p.grad.numpy() for p in parameters])
+    return sums
+
+
+@pytest.mark.parametrize("bucket_bytes", [1, 200, 2**20])
+def test_gradients_are_summed_whatever_the_buckets(bucket_bytes, tmp_path):
+    for sums in run_workers(synchronised, 3, tmp_path, bucket_bytes):
+        for gradients in sums:
+            expected = sum((rank + 1) * (rank + 1) for rank in range(3))
+            for index in (0, 1, 4):
+                assert (gradients[index] == expected).all()
+            assert (gradients[2] == 0).all()  # reached by no worker
+            assert gradients[3] is None
+
+
+def test_workers_need_their_group():
+    with pytest.raises(ValueError, match="2 workers need"):
+        Workers(0, 2)
+    alone = Workers()
+    tensor = torch.ones(2)
+    alone.sum_(tensor)
+    assert tensor.tolist() == [1, 1]
+    assert alone.gather("x") == ["x"]
