@@ -32,6 +32,7 @@ MAX_BATCH = 8  # requests in one batch
 
 _DRAIN_S = 60.0  # a replaced replica may finish its requests; no request takes longer
 _BATCH_WAIT_S = 0.01
+_REQUESTS = 32  # that are in work at once: each holds its video in memory
 _QUEUE = 64  # requests that wait at one caller of a deployment; more get 503
 _READY_TIMEOUT_S = 5.0
 # Chance decides which version's replica a clip reaches; this many wrong ones in a row do not happen.
@@ -79,6 +80,9 @@ class Decoded:
 
 class Decoder:
     """Decodes videos in threads; holds nothing of a model."""
+
+    def __init__(self) -> None:
+        import kineray.evaluation  # noqa: F401 - here, so that no request waits for it
 
     async def decode(self, video: bytes, plan: Plan) -> Decoded:
         """Raises DecodeError."""
@@ -268,7 +272,7 @@ def build(args: AppArgs) -> serve.Application:
     model = _deployment(
         Model, max_ongoing=2 * MAX_BATCH, resources={"num_gpus": args.gpus} if args.gpus else small
     )
-    front = _deployment(Api, max_ongoing=_QUEUE, resources=small)
+    front = _deployment(Api, max_ongoing=_REQUESTS, resources=small)
     return front.bind(args, decoder.bind(), model.bind(args))
 
 
