@@ -1,6 +1,7 @@
 """Batches: a pure order, slices of it for every rank, and bad clips counted, named and replaced."""
 
 import threading
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -196,6 +197,7 @@ def test_little_is_decoded_ahead(manifest, preprocessing, tmp_path):
         replace(manifest, samples=tuple(samples)), preprocessing, micro_batch=1, prefetch=2, stop_step=1
     )
     first = [next(stream) for _ in range(4)]
+    time.sleep(0.5)  # long enough for idle threads to reach the late video, were they allowed to
     late.write_bytes(Path(manifest[order[7]].uri).read_bytes())
     assert not any(part.failures for part in [*first, *stream])
 

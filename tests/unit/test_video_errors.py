@@ -68,6 +68,13 @@ def test_a_playlist_is_not_followed(tmp_path, video):
         read_clip(f"concat:{video}", [0.0])
 
 
+def test_a_name_is_not_taken_for_a_protocol(tmp_path, monkeypatch, video):
+    monkeypatch.chdir(tmp_path)
+    for name in ("concat:clip.mp4", "http:clip.mp4"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+        np.testing.assert_array_equal(read_clip(name, [0.5]), reference_clip(video, [0.5]))
+
+
 @pytest.mark.parametrize("suffix", ["m4a", "mkv"])
 def test_sound_only(tmp_path, suffix):
     assert failure(write_sound(tmp_path / f"sound.{suffix}")).code == "no_video_stream"

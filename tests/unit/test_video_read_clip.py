@@ -35,6 +35,7 @@ FILES = {
     "gradual_refresh.mp4": {"params": "intra-refresh=1:scenecut=0", "bframes": 0, "frames": 60},
     "long.mkv": {"frames": 300, "gop": 25},
     "long.ts": {"frames": 300, "gop": 25},
+    "long.flv": {"frames": 300, "gop": 25, "bframes": 3},
     "mpeg4.avi": {"codec": "mpeg4", "bframes": 0},
     "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
     "with_sound.mp4": {"audio": True},
@@ -101,6 +102,17 @@ def test_random_files_and_random_times(tmp_path_factory, gaps, gop, bframes, sta
     )
     times = data.draw(st.lists(st.floats(-1, sum(gaps) / 300 + 1, allow_nan=False), min_size=1, max_size=6))
     np.testing.assert_array_equal(read_clip(path, times), reference_clip(path, times))
+
+
+@pytest.mark.parametrize("options", [{}, {"gop": 50, "bframes": 3}, {"codec": "mpeg4"}])
+def test_avi_counts_its_frames(tmp_path, options):
+    """AVI holds no presentation times, and those that are guessed for B-frames are wrong."""
+    path = write_video(tmp_path / "b_frames.avi", frames=200, **options)
+    _, images = decode_all(path)
+    assert len(images) == 200
+    for indices in ([150, 3, 151, 150], [199], range(200), [120, 10]):
+        clip = read_clip(path, [index / 25 for index in indices])
+        np.testing.assert_array_equal(clip, images[list(indices)])
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -191,9 +203,10 @@ class CountedFile(io.BytesIO):
         return data
 
 
+@pytest.mark.parametrize("params", ["", "open-gop=1:scenecut=0"])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_only_the_wanted_part_of_a_long_file_is_read(tmp_path, suffix):
-    path = write_video(tmp_path / f"long.{suffix}", frames=500, width=128, height=128, gop=25)
+def test_only_the_wanted_part_of_a_long_file_is_read(tmp_path, suffix, params):
+    path = write_video(tmp_path / f"long.{suffix}", frames=500, width=128, height=128, gop=25, params=params)
     late, middle, far_apart, whole = (CountedFile(path.read_bytes()) for _ in range(4))
     read_clip(middle, 10.5 + np.arange(25) / 12.5)
     read_clip(late, [19.0])

@@ -213,7 +213,7 @@ class Video:
             except av.FFmpegError:
                 self._seekable = False
                 return False
-            if key is not None and key.pts is not None and key.pts <= target:
+            if key is not None and key.pts is not None:
                 frames = self._decode(chain([key], packets), floor=key.pts)
                 first = next(frames, None)
                 if first is None or first[1].pict_type != PictureType.I:
@@ -222,8 +222,6 @@ class Video:
                 if first[0] <= target:
                     self._frames, self._current, self._ahead = frames, first, None
                     return True
-            if key is not None and key.dts is not None:
-                attempt = min(attempt, key.dts)
             attempt, step = attempt - step, step * 8
         return False
 
