@@ -1,0 +1,257 @@
+"""Checkpoint folders: what is in them, what survives a crash, what is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from moto.server import ThreadedMotoServer
+
+from kineray.config import DataConfig, Experiment, SlowFastConfig, from_yaml
+from kineray.data import Preprocessing, storage
+from kineray.errors import CheckpointError
+from kineray.models import build_model
+from kineray.training import CheckpointStore, build_optimizer, load_checkpoint
+from kineray.training.checkpoint import load_training_state
+
+EXPERIMENT = Experiment(
+    name="small",
+    data=DataConfig(frames=4, short_side=(32, 32), crop=32, eval_short_side=32, eval_crop=32),
+    model=SlowFastConfig(stage_blocks=(1, 1, 1, 1), width=8, alpha=2, beta_inv=4, head_pool=1),
+)
+PREPROCESSING = Preprocessing.from_config(EXPERIMENT.data, {"action": ("run", "walk", "sit")})
+FILES = {"experiment.yaml", "model.safetensors", "optimizer.pt", "preprocessing.json", "state.json"}
+
+
+def new_model(seed=0):
+    torch.manual_seed(seed)
+    model = build_model(EXPERIMENT.model, {"action": 3})
+    optimizer = build_optimizer(model, EXPERIMENT.optim)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return model, optimizer
+
+
+def save(store, step, score=None, seed=None, **state):
+    model, optimizer = new_model(step if seed is None else seed)
+    return store.save(model, optimizer, EXPERIMENT, PREPROCESSING, {"step": step, **state}, score=score)
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    storage._client_of.cache_clear()
+    name = f"checkpoints-{os.urandom(4).hex()}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}"
+    storage._client_of.cache_clear()
+
+
+@pytest.fixture(params=["local", "s3"])
+def run(request, tmp_path):
+    """URI of a run's folder."""
+    return f"{request.getfixturevalue('bucket')}/run" if request.param == "s3" else str(tmp_path / "run")
+
+
+def test_a_checkpoint_comes_back(run):
+    store = CheckpointStore(storage.join(run, "checkpoints"))
+    assert store.last() is store.best() is store.best_score() is None
+    uri, best = save(store, 7, score=0.5, note="x")
+    assert best and store.last() == store.best() == uri and store.best_score() == 0.5
+    assert set(storage.list_names(uri)) == FILES
+
+    model, optimizer = new_model(7)
+    checkpoint = load_checkpoint(uri)
+    assert checkpoint.uri == uri and not checkpoint.model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(checkpoint.model.state_dict()[name], value)
+    assert checkpoint.experiment == EXPERIMENT and checkpoint.preprocessing == PREPROCESSING
+    assert checkpoint.state["step"] == 7 and checkpoint.state["note"] == "x"
+    clips = torch.randn(1, 3, 4, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(checkpoint.model(clips)["action"], model.eval()(clips)["action"])
+
+    saved = load_training_state(uri)
+    for index, buffers in optimizer.state_dict()["state"].items():
+        assert torch.equal(saved.optimizer["state"][index]["momentum_buffer"], buffers["momentum_buffer"])
+
+
+def test_last_and_best_are_kept_and_found(run):
+    store = CheckpointStore(storage.join(run, "checkpoints"))
+    bests = [save(store, step, score)[1] for step, score in [(1, 0.2), (2, 0.6), (3, None), (4, 0.6)]]
+    assert bests == [True, True, False, False]
+    assert storage.list_names(store.uri) == ["index.json", "step-00000002", "step-00000004"]
+    assert load_checkpoint(run).state["step"] == 2
+    assert load_checkpoint(store.uri).state["step"] == 2
+    assert load_checkpoint(store.last()).state["step"] == 4
+    index = json.loads(storage.read_bytes(storage.join(store.uri, "index.json")))
+    assert index == {"last": "step-00000004", "best": "step-00000002", "best_score": 0.6}
+
+
+def test_without_a_score_the_last_is_loaded(run):
+    save(CheckpointStore(storage.join(run, "checkpoints")), 3)
+    assert load_checkpoint(run).state["step"] == 3
+
+
+def test_the_folder_opens_without_kineray_and_without_pickle(tmp_path):
+    uri = Path(save(CheckpointStore(str(tmp_path)), 1)[0])
+    model, _ = new_model(1)
+    arrays = safetensors.numpy.load_file(uri / "model.safetensors")
+    assert set(arrays) == set(model.state_dict())
+    name = "slow.res4.block0.conv_a.weight"
+    assert np.array_equal(arrays[name], model.state_dict()[name].numpy())
+    assert json.loads((uri / "state.json").read_text())["step"] == 1
+    assert json.loads((uri / "preprocessing.json").read_text())["labels"]["action"] == ["run", "walk", "sit"]
+    assert from_yaml((uri / "experiment.yaml").read_text()) == EXPERIMENT
+    assert len(torch.load(uri / "optimizer.pt", weights_only=True)["param_groups"]) == 2
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
+    uri = Path(save(CheckpointStore(str(tmp_path)), 1)[0])
+
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    torch.save({"state": Attack()}, uri / "optimizer.pt")
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt: damaged"):
+        load_training_state(str(uri))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_equal_weights_have_equal_hashes(tmp_path):
+    first = load_checkpoint(save(CheckpointStore(str(tmp_path / "a")), 1, seed=5)[0])
+    again = load_checkpoint(save(CheckpointStore(str(tmp_path / "b")), 9, seed=5)[0])
+    other = load_checkpoint(save(CheckpointStore(str(tmp_path / "c")), 1, seed=6)[0])
+    assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
+
+
+def test_a_save_that_fails_leaves_everything_as_it_was(run):
+    store = CheckpointStore(storage.join(run, "checkpoints"))
+    uri, _ = save(store, 1, 0.5)
+    before = {name: storage.read_bytes(storage.join(uri, name)) for name in FILES}
+    with pytest.raises(TypeError):
+        save(store, 2, 0.9, cannot_be_json=object())  # fails when four of the five files are written
+    assert store.last() == store.best() == uri
+    assert storage.list_names(store.uri) == ["index.json", "step-00000001"]
+    assert {name: storage.read_bytes(storage.join(uri, name)) for name in FILES} == before
+
+
+SAVE_FOREVER = """
+import sys, itertools
+sys.path.insert(0, sys.argv[2])
+import torch; torch.set_num_threads(1)
+from test_training_checkpoint import *
+store = CheckpointStore(sys.argv[1])
+model, optimizer = new_model(0)
+for step in itertools.count(1):
+    store.save(model, optimizer, EXPERIMENT, PREPROCESSING, {"step": step}, score=(step % 3) / 3)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path):
+    store = CheckpointStore(str(tmp_path / "checkpoints"))
+    chance = random.Random(0)
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOREVER, store.uri, str(Path(__file__).parent)]
+        )
+        try:
+            deadline, known = time.monotonic() + 60, store.last()
+            while store.last() == known and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.2))
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        for uri in {store.last(), store.best()}:
+            assert set(storage.list_names(uri)) == FILES
+            load_checkpoint(uri)
+            load_training_state(uri)
+        for name in storage.list_names(store.uri):
+            if name.startswith("step-"):
+                assert set(storage.list_names(storage.join(store.uri, name))) <= FILES
+    uri, _ = save(store, 10_000_000)
+    kept = {"index.json", Path(uri).name, Path(store.best()).name}
+    assert set(storage.list_names(store.uri)) == kept  # nothing is left of the killed processes
+
+
+def damage_truncated_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def damage_other_model(folder):
+    path = folder / "experiment.yaml"
+    path.write_text(path.read_text().replace("width: 8", "width: 16"))
+
+
+def damage_state(folder):
+    (folder / "state.json").write_text("{")
+
+
+def damage_format(folder):
+    (folder / "state.json").write_text(json.dumps({"format": 99}))
+
+
+def damage_missing(folder):
+    (folder / "preprocessing.json").unlink()
+
+
+def damage_preprocessing(folder):
+    (folder / "preprocessing.json").write_text('{"frames": 3}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncated_weights, r"model\.safetensors: damaged"),
+        (damage_other_model, r"model\.safetensors is not of the model in experiment\.yaml"),
+        (damage_state, r"state\.json: not valid JSON"),
+        (damage_format, r"state\.json: format 99"),
+        (damage_missing, r"preprocessing\.json: No such file"),
+        (damage_preprocessing, r"preprocessing\.json: .*stride"),
+    ],
+)
+def test_damage_is_one_line_that_names_the_file(tmp_path, damage, message):
+    uri = save(CheckpointStore(str(tmp_path)), 1)[0]
+    damage(Path(uri))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(uri)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder; give a checkpoint folder or a run folder"):
+        load_checkpoint(str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match=r"it has no state\.json"):
+        load_checkpoint(str(tmp_path))
+    uri = Path(save(CheckpointStore(str(tmp_path / "run")), 1)[0])
+    (uri / "optimizer.pt").write_bytes(b"not a zip")
+    assert not zipfile.is_zipfile(uri / "optimizer.pt")
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt: damaged"):
+        load_training_state(str(uri))
