@@ -16,8 +16,8 @@ _ENVIRONMENT = {
 }
 
 
-def connect(*, dashboard: bool = False) -> None:
-    """Connect this process to Ray, once.
+def connect(*, dashboard: bool = False) -> bool:
+    """Connect this process to Ray, once; returns whether it joined a cluster that runs without it.
 
     Joins the cluster of ``RAY_ADDRESS``, or one that ``ray start`` (so also ``ray up``) runs on this
     host; otherwise starts a local one that ends with this process. ``dashboard`` is needed by Ray
@@ -30,11 +30,12 @@ def connect(*, dashboard: bool = False) -> None:
     import ray
 
     if ray.is_initialized():
-        return
+        return joins
     if joins:
         ray.init(log_to_driver=False, logging_level="ERROR")
     else:
         ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
+    return joins
 
 
 def driver_node() -> object:

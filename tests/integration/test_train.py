@@ -134,9 +134,7 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
 def test_resume_with_another_experiment_names_the_keys(tiny_experiment, tmp_path):
     changed = apply_overrides(tiny_experiment, ["train.epochs=1", "train.warmup_epochs=0"])
     train(changed, launch(tmp_path, name="other"), lambda event: None)
-    with pytest.raises(
-        ConfigError, match=r"--resume other: was made with other values of .*train\.epochs"
-    ):
+    with pytest.raises(ConfigError, match=r"--resume other: was made with other values of .*train\.epochs"):
         train(
             apply_overrides(tiny_experiment, ["optim.lr=0.2"]),
             launch(tmp_path, name="other", resume=True),
@@ -173,3 +171,10 @@ def test_the_error_budget_lists_the_files(tiny_experiment, tmp_path):
     experiment = apply_overrides(tiny_experiment, {"data.manifest": str(manifest)})
     with pytest.raises(ErrorBudgetError, match=r"\.mp4"):
         train(experiment, launch(tmp_path), lambda event: None)
+
+
+def test_more_workers_than_the_machine_holds(tiny_experiment, tmp_path):
+    many = apply_overrides(tiny_experiment, ["train.global_batch=4096"])
+    with pytest.raises(ConfigError, match=r"--workers 1000: there are only \d+ .PUs"):
+        train(many, launch(tmp_path, workers=1000), print)
+    assert list_runs(str(tmp_path)) == []

@@ -1,6 +1,7 @@
 """Training and searching on Ray: the only package that imports Ray Train and Ray Tune."""
 
-from kineray.orchestration.search import SweepOutcome, Trial, sweep
+from kineray.orchestration.board import SweepOutcome, Trial
+from kineray.orchestration.search import sweep
 from kineray.orchestration.training import Launch, RunOutcome, train
 
 __all__ = ["Launch", "RunOutcome", "SweepOutcome", "Trial", "sweep", "train"]

@@ -3,13 +3,11 @@
 import contextlib
 import json
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kineray.cluster import connect, driver_node
+from kineray.cluster import connect
 from kineray.config import (
     Choice,
     Experiment,
@@ -25,44 +23,10 @@ from kineray.config import (
 from kineray.data import Manifest, load_manifest
 from kineray.data.storage import absolute, is_remote, join
 from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
-from kineray.orchestration.training import open_manifest, record
+from kineray.orchestration.board import Board, SweepOutcome
+from kineray.orchestration.training import open_manifest
 from kineray.tracking import Run, get_run, list_runs, resume_run, run_exists, start_run, unused_name
 from kineray.training import Event, ValidationEvent
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One point of the search space: its run's name, the values tried, and how far it came.
-
-    ``state`` is ``finished``, ``stopped`` (by ASHA), ``diverged`` or ``interrupted``. ``score`` is the
-    best validation score so far, None before the first validation.
-    """
-
-    name: str
-    params: dict[str, Any]
-    state: str
-    epoch: int
-    score: float | None
-
-
-@dataclass(frozen=True)
-class SweepOutcome:
-    """A sweep's name and its trials, best first."""
-
-    name: str
-    trials: list[Trial]
-
-    @property
-    def best(self) -> Trial | None:
-        """The trial with the highest score, None when no trial was validated."""
-        return next((trial for trial in self.trials if trial.score is not None), None)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One flat row a trial: score, epoch, state, the searched keys, and the run's name."""
-        return [
-            {"score": t.score, "epoch": t.epoch, "state": t.state} | t.params | {"run": t.name}
-            for t in self.trials
-        ]
 
 
 def sweep(
@@ -97,7 +61,7 @@ def sweep(
     check_space(experiment, space, fixed=pairs)
     experiment, manifest = open_manifest(experiment)
     parent = _open_sweep(experiment, space, manifest, storage, name, resume, list(command))
-    board = _Board(parent, experiment, manifest, storage, on_event or (lambda _name, _event: None))
+    board = Board(parent, experiment, manifest, storage, on_event or (lambda _name, _event: None))
     status = "FAILED"
     try:
         connect()
@@ -167,7 +131,7 @@ def _search(
     trials: int,
     where: str,
     name: str,
-    board: "_Board",
+    board: Board,
     concurrent: int | None,
 ) -> None:
     import optuna
@@ -292,115 +256,3 @@ def _run_trial(params: dict[str, Any], *, settings: dict[str, Any]) -> None:
     except KinerayError as error:
         mailbox.put.remote((name, f"failed: {error}"))
         raise
-
-
-@dataclass
-class _Entry:
-    run: Run
-    params: dict[str, Any]
-    state: str = "running"
-    epoch: int = 0
-    score: float | None = None
-
-
-@dataclass
-class _Board:
-    """The driver's view of all trials, and the only writer of their records."""
-
-    parent: Run
-    experiment: Experiment
-    manifest: Manifest
-    where: str
-    on_event: Callable[[str, Event], None]
-    first_problem: str = ""
-    _entries: dict[str, _Entry] = field(default_factory=dict)
-    _mailbox: Any = None
-    _done: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def mailbox(self) -> Any:
-        """Start listening; the handle that trials write to."""
-        import ray
-
-        from kineray.orchestration.training import _Mailbox
-
-        self._mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=driver_node()).remote()
-        self._thread = threading.Thread(target=self._listen, name="kineray-events", daemon=True)
-        self._thread.start()
-        return self._mailbox
-
-    def known(self, finished: list[dict[str, Any]]) -> None:
-        """Take over the trials that an earlier session of this sweep has ended."""
-        for params in finished:
-            name = trial_name(self.experiment, params)
-            detail = get_run(self.where, f"{self.parent.name}/{name}")
-            self._entries[name] = _Entry(
-                resume_run(self.where, detail.name),
-                params,
-                detail.tags.get("trial.state", "interrupted"),
-                int(detail.tags.get("trial.epoch", "0")),
-                float(detail.tags["trial.score"]) if "trial.score" in detail.tags else None,
-            )
-
-    def trials(self) -> list[Trial]:
-        """All trials, best first; those without a score last."""
-        found = [
-            Trial(entry.run.name, entry.params, entry.state, entry.epoch, entry.score)
-            for entry in self._entries.values()
-        ]
-        return sorted(found, key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
-
-    def close(self, status: str) -> None:
-        """Stop listening and end every trial's record; ``status`` is how the sweep itself ended."""
-        self._done.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._move()
-        for entry in self._entries.values():
-            if entry.state == "running":
-                entry.state = "stopped" if status == "FINISHED" else "interrupted"
-            score = {} if entry.score is None else {"trial.score": repr(entry.score)}
-            entry.run.set_tags({"trial.state": entry.state, "trial.epoch": str(entry.epoch), **score})
-            ends = {"failed": "FAILED", "diverged": "FAILED", "interrupted": "KILLED"}
-            entry.run.finish(ends.get(entry.state, "FINISHED"))
-
-    def _listen(self) -> None:
-        while not self._done.wait(0.25):
-            self._move()
-
-    def _move(self) -> None:
-        import ray
-
-        for name, item in ray.get(self._mailbox.drain.remote()):
-            if isinstance(item, dict):
-                self._start(name, item)
-                continue
-            entry = self._entries[name]
-            if isinstance(item, str):
-                entry.state, _, problem = item.partition(": ")
-                if problem:
-                    self.first_problem = self.first_problem or problem
-                    entry.run.set_tags({"problem": problem})
-                continue
-            record(entry.run, item)
-            if isinstance(item, ValidationEvent):
-                entry.epoch = item.epoch
-                entry.score = max(item.score, entry.score or 0.0)
-            self.on_event(name, item)
-
-    def _start(self, name: str, params: dict[str, Any]) -> None:
-        full_name = f"{self.parent.name}/{name}"
-        if run_exists(self.where, full_name):
-            self._entries[name] = _Entry(resume_run(self.where, full_name), params)
-            return
-        experiment = apply_overrides(self.experiment, params)
-        run = start_run(
-            self.where,
-            name=full_name,
-            experiment=experiment,
-            fingerprint=fingerprint(experiment, self.manifest.content_hash),
-            manifest=self.manifest,
-            command=[],
-            parent=self.parent.run_id,
-        )
-        self._entries[name] = _Entry(run, params)

@@ -10,14 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kineray.cluster import connect, driver_node
+from kineray.cluster import connect
 from kineray.config import Experiment, apply_overrides, differing_keys, fingerprint, from_yaml, to_yaml
 from kineray.data import Manifest, load_manifest, storage
 from kineray.errors import ConfigError, ErrorBudgetError, KinerayError, NonFiniteLossError, StorageError
+from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.tracking import Run, get_run, list_runs, resume_run, start_run, unused_name
-from kineray.training import CheckpointEvent, Event, ReplacedEvent, StepEvent, ValidationEvent
+from kineray.training import Event
 
 log = logging.getLogger(__name__)
+
+_JOIN_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def train(experiment: Experiment, launch: Launch, on_event: Callable[[Event], No
     """
     experiment, manifest = open_manifest(experiment)
     science = fingerprint(experiment, manifest.content_hash)
-    connect()
-    workers, use_gpu = _placement(launch.workers, experiment)
+    joined = connect()
+    workers, use_gpu = _placement(launch.workers, experiment, joined)
     run = _open_run(experiment, launch, science, manifest)
     folder = storage.join(launch.storage, run.name)
     status = "FAILED"
@@ -137,20 +140,37 @@ def _what_differs(experiment: Experiment, where: str, name: str) -> str:
     return f"was made with other values of {', '.join(keys[:6])}"
 
 
-def _placement(asked: int | None, experiment: Experiment) -> tuple[int, bool]:
-    """How many workers, and whether each has a GPU."""
+def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple[int, bool]:
+    """How many workers, and whether each has a GPU.
+
+    The hosts of a cluster that was just started join one after the other, so a joined cluster gets
+    time to grow to the number of workers that was asked for.
+    """
     import ray
 
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    workers = asked or max(gpus, 1)
     groups = experiment.train.global_batch // experiment.train.bn_group
-    if workers > groups:
+    if asked and asked > groups:
         raise ConfigError(
-            f"--workers {workers}: train.global_batch={experiment.train.global_batch} has only {groups} "
+            f"--workers {asked}: train.global_batch={experiment.train.global_batch} has only {groups} "
             f"batch-norm groups of train.bn_group={experiment.train.bn_group}; use at most {groups} workers"
         )
-    return workers, gpus > 0
+    deadline = time.monotonic() + (_JOIN_TIMEOUT_S if joined else 0)
+    told = False
+    while True:
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+        workers = asked or min(max(gpus, 1), groups)
+        if workers <= (gpus or cpus):
+            return workers, gpus > 0
+        have = f"{gpus} GPUs" if gpus else f"{cpus} CPUs"
+        if time.monotonic() >= deadline:
+            raise ConfigError(
+                f"--workers {workers}: there are only {have}; ask for fewer, or for a larger cluster"
+            )
+        if not told:
+            log.warning("waiting for the cluster to grow from %s to %d workers", have, workers)
+            told = True
+        time.sleep(2)
 
 
 def _fit(
@@ -167,7 +187,7 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
-    mailbox = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=driver_node()).remote()
+    mailbox = open_mailbox()
     settings = {
         "experiment": to_yaml(experiment),
         "folder": storage.absolute(folder),
@@ -295,20 +315,6 @@ def _user_error(error: Exception, name: str) -> KinerayError:
     return KinerayError(f"run {name} failed in a worker: {first_line.strip()}; --resume {name} continues it")
 
 
-class _Mailbox:
-    """Holds events between rank 0 and the driver. Runs as an actor on the driver's host."""
-
-    def __init__(self) -> None:
-        self._items: list[Any] = []
-
-    def put(self, item: Any) -> None:
-        self._items.append(item)
-
-    def drain(self) -> list[Any]:
-        items, self._items = self._items, []
-        return items
-
-
 class _Pump(threading.Thread):
     """Moves events from the mailbox to the record and to the screen. The only writer of both."""
 
@@ -327,34 +333,7 @@ class _Pump(threading.Thread):
         self._move()
 
     def _move(self) -> None:
-        import ray
-
-        for event in ray.get(self._mailbox.drain.remote()):
+        for event in drain(self._mailbox):
             record(self._run, event)
             if not isinstance(event, tuple):
                 self._on_event(event)
-
-
-def record(run: Run, event: Event | tuple[str, int, str, int]) -> None:
-    """Write one event of the training loop to the run's record."""
-    match event:
-        case StepEvent():
-            run.log_metrics(
-                {
-                    "train/loss": event.loss,
-                    "train/lr": event.lr,
-                    "train/epoch": event.epoch,
-                    "train/clips_per_s": event.clips_per_s,
-                    "train/data_wait": event.data_wait,
-                },
-                event.step,
-            )
-        case ValidationEvent():
-            run.log_metrics(event.metrics, event.step)
-        case CheckpointEvent():
-            tags = {"checkpoint.last": event.uri, "checkpoint.last_step": str(event.step)}
-            run.set_tags(tags | ({"checkpoint.best": event.uri} if event.best else {}))
-        case ReplacedEvent():
-            run.log_metrics({"train/replaced_clips": float(len(event.failures))}, event.step)
-        case ("worker", rank, host, pid):
-            run.set_tags({f"worker.{rank}": f"{host} pid {pid}"})
