@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MODEL = "video-classifier"
 MAX_BYTES = 2**20
+VIEWS, CROPS = 2, 3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,6 +89,7 @@ def service(store, unused_port):
         [
             *(sys.executable, "-m", "kineray", "serve", "--storage", store, "--port", str(unused_port)),
             *("--max-megabytes", str(MAX_BYTES // 2**20), "--top-k", "4"),
+            *("--views", str(VIEWS), "--crops", str(CROPS)),
         ],
         stderr=subprocess.PIPE,
         text=True,
@@ -134,7 +136,7 @@ def offline(store, videos):
     def scores(number, sample):
         if (number, sample.id) not in answers:
             checkpoint = load_checkpoint(str(fetch(store, get_version(store, MODEL, number))))
-            answers[number, sample.id] = predict(checkpoint, sample.uri)
+            answers[number, sample.id] = predict(checkpoint, sample.uri, views=VIEWS, crops=CROPS)
         return answers[number, sample.id]
 
     return scores
@@ -177,7 +179,9 @@ def test_the_command_line_says_the_same(store, videos, client):
     """`kineray predict` on the champion's run, beside the endpoint."""
     sample = videos[0]
     run = get_version(store, MODEL).run_name
-    result = CliRunner().invoke(cli, ["predict", f"{store}/{run}", sample.uri, "--json"])
+    result = CliRunner().invoke(
+        cli, ["predict", f"{store}/{run}", sample.uri, "--views", str(VIEWS), "--crops", str(CROPS), "--json"]
+    )
     assert result.exit_code == 0, result.output
     served = client.post("/v1/predict", content=Path(sample.uri).read_bytes()).json()
     assert_same_answer(served, json.loads(result.stdout))

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from kineray.cli.output import json_option, note, show, storage_option, table
+from kineray.cli.output import (
+    crops_option,
+    json_option,
+    note,
+    show,
+    storage_option,
+    table,
+    views_option,
+)
 from kineray.errors import ConfigError
 
 
@@ -94,16 +102,22 @@ def evaluate(
 @click.command(short_help="Classify one video with a checkpoint.")
 @click.argument("checkpoint")
 @click.argument("video")
+@views_option
+@crops_option
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True)
 @storage_option
 @json_option
-def predict(checkpoint: str, video: str, top_k: int, storage: str, as_json: bool) -> None:
+def predict(
+    checkpoint: str, video: str, views: int, crops: str, top_k: int, storage: str, as_json: bool
+) -> None:
     """Classify VIDEO offline, by the same code as the endpoint."""
     from kineray.evaluation import predict as run_prediction
     from kineray.training import load_checkpoint
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, storage), device=best_device())
-    answer = run_prediction(loaded, Path(video), top_k=top_k, device=best_device())
+    answer = run_prediction(
+        loaded, Path(video), views=views, crops=int(crops), top_k=top_k, device=best_device()
+    )
     lines = [
         f"{head}: " + ", ".join(f"{entry['label']} {entry['score']:.4f}" for entry in entries)
         for head, entries in answer["predictions"].items()

@@ -20,6 +20,16 @@ storage_option = click.option(
     metavar="URI",
     help="Folder or s3:// prefix of all runs (or KINERAY_STORAGE).",
 )
+views_option = click.option(
+    "--views", type=click.IntRange(1), default=1, show_default=True, help="Clips along time."
+)
+crops_option = click.option(
+    "--crops",
+    type=click.Choice(["1", "3"]),
+    default="1",
+    show_default=True,
+    help="Spatial crops of each view.",
+)
 
 
 def show(result: Any, text: str, *, as_json: bool, then: tuple[str, ...] = ()) -> None:

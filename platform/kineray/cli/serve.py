@@ -4,7 +4,7 @@ import dataclasses
 
 import click
 
-from kineray.cli.output import json_option, note, show, storage_option
+from kineray.cli.output import crops_option, json_option, note, show, storage_option, views_option
 
 model_option = click.option(
     "--model", "model_name", default="video-classifier", show_default=True, help="Name in the model registry."
@@ -16,11 +16,22 @@ model_option = click.option(
 @model_option
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@views_option
+@crops_option
 @click.option("--top-k", type=click.IntRange(1), default=5, show_default=True)
 @click.option(
     "--max-megabytes", type=click.IntRange(1), default=64, show_default=True, help="Largest accepted video."
 )
-def serve(storage: str, model_name: str, host: str, port: int, top_k: int, max_megabytes: int) -> None:
+def serve(
+    storage: str,
+    model_name: str,
+    host: str,
+    port: int,
+    views: int,
+    crops: str,
+    top_k: int,
+    max_megabytes: int,
+) -> None:
     """Serve the champion with Ray Serve until interrupted; promotions reach it without a restart."""
     from kineray.serving import serve as run_service
 
@@ -35,6 +46,8 @@ def serve(storage: str, model_name: str, host: str, port: int, top_k: int, max_m
         model_name=model_name,
         host=host,
         port=port,
+        views=views,
+        crops=int(crops),
         top_k=top_k,
         max_bytes=max_megabytes * 2**20,
         on_ready=on_ready,
