@@ -13,7 +13,14 @@ from typing import Any
 from kineray.cluster import connect
 from kineray.config import Experiment, apply_overrides, differing_keys, fingerprint, from_yaml, to_yaml
 from kineray.data import Manifest, load_manifest, storage
-from kineray.errors import ConfigError, ErrorBudgetError, KinerayError, NonFiniteLossError, StorageError
+from kineray.errors import (
+    ConfigError,
+    ErrorBudgetError,
+    KinerayError,
+    ManifestError,
+    NonFiniteLossError,
+    StorageError,
+)
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.tracking import Run, get_run, list_runs, resume_run, start_run, unused_name
 from kineray.training import Event
@@ -21,6 +28,7 @@ from kineray.training import Event
 log = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 900.0
+_FINAL = (NonFiniteLossError, ErrorBudgetError, ManifestError, ConfigError)  # a retry cures none of these
 
 
 @dataclass(frozen=True)
@@ -229,8 +237,8 @@ def _fit(
         scratch.cleanup()
     returned = result.return_value
     if "error" in returned:
-        kind = {c.__name__: c for c in (NonFiniteLossError, ErrorBudgetError, StorageError)}
-        raise kind.get(returned["error"], KinerayError)(returned["message"])
+        kinds = {kind.__name__: kind for kind in (*_FINAL, StorageError)}
+        raise kinds[returned["error"]](returned["message"])
     return RunOutcome(name=run.name, run_id=run.run_id, **returned)
 
 
@@ -275,7 +283,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
             # A replaced worker group continues from this run's own last checkpoint.
             resume=settings["resume"] or bool(_last_checkpoint(settings["folder"])),
         )
-    except (NonFiniteLossError, ErrorBudgetError) as error:
+    except _FINAL as error:
         # Raised on every rank alike: returning ends the run, raising would make Ray start it again.
         return {"error": type(error).__name__, "message": str(error)}
     return {"step": result.step, "score": result.score, "best": result.best_uri, "last": result.last_uri}
