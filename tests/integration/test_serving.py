@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -58,11 +59,12 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, videos, cache):
-    """A storage folder with runs `a`, `b` and `wide`, which cut clips differently, and champion `a`."""
+    """A storage folder with champion `a`, previous `b`, and a run `wide` that cuts clips differently."""
     folder = str(tmp_path_factory.mktemp("runs"))
     trained(folder, videos, "a", seed=1)
     trained(folder, videos, "b", seed=2)
     trained(folder, videos, "wide", seed=3, frames=16, eval_crop=40)
+    assert not promote(folder, "b").served
     assert not promote(folder, "a").served
     return folder
 
@@ -82,9 +84,23 @@ def trained(folder, manifest, name, **checkpoint):
     return uri
 
 
+OTHER_APPLICATION = """
+from ray import serve
+
+@serve.deployment(ray_actor_options={"num_cpus": 0})
+class Other:
+    async def __call__(self, request):
+        return "still here"
+
+app = Other.bind()
+"""
+
+
 @pytest.fixture(scope="module")
-def service(store, unused_port):
+def service(store, unused_port, tmp_path_factory):
     """`kineray serve` as a user starts it; ends with Ctrl-C's signal and must end well."""
+    modules = tmp_path_factory.mktemp("modules")
+    (modules / "other_application.py").write_text(OTHER_APPLICATION)
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "kineray", "serve", "--storage", store, "--port", str(unused_port)),
@@ -93,6 +109,7 @@ def service(store, unused_port):
         ],
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(modules)},
     )
     lines = []
     try:
@@ -373,7 +390,8 @@ def test_an_alias_that_cannot_be_set_puts_the_old_version_back(service, store, c
     assert get_version(store, MODEL) == before
 
 
-def test_rollback_goes_back_and_forth(service, store, videos, client, offline):
+def test_rollback_goes_back_and_leaves_other_applications_alone(service, store, videos, client, offline):
+    deploy_other_application(service, client)
     champion, previous = get_version(store, MODEL), get_version(store, MODEL, "previous")
     outcome = rollback(store)
     assert (outcome.version, outcome.served) == (previous.version, True)
@@ -381,6 +399,22 @@ def test_rollback_goes_back_and_forth(service, store, videos, client, offline):
     assert_same_answer(answer, offline(previous.version, videos[0]))
     assert get_version(store, MODEL) == previous
     assert get_version(store, MODEL, "previous") == champion
+    assert client.get("/other").text == "still here"
+
+
+def deploy_other_application(service, client):
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    cluster = ServeSubmissionClient(service.dashboard)
+    running = cluster.get_serve_details()["applications"]
+    other = {"name": "other", "route_prefix": "/other", "import_path": "other_application:app"}
+    cluster.deploy_applications(
+        {"applications": [*(one["deployed_app_config"] for one in running.values()), other]}
+    )
+    deadline = time.monotonic() + 60
+    while client.get("/other").status_code != 200 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert client.get("/other").text == "still here"
 
 
 def test_another_model_does_not_touch_the_service(service, store, client):

@@ -85,8 +85,9 @@ class Service:
 
     def version(self) -> int | None:
         """The version that answers, or None if nothing does."""
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with urllib.request.urlopen(f"{self.url}/v1/model", timeout=10) as response:
+            with direct.open(f"{self.url}/v1/model", timeout=10) as response:
                 answer = json.load(response)
         except (OSError, ValueError):  # refused, timed out, an error status, not JSON
             return None
@@ -197,9 +198,8 @@ def serve(
     top_k: int = DEFAULT_TOP_K,
     max_bytes: int = DEFAULT_MAX_BYTES,
     on_ready: Callable[[str, int], None] | None = None,
-    stop: threading.Event | None = None,
 ) -> None:
-    """Serve the champion until SIGINT, SIGTERM or ``stop``.
+    """Serve the champion until SIGINT or SIGTERM; to be called in the main thread.
 
     ``on_ready(url, version)`` is called when requests are answered. Raises TrackingError without a
     champion, ServingError when the port is taken or the storage is served already.
@@ -213,7 +213,6 @@ def serve(
     fetch(storage, version)  # what cannot be read is told before anything starts
     import ray
 
-    stop = stop or threading.Event()
     ours = not ray.is_initialized()
     try:
         connect(dashboard=True)
@@ -238,7 +237,7 @@ def serve(
             "gpus": gpus,
         }
         with _signals():
-            _run(service, version, args, http, on_ready, stop)
+            _run(service, version, args, http, on_ready)
     finally:
         if ours:
             ray.shutdown()
@@ -250,7 +249,6 @@ def _run(
     args: dict[str, Any],
     http: dict[str, Any],
     on_ready: Callable[[str, int], None] | None,
-    stop: threading.Event,
 ) -> None:
     record = store.join(service.storage, RECORD)
     try:
@@ -258,7 +256,7 @@ def _run(
         store.write_bytes(record, json.dumps(dataclasses.asdict(service), indent=2).encode())
         if on_ready is not None:
             on_ready(service.url, version.version)
-        stop.wait()
+        threading.Event().wait()  # until a signal raises
     finally:
         store.delete_file(record)
         with contextlib.suppress(ServingError):
@@ -315,9 +313,6 @@ class _Stopped(BaseException):
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     """SIGINT and SIGTERM end the service in order. After Ray is connected: it sets handlers of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def on_signal(_number: int, _frame: object) -> None:
         for number in before:
