@@ -15,6 +15,7 @@ import yaml
 from hosts import GATEWAY, Lab, why_not
 
 from kineray.data.synth import synthesize
+from readme import blocks
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "s3://runs"
@@ -81,10 +82,13 @@ def test_a_script_trains_on_two_hosts(lab, tmp_path):
         assert "GLOO_SOCKET_IFNAME=eth0\n" in known
         assert "/home/root/kineray/platform/kineray/__init__.py\n" in known
 
+    # The README's command, on this cluster and its data.
+    (block,) = [block for block in blocks((ROOT / "README.md").read_text()) if block.language == "sh cluster"]
+    command = block.text.replace("ray_cluster.yaml", cluster)
+    command = command.replace("s3://my-bucket/k400/manifest.parquet", "data/motion/manifest.parquet")
     output = lab.run(
-        *("ray", "submit", cluster, "experiments/slowfast.py", "--"),
-        *("--smoke", "data.manifest=data/motion/manifest.parquet", "train.epochs=2", "optim.lr=1e-1"),
-        *("--workers", "2", "--name", "submitted"),
+        *command.split(),
+        *("--smoke", "train.epochs=2", "--workers", "2", "--name", "submitted"),
         timeout_s=600,
     )
     assert "run submitted: 4 steps" in output
