@@ -405,6 +405,7 @@ def test_rollback_goes_back_and_leaves_other_applications_alone(service, store, 
 def deploy_other_application(service, client):
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
+    assert service.http_options()["host"] == "127.0.0.1"  # also makes this process authenticate itself
     cluster = ServeSubmissionClient(service.dashboard)
     running = cluster.get_serve_details()["applications"]
     other = {"name": "other", "route_prefix": "/other", "import_path": "other_application:app"}

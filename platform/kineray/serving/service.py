@@ -158,11 +158,12 @@ class Service:
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
+        from ray.exceptions import RayError
         from requests.exceptions import RequestException
 
         try:
             yield
-        except (RequestException, ConnectionError, RuntimeError) as error:
+        except (RequestException, ConnectionError, RuntimeError, RayError) as error:
             raise ServingError(
                 f"the service of process {self.pid} on {self.host} cannot be configured through "
                 f"{self.dashboard}: {_short(str(error))}; run this on {self.host}, or restart 'kineray serve'"
