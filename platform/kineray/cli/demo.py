@@ -28,7 +28,7 @@ def demo(port: int, storage: str) -> None:
         raise KinerayError(f"{SCRIPT}: not here; run the demo from the root of the kineray repository")
     started = time.monotonic()
     _check_port(port)
-    place = ["--storage", storage]
+    place = [] if storage == "./runs" else ["--storage", storage]
     manifest = f"{SMOKE_DATA}/manifest.parquet"
     _kineray("data", "synth", SMOKE_DATA)
     outcome = _kineray("train", SCRIPT, "--smoke", f"data.manifest={manifest}", "--workers", "2", *place)
@@ -36,10 +36,9 @@ def demo(port: int, storage: str) -> None:
     top1 = evaluation["metrics"]["action/top1"]
     _kineray("promote", outcome["name"], *place)
     truth, clip = _held_out(manifest)
-    with _Service(port, storage) as url:
+    with _Service(port, place) as url:
         _show_command("curl", "--data-binary", f"@{near(str(clip))}", f"{url}/v1/predict")
-        request = urllib.request.Request(f"{url}/v1/predict", data=clip.read_bytes(), method="POST")
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with _open(f"{url}/v1/predict", clip.read_bytes()) as response:
             answer = json.load(response)
     best = answer["predictions"]["action"][0]
     click.echo()
@@ -96,12 +95,17 @@ def _held_out(manifest: str) -> tuple[str, Path]:
     return data.vocabularies["action"][sample.labels["action"]], Path(sample.uri)
 
 
+def _open(url: str, body: bytes | None = None) -> Any:
+    """GET, or POST ``body``; never through a proxy, which could not reach this machine."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, body, timeout=60)
+
+
 class _Service:
     """``kineray serve`` in a process of its own, ready when the context is entered."""
 
-    def __init__(self, port: int, storage: str) -> None:
+    def __init__(self, port: int, place: list[str]) -> None:
         self._url = f"http://127.0.0.1:{port}"
-        self._command = ["serve", "--port", str(port), "--storage", storage]
+        self._command = ["serve", *([] if port == 8000 else ["--port", str(port)]), *place]
 
     def __enter__(self) -> str:
         _show_command("kineray", *self._command)
@@ -111,7 +115,7 @@ class _Service:
             if self._process.poll() is not None:
                 break
             try:
-                with urllib.request.urlopen(f"{self._url}/v2/health/ready", timeout=5):
+                with _open(f"{self._url}/v2/health/ready"):
                     return self._url
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.5)
