@@ -86,6 +86,22 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
         (["eval", "nothing-here", "optim.lr=1"], "only data.manifest can be changed"),
         (["predict", "nothing-here", "clip.mp4"], "nothing-here"),
         (["data", "import", "nowhere"], "nowhere: no such file or folder"),
+        (["data", "import", "text.parquet", "folder"], "folder: read as folders, but text.parquet as list"),
+        (["data", "import", "folder", "folder"], "only one folder of class folders"),
+        (
+            ["data", "import", "folder", "--classes", "text.parquet"],
+            "--classes: folder is read as class folders",
+        ),
+        (["data", "import", "folder", "--videos", "folder"], "--videos: folder is read as class folders"),
+        (
+            ["data", "import", "folder", "--out", "manifest.csv"],
+            "manifest.csv: the name of a manifest must end",
+        ),
+        (["data", "import", "clip.mp4"], "clip.mp4: not a text file"),
+        (["data", "import", "clip.mp4", "--format", "list"], "clip.mp4: "),
+        (["data", "import", "val.txt", "--classes", "gone"], "--classes gone: No such file"),
+        (["data", "import", "val.txt", "--classes", "clip.mp4"], "--classes clip.mp4: not a text file"),
+        (["data", "import", "val.txt", "--classes", "blank"], "--classes blank: no class names"),
         (["data", "show", "text.parquet"], "text.parquet"),
         (["runs", "show", "nobody"], "nobody"),
         (["promote", "nobody"], "nobody"),
@@ -95,6 +111,10 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, words, message):
     Path("text.parquet").write_text("no manifest")
+    Path("folder").mkdir()
+    Path("clip.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom\xff\xfe\n")
+    Path("val.txt").write_text("a.mp4 0")
+    Path("blank").write_text("\n")
     Path("bad.yaml").write_text("optim: {lrr: 1}")
     Path("plain.yaml").write_text("seed: 1")
     Path("raises.py").write_text("x = 1\ny = x / 0\n")
@@ -149,6 +169,65 @@ def test_data_synth_and_show_speak_json_on_stdout(kineray):
     code, out, err = kineray("data", "show", made["manifest"])
     assert "drift_left" in out
     assert err.startswith("next:")
+
+
+def made_videos(folder):
+    """Four real clips per split, flat: ``[(path, class, split)]``."""
+    from kineray.data import load_manifest
+    from kineray.data.synth import synthesize
+
+    manifest = load_manifest(synthesize(folder, train=4, val=4, size=16, seconds=0.2))
+    classes = manifest.vocabularies["action"]
+    return [(Path(clip.uri), classes[clip.labels["action"]], clip.split) for clip in manifest]
+
+
+def test_the_csvs_of_kinetics_make_one_manifest(kineray):
+    """Train and val of the official files, clips named as its downloaders do, one clip lost."""
+    header = "label,youtube_id,time_start,time_end,split\n"
+    rows = {"train": header, "val": header}
+    Path("k400/clips").mkdir(parents=True)
+    for number, (path, name, split) in enumerate(made_videos("made")):
+        path.rename(f"k400/clips/video_{number:05d}_{number:06d}_{number + 10:06d}.mp4")
+        rows[split] += (
+            f"{name},video_{number:05d},{number},{number + 10},{split.replace('val', 'validate')}\n"
+        )
+    rows["val"] += "drift_up,lost,0,10,validate\n"
+    for split, text in rows.items():
+        Path(f"k400/{split}.csv").write_text(text)
+    code, out, err = kineray("data", "import", "k400/train.csv", "k400/val.csv", "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert made["manifest"] == "k400/manifest.parquet"
+    assert made["name"] == "k400"
+    found = {row["split"]: (row["found"], row["listed"]) for row in made["splits"]}
+    assert found == {"train": (4, 4), "val": (4, 5)}
+    assert made["classes"]["action"] == ["drift_down", "drift_left", "drift_right", "drift_up"]
+    assert "listed but missing: lost_000000_000010" in err
+    assert json.loads(kineray("data", "show", "k400", "--json")[1]) == made | {"manifest": "k400"}
+
+
+def test_the_lists_of_pyslowfast_make_one_manifest(kineray):
+    from kineray.data import load_manifest
+    from kineray.video import probe
+
+    Path("names.txt").write_text("left\nright\nup\ndown\n")
+    order = ["drift_left", "drift_right", "drift_up", "drift_down"]
+    lines = {"train": "", "val": ""}
+    for path, name, split in made_videos("made"):
+        lines[split] += f"{path.relative_to(Path('made').absolute())} {order.index(name)}\n"
+    Path("lists").mkdir()
+    for split, text in lines.items():
+        Path(f"lists/{split}.csv").write_text(text)
+    words = ["lists/train.csv", "lists/val.csv", "--videos", "made", "--classes", "names.txt"]
+    code, out, _ = kineray("data", "import", *words, "--out", "all/set.parquet", "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert made["manifest"] == "all/set.parquet"
+    assert {row["split"]: row["found"] for row in made["splits"]} == {"train": 4, "val": 4}
+    manifest = load_manifest("all/set.parquet")
+    assert manifest.vocabularies == {"action": ("left", "right", "up", "down")}
+    assert probe(manifest.split("val")[0].uri).width == 16
+    assert "/drift_up/" in next(clip.uri for clip in manifest if clip.labels["action"] == 2)
 
 
 def test_runs_of_an_empty_storage(kineray):

@@ -12,6 +12,8 @@ from kineray.errors import ManifestError
 if TYPE_CHECKING:
     from kineray.data import Manifest
 
+_LONGEST_LINE = 65536
+
 
 @click.group(short_help="Make, import and look at data sets.")
 def data() -> None:
@@ -34,7 +36,7 @@ def synth(folder: str, train: int, val: int, seed: int, as_json: bool) -> None:
 
 
 @data.command(name="import")
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--format",
     "layout",
@@ -45,39 +47,53 @@ def synth(folder: str, train: int, val: int, seed: int, as_json: bool) -> None:
 @click.option(
     "--videos", metavar="FOLDER", help="Where the videos of a CSV or list lie [default: beside it]."
 )
-@click.option("--classes", metavar="FILE", help="Class names of a list, one a line.")
-@click.option("--out", metavar="FILE", help="The manifest to write [default: manifest.parquet in SOURCE].")
+@click.option("--classes", metavar="FILE", help="Class names of a CSV or list, one a line.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="The manifest to write [default: manifest.parquet in or beside the first SOURCE].",
+)
 @json_option
 def import_(
-    source: str, layout: str | None, videos: str | None, classes: str | None, out: str | None, as_json: bool
+    sources: tuple[str, ...],
+    layout: str | None,
+    videos: str | None,
+    classes: str | None,
+    out: str | None,
+    as_json: bool,
 ) -> None:
-    """Turn SOURCE, a folder of class folders or an annotation file, into a manifest."""
-    from kineray.data import formats, save_manifest
+    """Turn SOURCE, a folder of class folders or annotation files, into one manifest.
 
-    path = Path(source)
-    if not path.exists():
-        raise ManifestError(
-            f"{source}: no such file or folder; pass a folder of class folders, a CSV or a list"
-        )
-    root = Path(videos) if videos else (path if path.is_dir() else path.parent)
-    layout = layout or (
-        "folders" if path.is_dir() else "kinetics-csv" if _is_csv_with_header(path) else "list"
-    )
+    Give all the annotation files of a data set at once: kineray data import train.csv val.csv
+    """
+    from kineray.data import formats, save_manifest
+    from kineray.data import storage as store
+
+    if out and not out.endswith(".parquet"):
+        raise ManifestError(f"--out {out}: the name of a manifest must end in .parquet")
+    layout = layout or _layout_of(sources)
+    first = Path(sources[0])
+    names = _class_names(classes) if classes else None
     if layout == "folders":
-        manifest = formats.from_folders(path)
-    elif layout == "kinetics-csv":
-        manifest = formats.from_kinetics_csv(path, root)
+        if len(sources) > 1:
+            raise ManifestError(f"{sources[1]}: only one folder of class folders makes a manifest")
+        if names or videos:
+            ignored = "--classes" if names else "--videos"
+            raise ManifestError(
+                f"{ignored}: {sources[0]} is read as class folders, which say that themselves"
+            )
+        manifest = formats.from_folders(first)
     else:
-        names = Path(classes).read_text().splitlines() if classes else None
-        manifest = formats.from_path_label_list(path, root, class_names=names)
-    target = Path(out) if out else (path if path.is_dir() else path.parent) / "manifest.parquet"
+        read = formats.from_kinetics_csv if layout == "kinetics-csv" else formats.from_path_label_list
+        manifest = read(sources, videos or first.parent, class_names=names)
+    target = out or store.join(first if first.is_dir() else first.parent, "manifest.parquet")
     save_manifest(manifest, target)
     missing = [name for names in manifest.missing.values() for name in names]
     for name in missing[:10]:
         note(f"listed but missing: {name}")
     if len(missing) > 10:
         note(f"... and {len(missing) - 10} more")
-    _show(manifest, str(target), as_json)
+    _show(manifest, target, as_json)
 
 
 @data.command(name="show")
@@ -90,9 +106,45 @@ def show_manifest(manifest: str, as_json: bool) -> None:
     _show(load_manifest(manifest), manifest, as_json)
 
 
-def _is_csv_with_header(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig") as lines:
-        return "youtube_id" in lines.readline()
+def _layout_of(sources: tuple[str, ...]) -> str:
+    layouts = {source: _layout(Path(source)) for source in sources}
+    for source, layout in layouts.items():
+        if layout != layouts[sources[0]]:
+            raise ManifestError(
+                f"{source}: read as {layout}, but {sources[0]} as {layouts[sources[0]]}; "
+                "import them one at a time, or pass --format"
+            )
+    return layouts[sources[0]]
+
+
+def _layout(source: Path) -> str:
+    if source.is_dir():
+        return "folders"
+    expected = "pass a folder of class folders, a CSV or a list"
+    try:
+        with source.open("rb") as file:
+            head = file.readline(_LONGEST_LINE).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"{source}: no such file or folder; {expected}") from None
+    except OSError as error:
+        raise ManifestError(f"{source}: {error.strerror}; {expected}") from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"{source}: not a text file in UTF-8; {expected}") from None
+    if "\0" in head:
+        raise ManifestError(f"{source}: not a text file; {expected}")
+    return "kinetics-csv" if "youtube_id" in head else "list"
+
+
+def _class_names(file: str) -> list[str]:
+    try:
+        names = [line.strip() for line in Path(file).read_text("utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise ManifestError(f"--classes {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"--classes {file}: not a text file in UTF-8") from None
+    if not names:
+        raise ManifestError(f"--classes {file}: no class names in it; write one a line")
+    return names
 
 
 def _show(manifest: "Manifest", path: str, as_json: bool) -> None:

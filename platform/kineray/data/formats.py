@@ -176,7 +176,7 @@ def _is_video(path: str) -> bool:
 
 
 def _base_name(root: str | Path) -> str:
-    return str(root).rstrip("/").rpartition("/")[2] or str(root)
+    return storage.absolute(root).rstrip("/").rpartition("/")[2] or str(root)
 
 
 def _as_list(files: str | Path | Sequence[str | Path]) -> list[str | Path]:
