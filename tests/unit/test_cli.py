@@ -1,5 +1,6 @@
 """The command line: light, one-line errors with exit code 2, results on stdout and the rest on stderr."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from kineray.cli import run
+from kineray.data import storage
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "experiments/slowfast.py")
@@ -103,15 +105,35 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
         (["data", "import", "val.txt", "--classes", "clip.mp4"], "--classes clip.mp4: not a text file"),
         (["data", "import", "val.txt", "--classes", "blank"], "--classes blank: no class names"),
         (["data", "show", "text.parquet"], "text.parquet"),
+        (["data", "synth", "/proc/x"], "/proc/x: No such file"),
+        (["data", "synth", "val.txt"], "val.txt: "),
+        (["train", "binary.yaml"], "binary.yaml: not a text file in UTF-8"),
+        (["train", "tagged.yaml"], "tagged.yaml: optim"),
+        (["train", "loop.yaml"], "loop.yaml: nested too deeply"),
+        (["train", "unsmoke.py", "--smoke"], "unsmoke.py: 'smoke' is no experiment"),
+        (["sweep", "list.py"], "the search space is a list"),
+        (["sweep", "plain.py"], "optim.lr: [0.1, 0.2] is no domain"),
+        (["eval", "s3://bucket/run"], "AWS_ENDPOINT_URL must be like"),
+        (["data", "import", "folder/runs", "--out", "/dev/null/x.parquet"], "/dev/null/x.parquet: "),
         (["runs", "show", "nobody"], "nobody"),
         (["promote", "nobody"], "nobody"),
         (["rollback"], "video-classifier"),
         (["serve"], "kineray promote RUN"),
     ],
 )
-def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, words, message):
+def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, monkeypatch, words, message):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "foo")
+    monkeypatch.setattr(storage, "_client_of", functools.cache(storage._client_of.__wrapped__))
+    Path("folder/runs/one").mkdir(parents=True)
+    Path("folder/runs/one/a.mp4").touch()
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
+    Path("tagged.yaml").write_text("optim: {type: [1]}")
+    Path("loop.yaml").write_text("a: &a {b: *a}")
+    experiment = "import kineray\nexperiment = kineray.Experiment()\n"
+    Path("unsmoke.py").write_text(experiment + "smoke = 3\n")
+    Path("list.py").write_text(experiment + "search_space = [1]\n")
+    Path("plain.py").write_text(experiment + "search_space = {'optim.lr': [0.1, 0.2]}\n")
     Path("text.parquet").write_text("no manifest")
-    Path("folder").mkdir()
     Path("clip.mp4").write_bytes(b"\x00\x00\x00\x20ftypisom\xff\xfe\n")
     Path("val.txt").write_text("a.mp4 0")
     Path("blank").write_text("\n")
@@ -127,6 +149,26 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, words, mes
     assert message in err
     assert err.startswith("kineray: ")
     assert len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize("module", ["mlflow", "ray"])
+def test_without_ray_or_mlflow_the_extra_is_named(tmp_path, motion_manifest, module):
+    """None in sys.modules is Python's own way to make an import fail as where nothing is installed."""
+    words = {"mlflow": ["runs"], "ray": ["train", SCRIPT, f"data.manifest={motion_manifest}"]}[module]
+    code = f"import sys; sys.modules[{module!r}] = None\nfrom kineray.cli import run\nrun({words!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kineray: this needs Ray and MLflow: pip install 'kineray[ray]'\n"
+
+
+def test_an_unforeseen_error_of_the_system_is_one_line(kineray):
+    Path("file").touch()
+    code, out, err = kineray("runs", "--storage", "file/below")
+    assert (code, out) == (2, "")
+    assert err.startswith("kineray: ")
+    assert len(err.splitlines()) == 1
 
 
 def test_print_config_is_yaml_that_trains_the_same_experiment(kineray):

@@ -175,6 +175,12 @@ def test_yaml_with_only_some_keys_takes_the_defaults_of_its_variant():
         ("optim: {lrr: 1}", "x.yaml: optim.lrr: unknown key; did you mean optim.lr?"),
         ("optim: {type: sgd, beta1: 1}", "x.yaml: optim.beta1: a field of optim.type=adam"),
         ("optim: 3", "x.yaml: optim: a section"),
+        ("optim: {type: [1]}", "x.yaml: optim"),
+        ("optim: {type: {a: 1}}", "x.yaml: optim.type.a: unknown key"),
+        ("a: &a {b: *a}", "x.yaml: nested too deeply; an alias must not contain itself"),
+        ("seed: &a [*a]", "x.yaml: seed="),
+        ("a: " + "[" * 5000, "x.yaml: nested too deeply"),
+        ("1: 2", "x.yaml: 1: unknown key"),
     ],
 )
 def test_bad_yaml_is_one_line_that_names_the_file(text, message):
@@ -225,6 +231,11 @@ def test_a_space_is_checked_at_every_choice_and_both_ends():
         ({"optim.lr": Uniform(1, 1)}, "the range 1 to 1 is empty"),
         ({"optim.momentum": Uniform(0.5, 1.5)}, "optim.momentum=1.5"),
         ({"model.alpha": Choice()}, "a choice without values"),
+        ([("optim.lr", LogUniform(1e-3, 1))], "the search space is a list: write a mapping"),
+        ({"optim.lr": [0.1, 0.2]}, r"optim.lr: \[0.1, 0.2\] is no domain; write Choice"),
+        ({3: Choice(1)}, "search space: 3: "),
+        ({"model.alpha": Choice([4], [8])}, "model.alpha="),
+        ({"optim.lr": Uniform("a", "b")}, "optim.lr: the ends of a range must be numbers"),
     ]:
         with pytest.raises(ConfigError, match=message):
             check_space(base, space)

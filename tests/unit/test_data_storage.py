@@ -132,6 +132,15 @@ def test_s3_errors_name_bucket_and_key(s3, monkeypatch):
         storage.read_bytes(f"{s3}/key")
 
 
+@pytest.mark.parametrize("url", ["foo", "http://[::1", "http://localhost:99999"])
+def test_an_endpoint_that_is_no_url_is_one_line(s3, monkeypatch, url):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    storage._client_of.cache_clear()
+    for call in (storage.read_bytes, storage.exists, storage.list_files, storage.delete_file):
+        with pytest.raises(StorageError, match="AWS_ENDPOINT_URL|not a valid URI"):
+            call(f"{s3}/key")
+
+
 def test_a_local_copy_is_downloaded_once(s3):
     uri = storage.join(s3, "videos/a.mp4")
     storage.write_bytes(uri, b"video")

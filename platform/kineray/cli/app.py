@@ -71,9 +71,19 @@ def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) 
     except KinerayError as error:
         click.echo(f"kineray: {' '.join(str(error).split())}", err=True)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"ray", "mlflow", "optuna"}:
+            raise
+        click.echo("kineray: this needs Ray and MLflow: pip install 'kineray[ray]'", err=True)
+        sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("kineray: interrupted; kineray train ... --resume continues a run", err=True)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
+        named = f"{error.filename}: " if error.filename else ""
+        click.echo(f"kineray: {named}{error.strerror or error}", err=True)
+        sys.exit(2)

@@ -34,7 +34,7 @@ def load_script(path: str) -> Script:
             f"{path}: no such file; pass an experiment script or YAML file, such as experiments/slowfast.py"
         )
     if file.suffix in {".yaml", ".yml"}:
-        return Script(from_yaml(file.read_text(), path))
+        return Script(from_yaml(_text(file), path))
     if file.suffix != ".py":
         raise ConfigError(f"{path}: expected a .py script or a .yaml file")
     try:
@@ -47,9 +47,19 @@ def load_script(path: str) -> Script:
     experiment, smoke = names.get("experiment"), names.get("smoke")
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{path}: defines no 'experiment'; write experiment = kineray.Experiment(...)")
-    return Script(
-        experiment, smoke if isinstance(smoke, Experiment) else None, names.get("search_space") or {}
-    )
+    if smoke is not None and not isinstance(smoke, Experiment):
+        raise ConfigError(f"{path}: 'smoke' is no experiment; write smoke = kineray.Experiment(...)")
+    space = names.get("search_space")
+    return Script(experiment, smoke, {} if space is None else space)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not a text file in UTF-8") from None
 
 
 def _line_of(error: BaseException, file: Path) -> int:

@@ -67,17 +67,22 @@ def from_yaml(text: str, source: str = "experiment") -> Experiment:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: nested too deeply") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: expected sections such as 'optim:', found {type(tree).__name__}")
-    flat = dict(_flatten(tree))
+    try:
+        flat = dict(_flatten(tree))
+    except RecursionError:
+        raise ConfigError(f"{source}: nested too deeply; an alias must not contain itself") from None
     variants = _variants(Experiment)
     default = Experiment().model_dump()
     for section in variants:
         chosen = tree.get(section)
         name = chosen.get("type") if isinstance(chosen, dict) else None
-        if name in variants[section]:
+        if isinstance(name, str) and name in variants[section]:
             default[section] = {"type": name}
     try:
         for key in flat:

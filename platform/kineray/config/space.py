@@ -48,10 +48,21 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
     Every choice and both ends of every range are applied to ``experiment`` one key at a time.
     ``fixed`` are keys that overrides have set: a key cannot be both set and searched.
     """
+    if not isinstance(space, Mapping):
+        raise ConfigError(
+            f"the search space is a {type(space).__name__}: write a mapping from key to domain, "
+            "as in {'optim.lr': LogUniform(0.01, 1)}"
+        )
     if not space:
         raise ConfigError(
             "the search space is empty: name at least one key, as in {'optim.lr': LogUniform(0.01, 1)}"
         )
+    for key, domain in space.items():
+        if not isinstance(key, str) or not isinstance(domain, Domain):
+            raise ConfigError(
+                f"search space: {key}: {domain!r} is no domain; "
+                "write Choice(4, 8), Uniform(0.8, 0.99) or LogUniform(0.01, 1)"
+            )
     for key in fixed:
         if key in space:
             raise ConfigError(f"{key}: both set and searched; drop one of the two")
@@ -92,6 +103,8 @@ def _probes(key: str, domain: Domain) -> tuple[Scalar, ...]:
         if not domain.values:
             raise ConfigError(f"search space: {key}: a choice without values")
         return domain.values
+    if not all(isinstance(end, int | float) for end in (domain.low, domain.high)):
+        raise ConfigError(f"search space: {key}: the ends of a range must be numbers")
     if not (math.isfinite(domain.low) and math.isfinite(domain.high) and domain.low < domain.high):
         raise ConfigError(f"search space: {key}: the range {domain.low:g} to {domain.high:g} is empty")
     if isinstance(domain, LogUniform) and domain.low <= 0:

@@ -214,7 +214,11 @@ def _client_of(_process: int) -> Any:
     from botocore.config import Config
 
     retries = {"max_attempts": 5, "mode": "standard"}
-    return boto3.Session().client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+    config = Config(retries=retries, connect_timeout=10, read_timeout=60)
+    try:
+        return boto3.Session().client("s3", config=config)
+    except ValueError as error:
+        raise StorageError(f"S3: {error}; AWS_ENDPOINT_URL must be like http://host:9000") from None
 
 
 def _client() -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 
 from kineray.data.manifest import FILE_NAME, Manifest, Sample, save_manifest
 from kineray.data.order import sample_rng
+from kineray.errors import StorageError
 
 # Direction (x, y) in which the texture moves on the screen; y points down.
 DRIFTS: dict[str, tuple[int, int]] = {
@@ -44,6 +45,7 @@ def synthesize(
     Frames are ``size`` x ``size`` pixels (even); the texture moves ``speed`` pixels per frame and is
     correlated over about ``smoothness`` pixels. The classes take turns, so that every split is
     balanced. The same arguments give the same videos. ``progress`` is called with (done, of all).
+    Raises StorageError where ``folder`` cannot be made.
     """
     if size % 2 or size < 16:
         raise ValueError(f"size must be even and at least 16, not {size}")
@@ -60,7 +62,10 @@ def synthesize(
             samples.append(Sample(name, uri, 0.0, None, {"action": label}, name, split))
     for split in ("train", "val"):
         for class_name in classes:
-            (folder / split / class_name).mkdir(parents=True, exist_ok=True)
+            try:
+                (folder / split / class_name).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(f"{folder}: {error.strerror}; pass a folder that can be written") from None
     write = partial(
         _write_video,
         size=size,
