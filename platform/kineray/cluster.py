@@ -1,7 +1,14 @@
 """One way to reach Ray: the cluster this process belongs to, or a local one."""
 
 import os
+import re
+import socket
 from pathlib import Path
+
+from kineray.errors import KinerayError
+
+_STARTED_HERE = Path("/tmp/ray/ray_current_cluster")  # where ``ray start`` leaves its address
+_ANSWER_S = 5.0
 
 # Read by Ray when it is imported or initialised, on the driver; Ray hands them to its workers.
 _ENVIRONMENT = {
@@ -21,21 +28,65 @@ def connect(*, dashboard: bool = False) -> bool:
 
     Joins the cluster of ``RAY_ADDRESS``, or one that ``ray start`` (so also ``ray up``) runs on this
     host; otherwise starts a local one that ends with this process. ``dashboard`` is needed by Ray
-    Serve's declarative deploys. A local cluster uses token authentication (Ray's default).
+    Serve's declarative deploys. A local cluster uses token authentication (Ray's default). Raises
+    KinerayError where ``RAY_ADDRESS`` names a cluster that does not answer.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    joins = "RAY_ADDRESS" in os.environ or Path("/tmp/ray/ray_current_cluster").exists()
+    address = _address()
     # RAY_AUTH_MODE is left to ray.init: set here, it would come too late for a Ray that is imported already.
     import ray
 
     if ray.is_initialized():
-        return joins
-    if joins:
-        ray.init(log_to_driver=False, logging_level="ERROR")
-    else:
-        ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
-    return joins
+        return address is not None
+    if address is None:
+        ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
+        return False
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        reason = " ".join(str(error).split())
+        raise KinerayError(f"Ray cluster at {address}: {reason}; start it, or unset RAY_ADDRESS") from None
+    return True
+
+
+def _address() -> str | None:
+    """The cluster to join; None to start a local one."""
+    asked = os.environ.get("RAY_ADDRESS")
+    if asked == "local":
+        return None
+    if asked:
+        # Ray would go on trying for many minutes.
+        if not _answers(asked):
+            raise KinerayError(
+                f"RAY_ADDRESS={asked}: no Ray cluster answers there; start it, or unset RAY_ADDRESS"
+            )
+        return asked
+    if not _STARTED_HERE.exists():
+        return None
+    started_here = _STARTED_HERE.read_text().strip()
+    return started_here if _answers(started_here) else None  # a cluster that ended leaves its address
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at ``host:port`` or ``ray://host:port``; other forms are Ray's to judge."""
+    host_port = re.fullmatch(r"(?:ray://)?([^/\s]+):(\d+)", address)
+    if host_port is None:
+        return True
+    try:
+        with socket.create_connection((host_port[1], int(host_port[2])), timeout=_ANSWER_S):
+            return True
+    except OSError:
+        return False
+
+
+def cpus_of_this_node() -> int:
+    """CPUs of the host of this process, as Ray counts them; at least 1."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return max(int(resources.get("CPU", 1)), 1)
 
 
 def driver_node() -> object:

@@ -10,9 +10,11 @@ import time
 import pytest
 
 from kineray.config import Choice, LogUniform, apply_overrides, to_yaml
-from kineray.errors import ConfigError
+from kineray.data.synth import synthesize
+from kineray.errors import ConfigError, KinerayError
 from kineray.orchestration import sweep
 from kineray.tracking import get_run, list_runs
+from kineray.training import CheckpointStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -73,3 +75,30 @@ def test_an_interrupted_sweep_resumes_without_repeating_finished_trials(tiny_exp
     assert result["sweep"] == "tiny-sweep"
     assert len(names) == 4
     assert begun <= names
+
+
+def test_a_score_has_its_checkpoint_and_some_trial_runs_to_the_end(tiny_experiment, tmp_path):
+    outcome = sweep(tiny_experiment, SPACE, trials=2, storage=str(tmp_path))
+    assert "finished" in {trial.state for trial in outcome.trials}
+    for trial in outcome.trials:
+        store = CheckpointStore(f"{tmp_path}/{trial.name}/checkpoints")
+        assert store.best_score() == trial.score
+        if trial.state == "finished":
+            assert store.last().endswith("step-00000009")
+            assert trial.epoch == 3
+
+
+def test_no_point_is_tried_twice(tiny_experiment, tmp_path):
+    quick = apply_overrides(tiny_experiment, ["train.epochs=1", "train.warmup_epochs=0"])
+    outcome = sweep(quick, {"model.alpha": Choice(4, 8)}, trials=5, storage=str(tmp_path))
+    assert sorted(trial.params["model.alpha"] for trial in outcome.trials) == [4, 8]
+
+
+def test_a_trial_that_crashes_is_recorded_as_failed(tiny_experiment, tmp_path):
+    broken = synthesize(tmp_path / "broken", train=32, val=8)
+    for path in sorted((tmp_path / "broken").rglob("*.mp4"))[:4]:
+        path.write_bytes(b"not a video")
+    strict = apply_overrides(tiny_experiment, {"data.manifest": str(broken), "data.error_budget": 0})
+    with pytest.raises(KinerayError, match="every trial failed: .*error_budget"):
+        sweep(strict, {"optim.lr": LogUniform(0.01, 0.3)}, trials=1, storage=str(tmp_path / "runs"))
+    assert {run.status for run in list_runs(str(tmp_path / "runs"))} == {"FAILED"}

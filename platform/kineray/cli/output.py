@@ -55,6 +55,11 @@ def near(location: str) -> str:
     return str(Path(location).relative_to(here)) if Path(location).is_relative_to(here) else location
 
 
+def at(storage: str) -> str:
+    """The flag that a next command needs to find the same runs."""
+    return "" if storage == "./runs" else f" --storage {storage}"
+
+
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
     """Left-aligned columns with a header; absent values show as '-'."""
     cells = [list(columns)] + [[_cell(row.get(column)) for column in columns] for row in rows]

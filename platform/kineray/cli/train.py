@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import TrainingProgress, json_option, near, note, show, storage_option, table
+from kineray.cli.output import TrainingProgress, at, json_option, near, note, show, storage_option, table
 from kineray.cli.scripts import Script, load_script
 from kineray.errors import ConfigError
 
@@ -25,8 +25,7 @@ def _launch_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--workers",
             type=click.IntRange(1),
-            envvar="KINERAY_WORKERS",
-            help="Training processes [default: one for every GPU, or 1].",
+            help="Training processes [default: KINERAY_WORKERS, or one for every GPU, or 1].",
         ),
         storage_option,
         click.option("--name", help="Name of the run [default: the experiment's, numbered]."),
@@ -49,9 +48,7 @@ def _launch_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--decode-threads",
             type=click.IntRange(1),
-            default=2,
-            show_default=True,
-            help="Decoding threads of each worker.",
+            help="Decoding threads of each worker [default: its CPUs, at least 2].",
         ),
         click.option(
             "--max-failures",
@@ -126,9 +123,9 @@ def _train(
         f"run {outcome.name}: {outcome.step} steps, best validation top-1 {score}\ncheckpoint {checkpoint}",
         as_json=as_json,
         then=(
-            f"kineray runs show {outcome.name}",
+            f"kineray runs show {outcome.name}{at(storage)}",
             f"kineray eval {checkpoint} --views 10 --crops 3",
-            f"kineray promote {outcome.name}",
+            f"kineray promote {outcome.name}{at(storage)}",
         ),
     )
 
@@ -232,7 +229,7 @@ def sweep(
         {"sweep": outcome.name, "trials": [dataclasses.asdict(t) for t in outcome.trials]},
         table(outcome.rows(), ("score", "epoch", "state", *space, "run")),
         as_json=as_json,
-        then=(f"kineray promote {best.name}", f"kineray runs show {best.name}")
+        then=(f"kineray promote {best.name}{at(storage)}", f"kineray runs show {best.name}{at(storage)}")
         if best
-        else ("kineray runs",),
+        else (f"kineray runs{at(storage)}",),
     )

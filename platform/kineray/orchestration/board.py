@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 class Trial:
     """One point of the search space: its run's name, the values tried, and how far it came.
 
-    ``state`` is ``finished``, ``stopped`` (by ASHA), ``diverged`` or ``interrupted``. ``score`` is the
-    best validation score so far, None before the first validation.
+    ``state`` is ``finished``, ``stopped`` (by ASHA), ``diverged``, ``failed`` or ``interrupted``.
+    ``score`` is the best validation score so far, None before the first validation.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Board:
     on_event: Callable[[str, Event], None]
     first_problem: str = ""
     _entries: dict[str, _Entry] = field(default_factory=dict)
+    _problems: dict[str, str] = field(default_factory=dict)
     _mailbox: Any = None
     _done: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -103,13 +104,21 @@ class Board:
         ]
         return sorted(found, key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
 
+    def failed(self, name: str, problem: str) -> None:
+        """A trial's process raised or died."""
+        self._problems[name] = _last_line(problem)
+
     def close(self, status: str) -> None:
         """Stop listening and end every trial's record; ``status`` is how the sweep itself ended."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()
             self._move()
-        for entry in self._entries.values():
+        for name, entry in self._entries.items():
+            if name in self._problems:
+                entry.state = "failed"
+                entry.run.set_tags({"problem": self._problems[name]})
+                self.first_problem = self.first_problem or self._problems[name]
             if entry.state == "running":
                 entry.state = "stopped" if status == "FINISHED" else "interrupted"
             score = {} if entry.score is None else {"trial.score": repr(entry.score)}
@@ -130,9 +139,10 @@ class Board:
                 log.warning("%s: %s", name, error)
 
     def _take(self, name: str, item: dict[str, Any] | str | Event) -> None:
-        """One message of a trial: its parameters at its start, its state at its end, events between."""
+        """One message of a trial: what it starts with, its state at its end, events between."""
         if isinstance(item, dict):
-            self._start(name, item)
+            self._start(name, item["params"])
+            self._entries[name].score = item["score"]
             return
         entry = self._entries.get(name)
         if entry is None:  # its record could not be started, which was told
@@ -150,8 +160,6 @@ class Board:
         self.on_event(name, item)
 
     def _start(self, name: str, params: dict[str, Any]) -> None:
-        if name in self._entries:  # a choice without a range can be drawn twice
-            return
         full_name = f"{self.parent.name}/{name}"
         if run_exists(self.where, full_name):
             self._entries[name] = _Entry(resume_run(self.where, full_name), params)
@@ -167,3 +175,9 @@ class Board:
             parent=self.parent.run_id,
         )
         self._entries[name] = _Entry(run, params)
+
+
+def _last_line(text: str) -> str:
+    """Of a traceback, what was raised."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "its process ended"

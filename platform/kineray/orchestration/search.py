@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.training import open_manifest
 from kineray.tracking import Run, get_run, list_runs, resume_run, run_exists, start_run, unused_name
-from kineray.training import Event, ValidationEvent
+from kineray.training import CheckpointEvent, Event, ValidationEvent
 
 
 def sweep(
@@ -72,10 +74,11 @@ def sweep(
         raise
     finally:
         board.close(status)
-        parent.finish(status)
-    outcome = SweepOutcome(parent.name, board.trials())
-    if outcome.trials and all(trial.state == "failed" for trial in outcome.trials):
-        raise KinerayError(f"sweep {parent.name}: every trial failed; {board.first_problem}")
+        outcome = SweepOutcome(parent.name, board.trials())
+        useless = all(trial.state == "failed" for trial in outcome.trials)
+        parent.finish("FAILED" if status == "FINISHED" and useless else status)
+    if useless:
+        raise KinerayError(f"sweep {parent.name}: every trial failed: {board.first_problem}")
     return outcome
 
 
@@ -139,7 +142,8 @@ def _search(
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import ConcurrencyLimiter
-    from ray.tune.search.optuna import OptunaSearch
+
+    from kineray.orchestration.searcher import DistinctSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Optuna's own SQLite file is what a resumed sweep reads: no pickles.
@@ -160,20 +164,22 @@ def _search(
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     at_once = concurrent or max(1, gpus or cpus)
-    share = {"cpu": max(1, cpus // at_once)} | ({"gpu": 1} if gpus else {})
+    share = {"cpu": 1} | ({"gpu": 1} if gpus else {})
     settings = {
         "experiment": to_yaml(experiment),
         "folder": absolute(join(where, name)),
         "manifest": experiment.data.manifest,
-        "cpus": share["cpu"],
+        "cpus": max(1, cpus // at_once),
         "mailbox": board.mailbox(),
     }
-    searcher = OptunaSearch(
+    searcher = DistinctSearch(
         {key: _tune_domain(domain) for key, domain in space.items()},
         metric="score",
         mode="max",
         study_name="sweep",
         storage=study_storage,
+        name_of=partial(trial_name, experiment),
+        tried=[trial_name(experiment, t.params) for t in done],
         # Continued from the same seed, TPE would draw its first points again.
         sampler=optuna.samplers.TPESampler(seed=experiment.seed + len(study.trials)),
         points_to_evaluate=[t.params for t in cut_off[:remaining] if t.params] or None,
@@ -186,6 +192,7 @@ def _search(
                 metric="score",
                 mode="max",
                 num_samples=remaining,
+                reuse_actors=True,  # importing torch takes longer than many a first epoch
                 search_alg=ConcurrencyLimiter(searcher, max_concurrent=at_once),
                 scheduler=ASHAScheduler(
                     time_attr="epoch", max_t=epochs, grace_period=max(1, epochs // 9), reduction_factor=3
@@ -193,8 +200,13 @@ def _search(
             ),
             run_config=tune.RunConfig(name=name.replace("/", "-"), storage_path=scratch, verbose=0),
         )
+        # Tune would take Ctrl-C for itself and end as if the sweep were done.
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         with _quiet():
-            tuner.fit()
+            results = tuner.fit()
+    for result in results:
+        if result.error is not None:
+            board.failed(trial_name(experiment, result.config), str(result.error))
 
 
 def _tune_domain(domain: Any) -> Any:
@@ -221,38 +233,44 @@ def _run_trial(params: dict[str, Any], *, settings: dict[str, Any]) -> None:
 
     torch.set_num_threads(settings["cpus"])
     base = from_yaml(settings["experiment"])
-    experiment = apply_overrides(base, params)
     name = trial_name(base, params)
     mailbox = settings["mailbox"]
-    mailbox.put.remote((name, params))
-    best = 0.0
+    checkpoints = training.CheckpointStore(join(settings["folder"], name, "checkpoints"))
+    before = checkpoints.best_score()  # of a trial that was interrupted
+    mailbox.put.remote((name, {"params": params, "score": before}))
+    last_epoch = base.train.epochs
+    best, validated, reported = before or 0.0, 0, False
 
     def on_event(event: Event) -> None:
-        nonlocal best
+        nonlocal best, validated, reported
         mailbox.put.remote((name, event))
         if isinstance(event, ValidationEvent):
             # ASHA tells Optuna the last value of a stopped trial, so report the best one so far.
-            best = max(best, event.score)
-            tune.report({"score": best, "epoch": event.epoch})
+            best, validated = max(best, event.score), event.epoch
+        elif isinstance(event, CheckpointEvent) and validated:
+            # Only now, since ASHA may end this process in the report: the score has its checkpoint.
+            epoch, validated, reported = validated, 0, True
+            if epoch == last_epoch:
+                mailbox.put.remote((name, "finished"))
+            tune.report({"score": best, "epoch": epoch})
 
-    manifest = load_manifest(settings["manifest"])
     try:
+        experiment = apply_overrides(base, params)
+        last_epoch = experiment.train.epochs
+        manifest = load_manifest(settings["manifest"])
         result = training.train(
             experiment,
             manifest.split("train"),
             manifest.split("val"),
-            checkpoints=training.CheckpointStore(join(settings["folder"], name, "checkpoints")),
+            checkpoints=checkpoints,
             on_event=on_event,
             device="cuda" if torch.cuda.is_available() else "cpu",
             threads=max(1, settings["cpus"]),
             resume=True,
         )
-        if result.score is not None:
-            tune.report({"score": result.score, "epoch": experiment.train.epochs})
-        mailbox.put.remote((name, "finished"))
+        if not reported and result.score is not None:  # interrupted after its last step
+            mailbox.put.remote((name, "finished"))
+            tune.report({"score": result.score, "epoch": last_epoch})
     except NonFiniteLossError as error:
         mailbox.put.remote((name, f"diverged: {error}"))
-        tune.report({"score": 0.0, "epoch": experiment.train.epochs})
-    except KinerayError as error:
-        mailbox.put.remote((name, f"failed: {error}"))
-        raise
+        tune.report({"score": 0.0, "epoch": last_epoch})

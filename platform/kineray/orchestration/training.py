@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kineray.cluster import connect
+from kineray.cluster import connect, cpus_of_this_node
 from kineray.config import Experiment, apply_overrides, differing_keys, fingerprint, from_yaml, to_yaml
 from kineray.data import Manifest, load_manifest, storage
 from kineray.errors import (
@@ -23,7 +23,7 @@ from kineray.errors import (
 )
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.tracking import Run, get_run, list_runs, resume_run, start_run, unused_name
-from kineray.training import Event
+from kineray.training import Event, check_micro_batch
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ _FINAL = (NonFiniteLossError, ErrorBudgetError, ManifestError, ConfigError)  # a
 class Launch:
     """Where and how to train; none of it changes the science.
 
-    ``workers`` None: one for every GPU of the cluster, or one. ``resume`` continues the run ``name``, or the
-    newest unfinished run of this experiment. ``micro_batch``: clips that one
-    worker holds at once, a multiple of train.bn_group. ``checkpoint_every``: steps between
-    checkpoints, besides the one after each validation. ``max_failures``: how often a lost worker is
-    replaced before the run gives up.
+    ``workers`` None: KINERAY_WORKERS, or one for every GPU of the cluster, or one. ``resume`` continues
+    the run ``name``, or the newest unfinished run of this experiment. ``micro_batch``: clips that one
+    worker holds at once, a multiple of train.bn_group. ``checkpoint_every``: steps between checkpoints,
+    besides the one after each validation. ``decode_threads`` None: as many as the worker has CPUs, at
+    least 2. ``max_failures``: how often a lost worker is replaced before the run gives up.
     """
 
     storage: str = "./runs"
@@ -48,7 +48,7 @@ class Launch:
     resume: bool = False
     micro_batch: int | None = None
     checkpoint_every: int | None = None
-    decode_threads: int = 2
+    decode_threads: int | None = None
     max_failures: int = 3
     command: list[str] = field(default_factory=list)
 
@@ -73,6 +73,7 @@ def train(experiment: Experiment, launch: Launch, on_event: Callable[[Event], No
     """
     experiment, manifest = open_manifest(experiment)
     science = fingerprint(experiment, manifest.content_hash)
+    check_micro_batch(launch.micro_batch, experiment.train.bn_group)
     joined = connect()
     workers, use_gpu = _placement(launch.workers, experiment, joined)
     run = _open_run(experiment, launch, science, manifest)
@@ -167,7 +168,7 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
     while True:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        workers = asked or min(max(gpus, 1), groups)
+        workers = asked or min(_usual_workers() or max(gpus, 1), groups)
         if workers <= (gpus or cpus):
             return workers, gpus > 0
         have = f"{gpus} GPUs" if gpus else f"{cpus} CPUs"
@@ -179,6 +180,16 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
             log.warning("waiting for the cluster to grow from %s to %d workers", have, workers)
             told = True
         time.sleep(2)
+
+
+def _usual_workers() -> int | None:
+    """What a cluster's set-up says of its size."""
+    text = os.environ.get("KINERAY_WORKERS")
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"KINERAY_WORKERS={text}: not a number of workers; unset it, or pass --workers")
+    return int(text)
 
 
 def _fit(
@@ -194,7 +205,6 @@ def _fit(
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
     mailbox = open_mailbox()
     settings = {
         "experiment": to_yaml(experiment),
@@ -203,11 +213,11 @@ def _fit(
         "micro_batch": launch.micro_batch,
         "checkpoint_every": launch.checkpoint_every,
         "decode_threads": launch.decode_threads,
-        "cpus": cpus,
         "resume": launch.resume,
         "mailbox": mailbox,
     }
-    resources = {"CPU": float(cpus), "GPU": 1.0} if use_gpu else {"CPU": float(cpus)}
+    # One CPU is reserved so that every worker finds a place; it uses its share of its host's.
+    resources = {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}
     # For Ray's own bookkeeping; nothing that kineray needs is kept in it.
     scratch = tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True)
     trainer = TorchTrainer(
@@ -252,7 +262,8 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(settings["cpus"])  # Ray sets OMP_NUM_THREADS to 1
+    cpus = max(1, cpus_of_this_node() // context.get_local_world_size())
+    torch.set_num_threads(cpus)  # Ray sets OMP_NUM_THREADS to 1
     experiment = from_yaml(settings["experiment"])
     manifest, problem = None, None
     try:
@@ -279,7 +290,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
             device=str(get_device()),
             micro_batch=settings["micro_batch"],
             checkpoint_every=settings["checkpoint_every"],
-            threads=settings["decode_threads"],
+            threads=settings["decode_threads"] or max(cpus, 2),
             # A replaced worker group continues from this run's own last checkpoint.
             resume=settings["resume"] or bool(_last_checkpoint(settings["folder"])),
         )
@@ -342,6 +353,9 @@ class _Pump(threading.Thread):
 
     def _move(self) -> None:
         for event in drain(self._mailbox):
-            record(self._run, event)
+            try:
+                record(self._run, event)
+            except OSError as error:  # a full disk must not stop what still trains
+                log.error("not recorded: %s", error)
             if not isinstance(event, tuple):
                 self._on_event(event)

@@ -106,12 +106,13 @@ class Model:
     def __init__(self, args: AppArgs) -> None:
         import torch
 
+        from kineray.cluster import cpus_of_this_node
         from kineray.evaluation import view_probabilities
         from kineray.tracking import ModelVersion, fetch
         from kineray.training import load_checkpoint
 
         # Ray sets OMP_NUM_THREADS by num_cpus, here to 1.
-        torch.set_num_threads(_cpus_of_this_node())
+        torch.set_num_threads(cpus_of_this_node())
         self._args = args
         self._device = "cuda" if args.gpus else "cpu"
         version = ModelVersion(
@@ -286,11 +287,3 @@ def _deployment(of: type, *, max_ongoing: int, resources: dict[str, float]) -> s
         graceful_shutdown_timeout_s=_DRAIN_S,
         ray_actor_options=resources,
     )
-
-
-def _cpus_of_this_node() -> int:
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
-    return max(int(resources.get("CPU", 1)), 1)

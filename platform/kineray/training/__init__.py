@@ -2,7 +2,7 @@
 
 from kineray.training.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
 from kineray.training.events import CheckpointEvent, Event, ReplacedEvent, StepEvent, ValidationEvent
-from kineray.training.loop import TrainResult, train
+from kineray.training.loop import TrainResult, check_micro_batch, train
 from kineray.training.optim import build_optimizer
 from kineray.training.schedule import learning_rate
 
@@ -16,6 +16,7 @@ __all__ = [
     "TrainResult",
     "ValidationEvent",
     "build_optimizer",
+    "check_micro_batch",
     "learning_rate",
     "load_checkpoint",
     "train",

@@ -63,7 +63,7 @@ def train(
     """
     settings = experiment.train
     positions = _share(experiment, rank, world_size)
-    micro_batch = _checked_micro_batch(micro_batch, settings.bn_group)
+    micro_batch = check_micro_batch(micro_batch, settings.bn_group)
     per_epoch = steps_per_epoch(train_set, settings.global_batch)
     total_steps = per_epoch * settings.epochs
     workers = Workers(rank, world_size)
@@ -173,7 +173,8 @@ def _share(experiment: Experiment, rank: int, world_size: int) -> range:
     return range(groups * rank // world_size * size, groups * (rank + 1) // world_size * size)
 
 
-def _checked_micro_batch(micro_batch: int | None, group: int) -> int:
+def check_micro_batch(micro_batch: int | None, group: int) -> int:
+    """``micro_batch``, or ``group`` for None. Raises ConfigError unless it is a multiple of ``group``."""
     if micro_batch is None:
         return group
     if micro_batch < 1 or micro_batch % group:
