@@ -62,6 +62,16 @@ def test_any_value_survives_json(frames, stride, fps, mean, std, names):
         ("{}", "preprocessing: frames: field required"),
         (a_preprocessing().to_json().replace('"frames"', '"framez"'), "preprocessing: frames"),
         (a_preprocessing().to_json().replace('"crop": 24', '"crop": "x"'), "preprocessing: crop: "),
+        (
+            a_preprocessing().to_json().replace('"crop": 24', '"crop": 25'),
+            "preprocessing: the document: crop 25 is larger than the smallest short_side 24",
+        ),
+        (
+            a_preprocessing().to_json().replace('"eval_crop": 28', '"eval_crop": 33'),
+            "preprocessing: the document: eval_crop 33 is larger",
+        ),
+        (a_preprocessing().to_json().replace('"stride": 2', '"stride": 0'), "preprocessing: stride: "),
+        (a_preprocessing().to_json().replace("0.225", "0"), "preprocessing: the document: std must be"),
     ],
 )
 def test_wrong_json_is_one_line(text, message):

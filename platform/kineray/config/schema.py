@@ -6,7 +6,7 @@ everywhere: on the command line, in YAML, in Ray Tune, in MLflow and in reports.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _split_commas(value: object) -> object:
@@ -16,13 +16,30 @@ def _split_commas(value: object) -> object:
     return value
 
 
-Ints4 = Annotated[tuple[int, int, int, int], BeforeValidator(_split_commas)]
-IntRange = Annotated[tuple[int, int], BeforeValidator(_split_commas)]
-Ints = Annotated[tuple[int, ...], BeforeValidator(_split_commas)]
-Floats3 = Annotated[tuple[float, float, float], BeforeValidator(_split_commas)]
+def _odd(value: int) -> int:
+    # The convolutions pad by half their size, which keeps the number of frames only for odd sizes.
+    if value % 2 == 0:
+        raise ValueError(f"{value} is even; the size of a kernel must be odd")
+    return value
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+KernelSize = Annotated[int, Field(gt=0), AfterValidator(_odd)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+Ints = Annotated[tuple[int, ...], BeforeValidator(_split_commas)]
+PositiveInts4 = Annotated[
+    tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt], BeforeValidator(_split_commas)
+]
+BlockCounts = Annotated[
+    tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt], BeforeValidator(_split_commas)
+]
+KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(_split_commas)]
+SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
+Floats3 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], BeforeValidator(_split_commas)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -30,6 +47,25 @@ class Section(BaseModel):
     """Base of every part of an experiment: frozen, and strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def check_picture_sizes(
+    short_side: tuple[int, int],
+    crop: int,
+    eval_short_side: int,
+    eval_crop: int,
+    std: tuple[float, float, float],
+) -> None:
+    """Raise ValueError unless every crop fits the scaled video and pixels can be divided by ``std``."""
+    low, high = short_side
+    if low > high:
+        raise ValueError(f"short_side must be low,high; got {low},{high}")
+    if crop > low:
+        raise ValueError(f"crop {crop} is larger than the smallest short_side {low}")
+    if eval_crop > eval_short_side:
+        raise ValueError(f"eval_crop {eval_crop} is larger than eval_short_side {eval_short_side}")
+    if min(std) <= 0:
+        raise ValueError("std must be positive")
 
 
 class DataConfig(Section):
@@ -43,8 +79,8 @@ class DataConfig(Section):
     manifest: str = ""
     frames: PositiveInt = 32
     stride: PositiveInt = 2
-    fps: PositiveFloat = 30.0
-    short_side: IntRange = (256, 320)
+    fps: FramesPerSecond = 30.0
+    short_side: SideRange = (256, 320)
     crop: PositiveInt = 224
     flip: bool = True
     eval_short_side: PositiveInt = 256
@@ -55,17 +91,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
-        low, high = self.short_side
-        if low > high:
-            raise ValueError(f"short_side must be low,high; got {low},{high}")
-        if self.crop > low:
-            raise ValueError(f"crop {self.crop} is larger than the smallest short_side {low}")
-        if self.eval_crop > self.eval_short_side:
-            raise ValueError(
-                f"eval_crop {self.eval_crop} is larger than eval_short_side {self.eval_short_side}"
-            )
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive")
+        check_picture_sizes(self.short_side, self.crop, self.eval_short_side, self.eval_crop, self.std)
         return self
 
 
@@ -82,15 +108,15 @@ class SlowFastConfig(Section):
     """
 
     type: Literal["slowfast"] = "slowfast"
-    stage_blocks: Ints4 = (3, 4, 6, 3)
+    stage_blocks: PositiveInts4 = (3, 4, 6, 3)
     width: PositiveInt = 64
     alpha: PositiveInt = 8
     beta_inv: PositiveInt = 8
     fusion_ratio: PositiveInt = 2
-    fusion_kernel: PositiveInt = 5
-    temporal_kernels_slow: Ints4 = (1, 1, 3, 3)
-    temporal_kernels_fast: Ints4 = (3, 3, 3, 3)
-    temporal_blocks: Ints4 | None = None
+    fusion_kernel: KernelSize = 5
+    temporal_kernels_slow: KernelSizes = (1, 1, 3, 3)
+    temporal_kernels_fast: KernelSizes = (3, 3, 3, 3)
+    temporal_blocks: BlockCounts | None = None
     nonlocal_blocks: Ints = ()
     head_pool: PositiveInt = 7
     dropout: Probability = 0.5
@@ -165,7 +191,7 @@ class Experiment(Section):
     """One training run, whole. Two runs with equal experiments and manifests are the same science."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "experiment"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = SlowFastConfig()
     optim: OptimConfig = SgdConfig()

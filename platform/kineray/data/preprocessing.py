@@ -6,9 +6,10 @@ from typing import Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kineray.config import DataConfig
+from kineray.config.schema import Floats3, FramesPerSecond, PositiveInt, SideRange, check_picture_sizes
 from kineray.data.manifest import Sample
 from kineray.errors import ConfigError
 from kineray.video import Video, open_video
@@ -24,17 +25,22 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    frames: int
-    stride: int
-    fps: float
-    short_side: tuple[int, int]
-    crop: int
+    frames: PositiveInt
+    stride: PositiveInt
+    fps: FramesPerSecond
+    short_side: SideRange
+    crop: PositiveInt
     flip: bool
-    eval_short_side: int
-    eval_crop: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    eval_short_side: PositiveInt
+    eval_crop: PositiveInt
+    mean: Floats3
+    std: Floats3
     labels: dict[str, tuple[str, ...]]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        check_picture_sizes(self.short_side, self.crop, self.eval_short_side, self.eval_crop, self.std)
+        return self
 
     @classmethod
     def from_config(cls, data: DataConfig, vocabularies: Mapping[str, tuple[str, ...]]) -> Self:
@@ -54,7 +60,8 @@ class Preprocessing(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"
-            raise ConfigError(f"preprocessing: {where}: {first['msg'].lower()}") from None
+            reason = first["msg"].removeprefix("Value error, ").lower()
+            raise ConfigError(f"preprocessing: {where}: {reason}") from None
 
     @property
     def clip_span_s(self) -> float:
