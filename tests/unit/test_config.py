@@ -230,6 +230,26 @@ def test_differing_keys_names_the_fields_of_both_variants():
     assert "model.alpha" not in keys
 
 
+def test_a_space_is_checked_between_its_ends_and_at_values_that_do_not_go_together():
+    base = Experiment()
+    for key in ("train.epochs", "seed"):
+        for domain in (Uniform(40, 80), LogUniform(40, 80)):
+            with pytest.raises(ConfigError, match=f"search space: {key}=.*: input should be a valid integer"):
+                check_space(base, {key: domain})
+    clash = {"model.alpha": Choice(8, 16), "data.frames": Choice(16, 24)}
+    with pytest.raises(ConfigError, match=r"data\.frames 24 is not a multiple of model\.alpha 16"):
+        check_space(base, clash)
+    with pytest.raises(ConfigError, match=r"optim\.momentum: a field of optim\.type=sgd"):
+        check_space(base, {"optim.type": Choice("sgd", "adam"), "optim.momentum": Uniform(0.8, 0.9)})
+    # No point of this space keeps the experiment's own alpha of 8, which 12 frames do not fit.
+    check_space(base, {"model.alpha": Choice(4, 2), "data.frames": Choice(12, 16)})
+    # 2 x 2 x 600 combinations: only single keys are tried, so this clash is left to its trial.
+    many = {"seed": Choice(*range(600))}
+    check_space(base, clash | many)
+    with pytest.raises(ConfigError, match=r"model\.alpha 5"):
+        check_space(base, many | {"model.alpha": Choice(8, 4, 5)})
+
+
 def test_a_space_is_checked_at_every_choice_and_both_ends():
     base = Experiment()
     check_space(

@@ -1,8 +1,9 @@
 """Search spaces, written in an experiment's own dotted keys."""
 
 import difflib
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kineray.config.overrides import apply_overrides, leaf_keys
@@ -10,6 +11,8 @@ from kineray.config.schema import Experiment
 from kineray.errors import ConfigError
 
 Scalar = bool | int | float | str
+
+_MOST_COMBINATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,12 @@ SearchSpace = Mapping[str, Domain]
 
 
 def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str] = ()) -> None:
-    """Raise ConfigError unless every point of ``space`` is a valid experiment.
+    """Raise ConfigError where a point of ``space`` is found that is no valid experiment.
 
-    Every choice and both ends of every range are applied to ``experiment`` one key at a time.
-    ``fixed`` are keys that overrides have set: a key cannot be both set and searched.
+    The points that are tried are made of all choices and, of every range, its ends and one point
+    between them that is no whole number. Where they make at most 1000 combinations, all are applied to
+    ``experiment``, so that values that do not go together are found; of a larger space only the
+    points that differ from its first one in a single key. ``fixed`` are keys that overrides have set: a key cannot be both set and searched.
     """
     if not isinstance(space, Mapping):
         raise ConfigError(
@@ -66,12 +71,12 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
     for key in fixed:
         if key in space:
             raise ConfigError(f"{key}: both set and searched; drop one of the two")
-    for key, domain in space.items():
-        for value in _probes(key, domain):
-            try:
-                apply_overrides(experiment, {key: value})
-            except ConfigError as error:
-                raise ConfigError(f"search space: {error}") from None
+    probes = {key: _probes(key, domain) for key, domain in space.items()}
+    for point in _points(probes):
+        try:
+            apply_overrides(experiment, point)
+        except ConfigError as error:
+            raise ConfigError(f"search space: {error}") from None
 
 
 def parse_domain(text: str) -> tuple[str, Domain]:
@@ -111,7 +116,22 @@ def _probes(key: str, domain: Domain) -> tuple[Scalar, ...]:
         raise ConfigError(
             f"search space: {key}: a logarithmic range must start above 0, not at {domain.low:g}"
         )
-    return domain.low, domain.high
+    # The golden section: a whole number there is an accident, so a range of an integer key is found.
+    part = (math.sqrt(5) - 1) / 2
+    if isinstance(domain, LogUniform):
+        return domain.low, domain.high, domain.low * (domain.high / domain.low) ** part
+    return domain.low, domain.high, domain.low + (domain.high - domain.low) * part
+
+
+def _points(probes: Mapping[str, tuple[Scalar, ...]]) -> Iterator[dict[str, Scalar]]:
+    if math.prod(len(values) for values in probes.values()) <= _MOST_COMBINATIONS:
+        for point in itertools.product(*probes.values()):
+            yield dict(zip(probes, point, strict=True))
+        return
+    first = {key: values[0] for key, values in probes.items()}
+    for key, values in probes.items():
+        for value in values:
+            yield first | {key: value}
 
 
 def trial_name(experiment: Experiment, chosen: Mapping[str, object]) -> str:
