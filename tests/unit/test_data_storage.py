@@ -8,6 +8,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from kineray.cli import run
 from kineray.data import Manifest, Sample, load_manifest, save_manifest, storage
 from kineray.errors import StorageError
 
@@ -139,6 +140,45 @@ def test_an_endpoint_that_is_no_url_is_one_line(s3, monkeypatch, url):
     for call in (storage.read_bytes, storage.exists, storage.list_files, storage.delete_file):
         with pytest.raises(StorageError, match="AWS_ENDPOINT_URL|not a valid URI"):
             call(f"{s3}/key")
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/key", "http://host/file", "hdfs://a", "S3://bucket", "s3://"])
+def test_a_place_that_is_neither_local_nor_a_bucket_is_refused(uri, tmp_path):
+    calls = [
+        storage.is_remote,
+        lambda uri: storage.join(uri, "a"),
+        storage.absolute,
+        storage.exists,
+        storage.list_names,
+        storage.list_files,
+        storage.read_bytes,
+        lambda uri: storage.write_bytes(uri, b""),
+        lambda uri: storage.put_folder(tmp_path, uri),
+        lambda uri: storage.get_folder(uri, tmp_path / "copy"),
+        storage.delete_folder,
+        storage.delete_file,
+        storage.local_copy,
+        load_manifest,
+    ]
+    for call in calls:
+        with pytest.raises(StorageError, match="^" + uri + ".*: (no bucket; write|.*is not supported; use)"):
+            call(uri)
+    assert list(Path.cwd().glob("gs:*")) == []
+
+
+def test_doctor_leaves_nothing_in_the_bucket_and_shows_no_password(s3, monkeypatch, capsys, endpoint):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.replace("//", "//user:secret@"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    storage.write_bytes(f"{s3}/kept", b"x")
+    with pytest.raises(SystemExit):
+        run(["doctor", "--storage", s3])
+    out, err = capsys.readouterr()
+    assert f"{s3} writable" in out
+    assert "secret" not in out + err
+    assert storage.list_files(s3) == ["kept"]
+    with pytest.raises(SystemExit):
+        run(["doctor", "--storage", "gs://bucket"])
+    assert "gs:// is not supported" in capsys.readouterr().out
 
 
 def test_a_local_copy_is_downloaded_once(s3):

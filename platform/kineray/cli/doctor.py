@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -116,8 +117,9 @@ def _mlflow(storage: str) -> Finding:
         return Finding("MLflow", False, "not installed", "pip install 'kineray[ray]'")
     from kineray.errors import KinerayError
     from kineray.tracking import check_tracking, tracking_uri
+    from kineray.tracking.client import shown
 
-    uri = tracking_uri(storage)
+    uri = shown(tracking_uri(storage))
     try:
         check_tracking(storage)
     except KinerayError as error:
@@ -128,7 +130,7 @@ def _mlflow(storage: str) -> Finding:
 
 
 def _storage(storage: str) -> Finding:
-    if storage.startswith("s3://"):
+    if "://" in storage:
         return Finding("storage", True, f"{storage} (checked with S3 below)")
     folder = Path(storage).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -145,12 +147,16 @@ def _storage(storage: str) -> Finding:
     )
 
 
+def _without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
 def _s3(storage: str) -> Finding:
-    needed = storage.startswith("s3://")
+    needed = "://" in storage
     import boto3
 
     credentials = boto3.Session().get_credentials()
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
+    endpoint = _without_password(os.environ.get("AWS_ENDPOINT_URL", "AWS"))
     if credentials is None:
         fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run aws configure"
         return Finding(
@@ -166,7 +172,7 @@ def _s3(storage: str) -> Finding:
     probe = store.join(storage, ".kineray-doctor")
     try:
         store.write_bytes(probe, b"ok")
-        store.delete_folder(probe)
+        store.delete_file(probe)
     except StorageError as error:
         return Finding("S3", False, str(error), "check the bucket's name, its policy and AWS_ENDPOINT_URL")
     return Finding(

@@ -7,6 +7,7 @@ Every function raises StorageError, which names the path or the bucket and key.
 import functools
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,11 +18,22 @@ from typing import Any
 from kineray.errors import StorageError
 
 _SCHEME = "s3://"
+_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def is_remote(uri: str | Path) -> bool:
-    """Whether ``uri`` names an object store rather than a local path."""
-    return str(uri).startswith(_SCHEME)
+    """Whether ``uri`` names an object store rather than a local path.
+
+    Raises StorageError for ``s3://`` without a bucket and for every other scheme, such as ``gs://``.
+    """
+    text = str(uri)
+    if text.startswith(_SCHEME):
+        _bucket_and_key(text)
+        return True
+    scheme = _ANY_SCHEME.match(text)
+    if scheme:
+        raise StorageError(f"{text}: {scheme[0]} is not supported; use a local path or s3://bucket/key")
+    return False
 
 
 def join(uri: str | Path, *parts: str) -> str:
