@@ -1,6 +1,8 @@
 """The order and the randomness of samples, as pure functions.
 
-Both come from SHA-256 and PCG64's raw stream, which NumPy keeps the same across versions and platforms.
+Both are seeded by SHA-256. ``global_order`` reads only PCG64's raw stream, which NumPy promises to keep the
+same across versions and platforms. ``sample_rng`` is a Generator on that stream: it is the same on every
+platform with one version of NumPy, but NumPy may change the methods of Generator from version to version.
 """
 
 import hashlib
