@@ -51,7 +51,8 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
     The points that are tried are made of all choices and, of every range, its ends and one point
     between them that is no whole number. Where they make at most 1000 combinations, all are applied to
     ``experiment``, so that values that do not go together are found; of a larger space only the
-    points that differ from its first one in a single key. ``fixed`` are keys that overrides have set: a key cannot be both set and searched.
+    points that differ from its first one in a single key. ``fixed`` are keys that overrides have set:
+    a key cannot be both set and searched.
     """
     if not isinstance(space, Mapping):
         raise ConfigError(
