@@ -272,6 +272,70 @@ def test_the_lists_of_pyslowfast_make_one_manifest(kineray):
     assert "/drift_up/" in next(clip.uri for clip in manifest if clip.labels["action"] == 2)
 
 
+def test_eval_and_predict_say_what_comes_next(kineray):
+    from small_checkpoint import CLASSES, save_small_checkpoint
+
+    made = made_videos("made")
+    checkpoint = save_small_checkpoint("runs/small/checkpoints", heads={"action": CLASSES}, frames=4)
+    words = ["eval", "small", "data.manifest=made", "--views", "1", "--crops", "1"]
+    Path("file").touch()
+    for bad in ("file/below.parquet", "made"):
+        # Before the evaluation: not one video has been read.
+        code, out, err = kineray(*words, "--out", bad)
+        assert (code, out) == (2, "")
+        assert bad in err
+        assert "videos" not in err
+    code, out, err = kineray(*words, "--out", "new/predictions.parquet")
+    assert code == 0, err
+    assert [path.name for path in Path("new").iterdir()] == ["predictions.parquet"]
+    assert "protocol: 1 views x 1 crops" in out
+    assert "kineray promote RUN" in err
+    code, _, err = kineray("predict", checkpoint, str(made[0][0]))
+    assert code == 0
+    assert "kineray promote RUN" in err
+    assert "kineray serve" in err
+
+
+def test_runs_show_offers_only_what_is_possible_and_heeds_json_before_it(kineray, motion_manifest):
+    from kineray.config import Experiment
+    from kineray.data import load_manifest
+    from kineray.tracking import start_run
+    from small_checkpoint import save_small_checkpoint
+
+    def record(name, tags):
+        manifest = load_manifest(motion_manifest)
+        made = start_run(
+            "runs",
+            name=name,
+            experiment=Experiment(),
+            fingerprint="f",
+            manifest=manifest,
+            command=["kineray"],
+        )
+        made.set_tags(tags)
+        made.finish("FINISHED")
+
+    record("sweep", {})
+    assert "promote" not in kineray("runs", "show", "sweep")[2]
+    shown = [
+        kineray("runs", *words)[1] for words in (["--json", "show", "sweep"], ["show", "sweep", "--json"])
+    ]
+    assert json.loads(shown[0])["name"] == "sweep"
+    assert shown[0] == shown[1]
+    # A run whose weights were cut short is refused before anything is registered.
+    uri = save_small_checkpoint("runs/cut/checkpoints")
+    weights = Path(uri) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    record("cut", {"checkpoint.best": uri})
+    assert "kineray promote cut" in kineray("runs", "show", "cut")[2]
+    code, _, err = kineray("promote", "cut")
+    assert (code, len(err.splitlines())) == (2, 1)
+    from mlflow import MlflowClient
+
+    tracker = f"sqlite:///{Path('runs/mlflow.db').absolute()}"
+    assert MlflowClient(tracker, registry_uri=tracker).search_model_versions() == []
+
+
 def test_runs_of_an_empty_storage(kineray):
     code, out, _ = kineray("runs", "--json")
     assert code == 0

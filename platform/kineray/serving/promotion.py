@@ -8,6 +8,7 @@ from kineray.tracking import (
     DEFAULT_MODEL,
     ModelVersion,
     fetch,
+    get_run,
     previous_version,
     register,
     set_champion,
@@ -31,9 +32,14 @@ def promote(storage: str, run: str, model_name: str = DEFAULT_MODEL) -> Promotio
     """Register the best checkpoint of ``run`` as a new version and make it the champion.
 
     Where a service runs it answers with the new version before the alias ``champion`` moves, without
-    a restart. When the checkpoint cannot be loaded or served, nothing changes: CheckpointError,
-    ServingError or TrackingError.
+    a restart. Raises CheckpointError or TrackingError when the checkpoint cannot be loaded: nothing is
+    registered then. Raises ServingError when it cannot be served: the old version goes on answering
+    and the aliases stay, but the new version remains in the registry, without an alias.
     """
+    found = get_run(storage, run)
+    checkpoint = found.best or found.last
+    if checkpoint is not None:  # without one, register says so
+        load_checkpoint(checkpoint)
     return _make_champion(storage, register(storage, run, model_name))
 
 
