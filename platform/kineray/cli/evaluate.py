@@ -1,6 +1,7 @@
 """``kineray eval`` and ``kineray predict``."""
 
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kineray.cli.output import (
     table,
     views_option,
 )
-from kineray.errors import ConfigError
+from kineray.errors import ConfigError, StorageError
 
 
 @click.command(name="eval", short_help="Evaluate a checkpoint with several views.")
@@ -33,7 +34,7 @@ from kineray.errors import ConfigError
 @click.option(
     "--out",
     metavar="FILE",
-    help="Per-video predictions as Parquet [default: predictions-*.parquet in the current folder's runs].",
+    help="Per-video predictions as Parquet [default: predictions-*.parquet in the storage].",
 )
 @click.option("--decode-threads", type=click.IntRange(1), default=2, show_default=True)
 @storage_option
@@ -62,6 +63,11 @@ def evaluate(
     from kineray.training import load_checkpoint
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, storage), device=best_device())
+    target = (
+        out
+        or f"{storage.rstrip('/')}/predictions-{loaded.weights_sha256[:8]}-{split}-{views}x{crops}.parquet"
+    )
+    check_writable(target)
     experiment = apply_overrides(loaded.experiment, overrides)
     evaluation = run_evaluation(
         loaded,
@@ -72,10 +78,6 @@ def evaluate(
         device=best_device(),
         threads=decode_threads,
         progress=_progress,
-    )
-    target = (
-        out
-        or f"{storage.rstrip('/')}/predictions-{loaded.weights_sha256[:8]}-{split}-{views}x{crops}.parquet"
     )
     save_predictions(evaluation, target)
     for failure in evaluation.failures:
@@ -96,7 +98,12 @@ def evaluate(
         if len(rows) > 20:
             lines.append(f"... all {len(rows)} classes of {head} with --json")
     lines.append(f"protocol: {views} views x {crops} crops, split {split}; predictions in {target}")
-    show(result, "\n".join(lines), as_json=as_json)
+    show(
+        result,
+        "\n".join(lines),
+        as_json=as_json,
+        then=(f"kineray predict {checkpoint} VIDEO", "kineray promote RUN"),
+    )
 
 
 @click.command(short_help="Classify one video with a checkpoint.")
@@ -122,7 +129,7 @@ def predict(
         f"{head}: " + ", ".join(f"{entry['label']} {entry['score']:.4f}" for entry in entries)
         for head, entries in answer["predictions"].items()
     ]
-    show(answer, "\n".join(lines), as_json=as_json)
+    show(answer, "\n".join(lines), as_json=as_json, then=("kineray promote RUN", "kineray serve"))
 
 
 def find_checkpoint(reference: str, storage: str) -> str:
@@ -133,6 +140,17 @@ def find_checkpoint(reference: str, storage: str) -> str:
         return reference
     inside = store.join(storage, reference)
     return inside if store.exists(store.join(inside, "checkpoints", "index.json")) else reference
+
+
+def check_writable(target: str) -> None:
+    """Raise StorageError unless a file can be written at ``target``: now, not after hours of work."""
+    from kineray.data import storage as store
+
+    probe = f"{target}.{uuid.uuid4().hex}.tmp"
+    if not store.is_remote(target) and Path(target).is_dir():
+        raise StorageError(f"{target}: a folder; name a file")
+    store.write_bytes(probe, b"")
+    store.delete_file(probe)
 
 
 def best_device() -> str:

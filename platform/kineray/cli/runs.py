@@ -13,7 +13,7 @@ from kineray.cli.output import json_option, show, storage_option, table
 @click.pass_context
 def runs(context: click.Context, storage: str, as_json: bool) -> None:
     """List the runs in MLflow, newest first."""
-    context.obj = storage
+    context.obj = (storage, as_json)
     if context.invoked_subcommand is not None:
         return
     from kineray.tracking import list_runs
@@ -34,10 +34,11 @@ def runs(context: click.Context, storage: str, as_json: bool) -> None:
 @click.option("--storage", metavar="URI", help="Folder or s3:// prefix of all runs.")
 @json_option
 @click.pass_obj
-def show_run(default_storage: str, run: str, storage: str | None, as_json: bool) -> None:
+def show_run(of_group: tuple[str, bool], run: str, storage: str | None, as_json: bool) -> None:
     """Print RUN (a name or an MLflow run id): config, last metrics, code, data, checkpoints."""
     from kineray.tracking import get_run
 
+    default_storage, json_of_group = of_group
     detail = dataclasses.asdict(get_run(storage or default_storage, run))
     lines = []
     for key, value in detail.items():
@@ -46,4 +47,6 @@ def show_run(default_storage: str, run: str, storage: str | None, as_json: bool)
             lines += [f"  {name}: {entry}" for name, entry in value.items()]
         else:
             lines.append(f"{key}: {value}")
-    show(detail, "\n".join(lines), as_json=as_json, then=(f"kineray promote {detail['name']}",))
+    has_checkpoint = detail["best"] or detail["last"]  # a sweep has none: its trials do
+    then = (f"kineray promote {detail['name']}",) if has_checkpoint else ("kineray runs",)
+    show(detail, "\n".join(lines), as_json=as_json or json_of_group, then=then)
