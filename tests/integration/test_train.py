@@ -178,3 +178,18 @@ def test_more_workers_than_the_machine_holds(tiny_experiment, tmp_path):
     with pytest.raises(ConfigError, match=r"--workers 1000: there are only \d+ .PUs"):
         train(many, launch(tmp_path, workers=1000), print)
     assert list_runs(str(tmp_path)) == []
+
+
+def test_ctrl_c_ends_a_run_as_killed_with_the_way_to_go_on(tiny_experiment, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(to_yaml(apply_overrides(tiny_experiment, ["train.epochs=200"])))
+    command = [sys.executable, "-m", "kineray", "train", "tiny.yaml", "--workers", "2"]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    index = tmp_path / "runs/tiny/checkpoints/index.json"
+    deadline = time.monotonic() + 120
+    while not index.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGINT)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert err.splitlines()[-1] == "kineray: interrupted; kineray train ... --resume continues a run"
+    assert list_runs(str(tmp_path / "runs"))[0].status == "KILLED"

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ from kineray.training import Event, check_micro_batch
 log = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 900.0
+_DELIVERY_S = 0.25
 _FINAL = (NonFiniteLossError, ErrorBudgetError, ManifestError, ConfigError)  # a retry cures none of these
 
 
@@ -236,14 +238,17 @@ def _fit(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    pump = _Pump(mailbox, run, on_event)
-    pump.start()
+    # In the main thread Ray would take Ctrl-C for itself and leave no word of it.
+    fit = _in_thread(trainer.fit)
     try:
-        result = trainer.fit()
+        while not fit.done():
+            time.sleep(_DELIVERY_S)
+            _deliver(mailbox, run, on_event)
+        _deliver(mailbox, run, on_event)
+        result = fit.result()
     except ray.train.TrainingFailedError as error:
         raise _user_error(error, run.name) from error
     finally:
-        pump.stop()
         scratch.cleanup()
     returned = result.return_value
     if "error" in returned:
@@ -334,28 +339,26 @@ def _user_error(error: Exception, name: str) -> KinerayError:
     return KinerayError(f"run {name} failed in a worker: {first_line.strip()}; --resume {name} continues it")
 
 
-class _Pump(threading.Thread):
-    """Moves events from the mailbox to the record and to the screen. The only writer of both."""
+def _deliver(mailbox: Any, run: Run, on_event: Callable[[Event], None]) -> None:
+    """Move events from the mailbox to the record and to the screen; this process alone writes both."""
+    for event in drain(mailbox):
+        try:
+            record(run, event)
+        except OSError as error:  # a full disk must not stop what still trains
+            log.error("not recorded: %s", error)
+        if not isinstance(event, tuple):
+            on_event(event)
 
-    def __init__(self, mailbox: Any, run: Run, on_event: Callable[[Event], None]) -> None:
-        super().__init__(name="kineray-events", daemon=True)
-        self._mailbox, self._run, self._on_event = mailbox, run, on_event
-        self._stop_now = threading.Event()
 
-    def run(self) -> None:
-        while not self._stop_now.wait(0.25):
-            self._move()
+def _in_thread(function: Callable[[], Any]) -> "Future[Any]":
+    """Call ``function`` in a thread that does not keep the process alive."""
+    future: Future[Any] = Future()
 
-    def stop(self) -> None:
-        self._stop_now.set()
-        self.join()
-        self._move()
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
 
-    def _move(self) -> None:
-        for event in drain(self._mailbox):
-            try:
-                record(self._run, event)
-            except OSError as error:  # a full disk must not stop what still trains
-                log.error("not recorded: %s", error)
-            if not isinstance(event, tuple):
-                self._on_event(event)
+    threading.Thread(target=call, name="kineray-fit", daemon=True).start()
+    return future
