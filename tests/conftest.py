@@ -6,7 +6,7 @@ import pytest
 
 from kineray.config import DataConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
 
-# Tests of Ray use one cluster of this session; a run on a developer's machine must not join another.
+# The tests of Ray share one cluster of their own; a run on a developer's machine must not join another.
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("KINERAY_STORAGE", None)
 os.environ.pop("KINERAY_WORKERS", None)
