@@ -150,7 +150,8 @@ def train_and_die(rank, size, experiment, folder, die_after, resume):
     return result.step, result.score, result.last_uri
 
 
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
 def test_killed_and_resumed_equals_uninterrupted(experiment, tmp_path, size):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     expected = run_workers(train_and_die, size, tmp_path / "a", experiment, whole, None, False)

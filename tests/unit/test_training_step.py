@@ -90,7 +90,7 @@ def test_larger_micro_batches_give_the_same_update(four_micro_batches, micro_bat
     assert_same(updated(0, 1, micro_batch), four_micro_batches, rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_workers_give_the_same_update(four_micro_batches, size, tmp_path):
     """Also three workers for four groups: their shares are 1, 1 and 2."""
     results = run_workers(updated, size, tmp_path, 2)
@@ -99,6 +99,7 @@ def test_several_workers_give_the_same_update(four_micro_batches, size, tmp_path
         assert_same(result, results[0], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_update_of_three_workers_is_reproducible_to_the_bit(tmp_path):
     first, second = (run_workers(updated, 3, tmp_path, 2) for _ in range(2))
     assert_same(first[0], second[0], rtol=0, atol=0)
