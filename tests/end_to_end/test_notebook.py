@@ -17,6 +17,6 @@ def test_the_sweep_notebook_runs_and_names_the_best_trial(tmp_path):
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     last = outputs[-1]["text"]
     assert last.startswith("kineray promote notebook-sweep/model.alpha=")
-    table = next(output["data"]["text/html"] for output in outputs if "data" in output)
+    table = next(o["data"]["text/html"] for o in outputs if o["output_type"] == "execute_result")
     assert "score" in table
     assert "model.alpha" in table
