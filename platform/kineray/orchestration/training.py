@@ -227,7 +227,11 @@ def _fit(
         train_loop_config=settings,
         torch_config=TorchConfig(timeout_s=1800),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker=resources,
+            # GPUs of one host talk fastest; CPU workers would crowd one host and leave others idle.
+            placement_strategy="PACK" if use_gpu else "SPREAD",
         ),
         run_config=ray.train.RunConfig(
             # Ray would silently continue a run of an old name. kineray's own checkpoints decide what
