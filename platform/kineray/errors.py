@@ -36,7 +36,8 @@ class DecodeError(KinerayError):
     """A video that cannot be decoded.
 
     ``code`` is stable and machine readable: ``not_found``, ``not_a_video``, ``no_video_stream``,
-    ``codec_unsupported``, ``truncated`` or ``empty``.
+    ``codec_unsupported``, ``truncated``, ``empty``, ``wrong_frame_count``, ``too_large``, ``too_long``,
+    ``timeout`` (libav did not come back) or ``crashed`` (it ended its process).
     """
 
     def __init__(self, code: str, message: str) -> None:

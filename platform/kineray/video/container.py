@@ -1,0 +1,102 @@
+"""Opening a file of any container format, and saying in one line what is wrong with it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+
+from kineray.errors import DecodeError
+
+Source: TypeAlias = str | Path | BinaryIO
+
+MAX_PIXELS = 8192 * 4320
+MAX_DURATION_S = 24 * 3600
+
+# Only containers that hold their own frames: a playlist (HLS, concat) could name other files or hosts.
+_FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
+_MP4, _MATROSKA = b"ftyp", b"\x1aE\xdf\xa3"
+
+
+def name_of(source: Source) -> str:
+    """What an error calls ``source``."""
+    return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "the upload"))
+
+
+@contextmanager
+def video_stream(source: Source, *, probe: bool) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """Open ``source`` and its first video stream that is not a cover picture. Raises DecodeError.
+
+    libav usually decodes a frame or two to find out what a header may not say (of a 1280x720 file that
+    takes longer than decoding ten frames later); without ``probe`` it does not.
+    """
+    name = name_of(source)
+    head = _head(source, name)
+    options = {"format_whitelist": _FORMATS}
+    if not probe:
+        options["skip_frame"] = "all"
+        if head[4:8] == _MP4 or head[:4] == _MATROSKA:
+            options["analyzeduration"] = "1"  # their headers describe the streams
+    try:
+        # The prefix keeps a name such as "concat:a|b" from being read as another protocol.
+        file_or_url = f"file:{source}" if isinstance(source, str | Path) else source
+        container = av.open(file_or_url, mode="r", options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        if head[4:8] == _MP4 or head[:4] == _MATROSKA:
+            raise DecodeError(
+                "truncated", f"{name}: the file is cut off or damaged ({error.strerror})"
+            ) from None
+        raise DecodeError("not_a_video", f"{name}: not a video file ({error.strerror})") from None
+    except OSError as error:
+        raise DecodeError("not_found", f"{name}: cannot be read ({error.strerror})") from None
+    with container:
+        yield container, _first_video_stream(container, name)
+
+
+def _head(source: Source, name: str) -> bytes:
+    try:
+        if isinstance(source, str | Path):
+            path = Path(source)
+            if not path.is_file():
+                what = "a folder, not a video file" if path.is_dir() else "no such file"
+                raise DecodeError("not_found", f"{name}: {what}")
+            with path.open("rb") as file:
+                head = file.read(12)
+        else:
+            source.seek(0)
+            head = source.read(12)
+            source.seek(0)
+    except OSError as error:
+        raise DecodeError("not_found", f"{name}: cannot be read ({error.strerror})") from None
+    if not head:
+        raise DecodeError("empty", f"{name}: the file has no bytes")
+    return head
+
+
+def _first_video_stream(container: InputContainer, name: str) -> av.VideoStream:
+    for stream in container.streams.video:
+        if stream.disposition & Disposition.attached_pic:
+            continue  # a cover picture
+        context = stream.codec_context
+        if context is None or context.codec is None:
+            raise DecodeError(
+                "codec_unsupported", f"{name}: its video codec is not supported; convert it to H.264"
+            )
+        check_size(name, context.width, context.height)
+        # One thread for a clip: clips are decoded side by side, and threads inside would only compete.
+        context.thread_count = 1
+        stream.thread_type = "NONE"
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        return stream
+    raise DecodeError("no_video_stream", f"{name}: no video stream in the file")
+
+
+def check_size(name: str, width: int, height: int) -> None:
+    """Raise DecodeError for pictures so large that a few of them would fill the memory."""
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            "too_large", f"{name}: {width}x{height} pixels are more than {MAX_PIXELS}; make it smaller"
+        )

@@ -1,0 +1,256 @@
+"""The packets of a video: when each is presented, and from where decoding can start.
+
+Made by reading the file once without decoding it (but for its first frame, which tells the true size and
+rotation), and small enough to be kept for every video of a data set.
+"""
+
+import json
+import zlib
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import av
+import numpy as np
+
+from kineray.errors import DecodeError
+from kineray.video.container import MAX_DURATION_S, Source, check_size, name_of, video_stream
+
+_KEY, _HIDDEN = 1, 2
+_LATE_END_S = 1.0  # how much earlier than announced a stream may end before it counts as cut off
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PacketIndex:
+    """The packets of a video stream in the order of decoding.
+
+    ``pts`` int64 [N]: presentation times in units of ``time_base``; ``flags`` uint8 [N]: 1 for a key
+    frame, 2 for a packet that an edit list hides. ``last_duration``: of the last frame, in ``time_base``.
+    ``rotation``: degrees (0, 90, 180, 270) by which the coded picture, ``width`` x ``height``, is turned
+    counterclockwise for display. ``announced``: how many frames the header promises, or None.
+    ``counted``: the container stores no presentation times (AVI), so frames are timed by counting.
+    ``truncated``: the file ends before its header says.
+    """
+
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    fps: float
+    time_base: Fraction
+    pts: np.ndarray
+    flags: np.ndarray
+    last_duration: int
+    announced: int | None
+    counted: bool
+    truncated: bool
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """Positions in decoding order of the presented frames, by presentation time: int64 [frames]."""
+        visible = np.flatnonzero((self.flags & _HIDDEN) == 0)
+        return visible[np.argsort(self.pts[visible], kind="stable")]
+
+    @cached_property
+    def shown_pts(self) -> np.ndarray:
+        """``pts`` of the presented frames, ascending: int64 [frames]."""
+        return self.pts[self.shown]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that are presented."""
+        return len(self.shown)
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """When the frames are presented, from the first one: float64 [frames]."""
+        return (self.shown_pts - self.shown_pts[0]) * float(self.time_base)
+
+    @property
+    def key_times_s(self) -> np.ndarray:
+        """When the frames are presented from which decoding can start: float64 [key frames]."""
+        keys = np.flatnonzero(self.flags == _KEY)
+        return np.sort(self.pts[keys] - self.shown_pts[0]) * float(self.time_base)
+
+    @property
+    def duration_s(self) -> float:
+        """From the first frame to the end of the last one."""
+        return float((int(self.shown_pts[-1] - self.shown_pts[0]) + self.last_duration) * self.time_base)
+
+    @cached_property
+    def is_exact(self) -> bool:
+        """Whether a frame can be told by its packet: every packet has a presentation time of its own."""
+        return not self.counted and bool((np.diff(self.shown_pts) > 0).all())
+
+    def key_before(self, position: int) -> int:
+        """The last packet from which the frame of packet ``position`` can be decoded, in decoding order.
+
+        A frame that is decoded after a key frame but presented before it (an open GOP) may refer to frames
+        in front of that key frame, and so needs the one before.
+        """
+        keys = self._keys
+        last = int(np.searchsorted(keys, position, side="right")) - 1
+        while last > 0 and self.pts[keys[last]] > self.pts[position]:
+            last -= 1
+        return int(keys[last]) if last >= 0 else 0
+
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return np.flatnonzero((self.flags & _KEY) != 0)
+
+    def to_bytes(self) -> bytes:
+        """The index as a few hundred bytes for a short video; ``from_bytes`` reads it back."""
+        head = {
+            "version": _VERSION,
+            "codec": self.codec,
+            "size": [self.width, self.height, self.rotation],
+            "fps": self.fps,
+            "time_base": [self.time_base.numerator, self.time_base.denominator],
+            "last_duration": self.last_duration,
+            "announced": self.announced,
+            "counted": self.counted,
+            "truncated": self.truncated,
+            "packets": len(self.pts),
+        }
+        # Frames come at a steady rate in a repeating order: differences compress to almost nothing.
+        steps = np.diff(self.pts, prepend=np.int64(0)).astype("<i8")
+        return zlib.compress(
+            json.dumps(head).encode() + b"\n" + self.flags.tobytes() + steps.tobytes(), level=6
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "PacketIndex":
+        """Read what ``to_bytes`` wrote. Raises ValueError for anything else."""
+        try:
+            head_text, _, arrays = zlib.decompress(data).partition(b"\n")
+            head = json.loads(head_text)
+            if head["version"] != _VERSION:
+                raise ValueError(f"packet index of version {head['version']}")
+            packets = head["packets"]
+            flags = np.frombuffer(arrays, np.uint8, packets)
+            pts = np.cumsum(np.frombuffer(arrays, "<i8", packets, offset=packets))
+            width, height, rotation = head["size"]
+            return cls(
+                codec=head["codec"],
+                width=width,
+                height=height,
+                rotation=rotation,
+                fps=head["fps"],
+                time_base=Fraction(*head["time_base"]),
+                pts=pts,
+                flags=flags,
+                last_duration=head["last_duration"],
+                announced=head["announced"],
+                counted=head["counted"],
+                truncated=head["truncated"],
+            )
+        except (zlib.error, KeyError, TypeError) as error:
+            raise ValueError(f"not a packet index: {error}") from None
+
+
+def index_video(source: Source) -> PacketIndex:
+    """Read every packet of ``source`` and decode its first frame. Raises DecodeError."""
+    name = name_of(source)
+    with video_stream(source, probe=False) as (container, stream):
+        counted = container.format.name == "avi"
+        time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
+        longest = MAX_DURATION_S / time_base
+        pts: list[int] = []
+        flags: list[int] = []
+        first: av.VideoFrame | None = None
+        duration = 0
+        last_dts: int | None = None
+        cut = False
+        context = stream.codec_context
+        packets = container.demux(stream)
+        try:
+            for packet in packets:
+                if packet.size == 0:
+                    continue  # the end of the stream
+                if packet.is_corrupt:
+                    cut = True
+                    break
+                time = packet.dts if counted or packet.pts is None else packet.pts
+                if time is None:
+                    counted, time = True, len(pts)
+                if first is None:
+                    first = _decode_alone(context, packet)
+                if abs(time - (pts[0] if pts else time)) > longest:
+                    raise DecodeError(
+                        "too_long", f"{name}: longer than {MAX_DURATION_S // 3600} hours; cut it into parts"
+                    )
+                pts.append(time)
+                flags.append((_KEY if packet.is_keyframe else 0) | (_HIDDEN if packet.is_discard else 0))
+                last_dts = packet.dts if packet.dts is not None else last_dts
+                duration = packet.duration or duration
+        except av.FFmpegError as error:
+            if first is None:
+                raise DecodeError(
+                    "truncated", f"{name}: its first frame cannot be decoded ({error.strerror})"
+                ) from None
+            cut = True
+        if first is None:
+            raise _nothing_to_show(name, stream, cut)
+        check_size(name, first.width, first.height)
+        times = np.array(pts, np.int64)
+        rate = stream.average_rate or stream.guessed_rate
+        index = PacketIndex(
+            codec=context.name,
+            width=first.width,
+            height=first.height,
+            rotation=round(first.rotation / 90) * 90 % 360,
+            fps=float(rate or 0),
+            time_base=time_base,
+            pts=times,
+            flags=np.array(flags, np.uint8),
+            last_duration=duration,
+            announced=stream.frames or None,
+            counted=counted,
+            truncated=cut or _ends_early(container.format.name, stream, last_dts, times, time_base, duration),
+        )
+        if index.frames == 0:
+            raise _nothing_to_show(name, stream, cut)
+        return index
+
+
+def _decode_alone(
+    context: "av.VideoCodecContext", packet: "av.Packet[av.VideoStream]"
+) -> av.VideoFrame | None:
+    """The frame of ``packet`` if no other is needed for it; the decoder is as new afterwards."""
+    frames = [*context.decode(packet), *context.decode(None)]
+    context.flush_buffers()
+    return frames[0] if frames else None
+
+
+def _nothing_to_show(name: str, stream: av.VideoStream, cut: bool) -> DecodeError:
+    if cut or stream.frames or len(stream.index_entries):
+        return DecodeError("truncated", f"{name}: cut off before its first frame; copy or download it again")
+    return DecodeError("empty", f"{name}: the video stream holds no frames")
+
+
+def _ends_early(
+    container: str,
+    stream: av.VideoStream,
+    last_dts: int | None,
+    pts: np.ndarray,
+    time_base: Fraction,
+    duration: int,
+) -> bool:
+    """Whether the data ended before the last frame that the file announces."""
+    entries = stream.index_entries
+    if container.startswith("mov") and len(entries):  # MP4 lists every packet by its decoding time
+        return last_dts is None or last_dts < entries[-1].timestamp
+    announced_s = _announced_end_s(stream)
+    end_s = float((int(pts.max()) + duration) * time_base) if len(pts) else 0.0
+    return announced_s is not None and end_s + _LATE_END_S < announced_s
+
+
+def _announced_end_s(stream: av.VideoStream) -> float | None:
+    """The end of a Matroska track, from its DURATION tag (``00:00:04.040000000``)."""
+    parts = stream.metadata.get("DURATION", "").split(":")
+    try:
+        hours, minutes, seconds = (float(part) for part in parts)
+    except ValueError:
+        return None
+    return hours * 3600 + minutes * 60 + seconds

@@ -1,0 +1,146 @@
+"""One decoded frame -> the pixels a clip wants of it.
+
+Only the wanted box is read, it is scaled while it is still YUV 4:2:2 (half the samples of RGB, and the
+chroma resolution that libswscale's own direct path to RGB works with), and only the result becomes RGB.
+"""
+
+from typing import Any, TypeAlias, cast
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, width and height in pixels of the upright picture."""
+
+# Formats of 8 bits with a plane for each component: (columns, rows) of pixels that share a chroma sample.
+_PLANAR = {
+    "yuv420p": (2, 2),
+    "yuvj420p": (2, 2),
+    "yuv422p": (2, 1),
+    "yuvj422p": (2, 1),
+    "yuv444p": (1, 1),
+    "yuvj444p": (1, 1),
+    "gray": (1, 1),
+}
+
+
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) after scaling so that the short side has ``short_side`` pixels; aspect ratio kept."""
+    if short_side < 1:
+        raise ValueError(f"short_side must be at least 1, not {short_side}")
+    shorter = min(height, width)
+    return max(round(height * short_side / shorter), 1), max(round(width * short_side / shorter), 1)
+
+
+class Converter:
+    """Writes frames of one size and format into arrays; it keeps libswscale's tables between frames."""
+
+    def __init__(self) -> None:
+        self._scale = VideoReformatter()
+        self._to_rgb = VideoReformatter()
+        self._other = VideoReformatter()
+
+    def write(
+        self,
+        frame: av.VideoFrame,
+        out: np.ndarray,
+        *,
+        box: Box | None = None,
+        mirror: bool = False,
+        rotation: int = 0,
+    ) -> None:
+        """Fill ``out``, uint8 [h, w, 3] RGB or [h, w] luma, with ``box`` of the upright frame, scaled.
+
+        ``rotation``: degrees by which the coded picture is turned counterclockwise to stand upright; the
+        box counts pixels after that. It is rounded outwards to whole chroma samples, by a pixel at most.
+        ``mirror`` swaps left and right.
+        """
+        if out.ndim == 2:
+            frame = _luma(frame)
+        elif frame.format.name not in _PLANAR:  # 10 bits, RGB, packed: rare, so simply to RGB first
+            frame = self._other.reformat(frame, format="gbrp", threads=1)
+        size = out.shape[:2] if rotation % 180 == 0 else out.shape[1::-1]
+        if box is not None:
+            frame = _cropped(frame, _as_coded(box, frame.width, frame.height, rotation))
+        if (frame.height, frame.width) != size:
+            middle = "yuv422p" if frame.format.name.startswith("yuv") else frame.format.name
+            frame = self._scale.reformat(frame, width=size[1], height=size[0], format=middle, threads=1)
+        if rotation:
+            upright = np.rot90(self._pixels(frame, out.ndim), rotation // 90)
+            out[...] = upright[:, ::-1] if mirror else upright
+            return
+        if mirror:
+            frame = _mirrored(frame)
+        out[...] = self._pixels(frame, out.ndim)
+
+    def _pixels(self, frame: av.VideoFrame, dimensions: int) -> np.ndarray:
+        """A view of the frame as uint8 [H, W] or [H, W, 3]."""
+        if dimensions == 2:
+            return _plane(frame, 0)
+        frame = self._to_rgb.reformat(frame, format="rgb24", threads=1)
+        plane = frame.planes[0]
+        rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(frame.height, plane.line_size)
+        return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
+
+
+def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
+    plane = frame.planes[index]
+    rows = np.frombuffer(cast(Any, plane), np.uint8)[: plane.line_size * plane.height]
+    return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _from_planes(planes: tuple[np.ndarray, ...], like: av.VideoFrame, name: str) -> av.VideoFrame:
+    """A frame on the memory of ``planes``, with the colours of ``like``."""
+    frame = av.VideoFrame.from_dlpack(planes, format=name)
+    frame.colorspace, frame.color_range = like.colorspace, like.color_range
+    return frame
+
+
+def _luma(frame: av.VideoFrame) -> av.VideoFrame:
+    if frame.format.name not in _PLANAR:
+        frame = frame.reformat(format="gray")
+    return _from_planes((_plane(frame, 0),), frame, "gray")
+
+
+def _cropped(frame: av.VideoFrame, box: Box) -> av.VideoFrame:
+    """The part of ``frame`` in ``box``, on the same memory."""
+    left, top, width, height = box
+    if (left, top, width, height) == (0, 0, frame.width, frame.height):
+        return frame
+    name = frame.format.name
+    columns, rows = _PLANAR.get(name, (1, 1))
+    first_column, first_row = left // columns, top // rows
+    last_column = min(-(-(left + width) // columns), frame.width // columns)
+    last_row = min(-(-(top + height) // rows), frame.height // rows)
+    planes = [
+        _plane(frame, 0)[first_row * rows : last_row * rows, first_column * columns : last_column * columns]
+    ]
+    for index in range(1, len(frame.planes)):
+        planes.append(_plane(frame, index)[first_row:last_row, first_column:last_column])
+    return _from_planes(tuple(planes), frame, name)
+
+
+def _mirrored(frame: av.VideoFrame) -> av.VideoFrame:
+    name = frame.format.name
+    columns, rows = _PLANAR.get(name, (1, 1))
+    if frame.width % columns or frame.height % rows:  # half a chroma sample at the edge
+        full = "yuv444p" if name.startswith("yuv") else name
+        frame = frame.reformat(format=full)
+        name = full
+    planes = tuple(np.ascontiguousarray(_plane(frame, index)[:, ::-1]) for index in range(len(frame.planes)))
+    return _from_planes(planes, frame, name)
+
+
+def _as_coded(box: Box, width: int, height: int, rotation: int) -> Box:
+    """A box of the upright picture in the coded one, which is ``width`` x ``height``."""
+    left, top, w, h = box
+    match rotation:
+        case 90:
+            return width - top - h, left, h, w
+        case 180:
+            return width - left - w, height - top - h, w, h
+        case 270:
+            return top, height - left - w, h, w
+        case _:
+            return box
