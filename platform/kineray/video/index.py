@@ -50,12 +50,14 @@ class PacketIndex:
     def shown(self) -> np.ndarray:
         """Positions in decoding order of the presented frames, by presentation time: int64 [frames]."""
         visible = np.flatnonzero((self.flags & _HIDDEN) == 0)
-        return visible[np.argsort(self.pts[visible], kind="stable")]
+        shown: np.ndarray = visible[np.argsort(self.pts[visible], kind="stable")]
+        return shown
 
     @cached_property
     def shown_pts(self) -> np.ndarray:
         """``pts`` of the presented frames, ascending: int64 [frames]."""
-        return self.pts[self.shown]
+        pts: np.ndarray = self.pts[self.shown]
+        return pts
 
     @property
     def frames(self) -> int:
@@ -65,7 +67,8 @@ class PacketIndex:
     @property
     def times_s(self) -> np.ndarray:
         """When the frames are presented, from the first one: float64 [frames]."""
-        return (self.shown_pts - self.shown_pts[0]) * float(self.time_base)
+        times_s: np.ndarray = (self.shown_pts - self.shown_pts[0]) * float(self.time_base)
+        return times_s
 
     @property
     def key_times_s(self) -> np.ndarray:
@@ -97,7 +100,8 @@ class PacketIndex:
 
     @cached_property
     def _keys(self) -> np.ndarray:
-        return np.flatnonzero((self.flags & _KEY) != 0)
+        keys: np.ndarray = np.flatnonzero((self.flags & _KEY) != 0)
+        return keys
 
     def to_bytes(self) -> bytes:
         """The index as a few hundred bytes for a short video; ``from_bytes`` reads it back."""

@@ -1,0 +1,299 @@
+"""Decoding in a process of its own, which a file cannot hang or crash the run with.
+
+libav is C code that reads files from anywhere: it can loop for ever, and no thread can be stopped in it. A
+``DecodeProcess`` calls functions in a child that ends itself when a call takes too long; the
+next call starts another child. Arrays come back through anonymous shared memory (not /dev/shm, of which a
+container has little). Nothing that a child answers can execute code in its parent.
+"""
+
+import atexit
+import json
+import mmap
+import os
+import pickle
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import numpy as np
+
+from kineray.errors import DecodeError, KinerayError, StorageError
+
+TIME_LIMIT_S = 120.0
+_LENGTH = struct.Struct("<Q")
+_ALIGNMENT = 4096
+_KEPT_BYTES = 64 * 2**20  # an idle child with more shared memory than this is ended
+
+
+class DecodeProcess:
+    """A child process that calls functions. For one thread at a time."""
+
+    def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
+        self._time_limit_s = time_limit_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._replies = -1
+        self._memory_fd = -1
+        self._memory: mmap.mmap | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None if there is no child at present."""
+        return self._child.pid if self._child else None
+
+    @property
+    def shared_bytes(self) -> int:
+        """The size of the shared memory."""
+        return len(self._memory) if self._memory else 0
+
+    def call(self, function: Callable[..., Any], *args: Any, of: str) -> Any:
+        """``function(*args)``, called in the child; ``of`` names the file in an error.
+
+        ``function`` is found by its name in its module. It returns None, numbers, strings, bytes, arrays,
+        and lists, tuples (which come back as lists) and dicts of them. Arrays are in shared memory: valid
+        until the next call. Raises what the function raises, if it is a DecodeError or StorageError,
+        and DecodeError ``timeout`` or ``crashed`` where the child does not survive the call.
+        """
+        if self._child is None:
+            self._start()
+        try:
+            self._send(pickle.dumps((function, args), protocol=5))
+            header = self._receive(_LENGTH.size)
+            reply = json.loads(self._receive(_LENGTH.unpack(header)[0]))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise self._died(of) from None
+        except BaseException:
+            self.close()  # interrupted between question and answer
+            raise
+        if "error" in reply:
+            raise _error(reply["error"], of)
+        return self._decoded(reply["result"])
+
+    def close(self) -> None:
+        """End the child."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        child.wait()
+        cast(Any, child.stdin).close()
+        os.close(self._replies)
+        os.close(self._memory_fd)
+        self._memory = None
+
+    def _start(self) -> None:
+        answers, self_end = os.pipe()
+        self._memory_fd = _anonymous_file()
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from kineray.video.worker import _serve; "
+            f"_serve({self_end}, {self._memory_fd}, {self._time_limit_s!r})"
+        )
+        # Numerical libraries would start threads of their own in every child.
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            pass_fds=(self_end, self._memory_fd),
+            env=os.environ | single,
+        )
+        os.close(self_end)
+        self._replies = answers
+
+    def _send(self, message: bytes) -> None:
+        pipe = cast(Any, cast(Any, self._child).stdin)
+        pipe.write(_LENGTH.pack(len(message)) + message)
+        pipe.flush()
+
+    def _receive(self, size: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < size:
+            part = os.read(self._replies, size - len(parts))
+            if not part:
+                raise EOFError
+            parts += part
+        return bytes(parts)
+
+    def _died(self, of: str) -> DecodeError:
+        child = cast("subprocess.Popen[bytes]", self._child)
+        code = child.wait()
+        self.close()
+        if code == -signal.SIGALRM:
+            return DecodeError(
+                "timeout", f"{of}: not decoded after {self._time_limit_s:g} s; the file is damaged, remove it"
+            )
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return DecodeError("crashed", f"{of}: the decoder ended with {how}; the file is damaged, remove it")
+
+    def _decoded(self, value: Any) -> Any:
+        match value:
+            case {"array": [offset, dtype, shape]}:
+                return self._view(offset, np.dtype(dtype), shape)
+            case {"bytes": [offset, size]}:
+                return self._view(offset, np.dtype(np.uint8), [size]).tobytes()
+            case {"dict": items}:
+                return {key: self._decoded(item) for key, item in items.items()}
+            case list():
+                return [self._decoded(item) for item in value]
+            case _:
+                return value
+
+    def _view(self, offset: int, dtype: np.dtype[Any], shape: list[int]) -> np.ndarray:
+        count = int(np.prod(shape, dtype=np.int64))
+        if offset + count * dtype.itemsize > self.shared_bytes:
+            self._memory = mmap.mmap(self._memory_fd, os.fstat(self._memory_fd).st_size)
+        memory = cast(mmap.mmap, self._memory)
+        return np.frombuffer(memory, dtype, count, offset).reshape(shape) if count else np.empty(shape, dtype)
+
+
+_idle: list[DecodeProcess] = []
+_idle_lock = threading.Lock()
+
+
+@contextmanager
+def decode_process() -> Iterator[DecodeProcess]:
+    """A child process to decode with; it is kept afterwards for the next one who asks."""
+    with _idle_lock:
+        process = _idle.pop() if _idle else DecodeProcess()
+    try:
+        yield process
+    finally:
+        if process.shared_bytes > _KEPT_BYTES:
+            process.close()
+        with _idle_lock:
+            _idle.append(process)
+
+
+@atexit.register
+def end_idle_processes() -> None:
+    """End the children that ``decode_process`` keeps."""
+    with _idle_lock:
+        while _idle:
+            _idle.pop().close()
+
+
+os.register_at_fork(after_in_child=_idle.clear)  # a fork does not own its parent's children
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("kineray-clips")
+    with tempfile.TemporaryFile() as file:  # not on Linux
+        return os.dup(file.fileno())
+
+
+def _error(error: dict[str, str], of: str) -> Exception:
+    match error["type"]:
+        case "DecodeError":
+            return DecodeError(error["code"], error["message"])
+        case "StorageError":
+            return StorageError(error["message"])
+        case _:
+            return RuntimeError(f"{of}: {error['message']}")
+
+
+# -- the child --------------------------------------------------------------------------------------
+
+_limit_s = 0.0
+
+
+@contextmanager
+def time_out_paused() -> Iterator[None]:
+    """In a child: the time limit of a call does not run (while bytes come over a network)."""
+    left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left_s)
+
+
+class SharedMemory:
+    """In a child: memory that the parent sees too; ``allocate`` before filling an array saves a copy."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._map: mmap.mmap | None = None
+        self._used = 0
+        self._places: dict[int, int] = {}  # address of an array -> offset
+
+    def clear(self) -> None:
+        self._used = 0
+        self._places.clear()
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+        """An array in shared memory, with whatever was there before."""
+        count = int(np.prod(shape, dtype=np.int64))
+        size = count * np.dtype(dtype).itemsize
+        offset = self._used
+        self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
+        if self._map is None or len(self._map) < self._used:
+            os.ftruncate(self._fd, self._used)
+            self._map = mmap.mmap(self._fd, self._used)
+        array = np.frombuffer(self._map, dtype, count, offset).reshape(shape)
+        self._places[array.ctypes.data] = offset
+        return array
+
+    def offset_of(self, array: np.ndarray) -> int:
+        """Where ``array`` lies; it is copied into shared memory if it was not allocated there."""
+        if array.flags.c_contiguous and array.ctypes.data in self._places:
+            return self._places[array.ctypes.data]
+        copy = self.allocate(array.shape, array.dtype)
+        copy[...] = array
+        return self._places[copy.ctypes.data]
+
+
+shared_memory: SharedMemory | None = None
+
+
+def allocate(shape: tuple[int, ...]) -> np.ndarray:
+    """A uint8 array, in shared memory where this process is a child."""
+    return np.empty(shape, np.uint8) if shared_memory is None else shared_memory.allocate(shape)
+
+
+def _encoded(value: Any, memory: SharedMemory) -> Any:
+    match value:
+        case np.ndarray():
+            return {"array": [memory.offset_of(value), value.dtype.str, list(value.shape)]}
+        case bytes():
+            return {"bytes": [memory.offset_of(np.frombuffer(value, np.uint8)), len(value)]}
+        case dict():
+            return {"dict": {key: _encoded(item, memory) for key, item in value.items()}}
+        case list() | tuple():
+            return [_encoded(item, memory) for item in value]
+        case np.generic():
+            return value.item()
+        case _:
+            return value
+
+
+def _serve(replies: int, memory_fd: int, limit_s: float) -> None:
+    """Answer calls until the parent closes the pipe or is gone."""
+    global shared_memory  # noqa: PLW0603 - a child serves one call at a time
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, wherever it is
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory = shared_memory = SharedMemory(memory_fd)
+    questions, answers = sys.stdin.buffer, os.fdopen(replies, "wb")
+    os.dup2(2, 1)  # what a library prints must not go where the parent's results go
+    while header := questions.read(_LENGTH.size):
+        function, args = pickle.loads(questions.read(_LENGTH.unpack(header)[0]))  # our own parent's words
+        memory.clear()
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        try:
+            reply = {"result": _encoded(function(*args), memory)}
+        except KinerayError as error:
+            code = getattr(error, "code", "")
+            reply = {"error": {"type": type(error).__name__, "code": code, "message": str(error)}}
+        except Exception as error:
+            reply = {"error": {"type": "", "code": "", "message": f"{type(error).__name__}: {error}"}}
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        message = json.dumps(reply).encode()
+        with suppress(BrokenPipeError):
+            answers.write(_LENGTH.pack(len(message)) + message)
+            answers.flush()

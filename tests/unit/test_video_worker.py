@@ -1,0 +1,141 @@
+"""A child process that decodes: it is ended when it hangs, replaced when it crashes, and returns arrays."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from video_files import reference_clip, write_video
+
+from kineray.errors import DecodeError
+from kineray.video import read_clip
+from kineray.video.worker import DecodeProcess, allocate, decode_process
+
+
+@pytest.fixture
+def process():
+    process = DecodeProcess(time_limit_s=5)
+    yield process
+    process.close()
+
+
+def test_a_clip_comes_back_whole(process, tmp_path):
+    path = write_video(tmp_path / "video.mp4")
+    for times in ([0.1, 0.7], [1.2]):
+        clip = process.call(read_clip, str(path), times, of=str(path))
+        np.testing.assert_array_equal(clip, reference_clip(path, times))
+
+
+def test_values_of_every_kind_come_back(process):
+    values = [
+        1,
+        2.5,
+        "a",
+        None,
+        True,
+        b"bytes",
+        {"k": np.arange(5), "empty": np.zeros((0, 3))},
+        [np.float32(2)],
+    ]
+    back = process.call(list, values, of="x")
+    assert back[:6] == values[:6] and back[7] == [2.0]
+    np.testing.assert_array_equal(back[6]["k"], np.arange(5))
+    assert back[6]["empty"].shape == (0, 3)
+    assert process.call(tuple, [1, 2], of="x") == [1, 2]
+
+
+def test_memory_grows_and_is_used_again(process):
+    small = process.call(allocate, (10,), of="x")
+    assert small.shape == (10,) and small.dtype == np.uint8
+    large = process.call(np.full, (3, 5_000_000), 7, of="x")
+    assert large.shape == (3, 5_000_000) and (large == 7).all()
+    size = process.shared_bytes
+    for _ in range(3):
+        process.call(np.full, (3, 5_000_000), 8, of="x")
+    assert process.shared_bytes == size
+
+
+def test_errors_cross_the_border(process, tmp_path):
+    with pytest.raises(DecodeError, match="no such file") as caught:
+        process.call(read_clip, str(tmp_path / "none.mp4"), [0.0], of="none.mp4")
+    assert caught.value.code == "not_found"
+    with pytest.raises(RuntimeError, match="x: ZeroDivisionError"):
+        process.call(divmod, 1, 0, of="x")
+    assert process.call(divmod, 7, 2, of="x") == [3, 1]
+
+
+def test_a_call_that_hangs_inside_c_is_ended():
+    process = DecodeProcess(time_limit_s=0.3)
+    try:
+        started = time.monotonic()
+        with pytest.raises(DecodeError, match=r"bad\.mp4: not decoded after 0\.3 s") as caught:
+            process.call(re.match, "(a+)+$", "a" * 50 + "b", of="bad.mp4")  # for longer than anyone waits
+        assert caught.value.code == "timeout"
+        assert time.monotonic() - started < 20
+        assert process.pid is None
+        assert process.call(divmod, 7, 2, of="x") == [3, 1], "another child takes its place"
+    finally:
+        process.close()
+
+
+def test_a_call_that_crashes_is_one_error(process):
+    with pytest.raises(DecodeError, match=r"bad\.mp4: the decoder ended with SIGABRT") as caught:
+        process.call(os.abort, of="bad.mp4")
+    assert caught.value.code == "crashed"
+    with pytest.raises(DecodeError, match="exit code 3"):
+        process.call(os._exit, 3, of="bad.mp4")
+    assert process.call(divmod, 7, 2, of="x") == [3, 1]
+
+
+def test_what_a_library_prints_does_not_disturb(process):
+    process.call(os.write, 1, b"printed by a library\n", of="x")
+    assert process.call(divmod, 7, 2, of="x") == [3, 1]
+
+
+def test_a_child_is_kept_and_used_again():
+    with decode_process() as one:
+        one.call(divmod, 1, 1, of="x")
+        pid = one.pid
+    with decode_process() as again:
+        assert again.pid == pid
+        with decode_process() as second:
+            second.call(divmod, 1, 1, of="x")
+            assert second.pid != pid
+
+
+def test_a_child_does_not_outlive_its_parent():
+    code = (
+        "import os, signal; from kineray.video.worker import DecodeProcess\n"
+        "process = DecodeProcess(); process.call(divmod, 1, 1, of='x'); print(process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    parent = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    child = int(parent.stdout)
+    deadline = time.monotonic() + 10
+    while _is_running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_child_starts_without_torch(process):
+    assert process.call(_heavy_modules, of="x") == []
+
+
+def _heavy_modules():
+    import kineray.data.preprocessing
+    import kineray.data.storage  # noqa: F401
+
+    return [name for name in ("torch", "pyarrow", "boto3", "ray", "mlflow") if name in sys.modules]
