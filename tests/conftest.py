@@ -10,6 +10,7 @@ from kineray.config import DataConfig, Experiment, SgdConfig, SlowFastConfig, Tr
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("KINERAY_STORAGE", None)
 os.environ.pop("KINERAY_WORKERS", None)
+os.environ.pop("KINERAY_CACHE_SIZE", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
@@ -55,3 +56,52 @@ def ray_cluster():
     connect(dashboard=True)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def endpoint():
+    """The URL of a real S3 server, moto's, on a free port of the loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(endpoint, monkeypatch, tmp_path):
+    """The environment as a user sets it up, with a cache of its own; the URI of an empty bucket."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("KINERAY_CACHE", str(tmp_path / "cache"))
+    name = f"bucket-{os.urandom(4).hex()}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def s3_server(endpoint, s3, monkeypatch):
+    """An S3Server that can be killed, restarted and made to fail, in front of the bucket of ``s3``."""
+    from s3_server import S3Server
+
+    server = S3Server(endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch on one thread, so that equal computations give equal bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

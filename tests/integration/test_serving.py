@@ -15,7 +15,6 @@ import av
 import httpx
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from kineray.cli.app import cli
@@ -28,19 +27,11 @@ from kineray.tracking import fetch, get_version, set_champion, start_run
 from kineray.training import load_checkpoint
 from small_checkpoint import CLASSES, save_small_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("one_thread")]
 
 MODEL = "video-classifier"
 MAX_BYTES = 2**20
 VIEWS, CROPS = 2, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The command line: light, one-line errors with exit code 2, results on stdout and the rest on stderr."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import pytest
 import yaml
 
 from kineray.cli import run
-from kineray.data import storage
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "experiments/slowfast.py")
@@ -123,7 +121,6 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, monkeypatch, words, message):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "foo")
-    monkeypatch.setattr(storage, "_client_of", functools.cache(storage._client_of.__wrapped__))
     Path("folder/runs/one").mkdir(parents=True)
     Path("folder/runs/one/a.mp4").touch()
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")

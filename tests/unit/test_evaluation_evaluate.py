@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from kineray.data import Manifest, load_manifest, synthesize
 from kineray.errors import ManifestError
@@ -15,13 +14,7 @@ from kineray.evaluation import evaluate, predict, save_predictions
 from kineray.training import load_checkpoint
 from small_checkpoint import CLASSES, save_small_checkpoint
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

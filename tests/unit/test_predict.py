@@ -16,13 +16,7 @@ from kineray.evaluation import answer, decode_views, predict, video_probabilitie
 from kineray.training import load_checkpoint
 from small_checkpoint import CLASSES, save_small_checkpoint
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Checkpoint folders: what is in them, what survives a crash, what is refused."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -10,12 +9,10 @@ import time
 import zipfile
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from moto.server import ThreadedMotoServer
 
 from kineray.config import DataConfig, Experiment, SlowFastConfig, from_yaml
 from kineray.data import Preprocessing, storage
@@ -48,32 +45,10 @@ def save(store, step, score=None, seed=None, **state):
     return store.save(model, optimizer, EXPERIMENT, PREPROCESSING, {"step": step, **state}, score=score)
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(endpoint, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    storage._client_of.cache_clear()
-    name = f"checkpoints-{os.urandom(4).hex()}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    yield f"s3://{name}"
-    storage._client_of.cache_clear()
-
-
 @pytest.fixture(params=["local", "s3"])
 def run(request, tmp_path):
     """URI of a run's folder."""
-    return f"{request.getfixturevalue('bucket')}/run" if request.param == "s3" else str(tmp_path / "run")
+    return f"{request.getfixturevalue('s3')}/run" if request.param == "s3" else str(tmp_path / "run")
 
 
 def test_a_checkpoint_comes_back(run):

@@ -4,21 +4,50 @@ The endpoint and the credentials are boto3's own: ``AWS_ENDPOINT_URL``, ``AWS_PR
 Every function raises StorageError, which names the path or the bucket and key.
 """
 
-import functools
-import hashlib
+import io
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from kineray.data import s3
+from kineray.data.cache import Cache, Part, from_environment, name_of
+from kineray.data.remote_file import RemoteFile, RemoteObject, recall, remember
+from kineray.data.s3 import patience
+from kineray.data.waiting import on_wait
 from kineray.errors import StorageError
 
-_SCHEME = "s3://"
+__all__ = [
+    "WHOLE_UP_TO",
+    "absolute",
+    "delete_file",
+    "delete_folder",
+    "exists",
+    "get_folder",
+    "is_remote",
+    "join",
+    "list_files",
+    "list_names",
+    "local_copy",
+    "local_file",
+    "on_wait",
+    "patience",
+    "prefetch",
+    "put_folder",
+    "read_bytes",
+    "video_source",
+    "write_bytes",
+]
+
+WHOLE_UP_TO = 64 * 2**20  # bytes of an object that is fetched whole; of a larger one only what is read
+
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BUFFER = 2**16
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -27,8 +56,8 @@ def is_remote(uri: str | Path) -> bool:
     Raises StorageError for ``s3://`` without a bucket and for every other scheme, such as ``gs://``.
     """
     text = str(uri)
-    if text.startswith(_SCHEME):
-        _bucket_and_key(text)
+    if text.startswith(s3.SCHEME):
+        s3.bucket_and_key(text)
         return True
     scheme = _ANY_SCHEME.match(text)
     if scheme:
@@ -52,8 +81,8 @@ def exists(uri: str | Path) -> bool:
     """Whether a file, or a folder with something in it, lies at ``uri``."""
     if not is_remote(uri):
         return Path(uri).exists()
-    bucket, key = _bucket_and_key(uri)
-    return any(name == key or name.startswith(_folder(key)) for name in _keys(bucket, key))
+    _, key = s3.bucket_and_key(str(uri))
+    return any(name == key or name.startswith(_folder(key)) for name in _keys(str(uri), key))
 
 
 def list_names(uri: str | Path) -> list[str]:
@@ -61,14 +90,12 @@ def list_names(uri: str | Path) -> list[str]:
     if not is_remote(uri):
         with _explained(uri):
             return sorted(child.name for child in Path(uri).iterdir()) if Path(uri).is_dir() else []
-    bucket, key = _bucket_and_key(uri)
+    _, key = s3.bucket_and_key(str(uri))
     names: set[str] = set()
-    with _explained(uri):
-        pages = _client().get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=bucket, Prefix=_folder(key), Delimiter="/"):
-            children = [item["Key"] for item in page.get("Contents", ())]
-            children += [item["Prefix"] for item in page.get("CommonPrefixes", ())]
-            names.update(child.removeprefix(_folder(key)).rstrip("/") for child in children)
+    for page in _pages(str(uri), Prefix=_folder(key), Delimiter="/"):
+        children = [item["Key"] for item in page.get("Contents", ())]
+        children += [item["Prefix"] for item in page.get("CommonPrefixes", ())]
+        names.update(child.removeprefix(_folder(key)).rstrip("/") for child in children)
     return sorted(names - {""})
 
 
@@ -82,27 +109,27 @@ def list_files(uri: str | Path) -> list[str]:
                 for folder, _, names in os.walk(root, followlinks=True)
                 for name in names
             )
-    bucket, key = _bucket_and_key(uri)
-    return sorted(name.removeprefix(_folder(key)) for name in _keys(bucket, _folder(key)))
+    _, key = s3.bucket_and_key(str(uri))
+    return sorted(name.removeprefix(_folder(key)) for name in _keys(str(uri), _folder(key)))
 
 
 def read_bytes(uri: str | Path) -> bytes:
     """The contents of a file."""
-    with _explained(uri):
-        if not is_remote(uri):
+    if not is_remote(uri):
+        with _explained(uri):
             return Path(uri).read_bytes()
-        bucket, key = _bucket_and_key(uri)
-        body: bytes = _client().get_object(Bucket=bucket, Key=key)["Body"].read()
-        return body
+    pieces: list[bytes] = []
+    s3.get(str(uri), pieces.append)
+    return b"".join(pieces)
 
 
 def write_bytes(uri: str | Path, data: bytes) -> None:
     """Write a file so that a reader sees the old contents or the new, never a part."""
+    if is_remote(uri):
+        bucket, key = s3.bucket_and_key(str(uri))
+        s3.call(str(uri), "put_object", Bucket=bucket, Key=key, Body=data)
+        return
     with _explained(uri):
-        if is_remote(uri):
-            bucket, key = _bucket_and_key(uri)
-            _client().put_object(Bucket=bucket, Key=key, Body=data)
-            return
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_name(path) as temporary:
@@ -110,132 +137,177 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
             temporary.replace(path)
 
 
-def put_folder(local: str | Path, uri: str | Path, *, commit_last: str = "state.json") -> None:
-    """Copy the folder ``local`` to ``uri``, replacing what is there.
+def put_folder(local: str | Path, uri: str, *, commit_last: str = "state.json") -> None:
+    """Upload the folder ``local`` to ``uri`` on S3, replacing what is there.
 
-    On S3 the file named ``commit_last`` is removed first and uploaded last, so that a folder that
-    holds it is complete. A local folder is copied under a temporary name and renamed.
+    The file named ``commit_last`` is removed first and uploaded last, so that a folder that holds it is
+    complete.
     """
-    local = Path(local)
-    with _explained(uri):
-        if not is_remote(uri):
-            target = Path(uri)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary_name(target) as temporary:
-                shutil.copytree(local, temporary)
-                if target.exists():
-                    shutil.rmtree(target)
-                temporary.replace(target)
-            return
-        bucket, key = _bucket_and_key(uri)
-        client = _client()
-        client.delete_object(Bucket=bucket, Key=_folder(key) + commit_last)
-        new = list_files(local)
-        stale = set(list_files(uri)) - set(new)
-        for name in sorted(new, key=lambda name: name == commit_last):
-            client.upload_file(str(local / name), bucket, _folder(key) + name)
-        for name in stale:
-            client.delete_object(Bucket=bucket, Key=_folder(key) + name)
+    bucket, key = _remote(uri)
+    new = list_files(local)
+    stale = set(list_files(uri)) - set(new)
+    s3.call(uri, "delete_object", Bucket=bucket, Key=_folder(key) + commit_last)
+    for name in sorted(new, key=lambda name: name == commit_last):
+        path = Path(local, name)
+        with _explained(path):
+            s3.call(uri, "upload_file", Filename=str(path), Bucket=bucket, Key=_folder(key) + name)
+    for name in stale:
+        s3.call(uri, "delete_object", Bucket=bucket, Key=_folder(key) + name)
 
 
-def get_folder(uri: str | Path, local: str | Path) -> None:
-    """Copy the folder ``uri`` to the local folder ``local``, under a temporary name that is then renamed."""
+def get_folder(uri: str, local: str | Path) -> None:
+    """Download the folder ``uri`` on S3 to ``local``, under a temporary name that is then renamed."""
     local = Path(local)
+    _remote(uri)
     names = list_files(uri)
     if not names:
         raise StorageError(f"{uri}: no such folder, or nothing in it")
-    with _explained(uri), _temporary_name(local) as temporary:
+    with _explained(local), _temporary_name(local) as temporary:
         for name in names:
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            if is_remote(uri):
-                bucket, key = _bucket_and_key(join(uri, name))
-                _client().download_file(bucket, key, str(path))
-            else:
-                shutil.copyfile(Path(uri, name), path)
+            with path.open("wb") as file:
+                s3.get(join(uri, name), file.write)
         if local.exists():
             shutil.rmtree(local)
-        local.parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(local)
 
 
 def delete_folder(uri: str | Path) -> None:
     """Remove a folder and everything in it; nothing happens if it does not exist."""
-    with _explained(uri):
-        if not is_remote(uri):
+    if not is_remote(uri):
+        with _explained(uri):
             if Path(uri).exists():
                 shutil.rmtree(uri)
-            return
-        bucket, key = _bucket_and_key(uri)
-        for name in list(_keys(bucket, _folder(key))):
-            _client().delete_object(Bucket=bucket, Key=name)
+        return
+    bucket, key = s3.bucket_and_key(str(uri))
+    for name in list(_keys(str(uri), _folder(key))):
+        s3.call(str(uri), "delete_object", Bucket=bucket, Key=name)
 
 
 def delete_file(uri: str | Path) -> None:
     """Remove a file; nothing happens if it does not exist."""
-    with _explained(uri):
-        if not is_remote(uri):
+    if not is_remote(uri):
+        with _explained(uri):
             Path(uri).unlink(missing_ok=True)
-            return
-        bucket, key = _bucket_and_key(uri)
-        _client().delete_object(Bucket=bucket, Key=key)
+        return
+    bucket, key = s3.bucket_and_key(str(uri))
+    s3.call(str(uri), "delete_object", Bucket=bucket, Key=key)
+
+
+@contextmanager
+def local_file(uri: str | Path) -> Iterator[Path]:
+    """A local file with the contents of ``uri`` for the time of use: itself, or the cache's copy.
+
+    An object is downloaded once by all processes of a host, into ``$KINERAY_CACHE`` or
+    ``~/.cache/kineray``, and taken from there afterwards: it is assumed not to change. Files that were
+    not used for longest give way beyond ``$KINERAY_CACHE_SIZE``, such as 50GB [default: half of the
+    disk's free space, at most 100GB]. Raises ConfigError for a size that cannot be read.
+    """
+    if not is_remote(uri):
+        yield Path(uri)
+        return
+    with from_environment().hold(_cache_name(str(uri)), partial(_fetch_whole, str(uri), None)) as path:
+        yield path
 
 
 def local_copy(uri: str | Path) -> Path:
-    """A local file with the contents of ``uri``: itself, or a download.
+    """As ``local_file``, but the copy may be removed at any time."""
+    with local_file(uri) as path:
+        return path
 
-    A remote object is downloaded once, to ``$KINERAY_CACHE`` or ``~/.cache/kineray``, and taken from
-    there afterwards: it is assumed not to change.
+
+@contextmanager
+def video_source(uri: str | Path, *, whole_up_to: int = WHOLE_UP_TO) -> Iterator[Path | BinaryIO]:
+    """What a decoder reads ``uri`` from: a local path as it is, and an object through the cache.
+
+    An object of at most ``whole_up_to`` bytes is a path, as of ``local_file``. Of a larger one, a binary
+    file named ``uri``, only the blocks are fetched that are read. Raises as ``local_file``; reading
+    raises StorageError also when the object is replaced, so that two versions are never mixed.
     """
     if not is_remote(uri):
-        return Path(uri)
-    bucket, key = _bucket_and_key(uri)
-    cache = Path(os.environ.get("KINERAY_CACHE") or Path.home() / ".cache" / "kineray")
-    digest = hashlib.sha256(str(uri).encode()).hexdigest()
-    path = cache / digest[:2] / f"{digest[2:]}{Path(key).suffix}"
-    if not path.exists():
-        with _explained(uri):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary_name(path) as temporary:
-                _client().download_file(bucket, key, str(temporary))
-                temporary.replace(path)
-    return path
+        yield Path(uri)
+        return
+    cache = from_environment()
+    with ExitStack() as held:
+        source = _small_or_large(str(uri), cache, whole_up_to, held)
+        if isinstance(source, RemoteObject):
+            yield held.enter_context(io.BufferedReader(RemoteFile(source, cache), _BUFFER))
+        else:
+            yield source
 
 
-def _bucket_and_key(uri: str | Path) -> tuple[str, str]:
-    bucket, _, key = str(uri).removeprefix(_SCHEME).partition("/")
-    if not bucket:
-        raise StorageError(f"{uri}: no bucket; write s3://bucket/key")
-    return bucket, key.rstrip("/")
+def prefetch(uri: str | Path) -> None:
+    """Fetch into the cache what ``video_source`` would fetch whole. Raises StorageError."""
+    if is_remote(uri):
+        with ExitStack() as held:
+            _small_or_large(str(uri), from_environment(), WHOLE_UP_TO, held)
+
+
+class _TooLargeError(Exception):
+    """Carries the object that is not to be fetched whole."""
+
+    def __init__(self, remote: RemoteObject) -> None:
+        super().__init__()
+        self.remote = remote
+
+
+def _small_or_large(uri: str, cache: Cache, whole_up_to: int, held: ExitStack) -> Path | RemoteObject:
+    """The path of an object, held by ``held``, or the object if it is too large or does not fit."""
+    name = _cache_name(uri)
+    at_most = min(whole_up_to, cache.capacity())
+    large = None if cache.has(name) else recall(uri, cache)
+    if large is not None and large.size > at_most:
+        return large
+    try:
+        return held.enter_context(cache.hold(name, partial(_fetch_whole, uri, at_most)))
+    except _TooLargeError as error:
+        remember(error.remote, cache)
+        return error.remote
+
+
+def _fetch_whole(uri: str, at_most: int | None, part: Part) -> None:
+    """Download an object into ``part``; raises _TooLargeError before its first byte if it is larger."""
+
+    def begin(size: int, etag: str) -> None:
+        if at_most is not None and size > at_most:
+            raise _TooLargeError(RemoteObject(uri, size, etag))
+        part.reserve(size)
+
+    s3.get(uri, part.write, begin=begin)
+
+
+def _cache_name(uri: str) -> str:
+    # Two servers may have buckets of the same name.
+    server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    return name_of(server, uri, suffix=Path(uri).suffix)
+
+
+def _remote(uri: str) -> tuple[str, str]:
+    if not is_remote(uri):
+        raise StorageError(f"{uri}: not in a bucket; write s3://bucket/key")
+    return s3.bucket_and_key(uri)
 
 
 def _folder(key: str) -> str:
     return f"{key}/" if key else ""
 
 
-def _keys(bucket: str, prefix: str) -> Iterator[str]:
-    with _explained(f"{_SCHEME}{bucket}/{prefix}"):
-        pages = _client().get_paginator("list_objects_v2")
-        for page in pages.paginate(Bucket=bucket, Prefix=prefix):
-            yield from (item["Key"] for item in page.get("Contents", ()))
+def _keys(uri: str, prefix: str) -> Iterator[str]:
+    for page in _pages(uri, Prefix=prefix):
+        yield from (item["Key"] for item in page.get("Contents", ()))
 
 
-@functools.cache
-def _client_of(_process: int) -> Any:
-    import boto3
-    from botocore.config import Config
-
-    retries = {"max_attempts": 5, "mode": "standard"}
-    config = Config(retries=retries, connect_timeout=10, read_timeout=60)
-    try:
-        return boto3.Session().client("s3", config=config)
-    except ValueError as error:
-        raise StorageError(f"S3: {error}; AWS_ENDPOINT_URL must be like http://host:9000") from None
-
-
-def _client() -> Any:
-    # A client is safe to share between threads, not between a process and its fork.
-    return _client_of(os.getpid())
+def _pages(uri: str, **arguments: str) -> Iterator[dict[str, Any]]:
+    """The pages of a listing of the bucket of ``uri``."""
+    bucket, _ = s3.bucket_and_key(uri)
+    token: dict[str, str] = {}
+    while True:
+        page = s3.call(uri, "list_objects_v2", Bucket=bucket, **arguments, **token)
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
 
 
 @contextmanager
@@ -253,22 +325,8 @@ def _temporary_name(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _explained(uri: str | Path) -> Iterator[None]:
-    """Turn an operating system's or S3's error into one line that names ``uri``."""
+    """Turn an operating system's error into one line that names ``uri``."""
     try:
         yield
     except OSError as error:
         raise StorageError(f"{uri}: {error.strerror or error}") from None
-    except Exception as error:
-        # boto3 is slow to import and local paths do not need it, so its errors are told by their module.
-        if not type(error).__module__.startswith(("botocore", "boto3")):
-            raise
-        code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
-        reasons = {
-            "404": "no such object",
-            "NoSuchKey": "no such object",
-            "NoSuchBucket": "no such bucket; create it or check the name",
-            "403": "access denied; check the credentials",
-            "AccessDenied": "access denied; check the credentials",
-        }
-        reason = reasons.get(code) or " ".join(str(error).split())
-        raise StorageError(f"{uri}: {reason}") from None

@@ -1,0 +1,212 @@
+"""Requests to an object store that outlast its bad moments: the transport below ``storage``.
+
+What passes (a refused or broken connection, 5xx, SlowDown, a timeout, a body cut short) is tried again
+with growing, random pauses; what does not (no such object, access denied) is a StorageError at once,
+one line that names bucket and key.
+"""
+
+import functools
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from kineray.data.waiting import waiting
+from kineray.errors import StorageError
+
+SCHEME = "s3://"
+PATIENCE_S = (
+    300.0  # so long is a request repeated that gets nowhere: a restart of the server passes unnoticed
+)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
+_SILENCE_S = 5.0  # so long nothing is said of a request that is repeated
+_PIECE = 2**20
+
+REPLACED = "replaced while it was read; start again"
+
+_TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"}
+_TRANSIENT_CODES |= {"ThrottlingException", "TooManyRequests", "RequestThrottled", "OperationAborted"}
+_REASONS = {
+    "404": "no such object",
+    "NoSuchKey": "no such object",
+    "NoSuchBucket": "no such bucket; create it or check the name",
+    "403": "access denied; check the credentials",
+    "AccessDenied": "access denied; check the credentials",
+    "InvalidAccessKeyId": "access denied: unknown access key; check the credentials",
+    "SignatureDoesNotMatch": "access denied: wrong secret key; check the credentials",
+    "ExpiredToken": "the credentials have expired; renew them",
+    "PreconditionFailed": REPLACED,
+    "InvalidRange": REPLACED,
+}
+
+logger = logging.getLogger(__name__)
+_patience_s: ContextVar[float | None] = ContextVar("patience_s", default=None)
+_Result = TypeVar("_Result")
+
+
+class ReplacedError(StorageError):
+    """The object is no longer the one that the reader began with."""
+
+
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """``s3://bucket/key`` in its parts; the key may be empty. Raises StorageError without a bucket."""
+    bucket, _, key = uri.removeprefix(SCHEME).partition("/")
+    if not bucket:
+        raise StorageError(f"{uri}: no bucket; write s3://bucket/key")
+    return bucket, key.rstrip("/")
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Within it, in this thread, requests that fail are repeated for ``seconds`` rather than minutes."""
+    token = _patience_s.set(seconds)
+    try:
+        yield
+    finally:
+        _patience_s.reset(token)
+
+
+def call(uri: str, method: str, **arguments: Any) -> Any:
+    """The answer of the S3 client's ``method``, such as ``put_object``, which must bear repetition.
+
+    Raises StorageError, which names ``uri``, and OSError for a local file that is uploaded.
+    """
+    return _persistently(uri, lambda: getattr(_client(), method)(**arguments))
+
+
+def get(
+    uri: str,
+    write: Callable[[bytes], object],
+    *,
+    begin: Callable[[int, str], None] = lambda _size, _etag: None,
+    first: int = 0,
+    stop: int | None = None,
+    etag: str = "",
+) -> None:
+    """Hand bytes [first, stop) of an object to ``write``, in order, each byte once.
+
+    A body that breaks off is continued where it broke. ``begin`` gets the size of the whole object and its
+    entity tag before the first byte; what it or ``write`` raises ends the request. Raises StorageError, and
+    ReplacedError if the object is not, or no longer, the one of ``etag``.
+    """
+    at, size = first, -1
+    bucket, key = bucket_and_key(uri)
+
+    def attempt() -> None:
+        nonlocal at, etag, size
+        request = {"IfMatch": etag} if etag else {}
+        if at or stop is not None:
+            request["Range"] = f"bytes={at}-{'' if stop is None else stop - 1}"
+        answer = _client().get_object(Bucket=bucket, Key=key, **request)
+        with closing(answer["Body"]) as body:
+            total = answer.get("ContentRange", "").rpartition("/")[2]
+            if "Range" in request and not total.isdigit():
+                raise StorageError(f"{uri}: the endpoint cannot read parts of an object; use another one")
+            found = int(total) if total else int(answer["ContentLength"])
+            if size < 0:
+                begin(found, answer.get("ETag", ""))
+            elif found != size:
+                raise ReplacedError(f"{uri}: {REPLACED}")
+            size, etag = found, answer.get("ETag", "")
+            end = size if stop is None else min(stop, size)
+            while at < end:
+                piece = body.read(min(_PIECE, end - at))
+                if not piece:
+                    raise ConnectionError(f"the body ended at byte {at} of {end}")
+                write(piece)
+                at += len(piece)
+
+    _persistently(uri, attempt, progress=lambda: at)
+
+
+def _persistently(
+    uri: str, attempt: Callable[[], _Result], progress: Callable[[], int] = lambda: 0
+) -> _Result:
+    """The result of ``attempt``, repeated while it fails for a reason that passes and ``progress`` stands."""
+    patience_s = PATIENCE_S if (given := _patience_s.get()) is None else given
+    since, reached, pause_s, told = time.monotonic(), progress(), _FIRST_PAUSE_S, False
+    with waiting():
+        while True:
+            try:
+                return attempt()
+            except StorageError:
+                raise
+            except Exception as error:
+                if not _transient(error):
+                    if not type(error).__module__.startswith(("botocore", "boto3")):
+                        raise  # of a local file
+                    reason = _reason(error)
+                    kind = ReplacedError if reason == REPLACED else StorageError
+                    raise kind(f"{uri}: {reason}") from None
+                if progress() != reached:
+                    since, reached, pause_s = time.monotonic(), progress(), _FIRST_PAUSE_S
+                failing_s = time.monotonic() - since
+                if failing_s >= patience_s:
+                    raise StorageError(f"{uri}: {_reason(error)} (tried for {failing_s:.0f} s)") from None
+                if failing_s > _SILENCE_S and not told:
+                    logger.warning("%s: %s; trying again for %.0f s", uri, _reason(error), patience_s)
+                    told = True
+            time.sleep(random.uniform(pause_s / 2, pause_s))
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _transient(error: Exception) -> bool:
+    """Whether the same request may succeed later."""
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    error = _cause(error)
+    if isinstance(error, exceptions.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return _code(error) in _TRANSIENT_CODES or status in {408, 429} or (status >= 500 and status != 501)
+    if isinstance(error, exceptions.SSLError):
+        return "certificate" not in str(error).lower()
+    broken = exceptions.HTTPClientError | exceptions.ConnectionError | exceptions.IncompleteReadError
+    return isinstance(error, broken | ResponseParserError | HTTPError | ConnectionError | TimeoutError)
+
+
+def _cause(error: Exception) -> Exception:
+    """What an upload's error was made from: boto3 keeps only its text."""
+    from boto3.exceptions import S3UploadFailedError
+
+    cause = error.__context__ if isinstance(error, S3UploadFailedError) else None
+    return cause if isinstance(cause, Exception) else error
+
+
+def _code(error: Exception) -> str:
+    return str(getattr(_cause(error), "response", {}).get("Error", {}).get("Code", ""))
+
+
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return _REASONS.get(_code(error)) or " ".join(said.split())
+
+
+def _client() -> Any:
+    # A client is safe to share between threads, not between a process and its fork.
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    return _client_of(os.getpid(), settings)
+
+
+@functools.lru_cache(maxsize=4)
+def _client_of(_process: int, _settings: tuple[tuple[str, str], ...]) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"total_max_attempts": 3, "mode": "standard"},  # these repeat the parts of a large upload
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=64,
+        response_checksum_validation="when_required",  # a continued body has none
+    )
+    try:
+        return boto3.Session().client("s3", config=config)
+    except ValueError as error:
+        raise StorageError(f"S3: {error}; AWS_ENDPOINT_URL must be like http://host:9000") from None

@@ -1,0 +1,160 @@
+"""An S3 server that has bad days: a real HTTP door in front of moto that can be shut, slowed and broken.
+
+``kill`` resets the connections and refuses new ones, as the end of the server's process does; ``restart``
+opens the same port again, with the objects still there. The fixture ``s3_server`` of conftest.py makes one
+and points AWS_ENDPOINT_URL at it; other processes may use it too.
+"""
+
+import http.client
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+_ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>made for a test</Message></Error>"
+_PIECE = 2**14
+
+
+class Request(NamedTuple):
+    """What was asked for; ``status`` 0: reset without an answer. ``range`` as in the header, "" without."""
+
+    method: str
+    path: str
+    range: str
+    status: int
+
+
+class S3Server:
+    """The door at ``endpoint`` to the server at ``backend``, both like http://127.0.0.1:port."""
+
+    def __init__(self, backend):
+        self.requests, self.sent = [], 0  # answered requests, and bytes of bodies that went out
+        self.pause_s = 0.0  # before every 16 KiB of a body
+        self._faults, self._backend = deque(), urlsplit(backend).netloc
+        self._port, self._lock = 0, threading.Lock()
+        self.restart()
+        self.endpoint = f"http://127.0.0.1:{self._port}"
+
+    def fail(self, times, status=503, code="SlowDown"):
+        """Answer the next ``times`` requests with an error."""
+        self._faults.extend([("status", status, code)] * times)
+
+    def reset(self, times):
+        """Reset the connections of the next ``times`` requests without an answer."""
+        self._faults.extend([("reset", 0, "")] * times)
+
+    def cut(self, times, after):
+        """End the bodies of the next ``times`` answers after ``after`` bytes."""
+        self._faults.extend([("cut", after, "")] * times)
+
+    def kill(self):
+        """End all connections at once and refuse new ones."""
+        self._server.shutdown()
+        self._server.server_close()
+        with self._lock:
+            connections, self._connections = self._connections, None
+        for connection in connections:
+            _reset(connection)
+
+    def restart(self):
+        """Listen again, at the same port."""
+        self._connections = set()
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
+        self._server.daemon_threads = True
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def count(self, method="GET"):
+        """Number of requests for objects by ``method`` so far, also of those that failed."""
+        return sum(request.method == method for request in list(self.requests))
+
+
+def _handler(door):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = 0
+
+        def setup(self):
+            super().setup()
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with door._lock:
+                if door._connections is not None:
+                    door._connections.add(self.connection)
+
+        def finish(self):
+            with door._lock:
+                if door._connections is not None:
+                    door._connections.discard(self.connection)
+
+        def handle(self):
+            try:
+                super().handle()
+            except (OSError, ValueError):
+                self.close_connection = True  # the client left, or the server was killed
+
+        def log_message(self, *_):
+            pass
+
+        def forward(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            fault, number, code = door._faults.popleft() if door._faults else ("", 0, "")
+            if fault == "reset":
+                self.note(0)
+                self.close_connection = True
+                _reset(self.connection)
+                return
+            if fault == "status":
+                self.answer(number, [("Content-Type", "application/xml")], _ERROR.format(code).encode())
+                return
+            server = http.client.HTTPConnection(door._backend)
+            server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in {"connection", "expect"}:
+                    server.putheader(name, value)
+            server.endheaders(body)
+            found = server.getresponse()
+            self.answer(found.status, found.getheaders(), found.read(), number if fault == "cut" else None)
+            server.close()
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815 - http.server's
+
+        def answer(self, status, headers, body, cut=None):
+            self.note(status)
+            self.send_response_only(status)
+            for name, value in headers:
+                skipped = {"connection", "transfer-encoding"}
+                if name.lower() not in skipped and (
+                    name.lower() != "content-length" or self.command == "HEAD"
+                ):
+                    self.send_header(name, value)
+            if self.command != "HEAD":
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            for first in range(0, len(body[:cut]), _PIECE):
+                time.sleep(door.pause_s)
+                piece = body[first : min(first + _PIECE, len(body[:cut]))]
+                self.wfile.write(piece)
+                door.sent += len(piece)
+            if cut is not None:
+                self.close_connection = True
+
+        def note(self, status):
+            door.requests.append(Request(self.command, self.path, self.headers.get("Range", ""), status))
+
+    return Handler
+
+
+def _reset(connection):
+    """Close a connection so that the other side learns of an error, not of an orderly end."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+    except OSError:
+        pass  # it is closed already
