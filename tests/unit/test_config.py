@@ -78,6 +78,28 @@ def test_none_clears_an_optional_field():
     assert apply_overrides(chosen, ["model.temporal_blocks=none"]).model.temporal_blocks is None
 
 
+def test_none_is_a_choice_of_balance():
+    chosen = apply_overrides(Experiment(), ["data.balance=sqrt"])
+    assert apply_overrides(chosen, ["data.balance=none"]).data.balance == "none"
+    assert from_yaml("data: {balance: none}").data.balance == "none"
+
+
+def test_flow_has_two_channels_for_every_stacked_frame():
+    tsn = ["data.sampling=segments", "data.mean=0.5,0.5", "data.std=0.226,0.226"]
+    channels = [
+        apply_overrides(Experiment(), [*tsn, f"data.modality={modality}"]).data.channels
+        for modality in ("flow", "flow_stack")
+    ]
+    assert [Experiment().data.channels, *channels] == [3, 2, 10]
+
+
+def test_an_experiment_of_before_loads():
+    """Keys that were added since take the values that mean what was done then."""
+    old = "data: {frames: 16, stride: 4, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}"
+    data = from_yaml(old).data
+    assert (data.sampling, data.modality, data.heads, data.balance) == ("dense", "rgb", (), "none")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -117,6 +139,18 @@ def test_none_clears_an_optional_field():
         ("data.std=0.2,0,0.2", "data: std must be positive"),
         ("data.fps=1e-300", "data.fps=1e-300: input should be greater than or equal to 0.01"),
         ("data.short_side=0,256", "data.short_side=0,256: input should be greater than 0"),
+        ("data.mean=0.5,0.5", "data: mean and std have 2 and 3 values; modality rgb needs 3 of each"),
+        (
+            "data.modality=flow",
+            "data: mean and std have 3 and 3 values; modality flow needs 2 of each, for u and v: set"
+            " data.mean=0.5,0.5 data.std=0.226,0.226",
+        ),
+        ("data.modality=depth", "data.modality=depth: input should be 'rgb', 'flow' or 'flow_stack'"),
+        ("data.sampling=tsn", "data.sampling=tsn: input should be 'dense', 'uniform', 'segments' or"),
+        ("data.stack=0", "data.stack=0: input should be greater than 0"),
+        ("data.flow_bound=0", "data.flow_bound=0: input should be greater than 0"),
+        ("data.heads=verb,noun,verb", "data: heads names verb twice"),
+        ("data.balance=classes", "data.balance=classes: input should be 'none', 'sqrt' or 'class'"),
     ],
 )
 def test_a_bad_override_is_one_clear_line(override, message):
@@ -212,6 +246,9 @@ def test_the_fingerprint_changes_with_every_scientific_field_and_with_nothing_el
         "seed": 1,
         "data.frames": 64,
         "data.flip": False,
+        "data.sampling": "uniform",
+        "data.heads": "verb",
+        "data.balance": "class",
         "model.alpha": 4,
         "model.dropout": 0.1,
         "optim.lr": 0.2,

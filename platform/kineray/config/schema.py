@@ -23,6 +23,11 @@ def _odd(value: int) -> int:
     return value
 
 
+def _none_is_a_name(value: object) -> object:
+    """``None`` -> ``"none"``: on a command line none clears an optional field, here it is a choice."""
+    return "none" if value is None else value
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 KernelSize = Annotated[int, Field(gt=0), AfterValidator(_odd)]
@@ -36,11 +41,15 @@ BlockCounts = Annotated[
 ]
 KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(_split_commas)]
 SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
-Floats3 = Annotated[tuple[FiniteFloat, FiniteFloat, FiniteFloat], BeforeValidator(_split_commas)]
+Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Sampling = Literal["dense", "uniform", "segments", "sequences"]
+Modality = Literal["rgb", "flow", "flow_stack"]
+Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
 
 
 class Section(BaseModel):
@@ -54,9 +63,8 @@ def check_picture_sizes(
     crop: int,
     eval_short_side: int,
     eval_crop: int,
-    std: tuple[float, float, float],
 ) -> None:
-    """Raise ValueError unless every crop fits the scaled video and pixels can be divided by ``std``."""
+    """Raise ValueError unless every crop fits the scaled video."""
     low, high = short_side
     if low > high:
         raise ValueError(f"short_side must be low,high; got {low},{high}")
@@ -64,35 +72,83 @@ def check_picture_sizes(
         raise ValueError(f"crop {crop} is larger than the smallest short_side {low}")
     if eval_crop > eval_short_side:
         raise ValueError(f"eval_crop {eval_crop} is larger than eval_short_side {eval_short_side}")
+
+
+def check_normalisation(modality: Modality, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise ValueError unless there is a mean and a positive std for each of red, green, blue or u, v."""
+    if modality == "rgb" and not len(mean) == len(std) == 3:
+        raise ValueError(
+            f"mean and std have {len(mean)} and {len(std)} values; modality rgb needs 3 of each, for red,"
+            " green and blue"
+        )
+    if modality != "rgb" and not len(mean) == len(std) == 2:
+        raise ValueError(
+            f"mean and std have {len(mean)} and {len(std)} values; modality {modality} needs 2 of each, for"
+            " u and v: set data.mean=0.5,0.5 data.std=0.226,0.226 (as in TSN)"
+        )
     if min(std) <= 0:
         raise ValueError("std must be positive")
+
+
+def clip_channels(modality: Modality, stack: int) -> int:
+    """Channels of a clip: 3 for rgb, 2 for flow, 2 for each of the ``stack`` frames of flow_stack."""
+    return {"rgb": 3, "flow": 2, "flow_stack": 2 * stack}[modality]
 
 
 class DataConfig(Section):
     """Which clips are read, and how a clip is cut from a video.
 
-    A clip is ``frames`` frames, ``stride / fps`` seconds apart (32 x 2 at 30 fps spans 2.1 s).
+    ``sampling`` is where the ``frames`` frames of a clip lie (``kineray.data.samplers``): dense, ``stride
+    / fps`` seconds apart (32 x 2 at 30 fps spans 2.1 s); uniform, spread over the whole segment; segments,
+    one random moment in each of ``frames`` parts (TSN); sequences, one of the parts of ``frames`` frames
+    that a segment falls into at ``stride / fps``.
+
+    ``modality``: rgb; flow, the u and v of optical flow; flow_stack, at each moment the u and v of
+    ``stack`` consecutive flow frames (TSN). ``flow_bound``: the pixels of motion that 8-bit flow is
+    rescaled to, so that folders that were stored with different bounds can be used together; none leaves
+    it as stored. ``mean`` and ``std``: of values from 0 to 1, for red, green, blue or for u, v.
+
     ``short_side`` is the range of the random resize in training, ``crop`` the square that is cut
     from it; ``eval_short_side`` and ``eval_crop`` are their fixed counterparts in evaluation.
+
+    ``heads``: which of the manifest's heads are trained; none named, all are. ``balance``: how often a
+    class is seen in training; none, as often as it occurs; sqrt, in proportion to the square root of
+    that; class, all alike. ``balance_head`` says whose classes, where there are several heads.
     """
 
     manifest: str = ""
+    heads: Names = ()
+    modality: Modality = "rgb"
+    sampling: Sampling = "dense"
     frames: PositiveInt = 32
     stride: PositiveInt = 2
     fps: FramesPerSecond = 30.0
+    stack: PositiveInt = 5
+    flow_bound: PositiveFloat | None = None
     short_side: SideRange = (256, 320)
     crop: PositiveInt = 224
     flip: bool = True
     eval_short_side: PositiveInt = 256
     eval_crop: PositiveInt = 256
-    mean: Floats3 = (0.45, 0.45, 0.45)
-    std: Floats3 = (0.225, 0.225, 0.225)
+    mean: Floats = (0.45, 0.45, 0.45)
+    std: Floats = (0.225, 0.225, 0.225)
+    balance: Balance = "none"
+    balance_head: str = ""
     error_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> Self:
-        check_picture_sizes(self.short_side, self.crop, self.eval_short_side, self.eval_crop, self.std)
+    def _consistent(self) -> Self:
+        check_picture_sizes(self.short_side, self.crop, self.eval_short_side, self.eval_crop)
+        check_normalisation(self.modality, self.mean, self.std)
+        repeated = [name for name in self.heads if self.heads.count(name) > 1]
+        if repeated:
+            raise ValueError(f"heads names {repeated[0]} twice")
         return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of a clip."""
+        return clip_channels(self.modality, self.stack)
 
 
 class SlowFastConfig(Section):

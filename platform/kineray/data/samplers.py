@@ -1,0 +1,153 @@
+"""When the frames of a clip are: pure functions from a span of a video to timestamps.
+
+    dense      T frames, stride / fps seconds apart, somewhere in the span     (SlowFast, I3D, C3D)
+    uniform    T frames at even distances over the whole span
+    segments   one moment in each of T equal parts of the span                 (TSN, arXiv 1608.00859)
+    sequences  a frame every stride / fps seconds, cut into sequences of T
+
+Times are seconds from the start of the video. A span reaches from ``start_s`` up to ``end_s``, where the
+next one may begin: no timestamp lies later than half a frame of the source before its end, so that a clip
+never shows the frame that is presented at ``end_s``. A span that is shorter than a clip repeats its last
+frame; one that is shorter than a frame shows the frame at ``start_s``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from kineray.config.schema import Sampling
+from kineray.errors import ConfigError
+
+_CENTRE = 0.5
+_UNKNOWN_FRAME_S = 0.002  # of a source that does not say its frame rate
+_ROUNDING = 1e-6  # of a step: lengths and steps are held in floats
+
+
+def train_times(
+    sampling: Sampling,
+    start_s: float,
+    end_s: float,
+    *,
+    frames: int,
+    stride: int,
+    fps: float,
+    source_fps: float,
+    stack: int = 1,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Timestamps of a random clip of a span: float64 [T], rising.
+
+    dense: the start is uniform over the starts that fit. uniform: one random phase for all T equal parts,
+    so that the distances stay even. segments: every part draws its own moment, as in TSN. sequences: one
+    of the span's sequences. ``source_fps``: frame rate of the video, 0 where it is not known. ``stack``:
+    frames of the video that are read from each moment on; the moments leave room for them. Raises
+    ValueError for a span or a clip that cannot be.
+    """
+    span = _Span(start_s, end_s, frames, stride / fps, source_fps, stack)
+    match sampling:
+        case "dense":
+            return span.dense(rng.random())
+        case "uniform":
+            return span.spread(rng.random())
+        case "segments":
+            return span.spread(rng.random(frames))
+        case "sequences":
+            return span.sequence(int(rng.integers(span.sequences)))
+
+
+def eval_times(
+    sampling: Sampling,
+    start_s: float,
+    end_s: float,
+    *,
+    frames: int,
+    stride: int,
+    fps: float,
+    source_fps: float,
+    stack: int = 1,
+    views: int,
+) -> np.ndarray:
+    """Timestamps of the fixed clips of a span: float64 [V, T]; V is ``views``, or fewer for sequences.
+
+    dense: view i of n starts at i / n of the starts that fit (PySlowFast's test protocol), a single one in
+    the middle. uniform and segments: view i of n lies (i + 1/2) / n into each of the T parts, so a single
+    one in their centres. sequences: ``views`` of the span's m sequences, evenly spread, or all m where
+    there are not more. Raises ConfigError for ``views`` below 1, else as ``train_times``.
+    """
+    if views < 1:
+        raise ConfigError(f"views: {views} must be at least 1")
+    span = _Span(start_s, end_s, frames, stride / fps, source_fps, stack)
+    match sampling:
+        case "dense":
+            times = [span.dense(view / views if views > 1 else _CENTRE) for view in range(views)]
+        case "uniform" | "segments":
+            times = [span.spread((view + _CENTRE) / views) for view in range(views)]
+        case "sequences":
+            of, taken = span.sequences, min(views, span.sequences)
+            times = [span.sequence((2 * view + 1) * of // (2 * taken)) for view in range(taken)]
+    return np.stack(times)
+
+
+def stack_times(
+    times_t: np.ndarray, stack: int, start_s: float, end_s: float, source_fps: float
+) -> np.ndarray:
+    """Every moment and the ``stack`` - 1 frames of the video after it: float64 [T, S], in the span."""
+    span = _Span(start_s, end_s, stack, 1.0, source_fps)
+    return span.inside(times_t[:, None] + np.arange(stack) * span.frame_s)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where clips of ``frames`` moments, ``step_s`` apart, can be cut, with ``stack`` frames at each."""
+
+    start_s: float
+    end_s: float
+    frames: int
+    step_s: float
+    source_fps: float
+    stack: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start_s) and self.start_s <= self.end_s < math.inf):
+            raise ValueError(f"a span cannot reach from {self.start_s} to {self.end_s} s")
+        if min(self.frames, self.stack) < 1 or not 0 < self.step_s < math.inf:
+            raise ValueError(f"a clip cannot have {self.frames} frames that lie {self.step_s} s apart")
+        if not 0 <= self.source_fps < math.inf:
+            raise ValueError(f"a frame rate cannot be {self.source_fps}")
+
+    @property
+    def frame_s(self) -> float:
+        """How long a frame of the source is shown."""
+        return 1 / self.source_fps if self.source_fps else _UNKNOWN_FRAME_S
+
+    @property
+    def length_s(self) -> float:
+        """How long the span is for the first frames of stacks."""
+        return max(self.end_s - self.start_s - (self.stack - 1) * self.frame_s, 0.0)
+
+    @property
+    def sequences(self) -> int:
+        """How many whole sequences the span holds; a shorter span counts as one."""
+        steps = math.ceil(self.length_s / self.step_s - _ROUNDING)
+        return max(steps // self.frames, 1)
+
+    def dense(self, place: float) -> np.ndarray:
+        """The clip that starts ``place`` of the way from the first start that fits to the last."""
+        latest_s = max(self.length_s - self.frames * self.step_s, 0.0)
+        return self.inside(self.start_s + place * latest_s + np.arange(self.frames) * self.step_s)
+
+    def spread(self, phases: float | np.ndarray) -> np.ndarray:
+        """A frame in each of ``frames`` equal parts, ``phases`` (0 to 1, one or [T]) of the way into it."""
+        part_s = self.length_s / self.frames
+        return self.inside(self.start_s + (np.arange(self.frames) + phases) * part_s)
+
+    def sequence(self, index: int) -> np.ndarray:
+        """Sequence ``index``: they follow each other from the start of the span, without overlap."""
+        return self.inside(self.start_s + (index * self.frames + np.arange(self.frames)) * self.step_s)
+
+    def inside(self, times_s: np.ndarray) -> np.ndarray:
+        """``times_s``, those that are too late moved to the middle of the last frame."""
+        last_s = self.start_s + max(self.length_s - _CENTRE * self.frame_s, 0.0)
+        inside_s: np.ndarray = times_s.clip(self.start_s, last_s)
+        return inside_s

@@ -1,0 +1,334 @@
+"""Videos that are kept as folders of numbered pictures: RGB frames and optical flow.
+
+    /root/P01_01/frame_%010d.jpg#fps=60                    RGB
+    /root/P01_01/{u,v}/frame_%010d.jpg#fps=30&bound=25     flow: a picture of u and one of v for each frame
+
+Frame k, counted from 1, is shown from (k - 1) / fps to k / fps seconds, whichever number the folder starts
+with. A grey value g of flow stands for 2 * bound * g / 255 - bound pixels, u to the right and v down.
+"""
+
+import math
+import os
+import re
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol, cast
+
+import av
+import numpy as np
+from av.video.codeccontext import VideoCodecContext
+
+from kineray.errors import DecodeError
+from kineray.video.container import MAX_PIXELS, check_size
+from kineray.video.decode import VideoInfo
+from kineray.video.picture import Box, Converter
+
+_TOLERANCE_S = 1e-6  # absorbs the rounding of timestamps held in floats, as for video files
+# A URI that means a frame folder, well-formed or not: anything else is the name of a video file.
+_FRAMES = re.compile(r"#[^/]*\b(fps|bound)=|%\d*d[^/]*\.(jpe?g|png)(#[^/]*)?$", re.IGNORECASE)
+_NUMBER = re.compile(r"%(?:0(\d+))?d")
+_PAIR = re.compile(r"\{([^{},/]+),([^{},/]+)\}")
+_EXAMPLES = "write /folder/frame_%010d.jpg#fps=60, or for flow /folder/{u,v}/frame_%010d.jpg#fps=30&bound=20"
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+
+
+class Reader(Protocol):
+    """What gives frames by time: ``Video``, ``FrameFolder`` or ``FlowFolder``."""
+
+    name: str
+
+    @property
+    def info(self) -> VideoInfo: ...
+
+    def read(
+        self,
+        timestamps_s: Sequence[float] | np.ndarray,
+        *,
+        box: Box | None = None,
+        size: tuple[int, int] | None = None,
+        mirror: bool = False,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class FramesUri:
+    """A frame folder: ``pattern`` with one ``%0Nd`` in the file's name, and for flow one ``{u,v}``.
+
+    ``fps``: frames per second of the folder. ``bound``: pixels of flow that the ends of the grey scale
+    stand for; None for RGB.
+    """
+
+    pattern: str
+    fps: float
+    bound: float | None = None
+
+    def __str__(self) -> str:
+        bound = "" if self.bound is None else f"&bound={_plain(self.bound)}"
+        return f"{self.pattern}#fps={_plain(self.fps)}{bound}"
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The patterns of the pictures of one frame: one for RGB, those of u and v for flow."""
+        if self.bound is None:
+            return (self.pattern,)
+        return tuple(_PAIR.sub(rf"\{which}", self.pattern) for which in (1, 2))
+
+
+def is_frames_uri(source: object) -> bool:
+    """Whether ``source`` names a frame folder rather than a video file."""
+    return isinstance(source, str | Path) and _FRAMES.search(str(source)) is not None
+
+
+def frames_uri(pattern: str | Path, *, fps: float, bound: float | None = None) -> str:
+    """The URI of a frame folder; ``bound`` for flow. Raises DecodeError where none can be made of it."""
+    return str(parse_frames_uri(str(FramesUri(str(pattern), fps, bound))))
+
+
+def parse_frames_uri(uri: str | Path) -> FramesUri:
+    """Read the URI of a frame folder. Raises DecodeError (``not_a_video``) for a malformed one."""
+    text = str(uri)
+
+    def refused(reason: str) -> DecodeError:
+        return DecodeError("not_a_video", f"{text}: {reason}; {_EXAMPLES}")
+
+    pattern, _, fragment = text.rpartition("#") if "#" in text.rpartition("/")[2] else (text, "", "")
+    values: dict[str, float] = {}
+    for part in filter(None, fragment.split("&")):
+        key, _, value = part.partition("=")
+        if key not in ("fps", "bound") or key in values:
+            raise refused(f"'{part}' is not fps=NUMBER or bound=NUMBER, once each")
+        try:
+            values[key] = float(value)
+        except ValueError:
+            values[key] = math.nan
+        if not 0 < values[key] < math.inf:
+            raise refused(f"{key}={value} is not a number above 0")
+    if "fps" not in values:
+        raise refused("it does not say the frames per second")
+    name = pattern.rpartition("/")[2]
+    if len(_NUMBER.findall(name)) != 1 or name.count("%") != 1:
+        raise refused("the file's name must have one %0Nd where the number of the frame stands")
+    if "://" in pattern:
+        raise refused("frame folders must lie on a local disk")
+    pairs = len(_PAIR.findall(pattern))
+    if "bound" in values and pairs != 1:
+        raise refused("flow needs one {u,v} where the names of its two components differ")
+    if "bound" not in values and pairs:
+        raise refused("it does not say the bound of the flow")
+    return FramesUri(pattern, values["fps"], values.get("bound"))
+
+
+def open_frames(uri: str | Path) -> "FrameFolder | FlowFolder":
+    """The reader of a frame folder. Raises DecodeError."""
+    parsed = parse_frames_uri(uri)
+    return FrameFolder(parsed) if parsed.bound is None else FlowFolder(parsed, parsed.bound)
+
+
+class _Folder(ABC):
+    """Pictures by time. For one thread."""
+
+    channels: int
+
+    def __init__(self, uri: FramesUri) -> None:
+        self.name = str(uri)
+        self._uri = uri
+        listings = [_list(pattern, _modified(pattern)) for pattern in uri.components]
+        # What only one component of the flow has cannot be used.
+        self._first = max(listing.first for listing in listings)
+        self._last = min(listing.last for listing in listings)
+        if self._first > self._last:
+            raise DecodeError("empty", f"{self.name}: u and v have no frame number in common")
+        self._frames = min(listing.count for listing in listings)
+        self._decoder = _PictureDecoder()
+        self._converter = Converter()
+        self._info: VideoInfo | None = None
+
+    @property
+    def info(self) -> VideoInfo:
+        """Size of the first frame; the duration is the end of the last one."""
+        if self._info is None:
+            first = self._picture(self._uri.components[0], self._first)
+            self._info = VideoInfo(
+                duration_s=self._last / self._uri.fps,
+                fps=self._uri.fps,
+                width=first.width,
+                height=first.height,
+                rotation=0,
+                codec=self._decoder.codec,
+                frames=self._frames,
+                channels=self.channels,
+            )
+        return self._info
+
+    def read(
+        self,
+        timestamps_s: Sequence[float] | np.ndarray,
+        *,
+        box: Box | None = None,
+        size: tuple[int, int] | None = None,
+        mirror: bool = False,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Frames at ``timestamps_s``: uint8 [T, h, w, channels]; as ``Video.read``. Raises DecodeError.
+
+        Mirrored flow points the other way: u becomes 255 - u.
+        """
+        times_s = np.asarray(timestamps_s, np.float64)
+        if len(times_s) == 0:
+            raise ValueError("a clip needs at least one timestamp")
+        if np.isnan(times_s).any():
+            raise ValueError("a timestamp is not a number")
+        if size is None:
+            size = (box[3], box[2]) if box else (self.info.height, self.info.width)
+        if out is None:
+            out = np.empty((len(times_s), *size, self.channels), np.uint8)
+        numbers = np.floor((times_s + _TOLERANCE_S) * self._uri.fps) + 1
+        rows: dict[int, list[int]] = defaultdict(list)
+        for row, number in enumerate(numbers.clip(self._first, self._last)):
+            rows[int(number)].append(row)
+        for number, (first, *others) in sorted(rows.items()):
+            self._write(number, out[first], box, mirror)
+            for row in others:
+                out[row] = out[first]
+        return out
+
+    @abstractmethod
+    def _write(self, number: int, out_hwc: np.ndarray, box: Box | None, mirror: bool) -> None:
+        """Fill ``out_hwc`` with frame ``number``."""
+
+    def _picture(self, pattern: str, number: int) -> av.VideoFrame:
+        path = pattern_path(pattern, number)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise DecodeError(
+                "wrong_frame_count",
+                f"{path}: missing, though frames {self._first} to {self._last} are there; extract them again",
+            ) from None
+        except OSError as error:
+            raise DecodeError("not_found", f"{path}: cannot be read ({error.strerror})") from None
+        frame = self._decoder.decode(data, str(path))
+        if self._info is not None and (frame.width, frame.height) != (self._info.width, self._info.height):
+            raise DecodeError(
+                "truncated",
+                f"{path}: {frame.width}x{frame.height} pixels, but the folder's first frame has"
+                f" {self._info.width}x{self._info.height}; extract them again",
+            )
+        return frame
+
+
+class FrameFolder(_Folder):
+    """A folder of RGB frames."""
+
+    channels = 3
+
+    def _write(self, number: int, out_hwc: np.ndarray, box: Box | None, mirror: bool) -> None:
+        frame = self._picture(self._uri.pattern, number)
+        self._converter.write(frame, out_hwc, box=box, mirror=mirror)
+
+
+class FlowFolder(_Folder):
+    """Two folders of grey pictures, u and v; ``bound`` is the flow in pixels that 255 stands for."""
+
+    channels = 2
+
+    def __init__(self, uri: FramesUri, bound: float) -> None:
+        super().__init__(uri)
+        self.bound = bound
+
+    def _write(self, number: int, out_hwc: np.ndarray, box: Box | None, mirror: bool) -> None:
+        for channel, pattern in enumerate(self._uri.components):
+            frame = self._picture(pattern, number)
+            self._converter.write(frame, out_hwc[..., channel], box=box, mirror=mirror)
+        if mirror:
+            np.subtract(255, out_hwc[..., 0], out=out_hwc[..., 0])
+
+
+class _PictureDecoder:
+    """JPEG and PNG, by their content."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[str, VideoCodecContext] = {}
+        self.codec = ""
+
+    def decode(self, data: bytes, name: str) -> av.VideoFrame:
+        if not data:
+            raise DecodeError("empty", f"{name}: the file has no bytes")
+        if data.startswith(b"\xff\xd8"):
+            self.codec = "mjpeg"
+        elif data.startswith(b"\x89PNG"):
+            self.codec = "png"
+        else:
+            raise DecodeError("not_a_video", f"{name}: neither a JPEG nor a PNG picture")
+        damaged = DecodeError("truncated", f"{name}: the picture is damaged or cut off; extract it again")
+        # A decoder fills up what is missing, down to the end of a picture that is nearly whole.
+        if self.codec == "mjpeg" and data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
+            raise damaged
+        try:
+            frames = self._context().decode(av.Packet(data))
+        except av.FFmpegError:
+            del self._contexts[self.codec]
+            raise damaged from None
+        if not frames:
+            raise damaged
+        check_size(name, frames[0].width, frames[0].height)
+        return frames[0]
+
+    def _context(self) -> VideoCodecContext:
+        if self.codec not in self._contexts:
+            context = cast(VideoCodecContext, VideoCodecContext.create(self.codec, "r"))
+            context.thread_count = 1
+            context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+            self._contexts[self.codec] = context
+        return self._contexts[self.codec]
+
+
+def pattern_path(pattern: str, number: int) -> Path:
+    """The file of frame ``number``. (The folder may hold other percent signs.)"""
+    folder, slash, name = pattern.rpartition("/")
+    return Path(folder + slash + name % number)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    first: int
+    last: int
+    count: int
+
+
+def _modified(pattern: str) -> int:
+    """When a file was last added to the folder of ``pattern`` or taken from it."""
+    folder = Path(pattern).parent
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError as error:
+        raise DecodeError("not_found", f"{folder}: {error.strerror}; the frames should be there") from None
+
+
+@lru_cache(maxsize=4096)
+def _list(pattern: str, _modified_ns: int) -> _Listing:
+    """Which frames there are. Kept: a folder may hold a million names, and every clip opens it again."""
+    path = Path(pattern)
+    before, digits, after = _NUMBER.split(path.name)
+    padded = re.compile(
+        rf"{re.escape(before)}([0-9]{{{digits or 1}}}|[1-9][0-9]{{{digits or 1},}}){re.escape(after)}"
+    )
+    try:
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in entries]
+    except OSError as error:
+        raise DecodeError("not_found", f"{path.parent}: {error.strerror}") from None
+    numbers = [int(match[1]) for name in names if (match := padded.fullmatch(name))]
+    if not numbers:
+        raise DecodeError("empty", f"{path.parent}: no file is named as in {path.name}")
+    return _Listing(min(numbers), max(numbers), len(numbers))
+
+
+def _plain(value: float) -> str:
+    """``60.0`` -> ``60``; every digit that is needed to read it back."""
+    return repr(float(value)).removesuffix(".0")
