@@ -18,7 +18,7 @@ from kineray.video.worker import DecodeProcess, allocate, decode_process
 
 @pytest.fixture
 def process():
-    process = DecodeProcess(time_limit_s=5)
+    process = DecodeProcess(cpu_limit_s=5)
     yield process
     process.close()
 
@@ -68,12 +68,19 @@ def test_errors_cross_the_border(process, tmp_path):
     assert process.call(divmod, 7, 2, of="x") == [3, 1]
 
 
-def test_a_call_that_hangs_inside_c_is_ended():
-    process = DecodeProcess(time_limit_s=0.3)
+LOOPS_IN_C = (re.match, "(a+)+$", "a" * 50 + "b")  # for longer than anyone waits
+WAITS = (time.sleep, 1000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "call"), [({"cpu_limit_s": 0.3}, LOOPS_IN_C), ({"wall_limit_s": 0.3}, WAITS)]
+)
+def test_a_call_that_hangs_is_ended(limits, call):
+    process = DecodeProcess(**limits)
     try:
         started = time.monotonic()
         with pytest.raises(DecodeError, match=r"bad\.mp4: not decoded after 0\.3 s") as caught:
-            process.call(re.match, "(a+)+$", "a" * 50 + "b", of="bad.mp4")  # for longer than anyone waits
+            process.call(*call, of="bad.mp4")
         assert caught.value.code == "timeout"
         assert time.monotonic() - started < 20
         assert process.pid is None

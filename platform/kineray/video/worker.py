@@ -26,17 +26,20 @@ import numpy as np
 
 from kineray.errors import DecodeError, KinerayError, StorageError
 
-TIME_LIMIT_S = 120.0
+CPU_LIMIT_S = 120.0  # a loop in libav ends here, however busy the machine is
+WALL_LIMIT_S = 900.0  # so does a wait for ever; longer than a network's interruptions that are waited for
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 4096
+_TIMED_OUT = (-signal.SIGPROF, -signal.SIGALRM)
 _KEPT_BYTES = 64 * 2**20  # an idle child with more shared memory than this is ended
 
 
 class DecodeProcess:
     """A child process that calls functions. For one thread at a time."""
 
-    def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
-        self._time_limit_s = time_limit_s
+    def __init__(self, cpu_limit_s: float = CPU_LIMIT_S, wall_limit_s: float = WALL_LIMIT_S) -> None:
+        """A call may compute for ``cpu_limit_s`` and take ``wall_limit_s`` in all, both in seconds."""
+        self._limits_s = (cpu_limit_s, wall_limit_s)
         self._child: subprocess.Popen[bytes] | None = None
         self._replies = -1
         self._memory_fd = -1
@@ -92,7 +95,7 @@ class DecodeProcess:
         self._memory_fd = _anonymous_file()
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from kineray.video.worker import _serve; "
-            f"_serve({self_end}, {self._memory_fd}, {self._time_limit_s!r})"
+            f"_serve({self_end}, {self._memory_fd}, {self._limits_s!r})"
         )
         # Numerical libraries would start threads of their own in every child.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -123,9 +126,10 @@ class DecodeProcess:
         child = cast("subprocess.Popen[bytes]", self._child)
         code = child.wait()
         self.close()
-        if code == -signal.SIGALRM:
+        if code in _TIMED_OUT:
+            limit_s = self._limits_s[_TIMED_OUT.index(code)]
             return DecodeError(
-                "timeout", f"{of}: not decoded after {self._time_limit_s:g} s; the file is damaged, remove it"
+                "timeout", f"{of}: not decoded after {limit_s:g} s; the file is damaged, remove it"
             )
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return DecodeError("crashed", f"{of}: the decoder ended with {how}; the file is damaged, remove it")
@@ -199,18 +203,6 @@ def _error(error: dict[str, str], of: str) -> Exception:
 
 # -- the child --------------------------------------------------------------------------------------
 
-_limit_s = 0.0
-
-
-@contextmanager
-def time_out_paused() -> Iterator[None]:
-    """In a child: the time limit of a call does not run (while bytes come over a network)."""
-    left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, left_s)
-
 
 class SharedMemory:
     """In a child: memory that the parent sees too; ``allocate`` before filling an array saves a copy."""
@@ -271,11 +263,17 @@ def _encoded(value: Any, memory: SharedMemory) -> Any:
             return value
 
 
-def _serve(replies: int, memory_fd: int, limit_s: float) -> None:
+def _set_timers(cpu_s: float, wall_s: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    signal.setitimer(signal.ITIMER_REAL, wall_s)
+
+
+def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
     """Answer calls until the parent closes the pipe or is gone."""
     global shared_memory  # noqa: PLW0603 - a child serves one call at a time
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, wherever it is
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)  # ends the process, wherever it is
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = shared_memory = SharedMemory(memory_fd)
     questions, answers = sys.stdin.buffer, os.fdopen(replies, "wb")
@@ -283,7 +281,7 @@ def _serve(replies: int, memory_fd: int, limit_s: float) -> None:
     while header := questions.read(_LENGTH.size):
         function, args = pickle.loads(questions.read(_LENGTH.unpack(header)[0]))  # our own parent's words
         memory.clear()
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        _set_timers(*limits_s)
         try:
             reply = {"result": _encoded(function(*args), memory)}
         except KinerayError as error:
@@ -292,7 +290,7 @@ def _serve(replies: int, memory_fd: int, limit_s: float) -> None:
         except Exception as error:
             reply = {"error": {"type": "", "code": "", "message": f"{type(error).__name__}: {error}"}}
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _set_timers(0, 0)
         message = json.dumps(reply).encode()
         with suppress(BrokenPipeError):
             answers.write(_LENGTH.pack(len(message)) + message)
