@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kineray.cli.data_tools import split_command, stats_command
 from kineray.cli.output import json_option, note, show, table
 from kineray.errors import ManifestError
 
@@ -18,6 +19,10 @@ _LONGEST_LINE = 65536
 @click.group(short_help="Make, import and look at data sets.")
 def data() -> None:
     """Manifests: which clips there are, where they lie, and their labels."""
+
+
+for tool in (stats_command, split_command):
+    data.add_command(tool)
 
 
 @data.command()

@@ -88,7 +88,7 @@ def _wanted(manifest: Manifest, shares: Mapping[str, float], source: Sequence[st
         if name in manifest.found and name not in source:
             raise ManifestError(
                 f"{manifest.name}: the split '{name}' has {manifest.found[name]} samples already;"
-                f" to divide those too, name it after '{source[0]}' as a source"
+                f" --from {source[0]} --from {name} divides those too"
             )
     return {source[0]: rest, **chosen}
 
@@ -130,8 +130,13 @@ def _assign(samples: Iterable[Sample], wanted: Mapping[str, float], seed: int) -
     return split_of
 
 
-def _classes(sample: Sample) -> list[_Class]:
-    return [_ALL, *((head, label) for head, label in sample.labels.items() if label != ABSENT)]
+def _classes(sample: Sample) -> set[_Class]:
+    """The classes of a sample, those of its boxes (of the first head) included."""
+    classes = {_ALL, *((head, label) for head, label in sample.labels.items() if label != ABSENT)}
+    if sample.boxes:
+        first = next(iter(sample.labels))
+        classes.update((first, label) for box in sample.boxes for label in box.labels)
+    return classes
 
 
 def _report(name: str, share: float, divided: Sequence[Sample], split_of: Mapping[str, str]) -> SplitReport:

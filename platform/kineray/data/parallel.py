@@ -1,0 +1,85 @@
+"""One function over many videos, side by side, in processes that a video may hang or crash."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from kineray.errors import DecodeError, StorageError
+from kineray.video.worker import DecodeProcess
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Item]):
+    """What the function gave for ``item``, or why it could not; it was the ``done``-th to be ready."""
+
+    item: Item
+    result: Any
+    error: DecodeError | None
+    done: int
+
+
+def each(
+    function: Callable[[Item], Any],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    time_limit_s: float,
+    name: Callable[[Item], str] = str,
+) -> Iterator[Outcome[Item]]:
+    """``function`` of every item in ``workers`` child processes; yields each outcome when it is there.
+
+    ``function`` returns what ``DecodeProcess.call`` can bring back. ``name`` gives the file of an item. An
+    item has an ``error`` where its function raises DecodeError, takes longer than ``time_limit_s`` or
+    takes its process down, or where an object is not in its bucket. Any other StorageError, such as denied
+    access, would be the same for all and is raised. Closing the iterator ends the children.
+    """
+    todo: SimpleQueue[Item] = SimpleQueue()
+    finished: SimpleQueue[tuple[Item, Any, Exception | None]] = SimpleQueue()
+    for item in items:
+        todo.put(item)
+    processes = [DecodeProcess(time_limit_s) for _ in range(min(workers, len(items)))]
+    stopping = threading.Event()
+
+    def work(process: DecodeProcess) -> None:
+        try:
+            while not stopping.is_set():
+                item = todo.get_nowait()
+                try:
+                    finished.put((item, process.call(function, item, of=name(item)), None))
+                except Exception as error:
+                    finished.put((item, None, error))
+        except Empty:
+            pass
+        finally:
+            process.close()
+
+    threads = [threading.Thread(target=work, args=(process,), daemon=True) for process in processes]
+    for thread in threads:
+        thread.start()
+    try:
+        for done in range(1, len(items) + 1):
+            item, result, error = finished.get()
+            yield Outcome(item, result, None if error is None else _of_the_file(error), done)
+    finally:
+        stopping.set()
+        for process in processes:
+            if pid := process.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+
+
+def _of_the_file(error: Exception) -> DecodeError:
+    if isinstance(error, DecodeError):
+        return error
+    if isinstance(error, StorageError) and str(error).endswith("no such object"):
+        return DecodeError("not_found", str(error))
+    raise error
