@@ -1,11 +1,13 @@
 """A file and some timestamps -> uint8 frames."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from kineray.video.container import Source
-from kineray.video.decode import Video, VideoInfo, read_clip
+from kineray.video.decode import Video, VideoInfo
 from kineray.video.frames import FlowFolder, FrameFolder, Reader, frames_uri, is_frames_uri, open_frames
 from kineray.video.index import PacketIndex, index_video
 from kineray.video.picture import Box, scaled_size
@@ -47,3 +49,19 @@ def probe(source: Source) -> VideoInfo:
     """Duration, frame rate, size and codec of a video; its first frame is decoded. Raises DecodeError."""
     with open_video(source) as video:
         return video.info
+
+
+def read_clip(
+    source: Source, timestamps_s: Sequence[float] | np.ndarray, *, short_side: int | None = None
+) -> np.ndarray:
+    """Decode the frames at ``timestamps_s`` (seconds): uint8 [T, H, W, 3], RGB, upright. Flow: [T, H, W, 2].
+
+    Timestamps come in any order and may repeat; those before the first frame or after the last give the
+    first or the last frame. ``short_side`` scales the frames so that their short side has so many
+    pixels (bilinear, aspect ratio kept). Raises DecodeError.
+    """
+    with open_video(source) as video:
+        size = None
+        if short_side is not None:
+            size = scaled_size(video.info.height, video.info.width, short_side)
+        return video.read(timestamps_s, size=size)

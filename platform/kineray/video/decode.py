@@ -25,7 +25,7 @@ from av.video.frame import PictureType
 from kineray.errors import DecodeError
 from kineray.video.container import Source, name_of, video_stream
 from kineray.video.index import PacketIndex, index_video
-from kineray.video.picture import Box, Converter, scaled_size
+from kineray.video.picture import Box, Converter
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +52,6 @@ class VideoInfo:
     codec: str
     frames: int
     channels: int = 3
-
-
-def read_clip(
-    source: Source, timestamps_s: Sequence[float] | np.ndarray, *, short_side: int | None = None
-) -> np.ndarray:
-    """Decode the frames at ``timestamps_s`` (seconds): uint8 [T, H, W, 3], RGB, upright.
-
-    Timestamps come in any order and may repeat; those before the first frame or after the last give the
-    first or the last frame. ``short_side`` scales the frames so that their short side has so many
-    pixels (bilinear, aspect ratio kept). Raises DecodeError.
-    """
-    with Video(source) as video:
-        size = None
-        if short_side is not None:
-            size = scaled_size(video.info.height, video.info.width, short_side)
-        return video.read(timestamps_s, size=size)
 
 
 class _NotAsIndexedError(Exception):

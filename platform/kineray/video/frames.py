@@ -33,7 +33,9 @@ _FRAMES = re.compile(r"#[^/]*\b(fps|bound)=|%\d*d[^/]*\.(jpe?g|png)(#[^/]*)?$", 
 _NUMBER = re.compile(r"%(?:0(\d+))?d")
 _PAIR = re.compile(r"\{([^{},/]+),([^{},/]+)\}")
 _EXAMPLES = "write /folder/frame_%010d.jpg#fps=60, or for flow /folder/{u,v}/frame_%010d.jpg#fps=30&bound=20"
-_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+_STARTS = {"mjpeg": b"\xff\xd8", "png": b"\x89PNG"}
+_SCANS = {"mjpeg": b"\xff\xda", "png": b"IDAT"}
+_ENDS = {"mjpeg": b"\xff\xd9", "png": b"IEND"}
 
 
 class Reader(Protocol):
@@ -259,18 +261,17 @@ class _PictureDecoder:
     def decode(self, data: bytes, name: str) -> av.VideoFrame:
         if not data:
             raise DecodeError("empty", f"{name}: the file has no bytes")
-        if data.startswith(b"\xff\xd8"):
-            self.codec = "mjpeg"
-        elif data.startswith(b"\x89PNG"):
-            self.codec = "png"
-        else:
+        self.codec = next((codec for codec, start in _STARTS.items() if data.startswith(start)), "")
+        if not self.codec:
             raise DecodeError("not_a_video", f"{name}: neither a JPEG nor a PNG picture")
         damaged = DecodeError("truncated", f"{name}: the picture is damaged or cut off; extract it again")
-        # A decoder fills up what is missing, down to the end of a picture that is nearly whole.
-        if self.codec == "mjpeg" and data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
+        # A decoder fills up what little is missing. (Where there is a thumbnail, its end comes first.)
+        if data.rfind(_ENDS[self.codec]) < data.rfind(_SCANS[self.codec]):
             raise damaged
+        packet = av.Packet(data)
+        packet.is_keyframe = True  # or a PNG would be added to the picture before it
         try:
-            frames = self._context().decode(av.Packet(data))
+            frames = self._context().decode(packet)
         except av.FFmpegError:
             del self._contexts[self.codec]
             raise damaged from None
