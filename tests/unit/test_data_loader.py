@@ -1,5 +1,7 @@
 """Batches: a pure order, slices of it for every rank, and bad clips counted, named and replaced."""
 
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -16,15 +18,20 @@ from kineray.data import (
     Preprocessing,
     eval_clips,
     global_order,
+    index_cache,
     load_manifest,
     sample_rng,
     steps_per_epoch,
     synthesize,
     train_batches,
 )
-from kineray.errors import ManifestError
+from kineray.data.loader import prefetched_batches
+from kineray.errors import ConfigError, ManifestError
+from kineray.video import index_video
+from kineray.video.worker import decode_process, end_idle_processes
 
 N, BATCH = 22, 8
+CLIP = 2 * 24 * 24 * 3  # bytes
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,7 @@ def damaged(manifest, tmp_path):
 
 def batches(manifest, preprocessing, **changes):
     options = {"seed": 5, "global_batch": BATCH, "start_step": 0, "stop_step": 4, "lo": 0, "hi": BATCH}
-    options |= {"micro_batch": 4, "threads": 2, "prefetch": 2}
+    options |= {"micro_batch": 4, "decoders": 2}
     return train_batches(manifest, preprocessing, **(options | changes))
 
 
@@ -99,10 +106,14 @@ def test_a_clip_is_a_function_of_seed_epoch_and_id(manifest, preprocessing):
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8, 100])
-@pytest.mark.parametrize(("threads", "prefetch"), [(1, 0), (4, 7)])
-def test_threads_and_micro_batches_change_nothing(manifest, preprocessing, micro_batch, threads, prefetch):
+@pytest.mark.parametrize(("decoders", "max_memory"), [(1, None), (3, 10**6)])
+def test_decoders_and_micro_batches_change_nothing(
+    manifest, preprocessing, micro_batch, decoders, max_memory
+):
     plain = joined(batches(manifest, preprocessing))
-    other = batches(manifest, preprocessing, micro_batch=micro_batch, threads=threads, prefetch=prefetch)
+    other = batches(
+        manifest, preprocessing, micro_batch=micro_batch, decoders=decoders, max_memory=max_memory
+    )
     assert_same(plain, joined(other))
 
 
@@ -147,7 +158,7 @@ def test_bad_clips_are_named_and_replaced(damaged, manifest, preprocessing):
 
 def test_replacement_does_not_depend_on_workers(damaged, preprocessing):
     plain = list(batches(damaged, preprocessing, stop_step=6))
-    other = list(batches(damaged, preprocessing, stop_step=6, threads=4, micro_batch=8))
+    other = list(batches(damaged, preprocessing, stop_step=6, decoders=3, micro_batch=8))
     assert_same(joined(plain), joined(other))
     assert [f for part in plain for f in part.failures] == [f for part in other for f in part.failures]
 
@@ -178,8 +189,8 @@ def decoding_threads():
 
 def test_closing_ends_the_threads(manifest, preprocessing):
     for stream in (
-        batches(manifest, preprocessing, stop_step=1000, prefetch=6),
-        eval_clips(manifest, preprocessing, views=1, crops=1, indices=range(N), threads=2),
+        batches(manifest, preprocessing, stop_step=1000),
+        eval_clips(manifest, preprocessing, views=1, crops=1, indices=range(N), decoders=2),
     ):
         next(stream)
         assert decoding_threads()
@@ -188,23 +199,27 @@ def test_closing_ends_the_threads(manifest, preprocessing):
 
 
 def test_little_is_decoded_ahead(manifest, preprocessing, tmp_path):
-    """At most ``prefetch`` micro-batches are read ahead: a video needed later may still be absent."""
+    """Memory for two micro-batches ahead: a video that is needed later may still be absent."""
     order = [int(index) for index in global_order(N, 5, 0)]
     late = tmp_path / "late.mp4"
     samples = list(manifest.samples)
     samples[order[7]] = replace(samples[order[7]], uri=str(late))
     stream = batches(
-        replace(manifest, samples=tuple(samples)), preprocessing, micro_batch=1, prefetch=2, stop_step=1
+        replace(manifest, samples=tuple(samples)),
+        preprocessing,
+        micro_batch=1,
+        max_memory=6 * CLIP,
+        stop_step=1,
     )
     first = [next(stream) for _ in range(4)]
-    time.sleep(0.5)  # long enough for idle threads to reach the late video, were they allowed to
+    time.sleep(0.5)  # long enough for idle decoders to reach the late video, were they allowed to
     late.write_bytes(Path(manifest[order[7]].uri).read_bytes())
     assert not any(part.failures for part in [*first, *stream])
 
 
 def test_evaluation_goes_in_order_and_lists_bad_clips(damaged, preprocessing):
     indices = [7, 0, 3, 5]
-    results = list(eval_clips(damaged, preprocessing, views=2, crops=3, indices=indices, threads=3))
+    results = list(eval_clips(damaged, preprocessing, views=2, crops=3, indices=indices, decoders=3))
     assert [sample.id for sample, *_ in results] == [damaged[index].id for index in indices]
     for index, (sample, clips, times, failure) in zip(indices, results, strict=True):
         if index in (3, 7):
@@ -215,3 +230,67 @@ def test_evaluation_goes_in_order_and_lists_bad_clips(damaged, preprocessing):
             np.testing.assert_array_equal(clips, wanted)
             np.testing.assert_array_equal(times, wanted_times)
             assert failure is None
+
+
+def test_memory_for_clips_is_bounded(preprocessing):
+    def ahead(max_memory, decoders=2, micro_batch=4):
+        return prefetched_batches(preprocessing, micro_batch, decoders, max_memory)
+
+    assert ahead(None) == ahead(10**12) == 2
+    assert ahead(None, decoders=16) == 6
+    # Two batches in use and each decoder's clip; the rest may wait.
+    assert [ahead((2 * 4 + 2 + 4 * n) * CLIP) for n in (1, 2, 3)] == [1, 2, 2]
+    with pytest.raises(
+        ConfigError, match=r"--max-memory: 0 MiB are less than the 0 MiB .* lower --micro-batch"
+    ):
+        ahead((2 * 4 + 2 + 4) * CLIP - 1)
+
+
+def test_a_clip_is_the_same_with_indexes(manifest, preprocessing, tmp_path):
+    """Packet indexes from beside the manifest change how fast clips come, not what they are."""
+    path = tmp_path / "m.parquet"
+    index_cache.write(str(path), {sample.uri: index_video(sample.uri) for sample in manifest})
+    indexes = index_cache.IndexCache.beside(str(path))
+    assert len(indexes) == N
+    assert_same(
+        joined(batches(manifest, preprocessing)), joined(batches(manifest, preprocessing, indexes=indexes))
+    )
+
+
+def test_balanced_classes(manifest, preprocessing):
+    few = [sample for sample in manifest if sample.labels["action"] != 0] + [manifest[0]]
+    uneven = replace(manifest, samples=tuple(few))
+    labels = [
+        int(label)
+        for part in batches(uneven, preprocessing, balance=("action", 0.0))
+        for label in part.labels["action"]
+    ]
+    assert len(labels) == 32 and all(7 <= labels.count(label) <= 9 for label in range(4))
+    clips = [
+        clip for part in batches(uneven, preprocessing, balance=("action", 0.0)) for clip in part.clips_bthwc
+    ]
+    assert len({clip.numpy().tobytes() for clip in clips}) > 24, "what is seen again is cut anew"
+
+
+def test_only_the_trained_heads_have_labels(manifest, preprocessing):
+    two = replace(
+        manifest,
+        samples=tuple(replace(s, labels=s.labels | {"other": 1}) for s in manifest),
+        vocabularies={**manifest.vocabularies, "other": ("a", "b")},
+    )
+    assert next(batches(two, preprocessing)).labels.keys() == {"action"}
+
+
+def test_a_decoder_that_dies_is_a_bad_clip(manifest, preprocessing):
+    """A file that crashes libav costs its clip, not the run."""
+    end_idle_processes()
+    with decode_process() as kept:
+        child = kept.call(os.getpid, of="x")
+    stream = batches(manifest, preprocessing, decoders=1, micro_batch=1, stop_step=2)
+    first = next(stream)
+    os.kill(child, signal.SIGSEGV)
+    parts = [first, *stream]
+    failures = [failure for part in parts for failure in part.failures]
+    assert [failure.code for failure in failures] == ["crashed"]
+    assert "the decoder ended with SIGSEGV" in failures[0].message
+    assert [len(part.ids) for part in parts] == [1] * (2 * BATCH)

@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluation(checkpoint, manifest):
-    return evaluate(checkpoint, manifest, views=2, crops=3, threads=2)
+    return evaluate(checkpoint, manifest, views=2, crops=3, decoders=2)
 
 
 def test_every_video_scores_as_it_is_predicted_alone(evaluation, checkpoint, manifest):
@@ -100,7 +100,7 @@ def test_a_video_that_cannot_be_decoded_counts_as_wrong_and_is_named(checkpoint,
         damaged,
         views=1,
         crops=1,
-        threads=2,
+        decoders=2,
         progress=lambda done, total: seen.append((done, total)),
     )
     assert [(f.id, f.code) for f in result.failures] == [

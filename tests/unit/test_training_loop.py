@@ -74,7 +74,7 @@ def content(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(experiment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    result, events = run(experiment, folder, threads=2)
+    result, events = run(experiment, folder, decoders=2)
     return folder, result, events
 
 
@@ -106,7 +106,7 @@ def test_events(uninterrupted, experiment):
 
 
 def test_the_same_run_again_is_the_same_to_the_bit(uninterrupted, experiment, tmp_path):
-    run(experiment, tmp_path, threads=1)
+    run(experiment, tmp_path, decoders=1)
     assert content(tmp_path) == content(uninterrupted[0])
 
 

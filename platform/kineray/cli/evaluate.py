@@ -36,7 +36,9 @@ from kineray.errors import ConfigError, StorageError
     metavar="FILE",
     help="Per-video predictions as Parquet [default: predictions-*.parquet in the storage].",
 )
-@click.option("--decode-threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option(
+    "--decoders", type=click.IntRange(1), default=2, show_default=True, help="Processes that decode."
+)
 @storage_option
 @json_option
 def evaluate(
@@ -46,7 +48,7 @@ def evaluate(
     crops: str,
     split: str,
     out: str | None,
-    decode_threads: int,
+    decoders: int,
     storage: str,
     as_json: bool,
 ) -> None:
@@ -58,6 +60,7 @@ def evaluate(
             )
     from kineray.config import apply_overrides
     from kineray.data import load_manifest
+    from kineray.data.index_cache import IndexCache
     from kineray.evaluation import evaluate as run_evaluation
     from kineray.evaluation import save_predictions
     from kineray.training import load_checkpoint
@@ -76,7 +79,8 @@ def evaluate(
         views=views,
         crops=int(crops),
         device=best_device(),
-        threads=decode_threads,
+        decoders=decoders,
+        indexes=IndexCache.beside(experiment.data.manifest),
         progress=_progress,
     )
     save_predictions(evaluation, target)

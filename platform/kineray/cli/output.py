@@ -32,6 +32,20 @@ crops_option = click.option(
 )
 
 
+class Size(click.ParamType[int]):
+    """A number of bytes, written like 4GB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from kineray.config.sizes import bytes_of
+
+        try:
+            return bytes_of(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def show(result: Any, text: str, *, as_json: bool, then: tuple[str, ...] = ()) -> None:
     """Print ``result`` as one JSON object, or ``text`` and, on stderr, the commands that come next."""
     if as_json:
@@ -105,7 +119,8 @@ class TrainingProgress:
                     self._line(
                         f"{prefix}step {event.step}/{event.total_steps}  epoch {event.epoch:.2f}  "
                         f"loss {event.loss:.3f}  lr {event.lr:.3g}  {event.clips_per_s:.1f} clips/s  "
-                        f"data wait {event.data_wait:.0%}  {duration(event.seconds_left)} left",
+                        f"data wait {event.data_wait:.0%}  copy {event.copy:.0%}  "
+                        f"compute {event.compute:.0%}  {duration(event.seconds_left)} left",
                         live=True,
                     )
             case ValidationEvent():

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import TrainingProgress, at, json_option, near, note, show, storage_option, table
+from kineray.cli.output import (
+    Size,
+    TrainingProgress,
+    at,
+    json_option,
+    near,
+    note,
+    show,
+    storage_option,
+    table,
+)
 from kineray.cli.scripts import Script, load_script
 from kineray.errors import ConfigError
 
@@ -46,9 +56,15 @@ def _launch_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Checkpoint also between validations.",
         ),
         click.option(
-            "--decode-threads",
+            "--decoders",
             type=click.IntRange(1),
-            help="Decoding threads of each worker [default: its CPUs, at least 2].",
+            help="Decoding processes of each worker [default: its CPUs].",
+        ),
+        click.option(
+            "--max-memory",
+            type=Size(),
+            metavar="SIZE",
+            help="What decoded clips may take in each worker, such as 4GB [default: what keeps it busy].",
         ),
         click.option(
             "--max-failures",

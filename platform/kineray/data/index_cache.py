@@ -76,7 +76,9 @@ def write(manifest_uri: str, indexes: Mapping[str, PacketIndex]) -> str:
 
 def path_of(manifest_uri: str) -> str:
     """Where the indexes of a manifest lie."""
-    uri = manifest_uri if manifest_uri.endswith(".parquet") else storage.join(manifest_uri, "manifest.parquet")
+    uri = (
+        manifest_uri if manifest_uri.endswith(".parquet") else storage.join(manifest_uri, "manifest.parquet")
+    )
     return storage.absolute(uri).removesuffix(".parquet") + _SUFFIX
 
 

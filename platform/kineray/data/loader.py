@@ -1,24 +1,39 @@
-"""Batches of uint8 clips, decoded ahead by threads (PyAV releases the GIL while it decodes)."""
+"""Batches of uint8 clips, decoded ahead by child processes.
+
+A thread for each process hands it samples and copies its clips into the batch. Threads that decode
+themselves would be as fast on two cores, but share the interpreter's lock with the training loop, and none of
+them could be stopped in a file that libav hangs on (measured by ``benchmarks/loader.py``).
+"""
 
 import logging
+import queue
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from kineray.data import storage
+from kineray.data.decoding import ClipDecoder
+from kineray.data.index_cache import IndexCache
 from kineray.data.manifest import Manifest, Sample
-from kineray.data.order import global_order, sample_rng
+from kineray.data.order import balanced_order, global_order, repeats, sample_rng
 from kineray.data.preprocessing import Preprocessing
-from kineray.data.storage import local_copy
-from kineray.errors import DecodeError, ManifestError, StorageError
+from kineray.errors import ConfigError, DecodeError, ManifestError, StorageError
+from kineray.video.worker import decode_process
 
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 8  # so many undecodable clips in a row mean a wrong mount or path, not some bad files
+_FETCHERS = 8  # downloads at a time: they wait for the network, not for a core
+_BATCHES_IN_USE = 2  # one that the model works on, one that is handed over
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,8 @@ class Failure:
 class Batch:
     """A micro-batch of step ``step``.
 
-    ``clips_bthwc`` is uint8 [B, T, H, W, 3]; ``labels`` holds int64 [B] for every head; ``ids`` are of
-    the samples in the batch; ``failures`` of those that were replaced.
+    ``clips_bthwc`` is uint8 [B, T, H, W, C], contiguous; ``labels`` holds int64 [B] for every head; ``ids``
+    are of the samples in the batch; ``failures`` of those that were replaced.
     """
 
     step: int
@@ -59,6 +74,30 @@ def steps_per_epoch(manifest: Manifest, global_batch: int) -> int:
     return len(manifest) // global_batch
 
 
+def prefetched_batches(
+    preprocessing: Preprocessing, micro_batch: int, decoders: int, max_memory: int | None
+) -> int:
+    """How many micro-batches may be decoded ahead of the one that is used next.
+
+    ``max_memory``: bytes that clips may take in this process and its decoders together (None: as many as
+    keep all decoders busy while a batch is used). Raises ConfigError if not even one batch fits.
+    """
+    clip = preprocessing.frames * preprocessing.crop**2 * preprocessing.channels
+    enough = 2 + decoders // micro_batch
+    if max_memory is None:
+        return enough
+    fixed = decoders * clip + _BATCHES_IN_USE * micro_batch * clip
+    fits = (max_memory - fixed) // (micro_batch * clip)
+    if fits < 1:
+        least = fixed + micro_batch * clip
+        raise ConfigError(
+            f"--max-memory: {max_memory / 2**20:.0f} MiB are less than the {least / 2**20:.0f} MiB that "
+            f"{_BATCHES_IN_USE + 1} batches of {micro_batch} clips and {decoders} decoders take; raise it, "
+            "or lower --micro-batch or --decoders"
+        )
+    return min(enough, fits)
+
+
 def train_batches(
     manifest: Manifest,
     preprocessing: Preprocessing,
@@ -70,42 +109,58 @@ def train_batches(
     lo: int,
     hi: int,
     micro_batch: int,
-    threads: int,
-    prefetch: int,
+    decoders: int,
+    balance: tuple[str, float] | None = None,
+    indexes: IndexCache | None = None,
+    max_memory: int | None = None,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """The micro-batches of steps ``start_step`` to ``stop_step`` (exclusive), in order.
 
     Global batch b of an epoch is samples [b * B, (b + 1) * B) of its permutation; what does not fill a
     batch is dropped. This rank takes positions [lo, hi) of every global batch, cut into parts of
-    ``micro_batch``. At most ``prefetch`` micro-batches are decoded ahead. A clip that cannot be decoded
-    is replaced by another, drawn from (seed, epoch, sample id, attempt). Raises ManifestError.
+    ``micro_batch``. ``decoders`` processes decode ahead. A clip that cannot be decoded is replaced by
+    another, drawn from (seed, epoch, sample id, attempt).
+
+    ``balance``: head and power for ``balanced_order``. ``indexes``: of the manifest's videos.
+    ``max_memory``: see ``prefetched_batches``. ``pin_memory``: put batches where a GPU can copy them from
+    while the processor goes on. Raises ManifestError and ConfigError.
     """
     per_epoch = steps_per_epoch(manifest, global_batch)
     if not 0 <= lo < hi <= global_batch or micro_batch < 1:
         raise ValueError(f"[{lo}, {hi}) in parts of {micro_batch} is not a slice of {global_batch} positions")
+    prefetch = prefetched_batches(preprocessing, min(micro_batch, hi - lo), decoders, max_memory)
+    side = preprocessing.crop
+    clip_shape = (preprocessing.frames, side, side, preprocessing.channels)
 
-    def parts() -> Iterator[tuple[int, list[partial[_Loaded]]]]:
+    def parts() -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+        """(step, epoch, [(sample, how often it was seen in this epoch)]) of every micro-batch."""
         order, order_epoch = np.empty(0, np.int64), -1
         for step in range(start_step, stop_step):
             epoch, batch = divmod(step, per_epoch)
             if epoch != order_epoch:
-                order, order_epoch = global_order(len(manifest), seed, epoch), epoch
-            positions = order[batch * global_batch + lo : batch * global_batch + hi]
-            for first in range(0, hi - lo, micro_batch):
-                indices = positions[first : first + micro_batch]
-                yield step, [partial(_load, manifest, preprocessing, seed, epoch, int(i)) for i in indices]
+                order, order_epoch = _epoch_order(manifest, seed, epoch, balance), epoch
+                seen = repeats(order)
+            first = batch * global_batch
+            for start in range(first + lo, first + hi, micro_batch):
+                part = slice(start, min(start + micro_batch, first + hi))
+                yield step, epoch, list(zip(order[part].tolist(), seen[part].tolist(), strict=True))
 
-    with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="decode") as pool:
-        waiting: deque[tuple[int, list[Future[_Loaded]]]] = deque()
-        try:
-            for step, tasks in parts():
-                waiting.append((step, [pool.submit(task) for task in tasks]))
-                if len(waiting) > max(prefetch, 0):
-                    yield _batch(*waiting.popleft())
-            while waiting:
-                yield _batch(*waiting.popleft())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with _Decoders(preprocessing, decoders) as pool:
+        waiting: deque[_Pending] = deque()
+        for step, epoch, entries in parts():
+            clips_bthwc = torch.empty((len(entries), *clip_shape), dtype=torch.uint8, pin_memory=pin_memory)
+            rows = clips_bthwc.numpy()
+            tasks = []
+            for row, (number, repeat) in enumerate(entries):
+                sample = manifest[number]
+                load = partial(_load, manifest, sample, (seed, epoch), repeat, indexes, rows[row])
+                tasks.append(pool.submit(load, sample.uri))
+            waiting.append(_Pending(step, clips_bthwc, tasks))
+            if len(waiting) > prefetch:
+                yield waiting.popleft().batch(preprocessing)
+        while waiting:
+            yield waiting.popleft().batch(preprocessing)
 
 
 def eval_clips(
@@ -115,73 +170,141 @@ def eval_clips(
     views: int,
     crops: int,
     indices: Iterable[int],
-    threads: int,
+    decoders: int,
+    indexes: IndexCache | None = None,
 ) -> Iterator[EvalClips]:
     """``Preprocessing.eval_views`` of the samples at ``indices``, in order.
 
-    Yields (sample, clips uint8 [views * crops, T, C, C, 3], timestamps [views, T], None), or
+    Yields (sample, clips uint8 [views * crops, T, side, side, C], timestamps [views, T], None), or
     (sample, None, None, failure) for a video that cannot be decoded.
     """
 
-    def load(index: int) -> EvalClips:
-        sample = manifest[index]
+    def load(sample: Sample, decoder: ClipDecoder) -> EvalClips:
         try:
-            clips, timestamps = preprocessing.eval_views(
-                local_copy(sample.uri), sample.start_s, sample.end_s, views, crops
-            )
+            clips, timestamps = decoder.eval_views(sample, views, crops, _index_of(indexes, sample))
         except (DecodeError, StorageError) as error:
             return sample, None, None, _failure(sample, error)
-        return sample, clips, timestamps, None
+        return sample, clips.copy(), timestamps.copy(), None
 
-    with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="decode") as pool:
+    with _Decoders(preprocessing, decoders) as pool:
         waiting: deque[Future[EvalClips]] = deque()
-        try:
-            for index in indices:
-                waiting.append(pool.submit(load, index))
-                if len(waiting) > threads:  # the clips of a video with many views are large: few wait
-                    yield waiting.popleft().result()
-            while waiting:
+        for number in indices:
+            sample = manifest[number]
+            waiting.append(pool.submit(partial(load, sample), sample.uri))
+            if len(waiting) > decoders:  # the clips of a video with many views are large: few wait
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    clip_thwc: np.ndarray
     sample: Sample
     failures: tuple[Failure, ...]
 
 
-def _load(manifest: Manifest, preprocessing: Preprocessing, seed: int, epoch: int, index: int) -> _Loaded:
-    wanted, failures = manifest[index], []
-    for attempt in range(_ATTEMPTS):
-        rng = sample_rng(seed, epoch, wanted.id, attempt)
-        sample = wanted if attempt == 0 else manifest[int(rng.integers(len(manifest)))]
+@dataclass(frozen=True)
+class _Pending:
+    """A batch whose clips are being decoded into ``clips_bthwc``."""
+
+    step: int
+    clips_bthwc: torch.Tensor
+    tasks: "list[Future[_Loaded]]"
+
+    def batch(self, preprocessing: Preprocessing) -> Batch:
+        loaded = [task.result() for task in self.tasks]
+        return Batch(
+            step=self.step,
+            clips_bthwc=self.clips_bthwc,
+            labels={
+                head: torch.tensor([item.sample.labels[head] for item in loaded])
+                for head in preprocessing.labels
+            },
+            ids=tuple(item.sample.id for item in loaded),
+            failures=tuple(failure for item in loaded for failure in item.failures),
+        )
+
+
+class _Decoders:
+    """Child processes that decode, each with a thread that waits for it, and threads that download."""
+
+    def __init__(self, preprocessing: Preprocessing, count: int) -> None:
+        self._closing = ExitStack()
+        self._free: queue.SimpleQueue[ClipDecoder] = queue.SimpleQueue()
+        for _ in range(max(count, 1)):
+            process = self._closing.enter_context(decode_process())
+            self._free.put(ClipDecoder(process, preprocessing))
+        self._threads = ThreadPoolExecutor(max(count, 1), thread_name_prefix="decode")
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
+
+    def __enter__(self) -> "_Decoders":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._fetchers.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._closing.close()
+
+    def submit(self, task: Callable[[ClipDecoder], T], uri: str) -> "Future[T]":
+        """Call ``task`` with a decoder once the object at ``uri`` is here; downloads run ahead."""
+        fetched = self._fetchers.submit(storage.prefetch, uri) if storage.is_remote(uri) else None
+        return self._threads.submit(self._run, task, fetched)
+
+    def _run(self, task: Callable[[ClipDecoder], T], fetched: "Future[None] | None") -> T:
+        if fetched is not None:
+            fetched.exception()  # the decoder meets the same error, and says it
+        with self._decoder() as decoder:
+            return task(decoder)
+
+    @contextmanager
+    def _decoder(self) -> Iterator[ClipDecoder]:
+        decoder = self._free.get()
         try:
-            clip_thwc = preprocessing.train_clip(local_copy(sample.uri), sample, rng)
+            yield decoder
+        finally:
+            self._free.put(decoder)
+
+
+def _epoch_order(manifest: Manifest, seed: int, epoch: int, balance: tuple[str, float] | None) -> np.ndarray:
+    if balance is None:
+        return global_order(len(manifest), seed, epoch)
+    head, power = balance
+    return balanced_order(manifest.labels(head), seed, epoch, power)
+
+
+def _load(
+    manifest: Manifest,
+    wanted: Sample,
+    when: tuple[int, int],
+    repeat: int,
+    indexes: IndexCache | None,
+    row_thwc: np.ndarray,
+    decoder: ClipDecoder,
+) -> _Loaded:
+    """Decode ``wanted``, or what replaces it, into ``row_thwc``; ``when`` is (seed, epoch)."""
+    failures = []
+    for attempt in range(_ATTEMPTS):
+        sample = wanted
+        if attempt:
+            rng = sample_rng(*when, wanted.id, attempt, repeat)
+            sample = manifest[int(rng.integers(len(manifest)))]
+        try:
+            key = (*when, wanted.id, attempt, repeat)
+            row_thwc[...] = decoder.train_clip(sample, key, _index_of(indexes, sample))
         except (DecodeError, StorageError) as error:
             failures.append(_failure(sample, error))
             logger.info("replaced a clip: %s", error)
         else:
-            return _Loaded(clip_thwc, sample, tuple(failures))
+            return _Loaded(sample, tuple(failures))
     raise ManifestError(
         f"{manifest.name}: {_ATTEMPTS} clips in a row cannot be decoded, the last: {failures[-1].message}"
     )
 
 
+def _index_of(indexes: IndexCache | None, sample: Sample) -> bytes | None:
+    return None if indexes is None else indexes.get(sample.uri)
+
+
 def _failure(sample: Sample, error: DecodeError | StorageError) -> Failure:
     code = error.code if isinstance(error, DecodeError) else "storage"
     return Failure(sample.id, sample.uri, code, str(error))
-
-
-def _batch(step: int, futures: Sequence["Future[_Loaded]"]) -> Batch:
-    loaded = [future.result() for future in futures]
-    heads = loaded[0].sample.labels
-    return Batch(
-        step=step,
-        clips_bthwc=torch.from_numpy(np.stack([item.clip_thwc for item in loaded])),
-        labels={head: torch.tensor([item.sample.labels[head] for item in loaded]) for head in heads},
-        ids=tuple(item.sample.id for item in loaded),
-        failures=tuple(failure for item in loaded for failure in item.failures),
-    )

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kineray.data import Failure, Manifest, eval_clips, storage
+from kineray.data.index_cache import IndexCache
 from kineray.data.manifest import ABSENT
 from kineray.errors import ManifestError
 from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
@@ -49,20 +50,24 @@ def evaluate(
     views: int,
     crops: int,
     device: str = "cpu",
-    threads: int = 1,
+    decoders: int = 1,
+    indexes: IndexCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Classify every video of ``split`` and score it.
 
     ``views`` clips along time, each cut ``crops`` times (1 or 3) along the long side; the softmax is
     averaged over all of them. A video that cannot be decoded counts as wrong. Labels are joined by
-    class name. ``checkpoint`` was loaded onto ``device``; ``progress(done, total)`` is called after
+    class name. ``decoders`` processes decode; ``indexes``: of the manifest's videos, if they are known.
+    ``checkpoint`` was loaded onto ``device``; ``progress(done, total)`` is called after
     every video. Raises ManifestError when the split is empty or its classes are not the checkpoint's.
     """
     preprocessing = checkpoint.preprocessing
     samples = manifest.split(split)
     labels = _join_labels(samples, preprocessing.labels)
-    probabilities, failures = _classify(checkpoint, samples, views, crops, device, threads, progress)
+    probabilities, failures = _classify(
+        checkpoint, samples, views, crops, device, decoders, indexes, progress
+    )
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {}
     for head, names in preprocessing.labels.items():
@@ -142,7 +147,8 @@ def _classify(
     views: int,
     crops: int,
     device: str,
-    threads: int,
+    decoders: int,
+    indexes: IndexCache | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Failure]]:
     """Head -> probabilities float64 [N, classes] (NaN where a video cannot be decoded); failures by id."""
@@ -152,7 +158,13 @@ def _classify(
     }
     failures: dict[str, Failure] = {}
     loaded = eval_clips(
-        samples, preprocessing, views=views, crops=crops, indices=range(len(samples)), threads=threads
+        samples,
+        preprocessing,
+        views=views,
+        crops=crops,
+        indices=range(len(samples)),
+        decoders=decoders,
+        indexes=indexes,
     )
     waiting: list[tuple[int, np.ndarray]] = []
     for index, (sample, clips, _, failure) in enumerate(loaded):

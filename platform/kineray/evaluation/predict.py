@@ -26,7 +26,9 @@ def decode_views(
 
     ``file`` is a path or an open binary file. Raises DecodeError.
     """
-    return preprocessing.eval_views(file, views=views, crops=crops)
+    from kineray.data.decoding import eval_file
+
+    return eval_file(file, preprocessing, views, crops)
 
 
 def view_probabilities(

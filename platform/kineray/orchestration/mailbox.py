@@ -47,6 +47,8 @@ def record(run: Run, event: Event | tuple[str, int, str, int]) -> None:
                     "train/epoch": event.epoch,
                     "train/clips_per_s": event.clips_per_s,
                     "train/data_wait": event.data_wait,
+                    "train/copy": event.copy,
+                    "train/compute": event.compute,
                 },
                 event.step,
             )

@@ -265,7 +265,7 @@ def _run_trial(params: dict[str, Any], *, settings: dict[str, Any]) -> None:
             checkpoints=checkpoints,
             on_event=on_event,
             device="cuda" if torch.cuda.is_available() else "cpu",
-            threads=max(1, settings["cpus"]),
+            decoders=max(1, settings["cpus"]),
             resume=True,
         )
         if not reported and result.score is not None:  # interrupted after its last step

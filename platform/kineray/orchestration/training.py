@@ -40,8 +40,9 @@ class Launch:
     ``workers`` None: KINERAY_WORKERS, or one for every GPU of the cluster, or one. ``resume`` continues
     the run ``name``, or the newest unfinished run of this experiment. ``micro_batch``: clips that one
     worker holds at once, a multiple of train.bn_group. ``checkpoint_every``: steps between checkpoints,
-    besides the one after each validation. ``decode_threads`` None: as many as the worker has CPUs, at
-    least 2. ``max_failures``: how often a lost worker is replaced before the run gives up.
+    besides the one after each validation. ``decoders``: processes that decode for one worker (None: as
+    many as it has CPUs); ``max_memory``: bytes that decoded clips may take in each worker.
+    ``max_failures``: how often a lost worker is replaced before the run gives up.
     """
 
     storage: str = "./runs"
@@ -50,7 +51,8 @@ class Launch:
     resume: bool = False
     micro_batch: int | None = None
     checkpoint_every: int | None = None
-    decode_threads: int | None = None
+    decoders: int | None = None
+    max_memory: int | None = None
     max_failures: int = 3
     command: list[str] = field(default_factory=list)
 
@@ -214,7 +216,8 @@ def _fit(
         "manifest": experiment.data.manifest,
         "micro_batch": launch.micro_batch,
         "checkpoint_every": launch.checkpoint_every,
-        "decode_threads": launch.decode_threads,
+        "decoders": launch.decoders,
+        "max_memory": launch.max_memory,
         "resume": launch.resume,
         "mailbox": mailbox,
     }
@@ -299,7 +302,8 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
             device=str(get_device()),
             micro_batch=settings["micro_batch"],
             checkpoint_every=settings["checkpoint_every"],
-            threads=settings["decode_threads"] or max(cpus, 2),
+            decoders=settings["decoders"] or cpus,
+            max_memory=settings["max_memory"],
             # A replaced worker group continues from this run's own last checkpoint.
             resume=settings["resume"] or bool(_last_checkpoint(settings["folder"])),
         )

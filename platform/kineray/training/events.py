@@ -9,8 +9,9 @@ from kineray.data import Failure
 class StepEvent:
     """One step is done: ``step`` of ``total_steps``, counted from 1.
 
-    ``clips_per_s`` counts the clips of all workers, ``data_wait`` is the share (0 to 1) of the step in
-    which the first worker waited for clips.
+    ``clips_per_s`` counts the clips of all workers. ``data_wait`` and ``copy`` are the shares (0 to 1) of
+    the step in which the first worker waited for clips and copied them to its device; the rest is
+    ``compute``, the wait for the other workers' gradients included.
     """
 
     step: int
@@ -20,7 +21,13 @@ class StepEvent:
     lr: float
     clips_per_s: float
     data_wait: float
+    copy: float
     seconds_left: float
+
+    @property
+    def compute(self) -> float:
+        """Share of the step that was neither spent waiting for clips nor copying them."""
+        return max(1.0 - self.data_wait - self.copy, 0.0)
 
 
 @dataclass(frozen=True)

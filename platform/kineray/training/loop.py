@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 from kineray.config import Experiment, differing_keys
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
+from kineray.data.index_cache import IndexCache
+from kineray.data.preprocessing import balance_of
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import build_model, set_batch_norm_group
 from kineray.training.checkpoint import CheckpointStore, load_training_state
@@ -48,15 +50,17 @@ def train(
     device: str = "cpu",
     micro_batch: int | None = None,
     checkpoint_every: int | None = None,
-    threads: int = 1,
+    decoders: int = 1,
+    max_memory: int | None = None,
     resume: bool = False,
 ) -> TrainResult:
     """Train to the end of the schedule; every worker calls this with the same arguments but ``rank``.
 
     ``micro_batch``: clips on the device at once, a multiple of train.bn_group, which is the default.
-    ``checkpoint_every``: steps between checkpoints, besides the one after each validation. ``threads``
-    decode clips. ``resume`` continues from the last checkpoint, if there is one, exactly as if the
-    run had never stopped. Only rank 0 writes checkpoints and calls ``on_event``.
+    ``checkpoint_every``: steps between checkpoints, besides the one after each validation. ``decoders``
+    processes decode clips, which take at most ``max_memory`` bytes (``prefetched_batches``). ``resume``
+    continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only
+    rank 0 writes checkpoints and calls ``on_event``.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
@@ -85,6 +89,7 @@ def train(
             raise CheckpointError(f"{checkpoints.uri}: holds a run already; resume it or name another folder")
         first_step, undecodable = _restore(last, experiment, train_set, model, optimizer)
 
+    indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
     stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)
     speed = _Speed(settings.global_batch)
     batches = train_batches(
@@ -97,8 +102,11 @@ def train(
         lo=positions.start,
         hi=positions.stop,
         micro_batch=micro_batch,
-        threads=threads,
-        prefetch=2 + threads // micro_batch,
+        decoders=decoders,
+        balance=balance_of(experiment.data, list(preprocessing.labels)),
+        indexes=indexes,
+        max_memory=max_memory,
+        pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
         for done in range(first_step + 1, total_steps + 1):
@@ -115,6 +123,7 @@ def train(
                     lr=lr,
                     clips_per_s=speed.clips_per_s,
                     data_wait=min(result.wait_s / speed.step_s, 1.0),
+                    copy=min(result.copy_s / speed.step_s, 1.0),
                     seconds_left=speed.seconds_for(total_steps - done),
                 )
             )
@@ -138,7 +147,8 @@ def train(
                     device=place,
                     precision=settings.precision,
                     batch_size=micro_batch,
-                    threads=threads,
+                    decoders=decoders,
+                    indexes=indexes,
                 )
                 emit(ValidationEvent(done, epoch, metrics, score))
             if rank == 0:

@@ -22,11 +22,12 @@ from kineray.training.synchronise import GradientSynchroniser, Workers
 @dataclass(frozen=True)
 class StepResult:
     """``loss`` is the mean over the global batch; ``failures`` are those of all workers, in rank order;
-    ``wait_s`` seconds were spent waiting for clips here."""
+    ``wait_s`` seconds were spent waiting for clips here, ``copy_s`` copying them to the device."""
 
     loss: float
     failures: tuple[Failure, ...]
     wait_s: float
+    copy_s: float
 
 
 class Stepper:
@@ -54,6 +55,7 @@ class Stepper:
         self._preprocessing = preprocessing
         self._workers = workers
         self._device = device
+        self._copies = _Copies(device)
         self._synchroniser = GradientSynchroniser(list(model.parameters()), workers)
 
     def run(self, step: int, lr: float, positions: range, batches: Iterator[Batch]) -> StepResult:
@@ -94,6 +96,7 @@ class Stepper:
         facts = torch.stack([total, *total.new_tensor([len(failures), problem is not None])])
         self._workers.sum_(facts)
         loss_sum, failed, stopped = facts.tolist()
+        copy_s = self._copies.seconds()
         if stopped:
             discard_batch_norm(self._model)
             raise next(error for error in self._workers.gather(problem) if error is not None)
@@ -106,15 +109,16 @@ class Stepper:
         commit_batch_norm(self._model, self._workers.sum_)
         if failed:
             failures = [failure for part in self._workers.gather(failures) for failure in part]
-        return StepResult(loss_sum / self._train.global_batch, tuple(failures), wait_s)
+        return StepResult(loss_sum / self._train.global_batch, tuple(failures), wait_s, copy_s)
 
     def _backward(self, batch: Batch, step: int, position: int) -> Tensor:
         """Add the gradients of a micro-batch; returns the loss of every clip, [B]."""
         seeds = [clip_seed(self._seed, step, position + i) for i in range(len(batch.ids))]
         set_clip_seeds(self._model, seeds)
         torch.manual_seed(seeds[0])  # for whatever else in a model is random
-        clips_bthwc = batch.clips_bthwc.to(self._device, non_blocking=True)
-        labels = {head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()}
+        with self._copies:
+            clips_bthwc = batch.clips_bthwc.to(self._device, non_blocking=True)
+            labels = {head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()}
         with autocast(self._device, self._train.precision):
             logits = self._model(self._preprocessing.normalise(clips_bthwc))
         losses = clip_loss(logits, labels)
@@ -132,6 +136,41 @@ class Stepper:
             f"step {step + 1}: the loss is {loss:g} for samples {shorten(bad)}; the last checkpoint is as it "
             "was; lower optim.lr, or look at these clips"
         )
+
+
+def _gpu_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+class _Copies:
+    """Measures the copies of a step: on a GPU by its own clock, since they go on while Python does."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._began_s = 0.0
+        self._seconds = 0.0
+
+    def __enter__(self) -> None:
+        if self._on_gpu:
+            begin, end = _gpu_event(), _gpu_event()
+            begin.record()
+            self._spans.append((begin, end))
+        else:
+            self._began_s = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if self._on_gpu:
+            self._spans[-1][1].record()
+        else:
+            self._seconds += time.perf_counter() - self._began_s
+
+    def seconds(self) -> float:
+        """The copies since the last call, once the device has made them."""
+        seconds: float = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
+        self._seconds = 0.0
+        self._spans.clear()
+        return seconds
 
 
 def clip_loss(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kineray.data import Failure, Manifest, Preprocessing, Sample, eval_clips
+from kineray.data.index_cache import IndexCache
 from kineray.training.step import autocast, clip_loss, shorten
 from kineray.training.synchronise import Workers
 
@@ -24,7 +25,8 @@ def validate(
     device: torch.device,
     precision: str,
     batch_size: int,
-    threads: int,
+    decoders: int,
+    indexes: IndexCache | None,
 ) -> tuple[dict[str, float], float]:
     """Metrics and score (mean top-1 over the heads, 0 to 1) of the whole set, the same on every worker.
 
@@ -41,7 +43,13 @@ def validate(
     indices = range(size * workers.rank // workers.size, size * (workers.rank + 1) // workers.size)
     failures: list[Failure] = []
     for samples, clips_bthwc in _batches(
-        val_set, preprocessing, indices=indices, batch_size=batch_size, threads=threads, failures=failures
+        val_set,
+        preprocessing,
+        indices=indices,
+        batch_size=batch_size,
+        decoders=decoders,
+        indexes=indexes,
+        failures=failures,
     ):
         labels = {h: torch.tensor([s.labels[h] for s in samples], device=device) for h in heads}
         with autocast(device, precision):
@@ -79,14 +87,15 @@ def _batches(
     *,
     indices: range,
     batch_size: int,
-    threads: int,
+    decoders: int,
+    indexes: IndexCache | None,
     failures: list[Failure],
 ) -> Iterator[tuple[list[Sample], np.ndarray]]:
     """(samples, uint8 clips [B, T, H, W, 3]); what cannot be decoded goes to ``failures``."""
     samples: list[Sample] = []
     clips: list[np.ndarray] = []
     for sample, views_vthwc, _, failure in eval_clips(
-        val_set, preprocessing, views=1, crops=1, indices=indices, threads=threads
+        val_set, preprocessing, views=1, crops=1, indices=indices, decoders=decoders, indexes=indexes
     ):
         if failure is not None:
             failures.append(failure)

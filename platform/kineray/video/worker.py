@@ -24,7 +24,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from kineray.errors import DecodeError, KinerayError, StorageError
+from kineray import errors
+from kineray.errors import DecodeError, KinerayError
 
 CPU_LIMIT_S = 120.0  # a loop in libav ends here, however busy the machine is
 WALL_LIMIT_S = 900.0  # so does a wait for ever; longer than a network's interruptions that are waited for
@@ -60,8 +61,8 @@ class DecodeProcess:
 
         ``function`` is found by its name in its module. It returns None, numbers, strings, bytes, arrays,
         and lists, tuples (which come back as lists) and dicts of them. Arrays are in shared memory: valid
-        until the next call. Raises what the function raises, if it is a DecodeError or StorageError,
-        and DecodeError ``timeout`` or ``crashed`` where the child does not survive the call.
+        until the next call. Raises the KinerayError that the function raises, and DecodeError
+        ``timeout`` or ``crashed`` where the child does not survive the call.
         """
         if self._child is None:
             self._start()
@@ -192,13 +193,10 @@ def _anonymous_file() -> int:
 
 
 def _error(error: dict[str, str], of: str) -> Exception:
-    match error["type"]:
-        case "DecodeError":
-            return DecodeError(error["code"], error["message"])
-        case "StorageError":
-            return StorageError(error["message"])
-        case _:
-            return RuntimeError(f"{of}: {error['message']}")
+    if error["type"] == "DecodeError":
+        return DecodeError(error["code"], error["message"])
+    kind = getattr(errors, error["type"] or "none", None)
+    return kind(error["message"]) if kind else RuntimeError(f"{of}: {error['message']}")
 
 
 # -- the child --------------------------------------------------------------------------------------

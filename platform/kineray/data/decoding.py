@@ -1,0 +1,98 @@
+"""What a decoding process does: from a sample to the pixels of its clips. Imports no torch."""
+
+import io
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from kineray.data import storage
+from kineray.data.manifest import Sample
+from kineray.data.order import sample_rng
+from kineray.data.preprocessing import Preprocessing
+from kineray.video import PacketIndex
+from kineray.video.worker import DecodeProcess, allocate, decode_process
+
+
+class ClipDecoder:
+    """Cuts clips in a child process. For one thread."""
+
+    def __init__(self, process: DecodeProcess, preprocessing: Preprocessing) -> None:
+        self._process = process
+        # Class names are of no use for pixels, and there may be hundreds to send with every clip.
+        self._preprocessing = preprocessing.model_copy(update={"labels": {}})
+
+    def train_clip(
+        self, sample: Sample, key: tuple[int, int, str, int, int], index: bytes | None
+    ) -> np.ndarray:
+        """``Preprocessing.train_clip`` with ``sample_rng(*key)``: uint8 [T, crop, crop, C], in shared memory.
+
+        ``index``: ``PacketIndex.to_bytes`` of the sample's video, if it is known. Raises DecodeError and
+        StorageError.
+        """
+        clip: np.ndarray = self._process.call(
+            _train_clip, self._preprocessing, _bare(sample), key, index, of=sample.uri
+        )
+        return clip
+
+    def eval_views(
+        self, sample: Sample, views: int, crops: int, index: bytes | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``Preprocessing.eval_views`` of a sample, in shared memory. Raises DecodeError and StorageError."""
+        clips, times = self._process.call(
+            _eval_views, self._preprocessing, _bare(sample), views, crops, index, of=sample.uri
+        )
+        return clips, times
+
+
+def eval_file(
+    file: str | Path | BinaryIO, preprocessing: Preprocessing, views: int, crops: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``Preprocessing.eval_views`` of a whole video, cut in a child process.
+
+    ``file``: a path, a URI or an open binary file. Raises DecodeError and StorageError.
+    """
+    content = storage.absolute(file) if isinstance(file, str | Path) else file.read()
+    bare = preprocessing.model_copy(update={"labels": {}})
+    name = str(file) if isinstance(file, str | Path) else "the upload"
+    with decode_process() as process:
+        clips, times = process.call(_eval_file, bare, content, views, crops, of=name)
+        return clips.copy(), times.copy()
+
+
+def _bare(sample: Sample) -> Sample:
+    return replace(sample, labels={}, boxes=(), subsets=frozenset())
+
+
+def _train_clip(
+    preprocessing: Preprocessing, sample: Sample, key: tuple[int, int, str, int, int], index: bytes | None
+) -> np.ndarray:
+    with storage.video_source(sample.uri) as source:
+        return preprocessing.train_clip(
+            source, sample, sample_rng(*key), index=_index(index), allocate=allocate
+        )
+
+
+def _eval_views(
+    preprocessing: Preprocessing, sample: Sample, views: int, crops: int, index: bytes | None
+) -> tuple[np.ndarray, np.ndarray]:
+    with storage.video_source(sample.uri) as source:
+        return preprocessing.eval_views(
+            source, sample.start_s, sample.end_s, views, crops, index=_index(index), allocate=allocate
+        )
+
+
+def _eval_file(
+    preprocessing: Preprocessing, content: str | bytes, views: int, crops: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(content, bytes):
+        return preprocessing.eval_views(io.BytesIO(content), views=views, crops=crops, allocate=allocate)
+    with storage.video_source(content) as source:
+        return preprocessing.eval_views(source, views=views, crops=crops, allocate=allocate)
+
+
+@lru_cache(maxsize=8)  # the clips of one long video come one after the other
+def _index(data: bytes | None) -> PacketIndex | None:
+    return None if data is None else PacketIndex.from_bytes(data)
