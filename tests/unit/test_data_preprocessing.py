@@ -2,19 +2,25 @@
 
 import io
 import json
+import subprocess
+import sys
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from video_files import write_video
 
 from kineray.config import DataConfig
 from kineray.data import Preprocessing, Sample, sample_rng
+from kineray.data.preprocessing import balance_of, crop_box, trained_heads
+from kineray.data.samplers import eval_times
 from kineray.errors import ConfigError, DecodeError
-from kineray.video import probe, read_clip
+from kineray.video import VideoInfo, frames_uri, index_video, probe, read_clip, scaled_size
 
 LABELS = {"verb": ("cut", "wash"), "noun": ("café", "pan")}
 SAMPLE = Sample("a", "a.mp4", 0.0, None, {"verb": 0, "noun": 1}, "a", "train")
@@ -55,6 +61,23 @@ def test_any_value_survives_json(frames, stride, fps, mean, std, names):
     assert Preprocessing.from_json(value.to_json()) == value
 
 
+def test_json_of_before_loads():
+    """Checkpoints of before hold no field that was added since."""
+    old = json.loads(a_preprocessing().to_json())
+    for name in ("modality", "sampling", "stack", "flow_bound"):
+        del old[name]
+    assert Preprocessing.from_json(json.dumps(old)) == a_preprocessing()
+
+
+def test_a_decoding_process_starts_without_torch():
+    code = (
+        "import sys, kineray.data.preprocessing;"
+        "print([name for name in ('torch', 'torchvision', 'pyarrow', 'boto3') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -83,35 +106,132 @@ def test_wrong_json_is_one_line(text, message):
 # -- training ---------------------------------------------------------------------------------------
 
 
-def places_of(picture_hwc, scaled):
-    """Every (frame, short side, top, left, mirrored) at which the picture lies in the scaled video."""
-    return [
-        (int(index), side, top, left, mirrored)
-        for side, frames in scaled.items()
-        for top in range(frames.shape[1] - 23)
-        for left in range(frames.shape[2] - 23)
-        for mirrored in (False, True)
-        for crop in [frames[:, top : top + 24, left : left + 24][:, :, :: -1 if mirrored else 1]]
-        for index in np.flatnonzero((crop[:, ::8, ::8] == picture_hwc[::8, ::8]).all((1, 2, 3)))
-        if np.array_equal(crop[index], picture_hwc)
-    ]
+def write_smooth_video(path, *, frames=50, width=64, height=48):
+    """Random smooth pictures, so that resampling them in two ways gives nearly the same."""
+    noise = 60 + 140 * torch.rand(frames, 3, 3, 4, generator=torch.Generator().manual_seed(0))
+    pictures = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"preset": "ultrafast", "crf": "8"}
+        for picture_chw in pictures.to(torch.uint8).numpy():
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(picture_chw.transpose(1, 2, 0)), format="rgb24"
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
 
 
-def test_a_train_clip_is_cut_from_the_video(video):
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory):
+    """50 frames of 64 x 48, 2 seconds, without sharp edges."""
+    return write_smooth_video(tmp_path_factory.mktemp("smooth") / "video.mp4")
+
+
+@pytest.fixture(scope="module")
+def scaled(smooth):
+    """Every frame at every size: short side -> int [50, H, W, 3]."""
+    return {
+        side: read_clip(smooth, np.arange(50) / FPS, short_side=side).astype(int) for side in range(24, 33)
+    }
+
+
+def place_of(picture_hwc, scaled):
+    """The (frame, short side, top, left, mirrored) at which the picture lies in the scaled video."""
+    found = []
+    for side, frames in scaled.items():
+        windows = np.lib.stride_tricks.sliding_window_view(frames, (24, 24), axis=(1, 2))[..., ::5, ::5]
+        for mirrored in (False, True):
+            wanted = (picture_hwc[:, ::-1] if mirrored else picture_hwc)[::5, ::5].transpose(2, 0, 1)
+            errors = np.abs(windows - wanted).mean((3, 4, 5))
+            index, top, left = np.unravel_index(errors.argmin(), errors.shape)
+            found.append((errors.min(), int(index), side, int(top), int(left), mirrored))
+    error, *place = min(found)
+    assert error < 6
+    return place
+
+
+def cut(frames_thwc, top, left, mirrored):
+    crop = frames_thwc[:, top : top + 24, left : left + 24]
+    return crop[:, :, ::-1] if mirrored else crop
+
+
+def test_a_train_clip_is_cut_from_the_video(smooth, scaled):
     """Every clip is found in the video, at one place, scale and direction, with the wanted spacing."""
-    scaled = {side: read_clip(video, np.arange(50) / FPS, short_side=side) for side in range(24, 33)}
     seen = []
     for seed in range(40):
-        clip = a_preprocessing().train_clip(video, SAMPLE, sample_rng(seed, 0, "a"))
+        clip = a_preprocessing().train_clip(smooth, SAMPLE, sample_rng(seed, 0, "a"))
         assert clip.shape == (4, 24, 24, 3) and clip.dtype == np.uint8 and clip.flags.c_contiguous
-        ((first, *cut),) = places_of(clip[0], scaled)
-        for later in (1, 2, 3):
-            assert (first + 2 * later, *cut) in places_of(clip[later], {cut[0]: scaled[cut[0]]})
-        seen.append((first, *cut))
+        first, side, *place = place_of(clip[0], scaled)
+        wanted = cut(scaled[side][first : first + 8 : 2], *place)
+        assert np.abs(wanted - clip).mean() < 6
+        assert np.abs(wanted[::-1] - clip).mean() > 20
+        seen.append((first, side, *place))
     starts, sides, tops, lefts, mirrored = (set(values) for values in zip(*seen, strict=True))
     assert max(starts) <= 42 and min(starts) < 8 and max(starts) > 34  # 8 of 50 frames are the clip's span
-    assert sides >= {24, 32} and len(sides) > 5
+    assert max(sides) - min(sides) > 5 and len(sides) > 5
     assert len(tops) > 3 and len(lefts) > 5 and mirrored == {False, True}
+
+
+def test_what_is_drawn_and_in_which_order(smooth):
+    """Start, short side, top, left, mirror: changing the order would change every published run."""
+    for seed in range(8):
+        clip = a_preprocessing().train_clip(smooth, SAMPLE, sample_rng(seed, 0, "a"))
+        rng = sample_rng(seed, 0, "a")
+        start = rng.random() * (2.0 - 8 / FPS)
+        side = int(rng.integers(24, 32, endpoint=True))
+        frames = read_clip(smooth, start + np.arange(4) * 2 / FPS, short_side=side).astype(int)
+        top = int(rng.integers(0, frames.shape[1] - 24, endpoint=True))
+        left = int(rng.integers(0, frames.shape[2] - 24, endpoint=True))
+        assert np.abs(cut(frames, top, left, rng.random() < 0.5) - clip).mean() < 6
+
+
+a_side = st.integers(1, 4000)
+
+
+@given(height=a_side, width=a_side, low=st.integers(1, 600), data=st.data())
+def test_the_crop_in_the_source(height, width, low, data):
+    """Its edges are the nearest pixels, and all of it is in the frame."""
+    scaled_height, scaled_width = scaled_size(height, width, low)
+    side = data.draw(st.integers(1, low))
+    top = data.draw(st.integers(0, scaled_height - side))
+    left = data.draw(st.integers(0, scaled_width - side))
+    info = VideoInfo(1.0, 25.0, width, height, 0, "h264", 25)
+    box = crop_box(info, (scaled_height, scaled_width), (top, left), side)
+    for first, length, source, size, start in (
+        (box[0], box[2], width, scaled_width, left),
+        (box[1], box[3], height, scaled_height, top),
+    ):
+        assert first >= 0 and length >= 1 and first + length <= source
+        exact = start * source / size, (start + side) * source / size
+        assert abs(first - exact[0]) <= 1 and abs(first + length - exact[1]) <= 1
+
+
+def test_a_clip_is_written_where_it_is_wanted(video):
+    shapes = []
+
+    def allocate(shape):
+        shapes.append(shape)
+        return np.full(shape, 7, np.uint8)
+
+    preprocessing = a_preprocessing()
+    clip = preprocessing.train_clip(video, SAMPLE, sample_rng(0, 0, "a"), allocate=allocate)
+    np.testing.assert_array_equal(clip, preprocessing.train_clip(video, SAMPLE, sample_rng(0, 0, "a")))
+    views, times = preprocessing.eval_views(video, views=2, crops=3, allocate=allocate)
+    for one, other in zip((views, times), preprocessing.eval_views(video, views=2, crops=3), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert shapes == [clip.shape, views.shape]
+
+
+def test_a_known_index_changes_nothing(video):
+    preprocessing, index = a_preprocessing(), index_video(video)
+    clips = [
+        preprocessing.train_clip(video, SAMPLE, sample_rng(0, 0, "a"), index=known) for known in (None, index)
+    ]
+    np.testing.assert_array_equal(*clips)
+    views = [preprocessing.eval_views(video, index=known)[0] for known in (None, index)]
+    np.testing.assert_array_equal(*views)
 
 
 def test_without_flip_nothing_is_mirrored(video):
@@ -130,14 +250,18 @@ def test_the_same_randomness_gives_the_same_clip(video):
     assert np.array_equal(clips[0], clips[1]) and not np.array_equal(clips[0], clips[2])
 
 
-def test_a_train_clip_stays_in_its_span(video):
-    frames = read_clip(video, np.arange(50) / FPS, short_side=24)
-    preprocessing = a_preprocessing(short_side=(24, 24), flip=False)
+@pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
+def test_a_train_clip_stays_in_its_span(smooth, scaled, sampling):
+    """Frames 20 to 29: frame 30 begins where the span ends, and may be another clip's first."""
+    preprocessing = a_preprocessing(short_side=(24, 24), flip=False, sampling=sampling)
     span = Sample("a", "", 0.8, 1.2, {}, "a", "train")
-    for seed in range(20):
-        clip = preprocessing.train_clip(video, span, sample_rng(seed, 0, "a"))
-        shown = [places_of(picture, {24: frames})[0][0] for picture in (clip[0], clip[-1])]
-        assert 20 <= shown[0] <= shown[1] <= 30
+    shown = set()
+    for seed in range(12):
+        clip = preprocessing.train_clip(smooth, span, sample_rng(seed, 0, "a"))
+        numbers = [place_of(picture, {24: scaled[24]})[0] for picture in clip]
+        assert min(numbers) >= 20 and max(numbers) < 30 and numbers == sorted(numbers)
+        shown |= set(numbers)
+    assert len(shown) > (3 if sampling == "sequences" else 7)
 
 
 # -- evaluation -------------------------------------------------------------------------------------
@@ -203,6 +327,25 @@ def test_views_stay_in_their_span(video, start, length, views):
     assert (np.diff(times[:, 0]) >= 0).all()
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "segments", "sequences"])
+def test_views_of_other_samplers(video, sampling):
+    """The sampler says when; what is shown is what the video shows then."""
+    preprocessing = a_preprocessing(sampling=sampling)
+    clips, times = preprocessing.eval_views(video, 0.4, 1.4, views=2, crops=3)
+    wanted = eval_times(sampling, 0.4, 1.4, frames=4, stride=2, fps=FPS, source_fps=FPS, views=2)
+    np.testing.assert_array_equal(times, wanted)
+    frames = read_clip(video, times.ravel(), short_side=32)
+    np.testing.assert_array_equal(clips[::3].reshape(8, 28, 28, 3), frames[:, 2:30, :28])
+
+
+def test_sequences_may_give_fewer_views(video):
+    """1 second holds 25 frames, 13 of every second one: three sequences of 4."""
+    preprocessing = a_preprocessing(sampling="sequences")
+    for views, given_ in ((2, 2), (3, 3), (10, 3)):
+        clips, times = preprocessing.eval_views(video, 0.0, 1.0, views=views)
+        assert len(clips) == len(times) == given_
+
+
 def test_files_in_memory_and_variable_rates(tmp_path, video):
     file = io.BytesIO(video.read_bytes())
     for one, other in zip(
@@ -227,7 +370,141 @@ def test_a_bad_file_is_a_decode_error(tmp_path):
         a_preprocessing().train_clip(tmp_path / "nowhere.mp4", SAMPLE, sample_rng(0, 0, "a"))
 
 
+# -- optical flow -----------------------------------------------------------------------------------
+
+TSN = {"mean": (0.5, 0.5), "std": (0.226, 0.226)}
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """40 frames of flow at 25 per second, bound 20: u is the number of the frame, v is 100 more."""
+    folder = tmp_path_factory.mktemp("flow")
+    for number in range(1, 41):
+        for name, value in (("u", number), ("v", 100 + number)):
+            path = folder / name / f"frame_{number:05d}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.full((40, 48), value, np.uint8)).save(path)
+    return frames_uri(folder / "{u,v}" / "frame_%05d.png", fps=FPS, bound=20)
+
+
+def numbers_of(clip_thwc):
+    """The numbers of the frames of flow in a clip: int [T, stack]; checks that u, v take turns."""
+    assert (clip_thwc == clip_thwc[:, :1, :1]).all()
+    pairs = clip_thwc[:, 0, 0].reshape(len(clip_thwc), -1, 2).astype(int)
+    numbers = pairs[..., 1] - 100
+    mirrored = pairs[..., 0] != numbers
+    assert mirrored.all() or not mirrored.any()
+    np.testing.assert_array_equal(pairs[..., 0], 255 - numbers if mirrored.any() else numbers)
+    return numbers, bool(mirrored.any())
+
+
+def test_flow_clips(flow):
+    preprocessing = a_preprocessing(modality="flow", **TSN)
+    assert preprocessing.channels == 2
+    mirrors = set()
+    for seed in range(10):
+        clip = preprocessing.train_clip(flow, SAMPLE, sample_rng(seed, 0, "a"))
+        assert clip.shape == (4, 24, 24, 2)
+        numbers, mirrored = numbers_of(clip)
+        assert (np.diff(numbers[:, 0]) == 2).all()
+        mirrors.add(mirrored)
+    assert mirrors == {False, True}
+    clips, times = preprocessing.eval_views(flow, views=2, crops=3)
+    assert clips.shape == (6, 4, 28, 28, 2)
+    for view in range(2):
+        numbers, mirrored = numbers_of(clips[3 * view])
+        assert not mirrored and numbers[:, 0].tolist() == (np.floor(times[view] * FPS + 1e-6) + 1).tolist()
+
+
+@pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
+def test_stacked_flow(flow, sampling):
+    """TSN's input: at each moment 5 frames of flow that follow each other, all of them in the span."""
+    preprocessing = a_preprocessing(modality="flow_stack", sampling=sampling, **TSN)
+    assert preprocessing.channels == 10
+    span = Sample("a", "", 10 / FPS, 26 / FPS, {}, "a", "train")  # numbers 11 to 26
+    shown = set()
+    for seed in range(10):
+        clip = preprocessing.train_clip(flow, span, sample_rng(seed, 0, "a"))
+        assert clip.shape == (4, 24, 24, 10)
+        numbers, _ = numbers_of(clip)
+        assert (np.diff(numbers, axis=1) == 1).all()
+        shown |= set(numbers.ravel().tolist())
+    assert min(shown) >= 11 and max(shown) <= 26 and len(shown) >= 7
+    clips, times = preprocessing.eval_views(flow, span.start_s, span.end_s, views=2, crops=3)
+    assert clips.shape[1:] == (4, 28, 28, 10) and times.shape[1] == 4
+    numbers, _ = numbers_of(clips[0])
+    np.testing.assert_array_equal(numbers[:, 0], np.floor(times[0] * FPS + 1e-6) + 1)
+
+
+def test_a_span_shorter_than_a_stack_repeats_its_last_frame(flow):
+    preprocessing = a_preprocessing(modality="flow_stack", sampling="segments", **TSN)
+    clips, _ = preprocessing.eval_views(flow, 10 / FPS, 13 / FPS)
+    numbers, _ = numbers_of(clips[0])
+    assert numbers.tolist() == [[11, 12, 13, 13, 13]] * 4
+
+
+@given(stored=st.floats(1, 50), wanted=st.floats(1, 50))
+def test_flow_of_another_bound_keeps_its_pixels(flow, stored, wanted):
+    """Motion in pixels is the same before and after, to half a grey step, or is cut at the new bound."""
+    uri = frames_uri(flow.partition("#")[0], fps=FPS, bound=stored)
+    clips, _ = a_preprocessing(modality="flow", flow_bound=wanted, **TSN).eval_views(uri)
+    plain, _ = a_preprocessing(modality="flow", **TSN).eval_views(uri)
+    before = (plain / 255.0 * 2 - 1) * stored
+    after = (clips / 255.0 * 2 - 1) * wanted
+    assert np.abs(after - before.clip(-wanted, wanted)).max() <= wanted / 255 + 1e-6
+
+
+def test_sources_of_the_other_kind(video, flow):
+    with pytest.raises(ConfigError, match=r"holds optical flow, but data\.modality is rgb"):
+        a_preprocessing().eval_views(flow)
+    with pytest.raises(ConfigError, match=r"video\.mp4: holds RGB frames, but data\.modality is flow_stack"):
+        a_preprocessing(modality="flow_stack", **TSN).train_clip(video, SAMPLE, sample_rng(0, 0, "a"))
+
+
+# -- heads ------------------------------------------------------------------------------------------
+
+
+def test_only_the_named_heads_are_trained():
+    heads = {"noun": ("pan",), "verb": ("cut", "wash"), "category": ("a", "b", "c")}
+    value = Preprocessing.from_config(DataConfig(heads=("verb", "noun")), heads)
+    assert list(value.labels) == ["noun", "verb"]  # in the manifest's order, however they are named
+    assert list(Preprocessing.from_config(DataConfig(), heads).labels) == list(heads)
+    with pytest.raises(
+        ConfigError, match=r"^data\.heads=action: the manifest has no such head; it has noun, verb"
+    ):
+        trained_heads(DataConfig(heads=("verb", "action")), heads)
+
+
+def test_whose_classes_are_balanced():
+    both = ("verb", "noun")
+    assert balance_of(DataConfig(balance_head="verb"), both) is None
+    assert balance_of(DataConfig(balance="sqrt"), ("action",)) == ("action", 0.5)
+    assert balance_of(DataConfig(balance="class", balance_head="noun"), both) == ("noun", 0.0)
+    for data, message in [
+        (
+            DataConfig(balance="sqrt"),
+            "data.balance_head: is not set; data.balance=sqrt needs one of verb, noun",
+        ),
+        (
+            DataConfig(balance="class", balance_head="nuon"),
+            "data.balance_head=nuon: is not trained; data.balance=class needs one of verb, noun",
+        ),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            balance_of(data, both)
+        assert str(caught.value) == message
+
+
 # -- normalisation ----------------------------------------------------------------------------------
+
+
+def test_stacked_flow_is_normalised_by_component():
+    preprocessing = a_preprocessing(modality="flow_stack", stack=2, mean=(0.5, 0.4), std=(0.2, 0.1))
+    clips = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 2, 3, 4, 4), np.uint8))
+    wanted = (clips.double() / 255 - torch.tensor([0.5, 0.4, 0.5, 0.4])) / torch.tensor([0.2, 0.1, 0.2, 0.1])
+    result = preprocessing.normalise(clips)
+    assert result.shape == (1, 4, 2, 3, 4)
+    torch.testing.assert_close(result, wanted.permute(0, 4, 1, 2, 3).float(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mean", [(0.45, 0.45, 0.45), (0.4, 0.5, 0.6)])

@@ -145,7 +145,7 @@ class Preprocessing(BaseModel):
             left = int(rng.integers(0, width - self.crop, endpoint=True))
             mirror = rng.random() < 0.5
             out_thwc = (allocate or _empty)((self.frames, self.crop, self.crop, self.channels))
-            box = _source_box(info, (height, width), (top, left), self.crop)
+            box = crop_box(info, (height, width), (top, left), self.crop)
             self._read(video, span_s, times_t, out_thwc, box=box, mirror=self.flip and mirror)
         return out_thwc
 
@@ -274,16 +274,22 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
-def _source_box(info: VideoInfo, scaled: tuple[int, int], corner: tuple[int, int], side: int) -> Box:
+def crop_box(info: VideoInfo, scaled: tuple[int, int], corner: tuple[int, int], side: int) -> Box:
     """The square of ``side`` at ``corner`` (top, left) of the scaled frame, in pixels of the source.
 
-    Its edges are rounded to the nearest pixel.
+    Its edges are rounded to the nearest pixel; it has one pixel at least.
     """
-    (top, bottom), (left, right) = (
-        (round(first * source / size), round((first + side) * source / size))
-        for first, source, size in zip(corner, (info.height, info.width), scaled, strict=True)
-    )
-    return left, top, max(right - left, 1), max(bottom - top, 1)
+    top, height = _pixels(info.height / scaled[0], corner[0], side)
+    left, width = _pixels(info.width / scaled[1], corner[1], side)
+    return left, top, width, height
+
+
+def _pixels(scale: float, first: int, length: int) -> tuple[int, int]:
+    """(first, length) of the source pixels under some pixels of a frame that is ``scale`` times smaller."""
+    start, stop = round(first * scale), round((first + length) * scale)
+    if start == stop:
+        start, stop = math.floor(first * scale), math.floor(first * scale) + 1
+    return start, stop - start
 
 
 def _crop_at(frames_vthwc: np.ndarray, side: int, place: int) -> np.ndarray:
