@@ -42,6 +42,7 @@ class DecodeProcess:
         """A call may compute for ``cpu_limit_s`` and take ``wall_limit_s`` in all, both in seconds."""
         self._limits_s = (cpu_limit_s, wall_limit_s)
         self._child: subprocess.Popen[bytes] | None = None
+        self._environment: dict[str, str] = {}
         self._replies = -1
         self._memory_fd = -1
         self._memory: mmap.mmap | None = None
@@ -64,6 +65,8 @@ class DecodeProcess:
         until the next call. Raises the KinerayError that the function raises, and DecodeError
         ``timeout`` or ``crashed`` where the child does not survive the call.
         """
+        if self._environment != os.environ:  # credentials or a cache that were set since
+            self.close()
         if self._child is None:
             self._start()
         try:
@@ -92,21 +95,22 @@ class DecodeProcess:
         self._memory = None
 
     def _start(self) -> None:
-        answers, self_end = os.pipe()
+        self._environment = dict(os.environ)
+        answers, child_end = os.pipe()
         self._memory_fd = _anonymous_file()
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from kineray.video.worker import _serve; "
-            f"_serve({self_end}, {self._memory_fd}, {self._limits_s!r})"
+            f"_serve({child_end}, {self._memory_fd}, {self._limits_s!r})"
         )
         # Numerical libraries would start threads of their own in every child.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._child = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
-            pass_fds=(self_end, self._memory_fd),
+            pass_fds=(child_end, self._memory_fd),
             env=os.environ | single,
         )
-        os.close(self_end)
+        os.close(child_end)
         self._replies = answers
 
     def _send(self, message: bytes) -> None:
