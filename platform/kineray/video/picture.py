@@ -54,7 +54,7 @@ class Converter:
 
         ``rotation``: degrees by which the coded picture is turned counterclockwise to stand upright; the
         box counts pixels after that. It is rounded outwards to whole chroma samples, by a pixel at most.
-        ``mirror`` swaps left and right.
+        ``mirror`` swaps left and right. Raises ValueError for a box that is not inside the frame.
         """
         if out.ndim == 2:
             frame = _luma(frame)
@@ -62,13 +62,15 @@ class Converter:
             frame = self._other.reformat(frame, format="gbrp", threads=1)
         size = out.shape[:2] if rotation % 180 == 0 else out.shape[1::-1]
         if box is not None:
+            upright = (frame.width, frame.height) if rotation % 180 == 0 else (frame.height, frame.width)
+            _check_inside(box, *upright)
             frame = _cropped(frame, _as_coded(box, frame.width, frame.height, rotation))
         if (frame.height, frame.width) != size:
             middle = "yuv422p" if frame.format.name.startswith("yuv") else frame.format.name
             frame = self._scale.reformat(frame, width=size[1], height=size[0], format=middle, threads=1)
         if rotation:
-            upright = np.rot90(self._pixels(frame, out.ndim), rotation // 90)
-            out[...] = upright[:, ::-1] if mirror else upright
+            pixels = np.rot90(self._pixels(frame, out.ndim), rotation // 90)
+            out[...] = pixels[:, ::-1] if mirror else pixels
             return
         if mirror:
             frame = _mirrored(frame)
@@ -108,11 +110,13 @@ def _cropped(frame: av.VideoFrame, box: Box) -> av.VideoFrame:
     left, top, width, height = box
     if (left, top, width, height) == (0, 0, frame.width, frame.height):
         return frame
+    columns, rows = _PLANAR.get(frame.format.name, (1, 1))
+    if left + width > frame.width // columns * columns or top + height > frame.height // rows * rows:
+        frame = _with_all_chroma(frame)  # half a chroma sample at the edge
+        columns = rows = 1
     name = frame.format.name
-    columns, rows = _PLANAR.get(name, (1, 1))
     first_column, first_row = left // columns, top // rows
-    last_column = min(-(-(left + width) // columns), frame.width // columns)
-    last_row = min(-(-(top + height) // rows), frame.height // rows)
+    last_column, last_row = -(-(left + width) // columns), -(-(top + height) // rows)
     planes = [
         _plane(frame, 0)[first_row * rows : last_row * rows, first_column * columns : last_column * columns]
     ]
@@ -122,14 +126,23 @@ def _cropped(frame: av.VideoFrame, box: Box) -> av.VideoFrame:
 
 
 def _mirrored(frame: av.VideoFrame) -> av.VideoFrame:
-    name = frame.format.name
-    columns, rows = _PLANAR.get(name, (1, 1))
-    if frame.width % columns or frame.height % rows:  # half a chroma sample at the edge
-        full = "yuv444p" if name.startswith("yuv") else name
-        frame = frame.reformat(format=full)
-        name = full
-    planes = tuple(np.ascontiguousarray(_plane(frame, index)[:, ::-1]) for index in range(len(frame.planes)))
-    return _from_planes(planes, frame, name)
+    columns, rows = _PLANAR.get(frame.format.name, (1, 1))
+    if frame.width % columns or frame.height % rows:
+        frame = _with_all_chroma(frame)  # half a chroma sample at the edge
+    planes = tuple(_plane(frame, index)[:, ::-1].copy() for index in range(len(frame.planes)))
+    return _from_planes(planes, frame, frame.format.name)
+
+
+def _with_all_chroma(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same picture with a chroma sample for every pixel."""
+    full_range = frame.format.name.startswith("yuvj")
+    return frame.reformat(format="yuvj444p" if full_range else "yuv444p", threads=1)
+
+
+def _check_inside(box: Box, width: int, height: int) -> None:
+    left, top, w, h = box
+    if left < 0 or top < 0 or w < 1 or h < 1 or left + w > width or top + h > height:
+        raise ValueError(f"the box {tuple(box)} is not inside the frame of {width}x{height} pixels")
 
 
 def _as_coded(box: Box, width: int, height: int, rotation: int) -> Box:
