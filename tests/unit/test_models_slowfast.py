@@ -268,6 +268,22 @@ def test_named_heads_share_features_and_return_logits_in_both_modes():
         assert not torch.allclose(logits.sum(1), torch.ones(2), atol=1e-3)  # probabilities would sum to 1
 
 
+@pytest.mark.parametrize("channels", [2, 10])
+def test_flow_enters_by_wider_or_narrower_stems(channels):
+    """Only the two stem convolutions change; for RGB nothing does."""
+    rgb, flow = (build_model(TINY, {"action": 6}, in_channels) for in_channels in (3, channels))
+    changed = {
+        name for name, value in rgb.state_dict().items() if value.shape != flow.state_dict()[name].shape
+    }
+    assert changed == {"slow.stem.conv.weight", "fast.stem.conv.weight"}
+    assert all(rgb.state_dict()[name].shape[1] == 3 for name in changed)
+    assert flow(torch.randn(2, channels, 4, 32, 32))["action"].shape == (2, 6)
+    with torch.device("meta"):
+        named = create_model("slowfast_r50_4x16", {"action": 400}, in_channels=channels)
+    # 64 filters of 1x7x7 and 8 of 5x7x7 for every channel.
+    assert sum(p.numel() for p in named.parameters()) == 34_480_216 + (channels - 3) * (64 * 49 + 8 * 245)
+
+
 def test_several_positions_give_normalised_logits_in_training_too():
     model = build_model(TINY, {"action": 6})
     logits = model(torch.randn(2, 3, 4, 64, 64))["action"]

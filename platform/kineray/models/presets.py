@@ -41,12 +41,12 @@ def list_models() -> list[str]:
     return sorted(MODEL_PRESETS)
 
 
-def create_model(name: str, heads: Mapping[str, int], **overrides: Any) -> nn.Module:
+def create_model(name: str, heads: Mapping[str, int], *, in_channels: int = 3, **overrides: Any) -> nn.Module:
     """A new, randomly initialised model: ``create_model("slowfast_r50_8x8", heads={"action": 400})``.
 
     ``overrides`` are fields of its configuration (``dropout=0.2``). The model takes normalised clips,
-    float [B, 3, T, H, W], and returns {head: logits [B, classes]}. Raises ConfigError for an unknown
-    name or field.
+    float [B, ``in_channels``, T, H, W], and returns {head: logits [B, classes]}. Raises ConfigError for an
+    unknown name or field.
     """
     if name not in MODEL_PRESETS:
         near = difflib.get_close_matches(name, MODEL_PRESETS, n=1)
@@ -55,9 +55,12 @@ def create_model(name: str, heads: Mapping[str, int], **overrides: Any) -> nn.Mo
     preset = MODEL_PRESETS[name]
     experiment = Experiment(data=DataConfig(frames=preset.frames, stride=preset.stride), model=preset.config)
     config = apply_overrides(experiment, {f"model.{key}": value for key, value in overrides.items()}).model
-    return build_model(config, heads)
+    return build_model(config, heads, in_channels)
 
 
-def build_model(config: ModelConfig, heads: Mapping[str, int]) -> nn.Module:
-    """A new, randomly initialised model of a configuration. Raises ConfigError for unusable heads."""
-    return SlowFast(config, heads)
+def build_model(config: ModelConfig, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
+    """A new, randomly initialised model of a configuration, for clips of ``in_channels``.
+
+    Raises ConfigError for unusable heads.
+    """
+    return SlowFast(config, heads, in_channels)

@@ -29,9 +29,12 @@ EXPANSION = 4  # channels at the end of a bottleneck relative to its inside
 
 
 class SlowFast(nn.Module):
-    """The whole network. ``heads`` maps the name of each head to its number of classes."""
+    """The whole network. ``heads`` maps the name of each head to its number of classes.
 
-    def __init__(self, config: SlowFastConfig, heads: Mapping[str, int]) -> None:
+    ``in_channels``: of the clips; 3 for RGB, 2 for optical flow and more for stacked flow.
+    """
+
+    def __init__(self, config: SlowFastConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
         self.alpha = config.alpha
         fast_width = config.width // config.beta_inv
@@ -39,6 +42,7 @@ class SlowFast(nn.Module):
         self.slow = Pathway(
             width=config.width,
             fused_width=fast_width * ratio,
+            in_channels=in_channels,
             stem_kernel=1,
             temporal_kernels=config.temporal_kernels_slow,
             config=config,
@@ -47,6 +51,7 @@ class SlowFast(nn.Module):
         self.fast = Pathway(
             width=fast_width,
             fused_width=0,
+            in_channels=in_channels,
             stem_kernel=5,
             temporal_kernels=config.temporal_kernels_fast,
             config=config,
@@ -60,7 +65,7 @@ class SlowFast(nn.Module):
         _initialise(self)
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
-        """Normalised clips, float [B, 3, alpha T, H, W] -> {head: logits [B, classes]}.
+        """Normalised clips, float [B, C, alpha T, H, W] -> {head: logits [B, classes]}.
 
         All the Fast frames are given, the Slow ones are picked here; training and evaluation return
         logits alike. Raises ConfigError where the number of frames is not a multiple of alpha.
@@ -84,13 +89,14 @@ class Pathway(nn.Module):
         *,
         width: int,
         fused_width: int,
+        in_channels: int,
         stem_kernel: int,
         temporal_kernels: tuple[int, int, int, int],
         config: SlowFastConfig,
         nonlocal_blocks: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        self.stem = _stem(width, stem_kernel)
+        self.stem = _stem(in_channels, width, stem_kernel)
         temporal_blocks = config.temporal_blocks or config.stage_blocks
 
         def stage(index: int) -> nn.Sequential:
@@ -131,10 +137,10 @@ def slow_indices(frames: int, alpha: int) -> tuple[int, ...]:
     return tuple(torch.linspace(0, frames - 1, frames // alpha, device="cpu").long().tolist())
 
 
-def _stem(width: int, temporal_kernel: int) -> nn.Sequential:
-    """3 -> ``width`` channels, a quarter of the height and width."""
+def _stem(in_channels: int, width: int, temporal_kernel: int) -> nn.Sequential:
+    """``in_channels`` -> ``width`` channels, a quarter of the height and width."""
     conv = nn.Conv3d(
-        3,
+        in_channels,
         width,
         (temporal_kernel, 7, 7),
         stride=(1, 2, 2),
