@@ -171,10 +171,11 @@ def _classes(files: _Files) -> tuple[list[str], list[int]]:
     # A map of the evaluated actions alone leaves ids out that the training rows have.
     count = max(known)
     names = [known.get(number, f"action {number}") for number in range(1, count + 1)]
-    fewest = sorted(min(maps, key=lambda label_map: len(label_map)))
-    if len(fewest) == count:
-        fewest = list(EVALUATED_IDS) if count == EVALUATED_IDS[-1] else []
-    return names, [number - 1 for number in fewest]
+    smallest = min(maps, key=len)
+    evaluated = sorted(smallest)
+    if len(smallest) == count:
+        evaluated = list(EVALUATED_IDS) if count == EVALUATED_IDS[-1] else []
+    return names, [number - 1 for number in evaluated]
 
 
 def _label_map(file: str) -> dict[int, str]:

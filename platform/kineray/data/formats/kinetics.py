@@ -16,6 +16,7 @@ from kineray.data.formats.files import (
     base_name,
     by_stem,
     csv_rows,
+    files_of,
     lines_of,
     logger,
     made_manifest,
@@ -75,25 +76,35 @@ def from_kinetics_csv(
 
 
 def from_mini_kinetics(
-    id_lists: Files, csv_files: Files, videos_root: str | Path, *, classes: Sequence[str] | None = None
+    sources: Files, videos_root: str | Path, *, classes: Sequence[str] | None = None
 ) -> Manifest:
     """Import mini-Kinetics: lists of bare YouTube ids, whose labels and times Kinetics-400's CSVs know.
 
-    The split is the list's name (``train_ytid_list.txt``). ``classes`` keeps these alone; the manifest's
-    name says which they are. Class indices follow the alphabetical order. Ids that the CSVs do not have
-    are counted as missing; with ``classes``, which cannot be told of them, they are only reported. Clips
-    are found as by ``from_kinetics_csv``. Raises ManifestError.
+    ``sources``: the lists (``*.txt``) and the CSV files, or the folders that hold them. The split is the
+    list's name (``train_ytid_list.txt``). ``classes`` keeps these alone; the manifest's name says which
+    they are. Class indices follow the alphabetical order. Ids that the CSVs do not have are counted as
+    missing; with ``classes``, which cannot be told of them, they are only reported. Clips are found as by
+    ``from_kinetics_csv``. Raises ManifestError.
     """
-    known = {clip.youtube_id: clip for file in as_list(csv_files) for clip in _clips(file) if clip.label}
+    files = files_of(sources)
+    tables = [file for file in files if file.endswith(".csv")]
+    if not tables:
+        raise ManifestError(
+            f"{files[0]}: the ids have no labels; give the train and val CSV of Kinetics-400 too"
+        )
+    known = {clip.youtube_id: clip for file in tables for clip in _clips(file) if clip.label}
     listed = [
-        (split_of(stem(str(file)), file), youtube_id)
-        for file in as_list(id_lists)
+        (split_of(stem(file), file), youtube_id)
+        for file in files
+        if file.endswith(".txt")
         for youtube_id in _youtube_ids(file)
     ]
+    if not listed:
+        raise ManifestError(f"{files[0]}: no list of ids beside it, such as train_ytid_list.txt")
     there = sorted({known[youtube_id].label for _, youtube_id in listed if youtube_id in known})
     if not there:
         raise ManifestError(
-            f"{as_list(csv_files)[0]}: has none of the listed ids; give the train and val CSV of Kinetics-400"
+            f"{tables[0]}: has none of the listed ids; give the train and val CSV of Kinetics-400"
         )
     names = sorted(set(classes)) if classes else there
     for name in names:
