@@ -73,7 +73,7 @@ def endpoint():
 @pytest.fixture
 def s3(endpoint, monkeypatch, tmp_path):
     """The environment as a user sets it up, with a cache of its own; the URI of an empty bucket."""
-    import boto3
+    from kineray.data.s3 import call
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -81,19 +81,26 @@ def s3(endpoint, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("KINERAY_CACHE", str(tmp_path / "cache"))
     name = f"bucket-{os.urandom(4).hex()}"
-    boto3.client("s3").create_bucket(Bucket=name)
+    call(f"s3://{name}", "create_bucket", Bucket=name)
     return f"s3://{name}"
 
 
-@pytest.fixture
-def s3_server(endpoint, s3, monkeypatch):
-    """An S3Server that can be killed, restarted and made to fail, in front of the bucket of ``s3``."""
+@pytest.fixture(scope="session")
+def _door(endpoint):
     from s3_server import S3Server
 
     server = S3Server(endpoint)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def s3_server(_door, s3, monkeypatch):
+    """An S3Server that can be killed, restarted and made to fail, in front of the bucket of ``s3``."""
+    _door.reset_all()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _door.endpoint)
+    yield _door
+    _door.reset_all()
 
 
 @pytest.fixture(scope="module")

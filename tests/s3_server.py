@@ -32,12 +32,18 @@ class S3Server:
     """The door at ``endpoint`` to the server at ``backend``, both like http://127.0.0.1:port."""
 
     def __init__(self, backend):
-        self.requests, self.sent = [], 0  # answered requests, and bytes of bodies that went out
-        self.pause_s = 0.0  # before every 16 KiB of a body
         self._faults, self._backend = deque(), urlsplit(backend).netloc
-        self._port, self._lock = 0, threading.Lock()
-        self.restart()
+        self._connections, self._port, self._lock = None, 0, threading.Lock()
+        self.reset_all()
         self.endpoint = f"http://127.0.0.1:{self._port}"
+
+    def reset_all(self):
+        """Open again, without faults, and count from nothing."""
+        self.restart()
+        self.requests, self.sent = [], 0  # what was asked for, and bytes of bodies that went out
+        self.pause_s = 0.0  # before every 16 KiB of a body
+        self.hidden = set()  # headers, in lower case, that answers lack
+        self._faults.clear()
 
     def fail(self, times, status=503, code="SlowDown"):
         """Answer the next ``times`` requests with an error."""
@@ -52,7 +58,9 @@ class S3Server:
         self._faults.extend([("cut", after, "")] * times)
 
     def kill(self):
-        """End all connections at once and refuse new ones."""
+        """End all connections at once and refuse new ones, until ``restart``."""
+        if self._connections is None:
+            return
         self._server.shutdown()
         self._server.server_close()
         with self._lock:
@@ -61,7 +69,9 @@ class S3Server:
             _reset(connection)
 
     def restart(self):
-        """Listen again, at the same port."""
+        """Listen again, at the same port, if it was killed."""
+        if self._connections is not None:
+            return
         self._connections = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), _handler(self))
         self._server.daemon_threads = True
@@ -82,7 +92,9 @@ def _handler(door):
             super().setup()
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with door._lock:
-                if door._connections is not None:
+                if door._connections is None:
+                    _reset(self.connection)  # accepted at the last moment
+                else:
                     door._connections.add(self.connection)
 
         def finish(self):
@@ -126,7 +138,7 @@ def _handler(door):
             self.note(status)
             self.send_response_only(status)
             for name, value in headers:
-                skipped = {"connection", "transfer-encoding"}
+                skipped = {"connection", "transfer-encoding", *door.hidden}
                 if name.lower() not in skipped and (
                     name.lower() != "content-length" or self.command == "HEAD"
                 ):

@@ -87,6 +87,15 @@ def test_errors_name_the_place(root):
     assert "\n" not in str(caught.value)
 
 
+def test_only_folders_in_a_bucket_are_put_and_fetched(tmp_path):
+    for call in (
+        lambda: storage.put_folder(tmp_path, "runs/a"),
+        lambda: storage.get_folder("a", tmp_path / "b"),
+    ):
+        with pytest.raises(StorageError, match="a: not in a bucket; write s3://bucket/key"):
+            call()
+
+
 def test_a_folder_that_is_not_there_leaves_no_copy(s3, tmp_path):
     with pytest.raises(StorageError, match="nowhere/file: no such folder"):
         storage.get_folder(f"{s3}/nowhere/file", tmp_path / "x")
@@ -135,6 +144,9 @@ def test_a_place_that_is_neither_local_nor_a_bucket_is_refused(uri, tmp_path):
         storage.delete_folder,
         storage.delete_file,
         storage.local_copy,
+        lambda uri: storage.local_file(uri).__enter__(),
+        lambda uri: storage.video_source(uri).__enter__(),
+        storage.prefetch,
         load_manifest,
     ]
     for call in calls:

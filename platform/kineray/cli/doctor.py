@@ -171,8 +171,9 @@ def _s3(storage: str) -> Finding:
 
     probe = store.join(storage, ".kineray-doctor")
     try:
-        store.write_bytes(probe, b"ok")
-        store.delete_file(probe)
+        with store.patience(10):  # rather tell soon than wait for a server that restarts
+            store.write_bytes(probe, b"ok")
+            store.delete_file(probe)
     except StorageError as error:
         return Finding("S3", False, str(error), "check the bucket's name, its policy and AWS_ENDPOINT_URL")
     return Finding(

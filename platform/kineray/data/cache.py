@@ -202,7 +202,8 @@ class Cache:
         """Remove what was used least recently; ``missing`` is what the disk lacks. Returns the bytes left."""
         listed = self._listed()
         total = sum(size for _, size, _ in listed)
-        goal = total - missing
+        fetched = sum(size for last_use, size, _ in listed if last_use)
+        goal = total - missing if missing <= fetched else total  # else all would go for nothing
         if total > (limit := self.capacity()):
             goal = min(goal, int(limit * _KEPT))
         for last_use, size, path in sorted(listed):

@@ -76,7 +76,9 @@ def call(uri: str, method: str, **arguments: Any) -> Any:
 
     Raises StorageError, which names ``uri``, and OSError for a local file that is uploaded.
     """
-    return _persistently(uri, lambda: getattr(_client(), method)(**arguments))
+    # A large upload has many parts, each a request: botocore repeats them one by one.
+    attempts = 5 if method == "upload_file" else 1
+    return _persistently(uri, lambda: getattr(_client(attempts), method)(**arguments))
 
 
 def get(
@@ -180,27 +182,28 @@ def _cause(error: Exception) -> Exception:
 
 
 def _code(error: Exception) -> str:
-    return str(getattr(_cause(error), "response", {}).get("Error", {}).get("Code", ""))
+    answer = getattr(_cause(error), "response", None) or {}
+    return str(answer.get("Error", {}).get("Code", ""))
 
 
 def _reason(error: Exception) -> str:
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return _REASONS.get(_code(error)) or " ".join(said.split())
+    return _REASONS.get(_code(error)) or " ".join(said.split()).rstrip(".")
 
 
-def _client() -> Any:
+def _client(attempts: int = 1) -> Any:
     # A client is safe to share between threads, not between a process and its fork.
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    return _client_of(os.getpid(), settings)
+    return _client_of(os.getpid(), settings, attempts)
 
 
 @functools.lru_cache(maxsize=4)
-def _client_of(_process: int, _settings: tuple[tuple[str, str], ...]) -> Any:
+def _client_of(_process: int, _settings: tuple[tuple[str, str], ...], attempts: int) -> Any:
     import boto3
     from botocore.config import Config
 
     config = Config(
-        retries={"total_max_attempts": 3, "mode": "standard"},  # these repeat the parts of a large upload
+        retries={"total_max_attempts": attempts, "mode": "standard"},
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=64,
