@@ -1,5 +1,6 @@
-"""``kineray data stats | split``."""
+"""``kineray data validate | stats | reencode | split``."""
 
+import collections
 import sys
 import time
 from collections.abc import Mapping
@@ -8,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import duration, json_option, note, show, table
+from kineray.cli.output import duration, json_option, near, note, show, table
 from kineray.errors import ManifestError
 
 if TYPE_CHECKING:
+    from kineray.data import Manifest
     from kineray.data.stats import ClassBalance, Range, SplitStats
 
 _SHOWN = 4  # values of a long list
@@ -19,6 +21,85 @@ _SHOWN = 4  # values of a long list
 workers_option = click.option(
     "--workers", type=click.IntRange(1), help="Processes that read videos [default: one per core]."
 )
+
+
+@click.command(name="validate")
+@click.argument("manifest")
+@click.option("--full", is_flag=True, help="Decode every frame, not only the first, middle and last one.")
+@click.option(
+    "--out", metavar="FILE", help="The quarantine list [default: MANIFEST's name .quarantine.csv, beside it]."
+)
+@click.option(
+    "--clean", metavar="FILE", help="Write a manifest without the bad clips, which count as missing."
+)
+@workers_option
+@json_option
+def validate_command(
+    manifest: str, full: bool, out: str | None, clean: str | None, workers: int | None, as_json: bool
+) -> int:
+    """Open every video of MANIFEST and list those that are damaged, and clips that are not in theirs.
+
+    Exit code 0: all can be read; 1: some cannot, see the quarantine list; 2: the check itself failed.
+    """
+    from kineray.data import index_cache, load_manifest, save_manifest
+    from kineray.data.validate import quarantine_path, validate, without, write_quarantine
+
+    target = out or quarantine_path(manifest)
+    cleaned = _manifest_name("--clean", clean) if clean else None
+    loaded = load_manifest(manifest)
+    start = time.monotonic()
+    with _Progress("videos") as progress:
+        found = validate(
+            loaded,
+            every=full,
+            workers=workers or _cores(),
+            progress=lambda done, total, bad: progress(done, total, f"  {bad} bad"),
+        )
+    seconds = time.monotonic() - start
+    write_quarantine(found.problems, target)
+    if found.indexes:
+        index_cache.write(manifest, found.indexes)
+    bad = found.bad_samples
+    if cleaned:
+        good = without(loaded, bad)
+        save_manifest(good, cleaned)
+        if found.indexes:
+            index_cache.write(
+                cleaned, {uri: found.indexes[uri] for uri in _uris(good) & found.indexes.keys()}
+            )
+    bad_in = collections.Counter(sample.split for sample in loaded if bad and sample.id in bad)
+    rows: list[dict[str, Any]] = [
+        {
+            "split": split,
+            "usable": loaded.found.get(split, 0) - bad_in[split],
+            "bad": bad_in[split],
+            "listed": count,
+        }
+        for split, count in loaded.listed.items()
+    ]
+    result = {
+        "manifest": manifest,
+        "quarantine": target,
+        "clean": cleaned,
+        "videos": found.videos,
+        "videos_per_s": found.videos / seconds,
+        "codes": found.codes,
+        "splits": rows,
+        "problems": [asdict(problem) for problem in found.problems],
+    }
+    text = [
+        f"{found.videos} videos in {duration(seconds)}, {found.videos / seconds:.1f}/s",
+        table(rows, tuple(rows[0])),
+        *(f"{code}: {count} clips" for code, count in found.codes.items()),
+    ]
+    if bad:
+        text.append(f"{len(bad)} clips cannot be used; {target} says why")
+    best = cleaned or manifest
+    then = [f"kineray data stats {best}", f"kineray train experiments/slowfast.py data.manifest={best}"]
+    if bad and not cleaned:
+        then.insert(0, f"kineray data validate {manifest} --clean FILE")
+    show(result, "\n".join(text), as_json=as_json, then=tuple(then))
+    return 1 if bad else 0
 
 
 @click.command(name="stats")
@@ -29,11 +110,18 @@ workers_option = click.option(
 def stats_command(manifest: str, sample: int | None, workers: int | None, as_json: bool) -> None:
     """Say what MANIFEST holds: hours, sizes, frame rates, classes, key frames; nothing is decoded."""
     from kineray.data import load_manifest
+    from kineray.data.index_cache import IndexCache
     from kineray.data.stats import CLIP_S, DEAR, stats
 
     loaded = load_manifest(manifest)
     with _Progress("videos") as progress:
-        found = stats(loaded, sample=sample, workers=workers or _cores(), progress=progress)
+        found = stats(
+            loaded,
+            sample=sample,
+            indexes=IndexCache.beside(manifest),
+            workers=workers or _cores(),
+            progress=progress,
+        )
     rows = [_stats_row(split) for split in found.splits]
     text = [
         f"{manifest}  {loaded.name}  {loaded.content_hash[:12]}",
@@ -54,6 +142,113 @@ def stats_command(manifest: str, sample: int | None, workers: int | None, as_jso
         note(f"{len(found.unreadable)} videos cannot be read, such as {first} ({reason})")
         next_commands.insert(0, f"kineray data validate {manifest}")
     show(result, "\n".join(text), as_json=as_json, then=tuple(next_commands))
+
+
+@click.command(name="reencode")
+@click.argument("manifest")
+@click.option("--out", required=True, metavar="FOLDER", help="Where the copies go; may be s3://.")
+@click.option(
+    "--short-side",
+    type=click.IntRange(16),
+    default=320,
+    show_default=True,
+    help="Pixels; smaller videos are not enlarged.",
+)
+@click.option(
+    "--key-frames",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Frames from one key frame to the next.",
+)
+@click.option(
+    "--crf",
+    type=click.IntRange(0, 51),
+    default=20,
+    show_default=True,
+    help="x264's quality; lower is better.",
+)
+@workers_option
+@click.option("--yes", is_flag=True, help="Start without asking.")
+@click.option("--dry-run", is_flag=True, help="Only say what it will cost and save.")
+@json_option
+def reencode_command(
+    manifest: str,
+    out: str,
+    short_side: int,
+    key_frames: int,
+    crf: int,
+    workers: int | None,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make a training copy of the videos of MANIFEST in FOLDER: small H.264 files with many key frames.
+
+    Ids, labels, splits and times stay what they are. A few videos are encoded first to say what all will
+    take. The same command again goes on where it stopped.
+    """
+    from kineray.data import index_cache, load_manifest, save_manifest
+    from kineray.data.reencode import Settings, check_space, estimate, make_copies, plan
+
+    if not (yes or dry_run or sys.stdin.isatty()):
+        raise ManifestError("--yes: needed to start where nobody can be asked; --dry-run tells the cost")
+    loaded = load_manifest(manifest)
+    todo = plan(loaded, manifest, out, Settings(short_side, key_frames, crf))
+    processes = workers or _cores()
+    if todo.kept:
+        note(f"{todo.kept} folders of frames are used as they are")
+    if todo.todo and not (yes and as_json):
+        cost = estimate(todo, workers=processes)
+        described = (
+            f"{cost.videos} videos to {out}: about {duration(cost.seconds)} with {processes} processes,"
+            f" {_bytes(cost.bytes_before)} -> {_bytes(cost.bytes_after)}; frames of {cost.pixels:.0%} of the"
+            f" pixels; decoded frames per wanted frame of a random 2 s clip: {cost.decoded_before:.1f} ->"
+            f" {cost.decoded_after:.1f} (from {cost.tried} of the videos)"
+        )
+        if dry_run:
+            flags = {"--short-side": (short_side, 320), "--key-frames": (key_frames, 32), "--crf": (crf, 20)}
+            given = "".join(f" {flag} {value}" for flag, (value, usual) in flags.items() if value != usual)
+            again = f"kineray data reencode {manifest} --out {out}{given} --yes"
+            show(asdict(cost) | {"out": out}, described, as_json=as_json, then=(again,))
+            return
+        note(described)
+        check_space(cost, todo.folder)
+        if not yes and not click.confirm("Start?", err=True):
+            note("nothing was written")
+            return
+    elif dry_run:
+        show({"videos": 0, "out": out}, f"{out}: nothing to do, all copies are there", as_json=as_json)
+        return
+    start = time.monotonic()
+    try:
+        with _Progress("videos") as progress:
+            copies = make_copies(
+                loaded,
+                todo,
+                workers=processes,
+                progress=lambda done, total, failed: progress(done, total, f"  {failed} failed"),
+            )
+    except KeyboardInterrupt:
+        note("stopped; the same command goes on from here")
+        raise
+    save_manifest(copies.manifest, todo.manifest)
+    if copies.indexes:
+        index_cache.write(todo.manifest, copies.indexes)
+    for uri, error in list(copies.failures.items())[:10]:
+        note(f"not copied: {uri}: {error.code}")
+    if len(copies.failures) > 10:
+        note(f"... and {len(copies.failures) - 10} more")
+    result = {
+        "manifest": todo.manifest,
+        "hash": copies.manifest.content_hash,
+        "copies": len(todo.jobs) - len(copies.failures),
+        "seconds": time.monotonic() - start,
+        "failed": {uri: f"{error.code}: {error}" for uri, error in sorted(copies.failures.items())},
+    }
+    text = f"{result['copies']} of {len(todo.jobs)} videos copied; {near(todo.manifest)}"
+    train = f"kineray train experiments/slowfast.py data.manifest={near(todo.manifest)}"
+    show(result, text, as_json=as_json, then=(f"kineray data stats {near(todo.manifest)}", train))
 
 
 @click.command(name="split")
@@ -175,6 +370,19 @@ def _manifest_name(option: str, path: str) -> str:
     if not path.endswith(".parquet"):
         raise ManifestError(f"{option} {path}: the name of a manifest must end in .parquet")
     return path
+
+
+def _bytes(number: float) -> str:
+    """``12300000`` -> ``12.3 MB``."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def _uris(manifest: "Manifest") -> set[str]:
+    return set(manifest.columns.column("uri").to_pylist())
 
 
 def _cores() -> int:

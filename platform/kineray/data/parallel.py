@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from kineray.errors import DecodeError, StorageError
-from kineray.video.worker import DecodeProcess
+from kineray.video.worker import CPU_LIMIT_S, DecodeProcess
 
 Item = TypeVar("Item")
 
@@ -26,25 +26,27 @@ class Outcome(Generic[Item]):
 
 
 def each(
-    function: Callable[[Item], Any],
+    function: Callable[..., Any],
     items: Sequence[Item],
     *,
     workers: int,
-    time_limit_s: float,
     name: Callable[[Item], str] = str,
+    arguments: Callable[[Item], tuple[Any, ...]] = lambda item: (item,),
+    cpu_limit_s: float = CPU_LIMIT_S,
 ) -> Iterator[Outcome[Item]]:
     """``function`` of every item in ``workers`` child processes; yields each outcome when it is there.
 
-    ``function`` returns what ``DecodeProcess.call`` can bring back. ``name`` gives the file of an item. An
-    item has an ``error`` where its function raises DecodeError, takes longer than ``time_limit_s`` or
-    takes its process down, or where an object is not in its bucket. Any other StorageError, such as denied
-    access, would be the same for all and is raised. Closing the iterator ends the children.
+    ``function`` gets the ``arguments`` of the item and returns what ``DecodeProcess.call`` can bring back.
+    ``name`` gives the file of an item. An item has an ``error`` where its function raises DecodeError,
+    computes longer than ``cpu_limit_s`` or takes its process down, or where an object is not in its bucket.
+    Any other StorageError, such as denied access, would be the same for all and is raised. Closing the
+    iterator ends the children.
     """
     todo: SimpleQueue[Item] = SimpleQueue()
     finished: SimpleQueue[tuple[Item, Any, Exception | None]] = SimpleQueue()
     for item in items:
         todo.put(item)
-    processes = [DecodeProcess(time_limit_s) for _ in range(min(workers, len(items)))]
+    processes = [DecodeProcess(cpu_limit_s) for _ in range(min(workers, len(items)))]
     stopping = threading.Event()
 
     def work(process: DecodeProcess) -> None:
@@ -52,7 +54,7 @@ def each(
             while not stopping.is_set():
                 item = todo.get_nowait()
                 try:
-                    finished.put((item, process.call(function, item, of=name(item)), None))
+                    finished.put((item, process.call(function, *arguments(item), of=name(item)), None))
                 except Exception as error:
                     finished.put((item, None, error))
         except Empty:

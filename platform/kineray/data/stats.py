@@ -3,9 +3,10 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,11 +14,13 @@ from kineray.data import storage
 from kineray.data.manifest import Manifest, Sample
 from kineray.data.parallel import each
 from kineray.errors import DecodeError
-from kineray.video import PacketIndex, open_video
+from kineray.video import PacketIndex, Video, VideoInfo, open_video
+
+if TYPE_CHECKING:
+    from kineray.data.index_cache import IndexCache
 
 CLIP_S = 2.0  # the clip that the cost of reading is told for
 DEAR = 2.0  # decoded frames per wanted frame from which a training copy is worth its making
-TIME_LIMIT_S = 600.0  # for reading the packets of one video, however large
 _PROBES = 33  # clips per video that the cost is measured on
 
 
@@ -107,18 +110,23 @@ def stats(
     manifest: Manifest,
     *,
     sample: int | None = None,
+    indexes: "IndexCache | None" = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Stats:
     """Measure a data set: the packets of its videos are read, nothing is decoded but first frames.
 
-    ``sample``: measure so many videos only, always the same ones. ``progress`` is called with (done, of
-    all). Raises StorageError.
+    ``sample``: measure so many videos only, always the same ones. The files of videos that are in
+    ``indexes`` are not read. ``progress`` is called with (done, of all). Raises StorageError.
     """
     uris = some(dict.fromkeys(manifest.columns.column("uri").to_pylist()), sample)
     facts: dict[str, VideoFacts] = {}
     unreadable: dict[str, str] = {}
-    for outcome in each(_measured, uris, workers=workers, time_limit_s=TIME_LIMIT_S):
+
+    def arguments(uri: str) -> tuple[str, bytes | None]:
+        return uri, indexes.get(uri) if indexes else None
+
+    for outcome in each(_measured, uris, workers=workers, arguments=arguments):
         if outcome.error is None:
             facts[outcome.item] = VideoFacts(**outcome.result)
         else:
@@ -138,29 +146,52 @@ def some(uris: Iterable[str], count: int | None) -> list[str]:
     return sorted(whole, key=lambda uri: hashlib.sha256(uri.rpartition("/")[2].encode()).digest())[:count]
 
 
-def measure(uri: str) -> VideoFacts:
-    """What there is to know of one video without decoding it. Raises DecodeError and StorageError."""
-    with storage.video_source(uri) as source, open_video(source) as video:
-        info = video.info
-        index: PacketIndex | None = getattr(video, "index", None)  # folders of frames have none
-        if index is not None and index.truncated:
-            raise DecodeError("truncated", f"{uri}: the file is cut off; copy or download it again")
-        gaps = key_gaps(index) if index is not None else None
-        return VideoFacts(
-            duration_s=info.duration_s,
-            fps=info.fps,
-            width=info.width,
-            height=info.height,
-            codec=info.codec,
-            frames=info.frames or 0,
-            key_gaps_s=_median_and_max(gaps[0]) if gaps else (1 / info.fps, 1 / info.fps),
-            key_gaps_frames=_median_and_max(gaps[1]) if gaps else (1.0, 1.0),
-            decoded_per_wanted=decoded_per_wanted(index) if index is not None else 1.0,
-        )
+def measure(uri: str, index: PacketIndex | None = None) -> VideoFacts:
+    """What there is to know of one video without decoding it. Raises DecodeError and StorageError.
+
+    ``index``: of this video; without it the packets are read.
+    """
+    with ExitStack() as opened:
+        if index is None:
+            source = opened.enter_context(storage.video_source(uri))
+            video = opened.enter_context(open_video(source))
+            if not isinstance(video, Video):
+                return _of_frame_folder(video.info)
+            index = video.index
+    if index.truncated:
+        raise DecodeError("truncated", f"{uri}: the file is cut off; copy or download it again")
+    upright = (index.width, index.height) if index.rotation % 180 == 0 else (index.height, index.width)
+    seconds, frames = key_gaps(index)
+    return VideoFacts(
+        duration_s=index.duration_s,
+        fps=index.fps,
+        width=upright[0],
+        height=upright[1],
+        codec=index.codec,
+        frames=index.frames,
+        key_gaps_s=_median_and_max(seconds),
+        key_gaps_frames=_median_and_max(frames),
+        decoded_per_wanted=decoded_per_wanted(index),
+    )
 
 
-def _measured(uri: str) -> dict[str, Any]:
-    return asdict(measure(uri))
+def _of_frame_folder(info: VideoInfo) -> VideoFacts:
+    """Every frame is a file of its own."""
+    return VideoFacts(
+        duration_s=info.duration_s,
+        fps=info.fps,
+        width=info.width,
+        height=info.height,
+        codec=info.codec,
+        frames=info.frames,
+        key_gaps_s=(1 / info.fps, 1 / info.fps),
+        key_gaps_frames=(1.0, 1.0),
+        decoded_per_wanted=1.0,
+    )
+
+
+def _measured(uri: str, index: bytes | None) -> dict[str, Any]:
+    return asdict(measure(uri, None if index is None else PacketIndex.from_bytes(index)))
 
 
 def key_gaps(index: PacketIndex) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,61 @@
+"""Many items side by side: what hangs, crashes or fails is one outcome, and nothing else."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from kineray.data.parallel import each
+from kineray.errors import DecodeError, StorageError
+
+
+def work(name, factor=1):
+    """What an item's name says."""
+    match name:
+        case "hang":
+            while True:
+                pass
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "bad":
+            raise DecodeError("truncated", "bad: cut off")
+        case "gone":
+            raise StorageError("s3://bucket/gone: no such object")
+        case "denied":
+            raise StorageError("s3://bucket/denied: access denied; check the credentials")
+        case "sleep":
+            time.sleep(60)
+    return {"pid": os.getpid(), "length": len(name) * factor}
+
+
+def test_every_item_has_one_outcome():
+    items = ["a", "hang", "bb", "crash", "bad", "ccc", "gone", "dddd"]
+    outcomes = list(each(work, items, workers=2, arguments=lambda item: (item, 3), cpu_limit_s=0.5))
+    assert [outcome.done for outcome in outcomes] == list(range(1, 9))
+    assert sorted(outcome.item for outcome in outcomes) == sorted(items)
+    results = {outcome.item: outcome.result["length"] for outcome in outcomes if outcome.error is None}
+    assert results == {"a": 3, "bb": 6, "ccc": 9, "dddd": 12}
+    codes = {outcome.item: outcome.error.code for outcome in outcomes if outcome.error is not None}
+    assert codes == {"hang": "timeout", "crash": "crashed", "bad": "truncated", "gone": "not_found"}
+    assert all(outcome.result["pid"] != os.getpid() for outcome in outcomes if outcome.error is None)
+
+
+def test_what_is_wrong_with_all_ends_the_work():
+    with pytest.raises(StorageError, match="access denied"):
+        list(each(work, ["a", "denied", "b"], workers=1))
+
+
+def test_no_items_and_more_workers_than_items():
+    assert list(each(work, [], workers=4)) == []
+    assert len(list(each(work, ["a", "b"], workers=8))) == 2
+
+
+def test_stopping_ends_the_children_at_once():
+    start = time.monotonic()
+    outcomes = each(work, ["a", "sleep", "sleep"], workers=2)
+    pid = next(outcomes).result["pid"]
+    outcomes.close()
+    assert time.monotonic() - start < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

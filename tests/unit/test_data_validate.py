@@ -1,0 +1,291 @@
+"""Every kind of bad file is found and named, good ones are not, and a clean manifest lacks the bad clips."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from video_files import write_sound, write_video
+
+from kineray.cli import run
+from kineray.data.index_cache import IndexCache
+from kineray.data.manifest import BoxLabel, Manifest, Sample, load_manifest, save_manifest
+from kineray.data.validate import check_video, outside_of, quarantine_path, validate, without
+from kineray.errors import DecodeError
+from kineray.video import PacketIndex, index_video
+
+
+def clip(uri, *, start=0.0, end=None, name=None, split="train", boxes=()):
+    name = name or Path(uri).name
+    return Sample(name, str(uri), start, end, {"action": 0}, name, split, boxes)
+
+
+def manifest_of(*samples, missing=None):
+    return Manifest("set", samples, {"action": ("run",)}, missing or {})
+
+
+def bytes_of(path, count):
+    path.write_bytes(path.read_bytes()[:count])
+    return path
+
+
+def write_garbage_codec(path):
+    write_video(path)
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ"))
+
+
+def write_truncated(path):
+    write_video(path, frames=100, container_options={"movflags": "faststart"})
+    bytes_of(path, path.stat().st_size // 2)
+
+
+def write_wrong_count(path, announced=431, frames=40):
+    """The header of an AVI says how many frames there are, whatever follows."""
+    write_video(path, frames=frames, codec="mpeg4", bframes=0)
+    data = bytearray(path.read_bytes())
+    for tag, offset in ((b"avih", 8 + 16), (b"strh", 8 + 32)):
+        at = data.index(tag) + offset
+        assert int.from_bytes(data[at : at + 4], "little") == frames
+        data[at : at + 4] = announced.to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+def write_text(path):
+    path.write_text("Dear diary,\n" * 200)
+
+
+# Name -> (how it is made, code).
+BAD = {
+    "zero.mp4": (Path.touch, "empty"),
+    "gone.mp4": (lambda path: None, "not_found"),
+    "text.mp4": (write_text, "not_a_video"),
+    "sound.mkv": (write_sound, "no_video_stream"),
+    "codec.mkv": (write_garbage_codec, "codec_unsupported"),
+    "no_index.mp4": (lambda path: bytes_of(write_video(path), -2000), "truncated"),
+    "truncated.mp4": (write_truncated, "truncated"),
+    "lies.avi": (write_wrong_count, "wrong_frame_count"),
+}
+GOOD = {
+    "plain.mp4": {},
+    "b_frames.mkv": {"bframes": 3, "frames": 90},
+    "open_gop.mp4": {"codec": "libx265", "params": "open-gop=1:scenecut=0"},
+    "sound.mp4": {"audio": True},
+    "old.avi": {"codec": "mpeg4", "bframes": 0},
+    "one.mp4": {"frames": 1},
+    "turned.mov": {"rotation": 90},
+    "transport.ts": {"frames": 60},
+    "flash.flv": {"bframes": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for name, (make, _) in BAD.items():
+        make(folder / name)
+    for name, options in GOOD.items():
+        write_video(folder / name, **options)
+    return folder
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_bad_files_are_named_and_good_ones_are_not(folder, every):
+    manifest = manifest_of(*(clip(folder / name) for name in [*BAD, *GOOD]))
+    seen = []
+    found = validate(manifest, every=every, workers=2, progress=lambda *state: seen.append(state))
+    assert {Path(problem.uri).name: problem.code for problem in found.problems} == {
+        name: code for name, (_, code) in BAD.items()
+    }
+    assert [problem.samples for problem in found.problems] == [(name,) for name in BAD]
+    assert all(
+        "\n" not in problem.message and problem.uri not in problem.message for problem in found.problems
+    )
+    assert found.codes["truncated"] == 2
+    assert found.videos == len(BAD) + len(GOOD)
+    assert seen[-1] == (found.videos, found.videos, len(BAD))
+    assert {Path(uri).name for uri in found.indexes} == set(GOOD)
+    index = found.indexes[str(folder / "b_frames.mkv")]
+    np.testing.assert_array_equal(index.pts, index_video(folder / "b_frames.mkv").pts)
+
+
+@pytest.mark.parametrize(("announced", "is_bad"), [(39, False), (41, False), (43, True), (300, True)])
+def test_a_header_may_be_wrong_by_one(tmp_path, announced, is_bad):
+    write_wrong_count(tmp_path / "a.avi", announced)
+    if is_bad:
+        with pytest.raises(DecodeError, match=f"announces {announced} frames, but has 40") as caught:
+            check_video(tmp_path / "a.avi")
+        assert caught.value.code == "wrong_frame_count"
+    else:
+        assert check_video(tmp_path / "a.avi")[0] == pytest.approx(1.6)
+
+
+def test_full_finds_frames_that_are_stored_and_cannot_be_decoded(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=200, gop=20, bframes=0, params="scenecut=0")
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position, size in packets[140:155]:  # neither the first, nor the middle, nor the last frames
+        data[position : position + size] = b"\xff" * size
+    path.write_bytes(data)
+    assert check_video(path)[1].frames == 200
+    with pytest.raises(DecodeError, match="damaged or cut off near 5"):
+        check_video(path, every=True)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (0.0, None, None),
+        (9.5, None, None),
+        (10.0, None, "starts at 10.00 s, but the video lasts 10.00 s"),
+        (12.0, 13.0, "starts at 12.00 s"),
+        (-1.0, 2.0, "starts at -1.00 s"),
+        (0.0, 10.0, None),
+        (0.0, 10.9, None),
+        (0.0, 11.1, "ends at 11.10 s, but the video lasts 10.00 s"),
+        (3.0, 2.0, "ends at 2.00 s, before its start at 3.00 s"),
+        (4.0, 4.0, None),
+    ],
+)
+def test_spans(start, end, expected):
+    said = outside_of(clip("a.mp4", start=start, end=end), 10.0)
+    assert said is None if expected is None else expected in said
+
+
+def test_only_the_samples_outside_their_video_are_bad(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=100)
+    late = clip(path, start=5.0, end=6.0, name="late")
+    manifest = manifest_of(
+        clip(path, name="whole"),
+        late,
+        replace(late, id="late too"),
+        clip(path, start=1.0, end=9.0, name="long"),
+    )
+    found = validate(manifest)
+    assert [(problem.code, problem.samples) for problem in found.problems] == [
+        ("span", ("late", "late too")),
+        ("span", ("long",)),
+    ]
+    assert found.videos == 1
+    assert list(found.indexes) == [str(path)]
+    assert found.bad_samples == {"late", "late too", "long"}
+
+
+def test_a_clean_manifest_counts_the_bad_as_missing():
+    boxes = (BoxLabel(0, 0, 1, 1, (0,)),)
+    manifest = manifest_of(
+        clip("a.mp4", boxes=boxes), clip("b.mp4"), clip("c.mp4", split="val"), missing={"train": ("lost",)}
+    )
+    clean = without(manifest, frozenset({"b.mp4", "c.mp4"}))
+    assert list(clean) == [manifest[0]]
+    assert clean.missing == {"train": ("lost", "b.mp4"), "val": ("c.mp4",)}
+    assert clean.listed == manifest.listed
+    assert without(manifest, frozenset()).content_hash == manifest.content_hash
+
+
+def test_the_list_lies_beside_the_manifest():
+    assert quarantine_path("set/k400.parquet") == "set/k400.quarantine.csv"
+    assert quarantine_path("set") == "set/manifest.quarantine.csv"
+    assert quarantine_path("s3://bucket/set") == "s3://bucket/set/manifest.quarantine.csv"
+
+
+@pytest.fixture
+def kineray(capsys):
+    def call(*words):
+        with pytest.raises(SystemExit) as stopped:
+            run(words)
+        return (stopped.value.code, *capsys.readouterr())
+
+    return call
+
+
+def test_the_command_lists_cleans_and_exits_with_1(folder, tmp_path, kineray):
+    path = str(tmp_path / "set.parquet")
+    good, bad = folder / "plain.mp4", folder / "truncated.mp4"
+    twice = clip(bad, name="riding a bike; 2", split="val")
+    save_manifest(manifest_of(clip(good), clip(bad), twice, missing={"val": ("lost",)}), path)
+    code, out, err = kineray("data", "validate", path, "--clean", str(tmp_path / "clean.parquet"))
+    assert code == 1
+    assert "truncated: 2 clips" in out and "2 clips cannot be used" in out and "/s" in out
+    assert f"kineray data stats {tmp_path}/clean.parquet" in err
+    with (tmp_path / "set.quarantine.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["uri"] == str(bad) and row["code"] == "truncated"
+    assert row["samples"].split(" | ") == ["truncated.mp4", "riding a bike; 2"]
+    clean = load_manifest(tmp_path / "clean.parquet")
+    assert [sample.id for sample in clean] == ["plain.mp4"]
+    assert clean.listed == {"train": 2, "val": 2}
+    # Training reads the packet indexes that the check has made anyway.
+    for manifest in (path, str(tmp_path / "clean.parquet")):
+        indexes = IndexCache.beside(manifest)
+        assert PacketIndex.from_bytes(indexes.get(str(good))).frames == 40
+        assert indexes.get(str(bad)) is None
+
+    code, out, _ = kineray("data", "validate", path, "--json", "--out", str(tmp_path / "list.csv"))
+    assert code == 1
+    result = json.loads(out)
+    assert result["codes"] == {"truncated": 2}
+    assert result["splits"] == [
+        {"split": "train", "usable": 1, "bad": 1, "listed": 2},
+        {"split": "val", "usable": 0, "bad": 1, "listed": 2},
+    ]
+    assert (tmp_path / "list.csv").read_text() == (tmp_path / "set.quarantine.csv").read_text()
+
+
+def test_a_good_set_exits_with_0_and_replaces_an_older_list(folder, tmp_path, kineray):
+    path = str(tmp_path / "set.parquet")
+    save_manifest(manifest_of(clip(folder / "plain.mp4")), path)
+    (tmp_path / "set.quarantine.csv").write_text("old")
+    code, out, err = kineray("data", "validate", path, "--full")
+    assert code == 0
+    assert "cannot be used" not in out
+    assert f"kineray data stats {path}" in err
+    assert (tmp_path / "set.quarantine.csv").read_text() == "uri,code,message,samples\n"
+
+
+def test_the_command_says_in_one_line_what_it_cannot_do(tmp_path, kineray):
+    code, _, err = kineray("data", "validate", str(tmp_path / "gone"))
+    assert code == 2 and "no such manifest" in err
+    path = str(tmp_path / "set.parquet")
+    save_manifest(manifest_of(clip("/gone.mp4")), path)
+    code, _, err = kineray("data", "validate", path, "--clean", "clean.csv")
+    assert code == 2 and "must end in .parquet" in err
+
+
+def test_an_interrupted_check_writes_nothing_and_ends_its_children(tmp_path):
+    video = write_video(tmp_path / "a.mp4", frames=2000, width=256, height=256, gop=2000, params="scenecut=0")
+    links = []
+    for number in range(40):
+        (tmp_path / f"{number}.mp4").symlink_to(video)
+        links.append(clip(tmp_path / f"{number}.mp4"))
+    path = tmp_path / "set.parquet"
+    save_manifest(manifest_of(*links), path)
+    command = [sys.executable, "-m", "kineray", "data", "validate", str(path), "--full", "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not _children(process.pid):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    pids = _children(process.pid)
+    assert len(pids) == 2
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert sorted(file.name for file in tmp_path.glob("set*")) == ["set.parquet"]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def _children(pid):
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for file in tasks for word in file.read_text().split()]
