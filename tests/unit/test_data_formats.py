@@ -1,6 +1,7 @@
 """Importers: layouts and annotation files as they are found in the wild."""
 
 import pytest
+from annotation_files import touch
 
 from kineray.data import (
     from_folders,
@@ -10,17 +11,11 @@ from kineray.data import (
     save_manifest,
     synthesize,
 )
+from kineray.data.formats import from_mini_kinetics
+from kineray.data.formats.kinetics import clip_span
 from kineray.errors import ManifestError, StorageError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"
-
-
-def touch(root, *names):
-    """Importers look at names only."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
 
 
 def labels(manifest):
@@ -99,7 +94,16 @@ ROWS = (
 CLIPS = ("-a_b_c_000005_000015", "zzzzzzzzzzz_000100_000110", "0123456789a_000000_000010")
 
 
-@pytest.mark.parametrize("layout", ["{}.mp4", "train/{}.mp4", "any class/{}.mkv", "train/any_class/{}.mp4"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "{}.mp4",
+        "train/{}.mp4",
+        "washing dishes/{}.mkv",
+        "washing_dishes/{}.mp4",
+        "train/washing_dishes/{}.MP4",
+    ],
+)
 def test_kinetics_clips_are_found_wherever_they_lie(tmp_path, layout):
     (tmp_path / "train.csv").write_text(HEADER + ROWS)
     root = touch(tmp_path / "videos", *(layout.format(clip) for clip in CLIPS))
@@ -169,6 +173,114 @@ def test_class_names_fix_the_indices(tmp_path):
         from_kinetics_csv(tmp_path / "train.csv", root, class_names=("abseiling",))
 
 
+def test_the_sixth_column_of_the_old_crawler_is_ignored(tmp_path):
+    """``is_cc`` stands last, and the ids that follow it in other files do not move."""
+    (tmp_path / "train.csv").write_text(
+        "label,youtube_id,time_start,time_end,split,is_cc\n"
+        '"passing American football (in game)",--07WQ2iBlw,1,11,train,0\n'
+        "using computer,_-_a__b-c_1,300,310,validate,1\n"
+    )
+    clips = ("--07WQ2iBlw_000001_000011", "_-_a__b-c_1_000300_000310")
+    manifest = from_kinetics_csv(
+        tmp_path / "train.csv", touch(tmp_path / "v", *(f"{clip}.mp4" for clip in clips))
+    )
+    assert labels(manifest) == dict(
+        zip(clips, ("passing American football (in game)", "using computer"), strict=True)
+    )
+    assert [sample.group for sample in manifest] == ["--07WQ2iBlw", "_-_a__b-c_1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "span"),
+    [
+        ("--07WQ2iBlw_000001_000011", ("--07WQ2iBlw", 1, 11)),
+        ("_-_a__b-c_1_000300_000310", ("_-_a__b-c_1", 300, 310)),
+        ("0123_5_78_9_000000_000010", ("0123_5_78_9", 0, 10)),
+        ("0123456789a", None),
+        ("0123_5_78_a", None),
+    ],
+)
+def test_ids_hold_dashes_and_underscores(name, span):
+    assert clip_span(name) == span
+
+
+# -- mini-Kinetics ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mini(tmp_path):
+    """Three classes x 4 training and 1 validation id, as the official lists: bare ids, one a line."""
+    classes = ("abseiling", "air drumming", "zumba")
+    header = "label,youtube_id,time_start,time_end,split\n"
+    rows, ids = {"train": header, "validate": header}, {"train": [], "validate": []}
+    clips = {}
+    for number, name in enumerate(classes * 5):
+        split = "validate" if number >= 12 else "train"
+        youtube_id = f"-_{number:08d}_"
+        rows[split] += f"{name},{youtube_id},{number},{number + 10},{split}\n"
+        ids[split].append(youtube_id)
+        clips[youtube_id] = (f"{youtube_id}_{number:06d}_{number + 10:06d}", name)
+    rows["train"] += "zumba,not_listed1,0,10,train\n"
+    (tmp_path / "kinetics-400_train.csv").write_text(rows["train"])
+    (tmp_path / "kinetics-400_val.csv").write_text(rows["validate"])
+    (tmp_path / "train_ytid_list.txt").write_text("\n".join(ids["train"]) + "\n")
+    (tmp_path / "val_ytid_list.txt").write_text("\n".join(ids["validate"]) + "\n")
+    touch(
+        tmp_path / "videos", *(f"{clip}.mp4" for clip, _ in clips.values()), "not_listed1_000000_000010.mp4"
+    )
+    return tmp_path, clips
+
+
+def test_mini_kinetics_takes_its_labels_from_kinetics(mini):
+    root, clips = mini
+    manifest = from_mini_kinetics(root, root / "videos")
+    assert manifest.name == "mini-kinetics-3"
+    assert manifest.vocabularies == {"action": ("abseiling", "air drumming", "zumba")}
+    assert manifest.found == {"train": 12, "val": 3}
+    assert labels(manifest) == dict(clips.values())
+    assert manifest.missing == {}
+
+
+def test_mini_kinetics_can_be_cut_to_some_classes_and_says_which(mini):
+    root, _ = mini
+    files = [*sorted(root.glob("*.csv")), *sorted(root.glob("*.txt"))]
+    manifest = from_mini_kinetics(files, root / "videos", classes=("zumba", "abseiling"))
+    assert manifest.name == "mini-kinetics-2: abseiling, zumba"
+    assert manifest.vocabularies == {"action": ("abseiling", "zumba")}
+    assert manifest.found == manifest.listed == {"train": 8, "val": 2}
+    assert set(labels(manifest).values()) == {"abseiling", "zumba"}
+    with pytest.raises(ManifestError, match=r"no class 'air_drumming' .*did you mean 'air drumming'\?"):
+        from_mini_kinetics(files, root / "videos", classes=("air_drumming",))
+
+
+def test_ids_of_mini_kinetics_that_nobody_knows_are_counted(mini, caplog):
+    root, clips = mini
+    with (root / "train_ytid_list.txt").open("a") as file:
+        file.write("vanished_id\r\nvanished-id\r\n")
+    (root / "videos" / f"{clips['-_00000000_'][0]}.mp4").unlink()
+    manifest = from_mini_kinetics(root, root / "videos")
+    assert manifest.listed == {"train": 14, "val": 3} and manifest.found == {"train": 11, "val": 3}
+    assert set(manifest.missing["train"]) == {"vanished_id", "vanished-id", clips["-_00000000_"][0]}
+    assert "train: 2 listed ids are not in the CSV files, such as vanished_id" in caplog.text
+    # Nobody can tell whether they were of the chosen classes.
+    chosen = from_mini_kinetics(root, root / "videos", classes=("abseiling",))
+    assert chosen.listed == {"train": 4, "val": 1} and chosen.missing == {"train": (clips["-_00000000_"][0],)}
+
+
+def test_what_mini_kinetics_needs(mini):
+    root, _ = mini
+    with pytest.raises(ManifestError, match="the ids have no labels; give the train and val CSV"):
+        from_mini_kinetics(root / "train_ytid_list.txt", root / "videos")
+    with pytest.raises(ManifestError, match="no list of ids"):
+        from_mini_kinetics(root / "kinetics-400_train.csv", root / "videos")
+    (root / "val_ytid_list.txt").write_text("abseiling 3\n")
+    with pytest.raises(ManifestError, match=r"val_ytid_list\.txt:1: expected a YouTube id"):
+        from_mini_kinetics(root, root / "videos")
+    (root / "val_ytid_list.txt").write_text("someone_els\n")
+    with pytest.raises(ManifestError, match="has none of the listed ids"):
+        from_mini_kinetics([root / "val_ytid_list.txt", root / "kinetics-400_val.csv"], root / "videos")
+
+
 # -- path label lists -------------------------------------------------------------------------------
 
 
@@ -196,8 +308,31 @@ def test_a_list_without_labels_or_with_names(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("separator", "line"), [(None, "{} {} {}"), (None, "{},{},{}"), (";", "{};{};{}"), (" ", "{} {} {}")]
+)
+def test_lists_with_three_columns_have_the_label_last(tmp_path, separator, line):
+    root = touch(tmp_path / "videos", "a/1.mp4", "b 2.mp4")
+    lines = [line.format("a/1.mp4", 300, 1), line.format("b 2.mp4", 250, 0)]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    manifest = from_path_label_list(tmp_path / "train.csv", root, separator=separator)
+    assert labels(manifest) == {"a/1": "1", "b 2": "0"}
+
+
+def test_a_separator_is_not_guessed_where_it_is_given(tmp_path):
+    root = touch(tmp_path / "videos", "a, 1.mp4", "b.mp4")
+    (tmp_path / "train.csv").write_text("a, 1.mp4|1\nb.mp4\n")
+    assert labels(from_path_label_list(tmp_path / "train.csv", root, separator="|")) == {
+        "a, 1": "1",
+        "b": None,
+    }
+    with pytest.raises(ManifestError, match=r"train\.csv:1: expected 'path label' parted by ';'"):
+        from_path_label_list(tmp_path / "train.csv", root, separator=";")
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("train.csv", "a.mp4 123456789012\n", "label 123456789012 is too high"),
         ("train.csv", "a.mp4 0\nwhat is this\n", r"train\.csv:2: expected 'path label'"),
         ("train.csv", "a.mp4 -3\n", r"train\.csv:1: label -3 is below 0"),
         ("train.csv", "a.mp4 2\n", "label 2, but there are 2 class names"),

@@ -295,10 +295,11 @@ def _segments(
 ) -> Iterator[_Segment]:
     """The rows of a file. Lists in its columns (``all_nouns``) are not read: a segment has its first noun."""
     split = split_of(stem(file), file)
-    columns = (edition.id_column, "participant_id", "video_id", *_TIMES)
+    # Only test files have no labels.
+    labels = () if split == "test" else ("verb_class", "noun_class")
+    columns = (edition.id_column, "participant_id", "video_id", *_TIMES, *labels)
     for row in csv_rows(file, columns, f"the header of {edition.name}"):
         where = f"{file}: {row[edition.id_column]}"
-        # Test files have no labels.
         verb, noun = (
             _label(row.get(f"{head}_class"), count, f"{where}: {head}_class")
             for head, count in zip(("verb", "noun"), classes, strict=True)
@@ -386,9 +387,11 @@ def _video_places(root: str | Path, segments: Sequence[_Segment]) -> dict[str, _
 
 def _folder_places(folder: str | Path, segments: Sequence[_Segment], *, flow: bool) -> dict[str, _Place]:
     """The frame folder of each video. Names the videos whose frames end before their last segment."""
+    from kineray.video.frames import frames_uri, parse_frames_uri
+
+    if storage.is_remote(folder):
+        raise ManifestError(f"{folder}: frames and flow are read from local folders only")
     root = Path(folder).absolute()
-    if storage.is_remote(folder) or any(sign in str(root) for sign in "%#{}"):
-        raise ManifestError(f"{folder}: frames must lie in a local folder without %, #, {{ or }} in its path")
     needed: dict[str, int] = {}
     persons = {}
     for segment in segments:
@@ -400,16 +403,17 @@ def _folder_places(folder: str | Path, segments: Sequence[_Segment], *, flow: bo
     for video in sorted(needed):
         place = None
         for layout in layouts:
+            stride = 2 if flow and _in_epic_55(video) else 1
+            bound = (25 if stride == 2 else 8) if flow else None
             pattern = root / layout.format(person=persons[video], video=video)
-            count = _count(pattern)
+            uri = frames_uri(pattern, fps=_fps(video) / stride, bound=bound)
+            count = min(_count(part) for part in parse_frames_uri(uri).components)
             if count:
-                stride = 2 if flow and _in_epic_55(video) else 1
-                fps = _fps(video) // stride
-                bound = f"&bound={25 if stride == 2 else 8}" if flow else ""
-                missed = count + (_FLOW_SHORTER if flow else 0) < (needed[video] - 1) // stride + 1
-                place = _Place(f"{pattern}#fps={fps}{bound}", count * stride if missed else math.inf)
+                last = (needed[video] - 1) // stride + 1
+                missed = count + (_FLOW_SHORTER if flow else 0) < last
+                place = _Place(uri, count * stride if missed else math.inf)
                 if missed:
-                    short.append(f"{video} ({count} of {(needed[video] - 1) // stride + 1})")
+                    short.append(f"{video} ({count} of {last})")
                 break
         if place is None:
             lost.append(video)
@@ -425,17 +429,12 @@ def _folder_places(folder: str | Path, segments: Sequence[_Segment], *, flow: bo
     return places
 
 
-def _count(pattern: Path) -> int:
-    """How many pictures a folder holds; of flow, of the component that has fewer."""
-    pair = re.search(r"\{(\w),(\w)\}", str(pattern))
-    paths = [Path(str(pattern).replace(pair[0], part)) for part in pair.groups()] if pair else [pattern]
-    return min(_count_of(path) for path in paths)
-
-
-def _count_of(pattern: Path) -> int:
-    before, after = pattern.name.split("%010d")
+def _count(pattern: str) -> int:
+    """How many pictures a folder holds."""
+    folder, _, name = pattern.rpartition("/")
+    before, after = name.split("%010d")
     try:
-        with os.scandir(pattern.parent) as entries:
+        with os.scandir(folder) as entries:
             return sum(
                 entry.name.startswith(before)
                 and entry.name.endswith(after)

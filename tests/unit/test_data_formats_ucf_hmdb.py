@@ -1,0 +1,171 @@
+"""UCF-101 and HMDB51: their lists as they are distributed, with every trap."""
+
+import pytest
+from annotation_files import touch
+
+from kineray.data.formats import from_hmdb51, from_ucf101
+from kineray.errors import ManifestError, StorageError
+
+CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
+
+
+# -- UCF-101 ----------------------------------------------------------------------------------------
+
+
+def ucf_clip(directory, group, clip):
+    prefix = "HandStandPushups" if directory == "HandstandPushups" else directory
+    return f"{directory}/v_{prefix}_g{group:02d}_c{clip:02d}"
+
+
+@pytest.fixture
+def ucf(tmp_path):
+    """Groups 1 to 5, those of the split's number in its test list. CRLF; labels from 1, none in tests."""
+    lists = tmp_path / "ucfTrainTestlist"
+    lists.mkdir()
+    text = "".join(f"{number} {name}\r\n" for number, name in enumerate(CLASSES, start=1))
+    (lists / "classInd.txt").write_bytes(text.encode())
+    clips = [(name, group, clip) for name in CLASSES for group in range(1, 6) for clip in (1, 2)]
+    for split in (1, 2, 3):
+        train = "".join(
+            f"{ucf_clip(*clip)}.avi {CLASSES.index(clip[0]) + 1}\r\n" for clip in clips if clip[1] != split
+        )
+        test = "".join(f"{ucf_clip(*clip)}.avi\r\n" for clip in clips if clip[1] == split)
+        (lists / f"trainlist{split:02d}.txt").write_bytes(train.encode())
+        (lists / f"testlist{split:02d}.txt").write_bytes(test.encode())
+    return lists, [ucf_clip(*clip) for clip in clips]
+
+
+@pytest.mark.parametrize("layout", ["UCF-101/{path}.avi", "{path}.mp4", "{name}.avi", "test/{name}.MP4"])
+def test_ucf101(ucf, tmp_path, layout):
+    lists, clips = ucf
+    root = tmp_path / "videos"
+    touch(root, *(layout.format(path=clip, name=clip.partition("/")[2]) for clip in clips))
+    manifest = from_ucf101(lists, root)
+    assert manifest.name == "ucf101-split1"
+    assert manifest.vocabularies == {"action": CLASSES}
+    assert manifest.found == {"train": 24, "test": 6} and manifest.missing == {}
+    assert {sample.id for sample in manifest} == set(clips)
+    for sample in manifest:
+        # The directory is the class, in the test list too; HandstandPushups/v_HandStandPushups_* is the trap.
+        assert CLASSES[sample.labels["action"]] == sample.id.partition("/")[0]
+        assert (sample.start_s, sample.end_s) == (0.0, None)
+        assert not sample.uri.endswith("\r")
+    first = next(sample for sample in manifest if sample.id == "HandstandPushups/v_HandStandPushups_g01_c02")
+    assert (first.split, first.group) == ("test", "HandstandPushups/g01")
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_no_group_of_ucf101_is_in_train_and_test(ucf, tmp_path, split):
+    lists, clips = ucf
+    touch(tmp_path / "videos", *(f"{clip}.avi" for clip in clips))
+    manifest = from_ucf101(lists, tmp_path / "videos", split=split)
+    assert manifest.name == f"ucf101-split{split}"
+    groups = {name: {sample.group for sample in manifest.split(name)} for name in ("train", "test")}
+    assert groups["test"] == {f"{name}/g{split:02d}" for name in CLASSES}
+    assert not groups["train"] & groups["test"]
+    with (lists / f"testlist{split:02d}.txt").open("ab") as file:
+        file.write(b"YoYo/v_YoYo_g04_c01.avi\r\n")
+    with pytest.raises(ManifestError, match=rf"testlist0{split}\.txt:7: the group YoYo/g04 is in both lists"):
+        from_ucf101(lists, tmp_path / "videos", split=split)
+
+
+def test_lost_videos_of_ucf101_are_named(ucf, tmp_path):
+    lists, clips = ucf
+    touch(tmp_path / "videos", *(f"{clip}.avi" for clip in clips[1:]))
+    manifest = from_ucf101(lists, tmp_path / "videos")
+    assert manifest.listed == {"train": 24, "test": 6} and manifest.found == {"train": 24, "test": 5}
+    assert manifest.missing == {"test": (f"{clips[0]}.avi",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("classInd.txt", "0 ApplyEyeMakeup\n", r"classInd\.txt:1: expected '1 ClassName'"),
+        ("classInd.txt", "", "no classes in it"),
+        ("trainlist01.txt", "YoYo/v_YoYo_g01_c01.avi 2\n", "is 2, but classInd.txt says 3"),
+        ("testlist01.txt", "Yo/v_YoYo_g01_c01.avi\n", r"testlist01\.txt:1: .* not in a class of classInd"),
+        ("testlist01.txt", "v_YoYo_g01_c01.avi\n", "not in a class of classInd"),
+    ],
+)
+def test_wrong_lists_of_ucf101(ucf, tmp_path, name, text, message):
+    lists, clips = ucf
+    (lists / name).write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        from_ucf101(lists, touch(tmp_path / "videos", *(f"{clip}.avi" for clip in clips)))
+
+
+def test_the_lists_of_ucf101_must_be_there(tmp_path):
+    with pytest.raises(StorageError, match=r"classInd\.txt: No such file"):
+        from_ucf101(tmp_path, tmp_path)
+
+
+# -- HMDB51 -----------------------------------------------------------------------------------------
+
+HMDB = {
+    "brush_hair": (
+        "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1 ",
+        "April_09_brush_hair_u_nm_np1_ba_goo_1.avi 1 ",
+        "#20_Rhythm_&_(clap)!_[x];_brush_hair_f_cm_np2_le_med_0.avi 2 ",
+        "unused_brush_hair_f_cm_np2_le_med_0.avi 0 ",
+    ),
+    "sword": ("Run_Lola_sword_sword_f_cm_np1_fr_bad_3.avi 2 ",),
+    "Zorro": ("name without the class 2.avi 1 ", "lost_Zorro_f_cm_np1_fr_bad_3.avi 2 "),
+}
+
+
+def hmdb_lists(folder, lists=HMDB, split=1):
+    folder.mkdir(exist_ok=True)
+    for name, lines in lists.items():
+        (folder / f"{name}_test_split{split}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["{name}/{file}", "hmdb51_org/{name}/{file}", "{file}"])
+def test_hmdb51(tmp_path, layout):
+    lists = hmdb_lists(tmp_path / "lists")
+    hmdb_lists(lists, {name: ["other_split.avi 1 "] for name in HMDB}, split=2)
+    files = [(name, line.rsplit(None, 1)[0]) for name, lines in HMDB.items() for line in lines]
+    root = tmp_path / "videos"
+    touch(root, *(layout.format(name=n, file=file) for n, file in files if not file.startswith("lost")))
+    manifest = from_hmdb51(lists, root)
+    assert manifest.name == "hmdb51-split1"
+    assert manifest.vocabularies == {"action": ("Zorro", "brush_hair", "sword")}  # alphabetical, no classInd
+    assert manifest.found == {"train": 3, "test": 2} and manifest.listed == {"train": 3, "test": 3}
+    assert manifest.missing == {"test": ("Zorro/lost_Zorro_f_cm_np1_fr_bad_3.avi",)}
+    got = {sample.id: (sample.labels["action"], sample.split, sample.group) for sample in manifest}
+    assert got == {
+        "Zorro/name without the class 2": (0, "train", "Zorro/name without the class 2"),
+        "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0": (1, "train", "April_09"),
+        "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_1": (1, "train", "April_09"),
+        "brush_hair/#20_Rhythm_&_(clap)!_[x];_brush_hair_f_cm_np2_le_med_0": (
+            1,
+            "test",
+            "#20_Rhythm_&_(clap)!_[x];",
+        ),
+        "sword/Run_Lola_sword_sword_f_cm_np1_fr_bad_3": (2, "test", "Run_Lola_sword"),
+    }
+
+
+def test_the_same_file_name_in_two_classes_of_hmdb51(tmp_path):
+    lists = hmdb_lists(tmp_path / "lists", {name: ["a clip.avi 1 "] for name in ("kick", "hit")})
+    root = touch(tmp_path / "videos", "kick/a clip.avi", "hit/a clip.avi")
+    manifest = from_hmdb51(lists, root)
+    assert {sample.id: sample.uri for sample in manifest} == {
+        f"{name}/a clip": str(root / name / "a clip.avi") for name in ("kick", "hit")
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.avi 3 ", r"a_test_split1\.txt:1: expected '<file> 0\|1\|2', got 'a\.avi 3'"),
+        ("a.avi", "expected '<file>"),
+        ("a.avi 0 ", "hmdb51-split1: no clip is listed"),
+    ],
+)
+def test_wrong_lists_of_hmdb51(tmp_path, line, message):
+    lists = hmdb_lists(tmp_path / "lists", {"a": [line]})
+    with pytest.raises(ManifestError, match=message):
+        from_hmdb51(lists, touch(tmp_path / "videos", "a/a.avi"))
+    with pytest.raises(ManifestError, match="no file is called <class>_test_split2.txt"):
+        from_hmdb51(lists, tmp_path / "videos", split=2)
