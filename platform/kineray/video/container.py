@@ -1,5 +1,6 @@
 """Opening a file of any container format, and saying in one line what is wrong with it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,16 @@ _MP4, _MATROSKA = b"ftyp", b"\x1aE\xdf\xa3"
 def name_of(source: Source) -> str:
     """What an error calls ``source``."""
     return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "the upload"))
+
+
+def size_of(source: Source) -> int:
+    """How many bytes ``source`` has. Raises DecodeError."""
+    try:
+        if isinstance(source, str | Path):
+            return Path(source).stat().st_size
+        return source.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise DecodeError("not_found", f"{name_of(source)}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager

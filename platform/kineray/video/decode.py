@@ -23,13 +23,14 @@ import numpy as np
 from av.video.frame import PictureType
 
 from kineray.errors import DecodeError
-from kineray.video.container import Source, name_of, video_stream
-from kineray.video.index import PacketIndex, index_video
+from kineray.video.container import Source, name_of, size_of, video_stream
+from kineray.video.index import PacketIndex, index_video, rotation_of
 from kineray.video.picture import Box, Converter
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE_S = Fraction(1, 1_000_000)  # absorbs the rounding of timestamps held in floats
+_NEVER = 2**62  # a presentation time after every frame
 _SEEK_GAP = 64  # packets: fewer are read and dropped faster than sought over
 # Codecs that mark in each frame whether another refers to it. (H.265's mark holds in one temporal layer.)
 _MARKS_REFERENCES = frozenset({"h264", "mpeg4", "mpeg2video"})
@@ -62,10 +63,16 @@ class Video:
     """A video file whose frames are read by time. For one thread."""
 
     def __init__(self, source: Source, index: PacketIndex | None = None) -> None:
-        """``index``: of this very file, made before by ``index_video``; None: it is made now."""
+        """``index``: of this very file, made before by ``index_video``; None: it is made now.
+
+        Raises DecodeError, also where the file is not the one that was indexed.
+        """
         self.name = name_of(source)
         self._source = source
+        self._index_is_given = index is not None
         self.index = index_video(source) if index is None else index
+        if self._index_is_given and self.index.size_bytes != size_of(source):
+            raise self._replaced()
         self._is_exact = self.index.is_exact
         self._decoder: _IndexedDecoder | None = None
         self._closing = ExitStack()
@@ -113,8 +120,9 @@ class Video:
 
         ``box`` (left, top, width, height in pixels of the upright frame) is cut out first, rounded
         outwards to whole chroma samples; then it is scaled (bilinear) to ``size`` = (height, width);
-        then ``mirror`` swaps left and right. ``out`` receives the frames. Timestamps before the first
-        frame or after the last give the first or the last frame. Raises DecodeError.
+        then ``mirror`` swaps left and right. ``out`` receives the frames; [T, h, w] gets their luma.
+        Timestamps before the first frame or after the last give the first or the last frame. Raises
+        DecodeError, and ValueError for a box that is not inside the frame.
         """
         if len(timestamps_s) == 0:
             raise ValueError("a clip needs at least one timestamp")
@@ -123,6 +131,8 @@ class Video:
             size = (box[3], box[2]) if box else (info.height, info.width)
         if out is None:
             out = np.empty((len(timestamps_s), *size, 3), np.uint8)
+        elif out.shape[:3] != (len(timestamps_s), *size):
+            raise ValueError(f"out has the shape {out.shape}, not {(len(timestamps_s), *size, 3)}")
         writer = _Writer(out, box, mirror, self.index)
         if self._is_exact:
             try:
@@ -161,13 +171,14 @@ class Video:
     def _read_from_start(self, timestamps_s: Sequence[float] | np.ndarray, writer: "_Writer") -> None:
         """Decode every frame up to the last wanted one: right for every file, as slow as that is."""
         with video_stream(self._source, probe=True) as (container, stream):
-            counted = container.format.name == "avi"
             time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
-            frames = _in_order(stream, container.demux(stream), counted)
+            frames = _in_order(stream, container.demux(stream), self.index.counted)
             try:
                 current = next(frames, None)
                 if current is None:
                     raise DecodeError("empty", f"{self.name}: the video stream holds no frames")
+                if self._index_is_given and not self._is_first(current[1]):
+                    raise self._replaced()
                 rows: dict[int, list[int]] = defaultdict(list)
                 for row, time_s in enumerate(timestamps_s):
                     rows[_pts_at(float(time_s), current[0], time_base)].append(row)
@@ -180,6 +191,16 @@ class Video:
                     writer.write(current[1], rows[pts])
             except av.FFmpegError as error:
                 raise self._damaged(error) from None
+
+    def _is_first(self, frame: av.VideoFrame) -> bool:
+        index = self.index
+        size = (frame.width, frame.height)
+        return size == (index.width, index.height) and rotation_of(frame) == index.rotation
+
+    def _replaced(self) -> DecodeError:
+        return DecodeError(
+            "wrong_frame_count", f"{self.name}: is not the file that was indexed; validate the data set again"
+        )
 
     def _cut_off(self) -> DecodeError:
         return DecodeError("truncated", f"{self.name}: the file is cut off; copy or download it again")
@@ -250,7 +271,10 @@ class _IndexedDecoder:
         target = self._pts[position]
         attempt, step = target, 1
         while True:
-            self._container.seek(attempt, stream=self._stream)
+            try:
+                self._container.seek(attempt, stream=self._stream)
+            except av.FFmpegError as error:
+                raise _NotAsIndexedError(f"it cannot be sought in: {error.strerror}") from None
             packets = self._demux()
             for packet in packets:
                 if packet.pts == target:
@@ -304,13 +328,13 @@ def _runs(index: PacketIndex, positions: Sequence[int]) -> list[tuple[int, list[
 def _in_order(
     stream: av.VideoStream, packets: Iterator["av.Packet[av.VideoStream]"], counted: bool
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(presentation time, frame) of a whole stream."""
+    """(presentation time, frame) of a whole stream; ``counted`` as in PacketIndex."""
     pts = duration = 0
     for packet in packets:
         if packet.is_corrupt:
             return
         for frame in stream.codec_context.decode(packet if packet.size else None):
-            # AVI holds no presentation times; frames leave the decoder in order, one per packet.
+            # Without presentation times: frames leave the decoder in order, one per packet.
             known = frame.dts if counted or frame.pts is None else frame.pts
             pts = known if known is not None else pts + duration
             duration = frame.duration or duration
@@ -323,6 +347,6 @@ def _pts_at(time_s: float, first_pts: int, time_base: Fraction) -> int:
     if time_s <= 0:
         return first_pts
     if math.isinf(time_s):
-        return 2**62
+        return _NEVER
     ticks: int = math.floor((Fraction(time_s) + _TOLERANCE_S) / time_base)
-    return first_pts + ticks
+    return min(first_pts + ticks, _NEVER)

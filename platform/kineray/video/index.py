@@ -6,33 +6,37 @@ rotation), and small enough to be kept for every video of a data set.
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 from kineray.errors import DecodeError
-from kineray.video.container import MAX_DURATION_S, Source, check_size, name_of, video_stream
+from kineray.video.container import MAX_DURATION_S, Source, check_size, name_of, size_of, video_stream
 
 _KEY, _HIDDEN = 1, 2
 _LATE_END_S = 1.0  # how much earlier than announced a stream may end before it counts as cut off
-_VERSION = 1
+_VP8_SHOWN = 0x10  # of the first byte; other frames are only referred to
+_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
 class PacketIndex:
     """The packets of a video stream in the order of decoding.
 
-    ``pts`` int64 [N]: presentation times in units of ``time_base``; ``flags`` uint8 [N]: 1 for a key
-    frame, 2 for a packet that an edit list hides. ``last_duration``: of the last frame, in ``time_base``.
-    ``rotation``: degrees (0, 90, 180, 270) by which the coded picture, ``width`` x ``height``, is turned
-    counterclockwise for display. ``announced``: how many frames the header promises, or None.
-    ``counted``: the container stores no presentation times (AVI), so frames are timed by counting.
+    ``size_bytes``: of the whole file. ``pts`` int64 [N]: presentation times in units of ``time_base``;
+    ``flags`` uint8 [N]: 1 for a key frame, 2 for a packet whose frame is not presented (an edit list hides
+    it, others only refer to it, or it cannot be decoded). ``last_duration``: of the last frame, in
+    ``time_base``. ``rotation``: degrees (0, 90, 180, 270) by which the coded picture, ``width`` x
+    ``height``, is turned counterclockwise for display. ``announced``: how many frames the header promises,
+    or None. ``counted``: the container stores no presentation times (AVI), so frames are timed by counting.
     ``truncated``: the file ends before its header says.
     """
 
+    size_bytes: int
     codec: str
     width: int
     height: int
@@ -107,6 +111,7 @@ class PacketIndex:
         """The index as a few hundred bytes for a short video; ``from_bytes`` reads it back."""
         head = {
             "version": _VERSION,
+            "bytes": self.size_bytes,
             "codec": self.codec,
             "size": [self.width, self.height, self.rotation],
             "fps": self.fps,
@@ -135,7 +140,8 @@ class PacketIndex:
             flags = np.frombuffer(arrays, np.uint8, packets)
             pts = np.cumsum(np.frombuffer(arrays, "<i8", packets, offset=packets))
             width, height, rotation = head["size"]
-            return cls(
+            index = cls(
+                size_bytes=head["bytes"],
                 codec=head["codec"],
                 width=width,
                 height=height,
@@ -149,73 +155,127 @@ class PacketIndex:
                 counted=head["counted"],
                 truncated=head["truncated"],
             )
-        except (zlib.error, KeyError, TypeError) as error:
+        except (zlib.error, KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(f"not a packet index: {error}") from None
+        if index.frames == 0:
+            raise ValueError("not a packet index: it has no frames")
+        return index
 
 
 def index_video(source: Source) -> PacketIndex:
     """Read every packet of ``source`` and decode its first frame. Raises DecodeError."""
     name = name_of(source)
     with video_stream(source, probe=False) as (container, stream):
-        counted = container.format.name == "avi"
+        # AVI and ASF store when packets are decoded, not when they are presented.
+        counted = container.format.name in ("avi", "asf")
+        packets = _scan(name, container, stream, counted)
+        check_size(name, packets.first.width, packets.first.height)
         time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
-        longest = MAX_DURATION_S / time_base
-        pts: list[int] = []
-        flags: list[int] = []
-        first: av.VideoFrame | None = None
-        duration = 0
-        last_dts: int | None = None
-        cut = False
-        context = stream.codec_context
-        packets = container.demux(stream)
-        try:
-            for packet in packets:
-                if packet.size == 0:
-                    continue  # the end of the stream
-                if packet.is_corrupt:
-                    cut = True
-                    break
-                time = packet.dts if counted or packet.pts is None else packet.pts
-                if time is None:
-                    counted, time = True, len(pts)
-                if first is None:
-                    first = _decode_alone(context, packet)
-                if abs(time - (pts[0] if pts else time)) > longest:
-                    raise DecodeError(
-                        "too_long", f"{name}: longer than {MAX_DURATION_S // 3600} hours; cut it into parts"
-                    )
-                pts.append(time)
-                flags.append((_KEY if packet.is_keyframe else 0) | (_HIDDEN if packet.is_discard else 0))
-                last_dts = packet.dts if packet.dts is not None else last_dts
-                duration = packet.duration or duration
-        except av.FFmpegError as error:
-            if first is None:
-                raise DecodeError(
-                    "truncated", f"{name}: its first frame cannot be decoded ({error.strerror})"
-                ) from None
-            cut = True
-        if first is None:
-            raise _nothing_to_show(name, stream, cut)
-        check_size(name, first.width, first.height)
-        times = np.array(pts, np.int64)
         rate = stream.average_rate or stream.guessed_rate
+        step = next(filter(None, packets.durations), 0) or round(1 / (rate or 25) / time_base)
+        times = packets.times
+        if None in times:
+            counted, times = True, [step * position for position in range(len(times))]
+        pts, flags = np.array(times, np.int64), np.array(packets.flags, np.uint8)
+        if not counted and _starts_with_parts(pts, flags):
+            flags[pts < _first_presented(source, name)] |= _HIDDEN
         index = PacketIndex(
-            codec=context.name,
-            width=first.width,
-            height=first.height,
-            rotation=round(first.rotation / 90) * 90 % 360,
+            size_bytes=size_of(source),
+            codec=stream.codec.canonical_name,
+            width=packets.first.width,
+            height=packets.first.height,
+            rotation=rotation_of(packets.first),
             fps=float(rate or 0),
             time_base=time_base,
-            pts=times,
-            flags=np.array(flags, np.uint8),
-            last_duration=duration,
+            pts=pts,
+            flags=flags,
+            last_duration=step,
             announced=stream.frames or None,
             counted=counted,
-            truncated=cut or _ends_early(container.format.name, stream, last_dts, times, time_base, duration),
+            truncated=packets.cut
+            or _ends_early(container.format.name, stream, packets.last_dts, pts, time_base, step),
         )
         if index.frames == 0:
-            raise _nothing_to_show(name, stream, cut)
-        return index
+            raise _nothing_to_show(name, stream, packets.cut)
+        last_gap = int(index.shown_pts[-1] - index.shown_pts[-2]) if index.frames > 1 else 0
+        return replace(index, last_duration=packets.durations[int(index.shown[-1])] or last_gap or step)
+
+
+@dataclass
+class _Packets:
+    """What was read; ``first`` is the first frame that a packet alone gives."""
+
+    first: av.VideoFrame
+    times: list[int | None]
+    flags: list[int]
+    durations: list[int]
+    last_dts: int | None
+    cut: bool
+
+
+def _scan(name: str, container: InputContainer, stream: av.VideoStream, counted: bool) -> _Packets:
+    context = stream.codec_context
+    longest = MAX_DURATION_S / Fraction(stream.time_base or Fraction(1, av.time_base))
+    times: list[int | None] = []
+    flags: list[int] = []
+    durations: list[int] = []
+    first: av.VideoFrame | None = None
+    start: int | None = None
+    last_dts: int | None = None
+    cut = False
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue  # the end of the stream
+            if packet.is_corrupt:
+                cut = True
+                break
+            if first is None:
+                first = _decode_alone(context, packet)
+            time = packet.dts if counted or packet.pts is None else packet.pts
+            if time is not None:
+                start = time if start is None else start
+                if abs(time - start) > longest:
+                    hours = MAX_DURATION_S // 3600
+                    raise DecodeError("too_long", f"{name}: longer than {hours} hours; cut it into parts")
+            hidden = packet.is_discard or (context.name == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN)
+            times.append(time)
+            flags.append((_KEY if packet.is_keyframe else 0) | (_HIDDEN if hidden else 0))
+            durations.append(packet.duration or 0)
+            last_dts = packet.dts if packet.dts is not None else last_dts
+    except av.FFmpegError as error:
+        if first is None:
+            raise DecodeError(
+                "truncated", f"{name}: its first frame cannot be decoded ({error.strerror})"
+            ) from None
+        cut = True
+    if first is None:
+        raise _nothing_to_show(name, stream, cut)
+    return _Packets(first, times, flags, durations, last_dts, cut)
+
+
+def _starts_with_parts(pts: np.ndarray, flags: np.ndarray) -> bool:
+    """Whether the file was cut out of another, and has frames at its start that refer to what is missing."""
+    return not flags[0] & _KEY or bool((pts[(flags & _HIDDEN) == 0] < pts[0]).any())
+
+
+def _first_presented(source: Source, name: str) -> int:
+    """The presentation time of the first frame that the decoder gives."""
+    with video_stream(source, probe=True) as (container, stream):
+        try:
+            for frame in container.decode(stream):
+                if frame.pts is not None:
+                    return frame.pts
+        except av.FFmpegError as error:
+            raise DecodeError(
+                "truncated", f"{name}: its first frame cannot be decoded ({error.strerror})"
+            ) from None
+        raise _nothing_to_show(name, stream, cut=True)
+
+
+def rotation_of(frame: av.VideoFrame) -> int:
+    """Degrees (0, 90, 180, 270) by which ``frame`` is to be turned counterclockwise for display."""
+    return round(frame.rotation / 90) * 90 % 360
 
 
 def _decode_alone(
