@@ -5,7 +5,7 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from kineray.data import storage
 from kineray.data.formats.files import (
     HEAD,
     Files,
+    as_list,
     by_stem,
     file_name,
     files_of,
@@ -65,8 +66,9 @@ class _KeyFrame:
 def from_ava(sources: Files, videos_root: str | Path, *, offset_s: float = 0.0) -> Manifest:
     """Import AVA v2.1 or v2.2: a sample for each key frame, its persons in ``Sample.boxes``.
 
-    ``sources``: ``ava_{train,val}_v2.x.csv``, the label map ``ava_action_list_*.pbtxt`` and, where there
-    are any, ``*excluded_timestamps*.csv``, whose key frames are left out; or the folder that holds them.
+    ``sources``: ``ava_{train,val}_v2.x.csv``, or the folder that holds them; the label map
+    ``ava_action_list_*.pbtxt`` and ``*excluded_timestamps*.csv``, whose key frames are left out, are taken
+    from the same folder where they are not named.
     Class index = the label map's id - 1; the classes that the metric counts are in ``Manifest.evaluated``.
     A row is one action of one person: the rows of a person make one box. ``labels`` is -1: the persons
     have the classes, not the frame. ``start_s`` = ``end_s`` = the key frame's time in the local file: the
@@ -126,36 +128,51 @@ def _import(sources: Files, videos_root: str | Path, offset_s: float, *, kinetic
 
 
 def _sorted_out(sources: Files) -> _Files:
-    found = _Files([], [], [])
-    for file in files_of(sources):
-        name = file_name(file)
-        if name.endswith(".pbtxt") or ".pbtxt." in name:
-            found.labels.append(file)
-        elif "excluded_timestamps" in name:
-            found.excluded.append(file)
-        elif name.endswith(".csv"):
-            found.annotations.append(file)
+    """The files by kind. Label maps and exclusions that are not named are looked for beside the others."""
+    found = _by_kind(files_of(sources))
     if not found.annotations:
-        raise ManifestError(
-            f"{', '.join(map(str, files_of(sources)))}: no annotations such as ava_train_v2.2.csv"
-        )
-    films = [file for file in found.annotations if not file_name(file).startswith("kinetics_")]
-    versions = {file: match[0] for file in films if (match := _VERSION.search(file_name(file)))}
+        raise ManifestError(f"{as_list(sources)[0]}: no annotations such as ava_train_v2.2.csv")
+    versions = {file: version for file in found.annotations if (version := _version(file))}
     for file, version in versions.items():
         if version != next(iter(versions.values())):
             raise ManifestError(
                 f"{file}: is {version}, but {next(iter(versions))} is {next(iter(versions.values()))};"
                 " give the files of one version"
             )
-    return found
+    folders = {file.rpartition("/")[0] or "." for file in found.annotations}
+    around = _by_kind(file for folder in sorted(folders) for file in files_of(folder))
+    fitting = (*versions.values(), "")
+    return _Files(
+        found.annotations,
+        found.excluded or [file for file in around.excluded if _version(file) in fitting],
+        found.labels or [file for file in around.labels if _version(file) in fitting],
+    )
+
+
+def _by_kind(files: Iterable[str]) -> _Files:
+    kinds = _Files([], [], [])
+    for file in files:
+        name = file_name(file)
+        if name.endswith(".pbtxt") or ".pbtxt." in name:
+            kinds.labels.append(file)
+        elif "excluded_timestamps" in name:
+            kinds.excluded.append(file)
+        elif name.endswith(".csv"):
+            kinds.annotations.append(file)
+    return kinds
+
+
+def _version(file: str) -> str:
+    """``v2.2``, or nothing; the files of Kinetics have versions of their own."""
+    match = _VERSION.search(file_name(file))
+    return match[0] if match else ""
 
 
 def _name(files: _Files, of_kinetics: Sequence[str]) -> str:
     films = [file for file in files.annotations if file not in of_kinetics]
-    version = next((match[0] for file in films if (match := _VERSION.search(file_name(file)))), "")
     if of_kinetics:
         return "ava-kinetics" if films else "ava-kinetics (kinetics)"
-    return f"ava-{version}" if version else "ava"
+    return "-".join(filter(None, ("ava", _version(films[0]))))
 
 
 def _classes(files: _Files) -> tuple[list[str], list[int]]:
