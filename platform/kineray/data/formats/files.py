@@ -44,12 +44,12 @@ def made_manifest(
     chosen = {head: tuple(indices) for head, indices in (evaluated or {}).items() if indices}
     classes = {head: tuple(names) for head, names in vocabularies.items()}
     manifest = Manifest(name, columns, classes, lost, chosen)
-    for split, names in lost.items():
-        logger.warning("%s: %d of %d listed clips are missing", split, len(names), manifest.listed[split])
     if not len(manifest):
         first = next((names[0] for names in lost.values()), None)
         such = f"none of the listed clips was found, such as {first}" if first else "no clip is listed"
         raise ManifestError(f"{name}: {such}; check the videos' folder")
+    for split, names in lost.items():
+        logger.warning("%s: %d of %d listed clips are missing", split, len(names), manifest.listed[split])
     return manifest
 
 
