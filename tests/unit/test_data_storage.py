@@ -1,7 +1,5 @@
 """Local folders and a real S3 server (moto's, on a free port of the loopback) behave alike."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,7 +108,7 @@ def test_s3_errors_name_bucket_and_key(s3, monkeypatch):
     with pytest.raises(StorageError, match="no bucket"):
         storage.read_bytes("s3:///key")
     with pytest.raises(StorageError, match=rf"{s3}/video\.mp4: no such object"):
-        storage.local_copy(f"{s3}/video.mp4")
+        storage.prefetch(f"{s3}/video.mp4")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -143,7 +141,6 @@ def test_a_place_that_is_neither_local_nor_a_bucket_is_refused(uri, tmp_path):
         lambda uri: storage.get_folder(uri, tmp_path / "copy"),
         storage.delete_folder,
         storage.delete_file,
-        storage.local_copy,
         lambda uri: storage.local_file(uri).__enter__(),
         lambda uri: storage.video_source(uri).__enter__(),
         storage.prefetch,
@@ -170,32 +167,7 @@ def test_doctor_leaves_nothing_in_the_bucket_and_shows_no_password(s3, monkeypat
     assert "gs:// is not supported" in capsys.readouterr().out
 
 
-def test_a_local_copy_is_downloaded_once(s3):
-    uri = storage.join(s3, "videos/a.mp4")
-    storage.write_bytes(uri, b"video")
-    path = storage.local_copy(uri)
-    assert path.read_bytes() == b"video" and path.suffix == ".mp4"
-    storage.write_bytes(uri, b"changed")
-    assert storage.local_copy(uri) == path and path.read_bytes() == b"video"
-
-
-def test_threads_share_one_download(s3):
-    uri = storage.join(s3, "big.mp4")
-    data = bytes(range(256)) * 20_000
-    storage.write_bytes(uri, data)
-    barrier = threading.Barrier(4)
-
-    def fetch(_):
-        barrier.wait()
-        return storage.local_copy(uri).read_bytes() == data
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(fetch, range(4)))
-    assert [path.suffix for path in storage.local_copy(uri).parent.iterdir()] == [".mp4"]
-
-
 def test_local_names_need_no_s3(tmp_path):
-    assert storage.local_copy(tmp_path / "a.mp4") == tmp_path / "a.mp4"
     assert not storage.is_remote(tmp_path) and storage.is_remote("s3://bucket/key")
     assert storage.join("s3://bucket/", "/a/", "b") == "s3://bucket/a/b"
     assert storage.join("runs", "a") == str(Path("runs/a"))

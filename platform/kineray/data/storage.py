@@ -33,7 +33,6 @@ __all__ = [
     "join",
     "list_files",
     "list_names",
-    "local_copy",
     "local_file",
     "on_wait",
     "patience",
@@ -209,12 +208,6 @@ def local_file(uri: str | Path) -> Iterator[Path]:
         return
     with from_environment().hold(_cache_name(str(uri)), partial(_fetch_whole, str(uri), None)) as path:
         yield path
-
-
-def local_copy(uri: str | Path) -> Path:
-    """As ``local_file``, but the copy may be removed at any time."""
-    with local_file(uri) as path:
-        return path
 
 
 @contextmanager
