@@ -146,7 +146,7 @@ def test_a_long_video_is_computed_in_pieces(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", frames=20, fps=25)
     folders = {}
     for piece in (500, 8):
-        monkeypatch.setattr("kineray.data.flow._PIECE", piece)
+        monkeypatch.setattr("kineray.data.flow._PIECE_PIXELS", piece * 64 * 48)
         done = []
         flows = compute_flow(
             one_video(path), str(tmp_path / "m.parquet"), tmp_path / str(piece), Settings(),
@@ -158,6 +158,19 @@ def test_a_long_video_is_computed_in_pieces(tmp_path, monkeypatch):
         for number in range(1, 20):
             files = [folder / name / f"frame_{number:010d}.jpg" for folder in folders.values()]
             assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_is_decoded_from_its_start(tmp_path):
+    """AVI holds no presentation times."""
+    options = {"width": 96, "height": 64, "frames": 40, "fps": 25}
+    grey = []
+    for name in ("a.avi", "a.mp4"):
+        path = write_video(tmp_path / name, codec="mpeg4", bframes=0, **options)
+        flows = compute_flow(one_video(path), str(tmp_path / "m"), tmp_path / name[2:], Settings())
+        with open_video(flows.manifest[0].uri) as video:
+            assert video.info.frames == 39
+            grey.append(video.read((np.arange(39) + 0.5) / 25).astype(int))
+    np.testing.assert_array_equal(*grey)
 
 
 def test_a_video_of_one_frame_rests(tmp_path):

@@ -27,13 +27,13 @@ from kineray.data.parallel import each
 from kineray.data.reencode import target_names
 from kineray.data.validate import without
 from kineray.errors import ConfigError, DecodeError, ManifestError, StorageError
-from kineray.video import frames_uri, is_frames_uri, open_video, scaled_size
+from kineray.video import Video, VideoInfo, frames_uri, is_frames_uri, open_video, scaled_size
 from kineray.video.frames import parse_frames_uri
 
 ABOUT_FILE = "flow.json"
 _NAME = "frame_%010d.jpg"
-_PIECE = 500  # flow frames that one call computes: well below the time that a call may take
-_CHUNK = 32  # frames that are in memory at once
+_PIECE_PIXELS = 60e6  # of flow that one call computes, some 10 s: well below the time that it may take
+_CHUNK = 32  # frames that are read at once
 _QUALITY = 95
 
 
@@ -108,12 +108,13 @@ def compute_flow(
     made = {job: about for job in jobs if (about := _made(job, settings)) is not None}
     failures: dict[str, DecodeError] = {}
     pieces: list[Piece] = []
-    for job, error, fps, count in _measured([job for job in jobs if job not in made], settings, workers):
-        if error is not None:
-            failures[job.uri] = error
-            continue
-        made[job] = {**asdict(settings), "fps": fps, "frames": count}
-        pieces += _pieces(job, fps, count)
+    for job, measured in _measured([job for job in jobs if job not in made], settings, workers):
+        shutil.rmtree(job.unfinished, ignore_errors=True)
+        if isinstance(measured, DecodeError):
+            failures[job.uri] = measured
+        else:
+            made[job] = {**asdict(settings), "fps": measured.fps, "frames": measured.count}
+            pieces += _pieces(measured)
     total, done = sum(piece.frames for piece in pieces), 0
     left = Counter(piece.job for piece in pieces)
     for piece, error in _written(pieces, settings, workers):
@@ -205,32 +206,33 @@ def to_grey(flow: np.ndarray, bound: float) -> np.ndarray:
     return np.rint(255 * (flow + bound) / (2 * bound)).clip(0, 255).astype(np.uint8)
 
 
-def _pieces(job: Job, fps: float, count: int) -> list[Piece]:
-    return [Piece(job, fps, first, min(first + _PIECE - 1, count)) for first in range(1, count + 1, _PIECE)]
+def _pieces(measured: "_Measured") -> list[Piece]:
+    job, fps, count = measured.job, measured.fps, measured.count
+    length = max(int(_PIECE_PIXELS / measured.pixels), 1)
+    return [Piece(job, fps, first, min(first + length - 1, count)) for first in range(1, count + 1, length)]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a video will give: ``count`` frames of flow, of ``pixels`` each."""
+
+    job: Job
+    fps: float
+    count: int
+    pixels: int
 
 
 def _measured(
     jobs: Sequence[Job], settings: Settings, workers: int
-) -> Iterator[tuple[Job, DecodeError | None, float, int]]:
-    """(job, error, fps, number of flow frames), in the order of ``jobs``; unfinished folders are removed."""
-    found = {}
-    for outcome in each(
-        _measure, jobs, workers=workers, name=lambda job: job.uri, arguments=lambda job: (job.uri,)
-    ):
-        found[outcome.item] = outcome
+) -> Iterator[tuple[Job, _Measured | DecodeError]]:
+    """What each video will give, or why it cannot, in the order of ``jobs``."""
+    outcomes = each(
+        _measure, jobs, workers=workers, name=lambda job: job.uri, arguments=lambda job: (job.uri, settings)
+    )
+    found = {outcome.item: outcome for outcome in outcomes}
     for job in jobs:
-        shutil.rmtree(job.unfinished, ignore_errors=True)
-        if (error := found[job].error) is not None:
-            yield job, error, 0.0, 0
-            continue
-        duration_s, own_fps = found[job].result
-        fps = settings.fps or own_fps
-        if not fps:
-            error = DecodeError("not_a_video", f"{job.uri}: does not say its frame rate; pass --fps")
-            yield job, error, 0.0, 0
-            continue
-        # A video of a single frame has one frame of flow: rest.
-        yield job, None, fps, max(round(duration_s * fps) - 1, 1)
+        error, result = found[job].error, found[job].result
+        yield job, error if error is not None else _Measured(job, *result)
 
 
 def _written(
@@ -246,26 +248,37 @@ def _written(
         yield outcome.item, outcome.error
 
 
-def _measure(uri: str) -> tuple[float, float]:
-    """In a child: (duration in seconds, frames per second)."""
+def _measure(uri: str, settings: Settings) -> tuple[float, int, int]:
+    """In a child: (frames per second, number of flow frames, pixels of one)."""
     with storage.video_source(uri) as source, open_video(source) as video:
-        return video.info.duration_s, video.info.fps
+        info = video.info
+        fps = settings.fps or info.fps
+        if not fps:
+            raise DecodeError("not_a_video", f"{uri}: does not say its frame rate; pass --fps")
+        height, width = _flow_size(info, settings)
+        # A video of a single frame has one frame of flow: rest.
+        return fps, max(round(info.duration_s * fps) - 1, 1), height * width
 
 
 def _write(piece: Piece, settings: Settings) -> None:
     """In a child: compute and write the pictures of a piece."""
     with storage.video_source(piece.job.uri) as source, open_video(source) as video:
-        info = video.info
-        side = min(settings.short_side, info.height, info.width)
-        size = scaled_size(info.height, info.width, side)
-        for first in range(piece.first, piece.last + 1, _CHUNK):
-            numbers = np.arange(first, min(first + _CHUNK, piece.last + 1))
+        size = _flow_size(video.info, settings)
+        # What can only be decoded from its start is decoded once.
+        at_once = piece.frames if isinstance(video, Video) and not video.index.is_exact else _CHUNK
+        for first in range(piece.first, piece.last + 1, at_once):
+            numbers = np.arange(first, min(first + at_once, piece.last + 1))
             # In the middle of when a frame is shown: the frame itself, however its start was rounded.
             times_s = (np.append(numbers, numbers[-1] + 1) - 0.5) / piece.fps
             grey_thwc = to_grey(farneback(video.read(times_s, size=size)), settings.bound)
             for number, grey_hwc in zip(numbers, grey_thwc, strict=True):
                 for channel, name in enumerate("uv"):
                     _save(piece.job.unfinished / name / (_NAME % number), grey_hwc[..., channel])
+
+
+def _flow_size(info: VideoInfo, settings: Settings) -> tuple[int, int]:
+    side = min(settings.short_side, info.height, info.width)
+    return scaled_size(info.height, info.width, side)
 
 
 def _save(path: Path, grey_hw: np.ndarray) -> None:
