@@ -218,7 +218,6 @@ def _fit(
         "checkpoint_every": launch.checkpoint_every,
         "decoders": launch.decoders,
         "max_memory": launch.max_memory,
-        "resume": launch.resume,
         "mailbox": mailbox,
     }
     # One CPU is reserved so that every worker finds a place; it uses its share of its host's.
@@ -304,19 +303,12 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
             checkpoint_every=settings["checkpoint_every"],
             decoders=settings["decoders"] or cpus,
             max_memory=settings["max_memory"],
-            # A replaced worker group continues from this run's own last checkpoint.
-            resume=settings["resume"] or bool(_last_checkpoint(settings["folder"])),
+            resume=True,  # the folder is this run's own: a worker group that replaces another goes on
         )
     except _FINAL as error:
         # Raised on every rank alike: returning ends the run, raising would make Ray start it again.
         return {"error": type(error).__name__, "message": str(error)}
     return {"step": result.step, "score": result.score, "best": result.best_uri, "last": result.last_uri}
-
-
-def _last_checkpoint(folder: str) -> str | None:
-    from kineray.training import CheckpointStore
-
-    return CheckpointStore(storage.join(folder, "checkpoints")).last()
 
 
 def _first_of(problem: str | None, world_size: int) -> str | None:

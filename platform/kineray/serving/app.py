@@ -70,7 +70,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The clips of one request: uint8 [views * crops, T, C, C, 3]; timestamps_s [views, T]."""
+    """The clips of one request: uint8 [views * crops, T, S, S, C]; timestamps_s [views, T]."""
 
     plan: Plan
     clips_vthwc: np.ndarray
@@ -79,7 +79,7 @@ class Decoded:
 
 
 class Decoder:
-    """Decodes videos in threads; holds nothing of a model."""
+    """Decodes videos in child processes; holds nothing of a model."""
 
     def __init__(self) -> None:
         import kineray.evaluation  # noqa: F401 - here, so that no request waits for it
@@ -129,7 +129,7 @@ class Model:
         self._plan = Plan(preprocessing.to_json(), args.views, args.crops)
         # A model that cannot run must fail here, where the version before it still serves.
         side = preprocessing.eval_crop
-        black = np.zeros((1, preprocessing.frames, side, side, 3), np.uint8)
+        black = np.zeros((1, preprocessing.frames, side, side, preprocessing.channels), np.uint8)
         view_probabilities(self._checkpoint.model, preprocessing, black, self._device)
 
     def plan(self) -> Plan:

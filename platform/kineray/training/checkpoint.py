@@ -155,7 +155,8 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     except KinerayError as error:
         raise CheckpointError(f"{path}: {error}") from None
     weights, sha256 = _weights(folder, state)
-    model = build_model(experiment.model, {head: len(names) for head, names in preprocessing.labels.items()})
+    heads = {head: len(names) for head, names in preprocessing.labels.items()}
+    model = build_model(experiment.model, heads, preprocessing.channels)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -166,7 +166,8 @@ def train(
 
 def _new_model(experiment: Experiment, preprocessing: Preprocessing) -> nn.Module:
     torch.manual_seed(experiment.seed)
-    model = build_model(experiment.model, {head: len(names) for head, names in preprocessing.labels.items()})
+    heads = {head: len(names) for head, names in preprocessing.labels.items()}
+    model = build_model(experiment.model, heads, preprocessing.channels)
     set_batch_norm_group(model, experiment.train.bn_group)
     return model
 
