@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test check lock
+.PHONY: setup demo test check benchmark lock
 
 setup: .venv/.ready
 
@@ -25,6 +25,12 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Ratios against other readers, measured here. They are installed for this; torchcodec needs FFmpeg's libraries.
+benchmark: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/loader.py
 
 # Choose current versions anew.
 lock:
