@@ -274,21 +274,28 @@ def encode(
         raise DecodeError("truncated", f"{name_of(source)}: the file is cut off; copy or download it again")
     limit = None if limit_s is None else int(limit_s / index.time_base)
     times: list[int] = []
+    decoded = 0
+
+    def counted() -> Iterator[tuple[int, av.VideoFrame]]:
+        nonlocal decoded
+        for pts, frame in every_frame(source, index):
+            decoded += 1
+            # A copy begins with its first frame, also where the source's first ones cannot be decoded.
+            yield max(pts - int(index.shown_pts[0]), 0) if decoded > 1 else 0, frame
+
     with _Encoder(target, index, settings) as encoder:
-        for pts, frame in _ascending(every_frame(source, index)):
-            time_from_first = max(pts - int(index.shown_pts[0]), 0) if times else 0
-            if limit is not None and time_from_first > limit:
+        for pts, frame in _ascending(counted()):
+            if limit is not None and pts > limit:
                 break
-            encoder.write(frame, time_from_first)
-            times.append(time_from_first)
+            encoder.write(frame, pts)
+            times.append(pts)
         if not times:
             raise DecodeError("truncated", f"{name_of(source)}: none of its frames can be decoded")
     copy = index_video(target)
-    expected = len(times) if limit is not None else index.frames
-    if abs(expected - len(times)) > max(expected * MISCOUNT, 1):
+    if limit is None and abs(index.frames - decoded) > max(index.frames * MISCOUNT, 1):
         raise DecodeError(
             "wrong_frame_count",
-            f"{name_of(source)}: {index.frames} frames are stored, but {len(times)} can be decoded",
+            f"{name_of(source)}: {index.frames} frames are stored, but {decoded} can be decoded",
         )
     if not np.array_equal(_in_units(copy, index.time_base), times):
         raise DecodeError(
