@@ -3,44 +3,93 @@
 import io
 import struct
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from video_files import decode_all, reference_clip, write_video
+from video_files import copy_packets, decode_all, moving, picture, reference_clip, write_video
 
-from kineray.video import PacketIndex, index_video, open_video, probe, read_clip
+from kineray.video import PacketIndex, decode, index_video, open_video, probe, read_clip
 
+MOVING = list(moving(60, 48, 32))
 VARIABLE = list(np.cumsum(np.random.default_rng(0).integers(1, 60, 40)))
+PYRAMID = "b-pyramid=normal:ref=4:weightp=2:scenecut=0"
+STRICT_PYRAMID = "b-pyramid=strict:ref=4:weightp=2:scenecut=0"
+OPEN = "open-gop=1:scenecut=0"
 FILES = {
     "b_frames.mp4": {},
     "b_frames.mkv": {},
     "no_b_frames.mp4": {"bframes": 0},
     "one_gop.mp4": {"gop": 250, "bframes": 3},
     "all_key.mkv": {"gop": 1, "bframes": 0},
+    "pyramid.mp4": {"params": PYRAMID, "bframes": 8, "gop": 30, "frames": 70},
+    "pyramid.ts": {"params": STRICT_PYRAMID, "bframes": 8, "gop": 30, "frames": 70},
+    "open_pyramid.mkv": {"params": f"{PYRAMID}:open-gop=1", "bframes": 8, "frames": 70},
+    "interlaced.mp4": {"params": "tff=1:interlaced=1"},
     "start.mp4": {"start": 31},
     "start.mkv": {"start": 31},
     "start.ts": {"start": 31},
     "edit_list.mp4": {"start": -15},
     "variable.mp4": {"times": VARIABLE, "time_base": Fraction(1, 600)},
     "variable.mkv": {"times": VARIABLE, "time_base": Fraction(1, 600)},
-    "open_gop.mp4": {"params": "open-gop=1:scenecut=0"},
-    "open_gop.mkv": {"params": "open-gop=1:scenecut=0"},
-    "open_gop_hevc.mp4": {"codec": "libx265", "params": "open-gop=1:scenecut=0"},
+    "open_gop.mp4": {"params": OPEN},
+    "open_gop.mkv": {"params": OPEN},
+    "open_gop.ts": {"params": OPEN},
     "gradual_refresh.mp4": {"params": "intra-refresh=1:scenecut=0", "bframes": 0, "frames": 60},
     "long.mkv": {"frames": 300, "gop": 25},
     "long.ts": {"frames": 300, "gop": 25},
     "long.flv": {"frames": 300, "gop": 25, "bframes": 3},
-    "mpeg4.avi": {"codec": "mpeg4", "bframes": 0},
     "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
     "with_sound.mp4": {"audio": True},
     "one_frame.mp4": {"frames": 1},
+    "full_range.mp4": {"pix_fmt": "yuvj420p"},
+    "colour.mp4": {"pix_fmt": "yuv444p"},
+    "hevc.mp4": {"codec": "libx265", "params": "b-pyramid=1", "bframes": 4},
+    "hevc.ts": {"codec": "libx265", "bframes": 4},
+    "open_gop_hevc.mp4": {"codec": "libx265", "params": OPEN},
+    "open_gop_hevc.mkv": {"codec": "libx265", "params": OPEN, "bframes": 4},
+    "vp8.webm": {"codec": "libvpx"},
+    "vp8_odd.mkv": {"codec": "libvpx", "width": 61, "height": 47},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "vp9.mp4": {"codec": "libvpx-vp9", "gop": 25, "frames": 60},
+    "vp9_odd.webm": {"codec": "libvpx-vp9", "width": 61, "height": 47},
+    "av1.mp4": {"codec": "libsvtav1"},
+    "av1.webm": {"codec": "libsvtav1", "gop": 20},
+    "mpeg4.mp4": {"codec": "mpeg4"},
+    "mpeg4.mkv": {"codec": "mpeg4", "bframes": 3, "gop": 20},
+    "mpeg4.avi": {"codec": "mpeg4", "bframes": 0},
+    "b_frames.avi": {"codec": "mpeg4"},
+    "mpeg4.wmv": {"codec": "mpeg4"},
+    "h264.avi": {"bframes": 3, "gop": 30},
+    "h264.wmv": {"bframes": 3},
+    "mpeg2.mp4": {"codec": "mpeg2video"},
+    "mpeg2.ts": {"codec": "mpeg2video", "bframes": 3},
+    "mpeg2.mpg": {"codec": "mpeg2video"},
+    "mpeg2_open.ts": {"codec": "mpeg2video", "options": {"flags": "-cgop"}},
+    "mpeg1.mkv": {"codec": "mpeg1video"},
+    "jpeg.mkv": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "jpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj422p"},
+    "wmv2.wmv": {"codec": "wmv2"},
 }
+CODECS = {
+    "hevc": ["hevc.mp4", "hevc.ts", "open_gop_hevc.mp4", "open_gop_hevc.mkv"],
+    "vp8": ["vp8.webm", "vp8_odd.mkv"],
+    "vp9": ["vp9.webm", "vp9.mp4", "vp9_odd.webm"],
+    "av1": ["av1.mp4", "av1.webm"],
+    "mpeg4": ["mpeg4.mp4", "mpeg4.mkv", "mpeg4.avi", "b_frames.avi", "mpeg4.wmv"],
+    "mpeg2video": ["mpeg2.mp4", "mpeg2.ts", "mpeg2.mpg", "mpeg2_open.ts"],
+    "mpeg1video": ["mpeg1.mkv"],
+    "mjpeg": ["jpeg.mkv", "jpeg.avi"],
+    "wmv2": ["wmv2.wmv"],
+}
+CODEC = {name: codec for codec, names in CODECS.items() for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +151,257 @@ def test_random_files_and_random_times(tmp_path_factory, gaps, gop, bframes, sta
     )
     times = data.draw(st.lists(st.floats(-1, sum(gaps) / 300 + 1, allow_nan=False), min_size=1, max_size=6))
     np.testing.assert_array_equal(read_clip(path, times), reference_clip(path, times))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    codec=st.sampled_from(["libx264", "libx264", "libx264", "mpeg4", "mpeg2video"]),
+    suffix=st.sampled_from(["mp4", "mkv", "ts"]),
+    frames=st.integers(2, 60),
+    gop=st.integers(2, 60),
+    bframes=st.integers(0, 8),
+    refs=st.integers(1, 5),
+    pyramid=st.sampled_from(["none", "strict", "normal"]),
+    weightp=st.integers(0, 2),
+    open_gop=st.integers(0, 1),
+    data=st.data(),
+)
+def test_frames_that_are_not_decoded_are_not_missed(
+    tmp_path_factory,
+    codec,
+    suffix,
+    frames,
+    gop,
+    bframes,
+    refs,
+    pyramid,
+    weightp,
+    open_gop,
+    data,
+):
+    """Frames to which no other refers are left out; whatever remains must be exact."""
+    path = write_video(
+        tmp_path_factory.mktemp("references") / f"video.{suffix}",
+        codec=codec,
+        frames=frames,
+        width=48,
+        height=32,
+        gop=gop,
+        bframes=bframes if codec == "libx264" else min(bframes, 4),
+        params=f"ref={refs}:b-pyramid={pyramid}:weightp={weightp}:open-gop={open_gop}:scenecut=0:cabac=1",
+        options={} if codec == "libx264" or open_gop else {"flags": "+cgop", "sc_threshold": "1000000000"},
+        images=MOVING,
+    )
+    index = index_video(path)
+    if data.draw(st.booleans(), label="cached index"):
+        index = PacketIndex.from_bytes(index.to_bytes())
+    with open_video(path, index=index) as video:
+        for _ in range(2):
+            chosen = data.draw(st.lists(st.integers(0, frames), min_size=1, max_size=6))
+            times = [position / 25 for position in chosen]
+            np.testing.assert_array_equal(video.read(times), reference_clip(path, times))
+
+
+@pytest.fixture
+def decoded_frames(monkeypatch):
+    """Counts the frames that come out of the decoder."""
+    count = Counter()
+    decoded = decode._IndexedDecoder._decoded
+
+    def counting(self, *args):
+        for frame in decoded(self, *args):
+            count["frames"] += 1
+            yield frame
+
+    monkeypatch.setattr(decode._IndexedDecoder, "_decoded", counting)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("codec", "bframes", "most"), [("libx264", 7, 30), ("mpeg4", 2, 35), ("mpeg2video", 2, 35)]
+)
+def test_few_frames_are_decoded(tmp_path, decoded_frames, codec, bframes, most):
+    options = {"frames": 60, "width": 48, "height": 32, "bframes": bframes, "gop": 30}
+    params = "b-pyramid=normal:scenecut=0"
+    path = write_video(tmp_path / "video.mp4", codec=codec, params=params, images=MOVING, **options)
+    times = np.arange(0, 60, 4) / 25
+    np.testing.assert_array_equal(read_clip(path, times), reference_clip(path, times))
+    assert 15 <= decoded_frames["frames"] <= most
+
+
+def every(path):
+    """All frames, checked against the reference; returns how many there are."""
+    times, images = decode_all(path)
+    index = index_video(path)
+    assert index.frames == len(times)
+    np.testing.assert_allclose(index.times_s, [float(time) for time in times], atol=1e-6)
+    for given_index in (None, PacketIndex.from_bytes(index.to_bytes())):
+        with open_video(path, index=given_index) as video:
+            np.testing.assert_array_equal(video.read(index.times_s), images)
+            for time_s in index.times_s[[len(times) // 2, -1, 0]]:
+                np.testing.assert_array_equal(video.read([time_s]), reference_clip(path, [time_s]))
+    return len(times)
+
+
+def test_hidden_frames_of_vp8_are_not_shown(tmp_path, decoded_frames):
+    """An encoder may hide a frame to which others then refer."""
+    plain = write_video(tmp_path / "plain.webm", codec="libvpx", gop=40)
+    hidden = (7, 20, 21)
+
+    def hide(position, data):
+        return bytes([data[0] & ~0x10]) + data[1:] if position in hidden else data
+
+    path = copy_packets(plain, tmp_path / "hidden.webm", hide)
+    assert every(path) == 37
+    assert decoded_frames["frames"] > 37  # it went by the index, which left them out
+    np.testing.assert_array_equal(decode_all(path)[1], np.delete(decode_all(plain)[1], hidden, axis=0))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_hidden_frames_of_av1_come_with_others(tmp_path, suffix):
+    """A packet may hold several frames, of which one is shown."""
+    images = [image.repeat(2, 0).repeat(2, 1) for image in MOVING]
+    options = {"frames": 60, "width": 96, "height": 64, "gop": 32, "images": images}
+    path = write_video(tmp_path / f"v.{suffix}", codec="libsvtav1", **options)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    assert len(packets) == 60 and max(map(av1_frames, packets)) > 1
+    assert every(path) == 60
+
+
+def av1_frames(packet):
+    """How many frames the open bitstream units of a temporal unit hold."""
+    frames = at = 0
+    while at < len(packet):
+        kind, extended = packet[at] >> 3 & 15, packet[at] >> 2 & 1
+        at += 1 + extended
+        size = shift = 0
+        while True:
+            size |= (packet[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if packet[at - 1] < 128:
+                break
+        frames += kind in (3, 6)  # a frame header, a frame
+        at += size
+    return frames
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "avi"])
+def test_the_picture_may_change_its_size(tmp_path, suffix):
+    """Frames are then scaled to the size of the first one."""
+    codec = {"ts": "libx264", "mkv": "mjpeg", "avi": "mjpeg"}[suffix]
+    path, pix_fmt = tmp_path / f"video.{suffix}", "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        for part, (width, height) in enumerate([(64, 48), (96, 80), (64, 48)]):
+            encoder = av.CodecContext.create(codec, "w")
+            encoder.width, encoder.height, encoder.pix_fmt = width, height, pix_fmt
+            encoder.time_base, encoder.framerate, encoder.thread_count = Fraction(1, 25), Fraction(25), 1
+            if codec == "libx264":
+                encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "x264-params": "keyint=10"}
+            if part == 0:
+                stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+            for index in range(20):
+                frame = av.VideoFrame.from_ndarray(picture(index % 5, width, height), format="rgb24")
+                frame = frame.reformat(format=pix_fmt)
+                frame.pts, frame.time_base = 20 * part + index, Fraction(1, 25)
+                for packet in encoder.encode(frame):
+                    packet.stream = stream
+                    container.mux(packet)
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    assert [(frame.width, frame.height) for frame in frames] == [(64, 48)] * 20 + [(96, 80)] * 20 + [
+        (64, 48)
+    ] * 20
+    wanted = np.stack([frame.reformat(width=64, height=48).to_ndarray(format="rgb24") for frame in frames])
+    index = PacketIndex.from_bytes(index_video(path).to_bytes())
+    with open_video(path, index=index) as video:
+        assert (video.info.width, video.info.height, video.info.frames) == (64, 48, 60)
+        for chosen in ([25], range(60), [50, 3], [30, 10]):
+            clip = video.read(np.array(chosen) / 25)
+            np.testing.assert_array_equal(clip[0], wanted[chosen[0]])
+            np.testing.assert_array_equal(clip, wanted[list(chosen)])
+
+
+def cut_out(path, new_path, first):
+    """A transport stream without its packets before ``first``, but for the tables at its start."""
+    with av.open(str(path)) as container:
+        offset = [packet.pos for packet in container.demux(video=0) if packet.size][first]
+    data = path.read_bytes()
+    new_path.write_bytes(data[: 3 * 188] + data[offset:])
+    return new_path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"params": OPEN},
+        {"codec": "mpeg2video"},
+        {"codec": "mpeg2video", "options": {"flags": "-cgop"}},
+        {"codec": "libx265", "params": OPEN},
+    ],
+    ids=["h264", "h264_open", "mpeg2", "mpeg2_open", "hevc_open"],
+)
+@pytest.mark.parametrize("first", [5, 12, 13, 30])
+def test_a_video_that_was_cut_out_of_another(tmp_path, options, first):
+    """A broadcast starts anywhere; the video starts at the first frame that can be decoded."""
+    whole = write_video(tmp_path / "whole.ts", frames=60, gop=12, **options)
+    assert 20 <= every(cut_out(whole, tmp_path / "part.ts", first)) < 60 - first + 1
+
+
+@pytest.mark.parametrize("hidden", [1, 7, 20])
+def test_an_edit_list_hides_frames_at_the_start(tmp_path, hidden):
+    """A file that was cut without encoding it anew starts at a key frame and shows later ones."""
+    path = write_video(tmp_path / "whole.mp4", frames=60, gop=12)
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"elst") + 4 + 8  # version and count, then: duration, media time, rate
+    media_time = struct.unpack_from(">i", data, entry + 4)[0]
+    with av.open(str(path)) as container:
+        ticks = int(hidden / 25 / container.streams.video[0].time_base)
+    struct.pack_into(">i", data, entry + 4, media_time + ticks)
+    path.write_bytes(data)
+    assert every(path) == 60 - hidden
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rotation=st.sampled_from([0, 90, 180, 270]),
+    mirror=st.booleans(),
+    corner=st.tuples(st.integers(0, 14), st.integers(0, 14)),
+    side=st.integers(1, 9),
+    grey=st.booleans(),
+)
+def test_rotation_mirror_and_box_of_a_file(tmp_path_factory, rotation, mirror, corner, side, grey):
+    path = tmp_path_factory.getbasetemp() / f"rotated_{rotation}.mp4"
+    if not path.exists():
+        write_video(path, frames=10, rotation=rotation)
+    times = [0.2, 0.0]
+    upright = reference_clip(path, times, rotation // 90)
+    left, top, side = 2 * corner[0], 2 * corner[1], 2 * side
+    with open_video(path) as video:
+        clip = video.read(times, box=(left, top, side, side), mirror=mirror)
+        out = np.full((2, side, side, 3), 1, np.uint8)
+        assert video.read(times, box=(left, top, side, side), mirror=mirror, out=out) is out
+        luma = np.empty((2, side, side), np.uint8)
+        video.read(times, box=(left, top, side, side), mirror=mirror, out=luma)
+        whole = video.read(times, mirror=mirror)
+    box = upright[:, top : top + side, left : left + side]
+    np.testing.assert_array_equal(clip, box[:, :, ::-1] if mirror else box)
+    np.testing.assert_array_equal(out, clip)
+    np.testing.assert_array_equal(whole, upright[:, :, ::-1] if mirror else upright)
+    if grey:  # luma of limited range: 16 is black and 235 is white
+        assert np.abs(16 + clip @ [0.299, 0.587, 0.114] * 219 / 255 - luma).max() < 12
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_ten_bits(tmp_path, codec):
+    path = write_video(tmp_path / "deep.mp4", codec=codec, pix_fmt="yuv420p10le", frames=20, images=MOVING)
+    with av.open(str(path)) as container:
+        frames = [frame.reformat(format="gbrp") for frame in container.decode(video=0)]
+    for chosen in ([2, 17, 12], range(20)):
+        wanted = np.stack([frames[index].to_ndarray(format="rgb24") for index in chosen])
+        np.testing.assert_array_equal(read_clip(path, np.array(chosen) / 25), wanted)
 
 
 @pytest.mark.parametrize("options", [{}, {"gop": 50, "bframes": 3}, {"codec": "mpeg4"}])
@@ -230,8 +530,26 @@ def test_wrong_arguments(folder):
             read_clip(folder / "b_frames.mp4", times)
     with pytest.raises(ValueError, match="short_side"):
         read_clip(folder / "b_frames.mp4", [0.0], short_side=0)
-    last = decode_all(folder / "b_frames.mp4")[1][-1]
-    np.testing.assert_array_equal(read_clip(folder / "b_frames.mp4", [float("inf")])[0], last)
+    with open_video(folder / "b_frames.mp4") as video:
+        for shape in ((1, 48, 64, 3), (3, 48, 64, 3), (2, 64, 48, 3)):
+            with pytest.raises(ValueError, match="shape"):
+                video.read([0.0, 1.0], out=np.empty(shape, np.uint8))
+        for box in ((-2, 0, 10, 10), (0, 0, 66, 10), (0, 40, 10, 10)):
+            with pytest.raises(ValueError, match="not inside the frame"):
+                video.read([0.0], box=box)
+
+
+@pytest.mark.parametrize(
+    "name", ["b_frames.mp4", "start.mkv", "long.ts", "long.flv", "b_frames.avi", "h264.wmv"]
+)
+def test_times_before_the_start_and_past_the_end(folder, name):
+    first, last = decode_all(folder / name)[1][[0, -1]]
+    for times in ([-1e300, -1.0, 0.0], [float("-inf")], [-5e-324]):
+        assert (read_clip(folder / name, times) == first).all()
+    for times in ([1e5], [1e12, 1e300], [float("inf")]):
+        assert (read_clip(folder / name, times) == last).all()
+    clip = read_clip(folder / name, [1e18, 0.0, -1e18])
+    np.testing.assert_array_equal(clip, np.stack([last, first, first]))
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -245,4 +563,4 @@ def test_probe_measures_the_file(folder, name):
     if "times" not in FILES[name]:
         assert info.fps == pytest.approx(25, rel=1e-3)
         assert info.duration_s == pytest.approx(len(times) / 25, abs=0.041)
-    assert info.codec == {"mpeg4.avi": "mpeg4", "open_gop_hevc.mp4": "hevc"}.get(name, "h264")
+    assert info.codec == CODEC.get(name, "h264")

@@ -1,7 +1,7 @@
 """Small real videos for the tests, and a reference decoder that shares no code with kineray's."""
 
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -13,10 +13,32 @@ TOLERANCE_S = Fraction(1, 1_000_000)
 def picture(index, width, height):
     """uint8 [H, W, 3]; every index gives another picture, and no symmetry of the square keeps one."""
     rng = np.random.default_rng(index)
-    blocks = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    image = blocks.repeat(8, axis=0).repeat(8, axis=1)
+    blocks = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
+    image = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
     image[: height // 2, : width // 4] = (255, 0, 0)
-    return image
+    return np.ascontiguousarray(image)
+
+
+def moving(frames, width, height):
+    """Pictures of a texture that moves and fades behind a block: frames that are coded by each other."""
+    texture = np.random.default_rng(0).integers(0, 256, (height + frames, width + 2 * frames, 3))
+    texture = texture[::4, ::4].repeat(4, axis=0).repeat(4, axis=1)
+    for index in range(frames):
+        image = texture[index : index + height, 2 * index : 2 * index + width]
+        image = (image * (0.4 + 0.6 * abs(np.cos(index / 9)))).astype(np.uint8)
+        image[4:12, 3 * index % width :][:, :8] = (255, 0, 0)
+        yield image
+
+
+# What makes an encoder quick, and leaves the kinds of its frames to the caller.
+_QUICK = {
+    "libx264": {"preset": "ultrafast"},
+    "libx265": {"preset": "ultrafast"},
+    "libvpx": {"deadline": "good", "cpu-used": "5", "b": "200k"},
+    "libvpx-vp9": {"deadline": "good", "cpu-used": "8", "b": "200k"},
+    "libsvtav1": {"preset": "12", "svtav1-params": "lp=1"},
+}
+_PARAMS = {"libx264": "x264-params", "libx265": "x265-params"}
 
 
 def write_video(
@@ -33,34 +55,39 @@ def write_video(
     start=0,
     rotation=0,
     codec="libx264",
+    pix_fmt="yuv420p",
     params="",
+    options=None,
     container_options=None,
     audio=False,
+    images=None,
 ):
-    """Encode ``frames`` pictures; ``times`` are presentation times in ``time_base`` (default 1 / fps)."""
+    """Encode ``frames`` pictures; ``times`` are presentation times in ``time_base`` (default 1 / fps).
+
+    ``params`` are those of x264 and x265, ``options`` libav's for the encoder. ``images`` replace the
+    pictures.
+    """
     time_base = time_base or Fraction(1, fps)
-    options = {"g": str(gop), "bf": str(bframes)}
-    if codec == "libx264":
-        options |= {
-            "preset": "ultrafast",
-            "x264-params": f"keyint={gop}:bframes={bframes}:b-adapt=0:{params}",
-        }
-    if codec == "libx265":
-        options |= {
-            "preset": "ultrafast",
-            "x265-params": f"keyint={gop}:bframes={bframes}:log-level=none:{params}",
-        }
+    encoder_options = {"g": str(gop)} | _QUICK.get(codec, {})
+    if codec in ("libx264", "libx265", "mpeg4", "mpeg2video", "mpeg1video"):
+        encoder_options["bf"] = str(bframes)
+    if codec in _PARAMS:
+        quiet = "log-level=none:" if codec == "libx265" else ""
+        encoder_options[_PARAMS[codec]] = f"keyint={gop}:bframes={bframes}:b-adapt=0:{quiet}{params}"
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.time_base = time_base
         stream.codec_context.thread_count = 1
-        stream.options = options
+        stream.options = encoder_options | (options or {})
         if rotation:
             stream.set_display_rotation(rotation)
         sound = container.add_stream("aac", rate=16000) if audio else None
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(index, width, height), format="rgb24")
+            image = picture(index, width, height) if images is None else images[index]
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if pix_fmt != "yuv420p":
+                frame = frame.reformat(format=pix_fmt)
             frame.pts = start + (times[index] if times is not None else index)
             frame.time_base = time_base
             container.mux(stream.encode(frame))
@@ -68,6 +95,19 @@ def write_video(
         if sound is not None:
             container.mux(sound.encode(_silence(frames * 16000 // fps)))
             container.mux(sound.encode(None))
+    return Path(path)
+
+
+def copy_packets(source, path, change):
+    """Write the packets of ``source``'s video stream to ``path``; ``change``: (position, bytes) -> bytes."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        packets = [packet for packet in given.demux(given.streams.video[0]) if packet.size]
+        for position, packet in enumerate(packets):
+            copy = av.Packet(change(position, bytes(packet)))
+            copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+            copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+            made.mux(copy)
     return Path(path)
 
 
@@ -86,14 +126,21 @@ def _silence(samples):
     return frame
 
 
-@cache
+@lru_cache(maxsize=128)
 def decode_all(path):
-    """Every frame: (seconds from the first one as Fractions, uint8 [N, H, W, 3] as coded)."""
+    """Every frame: (seconds from the first one as Fractions, uint8 [N, H, W, 3] as coded).
+
+    AVI and ASF say when frames are decoded: in order, at 25 frames per second in these tests.
+    """
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
+        untimed = container.format.name in ("avi", "asf")
         frames = [
-            (frame.pts * stream.time_base, frame.to_ndarray(format="rgb24"))
-            for frame in container.decode(stream)
+            (
+                Fraction(index, 25) if untimed else frame.pts * stream.time_base,
+                frame.to_ndarray(format="rgb24"),
+            )
+            for index, frame in enumerate(container.decode(stream))
         ]
     return [time - frames[0][0] for time, _ in frames], np.stack([image for _, image in frames])
 
