@@ -42,7 +42,7 @@ class S3Server:
         self.restart()
         self.requests, self.sent = [], 0  # what was asked for, and bytes of bodies that went out
         self.pause_s = 0.0  # before every 16 KiB of a body
-        self.hidden = set()  # headers, in lower case, that answers lack
+        self.hidden = set()  # headers, in lower case, that requests and answers lose at the door
         self._faults.clear()
 
     def fail(self, times, status=503, code="SlowDown"):
@@ -125,7 +125,7 @@ def _handler(door):
             server = http.client.HTTPConnection(door._backend)
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in {"connection", "expect"}:
+                if name.lower() not in {"connection", "expect", *door.hidden}:
                     server.putheader(name, value)
             server.endheaders(body)
             found = server.getresponse()

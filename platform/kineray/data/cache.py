@@ -179,7 +179,7 @@ class Cache:
         finally:
             os.close(descriptor)
 
-    def _listed(self) -> list[tuple[int, int, Path]]:
+    def _listed(self) -> list[tuple[int, int, str]]:
         """(time of last use, bytes, path) of all files, and (0, bytes, path) of those being fetched."""
         found = []
         for path in (self.folder / "parts").glob("*"):
@@ -187,7 +187,7 @@ class Cache:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
                     if not _remove_unused(path, descriptor):  # else of a process that died
-                        found.append((0, os.fstat(descriptor).st_size, path))
+                        found.append((0, os.fstat(descriptor).st_size, str(path)))
                 finally:
                     os.close(descriptor)
         for folder in (self.folder / "objects").glob("*"):
@@ -195,7 +195,7 @@ class Cache:
                 for entry in entries:
                     with suppress(FileNotFoundError):
                         status = entry.stat()
-                        found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
+                        found.append((status.st_mtime_ns, status.st_size, entry.path))
         return found
 
     def _evict(self, missing: int) -> int:
@@ -214,7 +214,7 @@ class Cache:
             with suppress(FileNotFoundError):
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    total -= size if _remove_unused(path, descriptor) else 0
+                    total -= size if _remove_unused(Path(path), descriptor) else 0
                 finally:
                     os.close(descriptor)
         return total

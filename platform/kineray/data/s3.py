@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -46,6 +47,7 @@ _REASONS = {
 
 logger = logging.getLogger(__name__)
 _patience_s: ContextVar[float | None] = ContextVar("patience_s", default=None)
+_making = threading.Lock()
 _Result = TypeVar("_Result")
 
 
@@ -109,12 +111,12 @@ def get(
             total = answer.get("ContentRange", "").rpartition("/")[2]
             if "Range" in request and not total.isdigit():
                 raise StorageError(f"{uri}: the endpoint cannot read parts of an object; use another one")
-            found = int(total) if total else int(answer["ContentLength"])
+            found, tag = int(total or answer["ContentLength"]), answer.get("ETag", "")
+            if (etag and tag != etag) or (size >= 0 and found != size):
+                raise ReplacedError(f"{uri}: {REPLACED}")  # not every endpoint heeds IfMatch, or has tags
             if size < 0:
-                begin(found, answer.get("ETag", ""))
-            elif found != size:
-                raise ReplacedError(f"{uri}: {REPLACED}")
-            size, etag = found, answer.get("ETag", "")
+                begin(found, tag)
+            size, etag = found, tag
             end = size if stop is None else min(stop, size)
             while at < end:
                 piece = body.read(min(_PIECE, end - at))
@@ -194,7 +196,8 @@ def _reason(error: Exception) -> str:
 def _client(attempts: int = 1) -> Any:
     # A client is safe to share between threads, not between a process and its fork.
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    return _client_of(os.getpid(), settings, attempts)
+    with _making:  # threads that begin together share one
+        return _client_of(os.getpid(), settings, attempts)
 
 
 @functools.lru_cache(maxsize=4)
