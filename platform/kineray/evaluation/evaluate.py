@@ -135,7 +135,7 @@ def _join_labels(samples: Manifest, classes: Mapping[str, tuple[str, ...]]) -> d
                 "that it was trained for"
             )
         to_checkpoint = np.array([*(index_of[name] for name in vocabulary), ABSENT])
-        joined[head] = to_checkpoint[[sample.labels[head] for sample in samples]]
+        joined[head] = to_checkpoint[samples.labels(head)]
         if (joined[head] == ABSENT).all():
             raise ManifestError(f"{samples.name}: no clip of the split has a label for '{head}'")
     return joined

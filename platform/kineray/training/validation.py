@@ -57,11 +57,11 @@ def validate(
         counts += torch.stack([_hits(logits[head], labels[head]) for head in heads])
         others[0] += clip_loss(logits, labels).sum(dtype=torch.float64)
         others[1] += len(samples)
-    by_id = {sample.id: sample for sample in val_set}
-    for failure in failures:
-        counts[:, 0] += torch.tensor([by_id[failure.id].labels[h] >= 0 for h in heads], device=device)
-        others[2] += 1
     if failures:
+        labels_of = {sample.id: sample.labels for sample in val_set}
+        for failure in failures:
+            counts[:, 0] += torch.tensor([labels_of[failure.id][h] >= 0 for h in heads], device=device)
+            others[2] += 1
         log.warning(
             "%d validation videos cannot be decoded and count as wrong: %s",
             len(failures),
