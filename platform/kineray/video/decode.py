@@ -162,6 +162,8 @@ class Video:
             for first, positions in _runs(index, sorted(wanted)):
                 rows = {int(index.pts[position]): wanted[position] for position in positions}
                 for pts, frame in self._decoder.frames(first, positions):
+                    if self._index_is_given and not self._is_indexed(self._decoder.stream, frame):
+                        raise _NotAsIndexedError("another stream")
                     writer.write(frame, rows.pop(pts))
                 if rows:
                     raise _NotAsIndexedError(f"no frame came for presentation time {min(rows)}")
@@ -177,7 +179,7 @@ class Video:
                 current = next(frames, None)
                 if current is None:
                     raise DecodeError("empty", f"{self.name}: the video stream holds no frames")
-                if self._index_is_given and not self._is_first(current[1]):
+                if self._index_is_given and not self._is_indexed(stream, current[1]):
                     raise self._replaced()
                 rows: dict[int, list[int]] = defaultdict(list)
                 for row, time_s in enumerate(timestamps_s):
@@ -192,10 +194,15 @@ class Video:
             except av.FFmpegError as error:
                 raise self._damaged(error) from None
 
-    def _is_first(self, frame: av.VideoFrame) -> bool:
+    def _is_indexed(self, stream: av.VideoStream, frame: av.VideoFrame) -> bool:
+        """Whether ``frame`` of ``stream`` is as the index says of the first one."""
         index = self.index
-        size = (frame.width, frame.height)
-        return size == (index.width, index.height) and rotation_of(frame) == index.rotation
+        return (
+            (frame.width, frame.height) == (index.width, index.height)
+            and rotation_of(frame) == index.rotation
+            and stream.codec.canonical_name == index.codec
+            and stream.time_base == index.time_base
+        )
 
     def _replaced(self) -> DecodeError:
         return DecodeError(
@@ -216,12 +223,12 @@ class _IndexedDecoder:
         self, container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex
     ) -> None:
         self._container = container
-        self._stream = stream
+        self.stream = stream
         self._context = stream.codec_context
         self._index = index
         self._pts: list[int] = index.pts.tolist()
-        self._skips = index.codec in _MARKS_REFERENCES
-        if index.codec == "h264":
+        self._skips = self._context.name in _MARKS_REFERENCES
+        if self._context.name == "h264":
             # Never give a frame out of order away because the order was not probed.
             self._context.options = {**self._context.options, "strict": "1"}
         self._packets = self._demux()
@@ -272,7 +279,7 @@ class _IndexedDecoder:
         attempt, step = target, 1
         while True:
             try:
-                self._container.seek(attempt, stream=self._stream)
+                self._container.seek(attempt, stream=self.stream)
             except av.FFmpegError as error:
                 raise _NotAsIndexedError(f"it cannot be sought in: {error.strerror}") from None
             packets = self._demux()
@@ -288,7 +295,7 @@ class _IndexedDecoder:
             attempt, step = attempt - step, step * 8
 
     def _demux(self) -> Iterator["av.Packet[av.VideoStream]"]:
-        return (packet for packet in self._container.demux(self._stream) if packet.size)
+        return (packet for packet in self._container.demux(self.stream) if packet.size)
 
 
 class _Writer:

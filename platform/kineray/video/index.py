@@ -139,21 +139,21 @@ class PacketIndex:
             packets = head["packets"]
             flags = np.frombuffer(arrays, np.uint8, packets)
             pts = np.cumsum(np.frombuffer(arrays, "<i8", packets, offset=packets))
-            width, height, rotation = head["size"]
+            width, height, rotation = map(int, head["size"])
             index = cls(
-                size_bytes=head["bytes"],
-                codec=head["codec"],
+                size_bytes=int(head["bytes"]),
+                codec=str(head["codec"]),
                 width=width,
                 height=height,
                 rotation=rotation,
-                fps=head["fps"],
+                fps=float(head["fps"]),
                 time_base=Fraction(*head["time_base"]),
                 pts=pts,
                 flags=flags,
-                last_duration=head["last_duration"],
-                announced=head["announced"],
-                counted=head["counted"],
-                truncated=head["truncated"],
+                last_duration=int(head["last_duration"]),
+                announced=None if head["announced"] is None else int(head["announced"]),
+                counted=bool(head["counted"]),
+                truncated=bool(head["truncated"]),
             )
         except (zlib.error, KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(f"not a packet index: {error}") from None

@@ -1,0 +1,224 @@
+"""The packet index: what it says of a file, that it is small, and that it is never trusted blindly."""
+
+import json
+import zlib
+from dataclasses import fields, replace
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from video_files import decode_all, reference_clip, write_video
+
+from kineray.errors import DecodeError
+from kineray.video import PacketIndex, index_video, open_video, read_clip
+
+VARIABLE = list(np.cumsum(np.random.default_rng(0).integers(1, 60, 40)))
+FILES = {
+    "plain.mp4": {},
+    "plain.mkv": {},
+    "plain.ts": {},
+    "plain.flv": {},
+    "open_gop.mp4": {"params": "open-gop=1:scenecut=0"},
+    "start.mp4": {"start": 31},
+    "edit_list.mp4": {"start": -15},
+    "variable.mp4": {"times": VARIABLE, "time_base": Fraction(1, 600)},
+    "variable.mkv": {"times": VARIABLE, "time_base": Fraction(1, 600)},
+    "turned.mp4": {"rotation": 90},
+    "hevc.mkv": {"codec": "libx265", "params": "open-gop=1"},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "vp9.flv": {"codec": "libvpx-vp9"},
+    "av1.mp4": {"codec": "libsvtav1"},
+    "mpeg2.ts": {"codec": "mpeg2video"},
+    "jpeg.mkv": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "one_frame.mp4": {"frames": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("indexed")
+    for name, options in FILES.items():
+        write_video(folder / name, **options)
+    return folder
+
+
+def again(index):
+    return PacketIndex.from_bytes(index.to_bytes())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_index_survives_being_stored(folder, name):
+    index = index_video(folder / name)
+    stored = again(index)
+    for field in fields(PacketIndex):
+        np.testing.assert_array_equal(getattr(stored, field.name), getattr(index, field.name))
+    assert stored.to_bytes() == index.to_bytes()
+    assert index.size_bytes == (folder / name).stat().st_size
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_says_what_a_full_decode_says(folder, name):
+    index = again(index_video(folder / name))
+    times, images = decode_all(folder / name)
+    with av.open(str(folder / name)) as container:
+        frames = list(container.decode(video=0))
+        last_s = float((frames[-1].duration or 0) * container.streams.video[0].time_base)
+    assert (index.frames, len(index.times_s)) == (len(images), len(images))
+    np.testing.assert_allclose(index.times_s, [float(time) for time in times], atol=1e-6)
+    if "times" not in FILES[name]:
+        last_s = 1 / 25
+    elif name.endswith("mkv"):  # says nothing of durations: the last frame gets that of the one before
+        last_s = float(times[-1] - times[-2])
+    assert index.duration_s == pytest.approx(float(times[-1]) + last_s, abs=0.0011)
+    if not index.counted:
+        keys = [float(time) for frame, time in zip(frames, times, strict=True) if frame.key_frame]
+        np.testing.assert_allclose(index.key_times_s[index.key_times_s >= 0], keys, atol=1e-6)
+    assert (index.height, index.width) == images.shape[1:3]
+    assert not index.truncated
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize(
+    "options", [{}, {"gop": 250}, {"gop": 30, "bframes": 8, "params": "b-pyramid=normal:open-gop=1"}]
+)
+def test_it_is_small(tmp_path, suffix, options):
+    path = write_video(tmp_path / f"long.{suffix}", frames=300, width=32, height=32, **options)
+    assert len(index_video(path).to_bytes()) < 600
+
+
+@pytest.mark.parametrize("name", ["open_gop.mp4", "hevc.mkv", "plain.mp4", "mpeg2.ts", "edit_list.mp4"])
+def test_decoding_starts_at_the_key_frame_before(folder, name):
+    index = index_video(folder / name)
+    keys = [position for position, flag in enumerate(index.flags) if flag & 1]
+    leading = 0
+    for position, pts in enumerate(index.pts):
+        enough = [key for key in keys if key <= position and index.pts[key] <= pts]
+        assert index.key_before(position) == max(enough, default=0)
+        leading += index.key_before(position) < max(key for key in keys if key <= position)
+    assert (leading > 0) == (name in ("open_gop.mp4", "hevc.mkv", "mpeg2.ts"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60))
+def test_garbage_is_no_index(data):
+    for text in (data, zlib.compress(data), zlib.compress(b'{"version": 2}\n' + data)):
+        with pytest.raises(ValueError):
+            PacketIndex.from_bytes(text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_damaged_index_is_no_index_or_can_be_used(folder, data):
+    stored = index_video(folder / "plain.mp4").to_bytes()
+    if data.draw(st.booleans()):
+        with pytest.raises(ValueError):
+            PacketIndex.from_bytes(stored[: data.draw(st.integers(0, len(stored) - 1))])
+        return
+    head, _, arrays = zlib.decompress(stored).partition(b"\n")
+    fields = json.loads(head)
+    key = data.draw(st.sampled_from(sorted(fields)))
+    value = st.none() | st.integers(-3, 3) | st.text(max_size=3) | st.lists(st.integers(-1, 1), max_size=3)
+    fields[key] = data.draw(value)
+    if data.draw(st.booleans()):
+        del fields[key]
+    try:
+        index = PacketIndex.from_bytes(zlib.compress(json.dumps(fields).encode() + b"\n" + arrays))
+    except ValueError:
+        return
+    assert index.frames > 0 and np.isfinite(index.duration_s)
+
+
+def test_an_index_of_another_file_is_refused(tmp_path):
+    path = write_video(tmp_path / "video.mp4")
+    index = index_video(path)
+    write_video(path, frames=41)
+    with (
+        pytest.raises(DecodeError, match="is not the file that was indexed") as caught,
+        open_video(path, index=index),
+    ):
+        pass
+    assert caught.value.code == "wrong_frame_count"
+    path.unlink()
+    with pytest.raises(DecodeError) as caught, open_video(path, index=index):
+        pass
+    assert caught.value.code == "not_found"
+
+
+OTHERS = {
+    "frames": {"frames": 30},
+    "longer": {"frames": 90},
+    "gop": {"gop": 7},
+    "no_b_frames": {"bframes": 0},
+    "pyramid": {"bframes": 6, "params": "b-pyramid=normal"},
+    "later": {"start": 9},
+    "slower": {"time_base": Fraction(1, 10)},
+    "faster": {"fps": 50},
+    "variable": {"frames": 40, "times": VARIABLE, "time_base": Fraction(1, 600)},
+    "larger": {"width": 96, "height": 80},
+    "turned": {"rotation": 90},
+    "upside_down": {"rotation": 180},
+    "hevc": {"codec": "libx265"},
+    "vp9": {"codec": "libvpx-vp9"},
+    "mpeg4": {"codec": "mpeg4"},
+}
+DIFFERENT = {"larger", "turned", "upside_down", "hevc", "vp9", "mpeg4", "slower", "variable"}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_an_index_of_another_file_of_the_same_size_is_not_believed(tmp_path, other):
+    given_file = write_video(tmp_path / "given.mp4", frames=60)
+    path = write_video(tmp_path / "other.mp4", **({"frames": 60} | OTHERS[other]))
+    size = max(path.stat().st_size, given_file.stat().st_size) + 8
+    for file in (path, given_file):
+        pad = size - file.stat().st_size
+        file.write_bytes(file.read_bytes() + pad.to_bytes(4, "big") + b"free" + bytes(pad - 8))
+    index = again(index_video(given_file))
+    turns = index_video(path).rotation // 90
+    for times in ([0.0], [1.3], [0.5, 2.2], [2.0, 0.1], [99.0], [0.3, 0.34, 0.38]):
+        try:
+            with open_video(path, index=index) as video:
+                clip = video.read(times)
+        except DecodeError as error:
+            assert error.code == "wrong_frame_count" and other in DIFFERENT
+        else:
+            assert other not in DIFFERENT
+            wanted = reference_clip(path, times, turns)
+            if times == [99.0] and other == "longer":
+                wanted = reference_clip(path, [index.times_s[-1]])  # the end of the one that was indexed
+            np.testing.assert_array_equal(clip, wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
+def test_with_wrong_packets_in_the_index_reading_ends_and_gives_whole_frames(folder, suffix, data):
+    """A packet is used only if it is where it should be, and decoding starts only at a real key frame."""
+    path = folder / f"plain.{suffix}"
+    index = index_video(path)
+    pts, flags = index.pts.copy(), index.flags.copy()
+    step = round(1 / 25 / index.time_base)
+    for _ in range(data.draw(st.integers(1, 3))):
+        position = data.draw(st.integers(0, len(pts) - 1))
+        pts[position] += data.draw(st.sampled_from([-(10**12), -step, -1, 1, step, 7 * step, 10**12]))
+        flags[data.draw(st.integers(0, len(pts) - 1))] ^= 1
+    times = data.draw(st.lists(st.floats(0, 1.7), min_size=1, max_size=3))
+    with open_video(path, index=replace(index, pts=pts, flags=flags)) as video:
+        clip = video.read(times)
+    _, images = decode_all(path)
+    for row in clip:
+        assert (images == row).all(axis=(1, 2, 3)).any()
+
+
+def test_a_stream_without_times_is_counted(tmp_path):
+    """MPEG program streams give a time only to some H.264 frames."""
+    path = write_video(tmp_path / "video.mpg", frames=50)
+    index = index_video(path)
+    assert (index.counted, index.frames) == (True, 50)
+    np.testing.assert_allclose(index.times_s, np.arange(50) / 25, atol=1e-4)
+    with av.open(str(path)) as container:
+        images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    np.testing.assert_array_equal(read_clip(path, [0.0, 99.0]), [images[0], images[-1]])
