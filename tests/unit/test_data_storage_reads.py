@@ -183,27 +183,6 @@ def test_a_long_failure_is_told_once(uri, s3_server, monkeypatch, caplog):
     assert told.startswith(f"{uri}: Connection was closed") and told.endswith("; trying again for 300 s")
 
 
-def test_waits_are_announced(uri, s3_server):
-    called, since = [], []
-    storage.on_wait(
-        lambda: since.append(time.monotonic()), lambda: called.append(time.monotonic() - since[-1])
-    )
-    try:
-        assert read(uri) == DATA
-        assert len(called) == len(since) == 1
-        read(uri)
-        assert len(called) == 1  # from the cache
-        s3_server.pause_s = 0.02
-        s3_server.reset(4)
-        storage.read_bytes(uri)
-        assert len(called) == len(since) == 2 and called[-1] > 0.3  # four resets and nineteen pieces
-        with pytest.raises(StorageError):
-            storage.read_bytes(f"{uri}.not")
-        assert len(called) == len(since) == 3
-    finally:
-        storage.on_wait(lambda: None, lambda: None)
-
-
 # Parts of a large object
 
 

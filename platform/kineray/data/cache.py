@@ -20,13 +20,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kineray.data.waiting import waiting
+from kineray.config.sizes import bytes_of
 from kineray.errors import ConfigError, StorageError
 
 DEFAULT_BYTES = 100 * 10**9  # at most, and no more than half of the disk's free space
 
-_UNITS = {unit: 1000**n for n, unit in enumerate(("B", "KB", "MB", "GB", "TB"))}
-_UNITS |= {unit: 1024**n for n, unit in enumerate(("KIB", "MIB", "GIB", "TIB"), start=1)}
 _KEPT = 0.9  # of the limit when it is reached, so that the folder is listed only now and then
 
 
@@ -122,8 +120,7 @@ class Cache:
         try:
             locked = _lock(descriptor)
             if not locked and wait:
-                with waiting():
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
                 locked = True
             # Who had the lock before has renamed or removed the file, unless it died.
             if locked and _is_at(descriptor, path):
@@ -276,20 +273,16 @@ def from_environment() -> Cache:
     """
     folder = Path(os.environ.get("KINERAY_CACHE") or Path.home() / ".cache" / "kineray")
     text = os.environ.get("KINERAY_CACHE_SIZE", "").strip()
-    return Cache(folder, _bytes(text) if text else None)
+    try:
+        return Cache(folder, bytes_of(text) if text else None)
+    except ValueError as error:
+        raise ConfigError(f"KINERAY_CACHE_SIZE={error}") from None
 
 
 def name_of(*parts: object, suffix: str = "") -> str:
     """The name in a cache of what ``parts`` tell from everything else."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
     return digest + (suffix if re.fullmatch(r"\.\w{1,10}", suffix) else "")
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text)
-    if not match or match[2].upper() not in _UNITS:
-        raise ConfigError(f"KINERAY_CACHE_SIZE={text}: not a size; write it like 50GB or 500MB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

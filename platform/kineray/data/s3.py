@@ -16,7 +16,6 @@ from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from kineray.data.waiting import waiting
 from kineray.errors import StorageError
 
 SCHEME = "s3://"
@@ -134,29 +133,28 @@ def _persistently(
     """The result of ``attempt``, repeated while it fails for a reason that passes and ``progress`` stands."""
     patience_s = PATIENCE_S if (given := _patience_s.get()) is None else given
     since, reached, pause_s, told = time.monotonic(), progress(), _FIRST_PAUSE_S, False
-    with waiting():
-        while True:
-            try:
-                return attempt()
-            except StorageError:
-                raise
-            except Exception as error:
-                if not _transient(error):
-                    if not type(error).__module__.startswith(("botocore", "boto3")):
-                        raise  # of a local file
-                    reason = _reason(error)
-                    kind = ReplacedError if reason == REPLACED else StorageError
-                    raise kind(f"{uri}: {reason}") from None
-                if progress() != reached:
-                    since, reached, pause_s = time.monotonic(), progress(), _FIRST_PAUSE_S
-                failing_s = time.monotonic() - since
-                if failing_s >= patience_s:
-                    raise StorageError(f"{uri}: {_reason(error)} (tried for {failing_s:.0f} s)") from None
-                if failing_s > _SILENCE_S and not told:
-                    logger.warning("%s: %s; trying again for %.0f s", uri, _reason(error), patience_s)
-                    told = True
-            time.sleep(random.uniform(pause_s / 2, pause_s))
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+    while True:
+        try:
+            return attempt()
+        except StorageError:
+            raise
+        except Exception as error:
+            if not _transient(error):
+                if not type(error).__module__.startswith(("botocore", "boto3")):
+                    raise  # of a local file
+                reason = _reason(error)
+                kind = ReplacedError if reason == REPLACED else StorageError
+                raise kind(f"{uri}: {reason}") from None
+            if progress() != reached:
+                since, reached, pause_s = time.monotonic(), progress(), _FIRST_PAUSE_S
+            failing_s = time.monotonic() - since
+            if failing_s >= patience_s:
+                raise StorageError(f"{uri}: {_reason(error)} (tried for {failing_s:.0f} s)") from None
+            if failing_s > _SILENCE_S and not told:
+                logger.warning("%s: %s; trying again for %.0f s", uri, _reason(error), patience_s)
+                told = True
+        time.sleep(random.uniform(pause_s / 2, pause_s))
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
 def _transient(error: Exception) -> bool:

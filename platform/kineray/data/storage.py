@@ -19,7 +19,6 @@ from kineray.data import s3
 from kineray.data.cache import Cache, Part, from_environment, name_of
 from kineray.data.remote_file import RemoteFile, RemoteObject, recall, remember
 from kineray.data.s3 import patience
-from kineray.data.waiting import on_wait
 from kineray.errors import StorageError
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "list_files",
     "list_names",
     "local_file",
-    "on_wait",
     "patience",
     "prefetch",
     "put_folder",
