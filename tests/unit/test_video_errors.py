@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from video_files import reference_clip, write_sound, write_video
 
 from kineray.errors import DecodeError
-from kineray.video import probe, read_clip
+from kineray.video import container, index, index_video, open_video, probe, read_clip
 
 
 def failure(source, times=(0.0, 0.5, 99.0)):
@@ -50,11 +52,11 @@ def test_text_is_not_a_video(tmp_path, name):
 
 
 def test_a_picture_is_not_a_video(tmp_path):
-    with av.open(str(tmp_path / "picture.png"), "w", format="image2") as container:
-        stream = container.add_stream("png", rate=1)
+    with av.open(str(tmp_path / "picture.png"), "w", format="image2") as made:
+        stream = made.add_stream("png", rate=1)
         stream.width, stream.height, stream.pix_fmt = 16, 16, "rgb24"
         frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
-        container.mux(stream.encode(frame))
+        made.mux(stream.encode(frame))
     assert failure(tmp_path / "picture.png").code == "not_a_video"
 
 
@@ -111,21 +113,96 @@ def test_truncated_before_the_first_frame(video):
     assert failure(video).code == "truncated"
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
+def test_a_picture_too_large_for_memory(tmp_path, video, monkeypatch):
+    jpeg = write_video(tmp_path / "jpeg.mkv", codec="mjpeg", pix_fmt="yuvj420p")
+    size = struct.pack(">HH", 48, 64)
+    assert size in jpeg.read_bytes()
+    vast = io.BytesIO(jpeg.read_bytes().replace(size, struct.pack(">HH", 65000, 65000)))
+    assert failure(vast).code in {"too_large", "truncated"}
+
+    monkeypatch.setattr(container, "MAX_PIXELS", 64 * 48 - 1)
+    for codec, suffix in (("libx264", "mp4"), ("libx264", "ts"), ("mpeg4", "avi"), ("libvpx-vp9", "webm")):
+        path = write_video(tmp_path / f"large.{suffix}", codec=codec)
+        error = failure(path)
+        assert error.code == "too_large" and "64x48" in str(error)
+    monkeypatch.setattr(container, "MAX_PIXELS", 64 * 48)
+    assert len(read_clip(video, [0.0])) == 1
+
+
+def test_a_picture_that_grows_too_large(tmp_path, monkeypatch):
+    """The size may change after the header and the first frame were looked at."""
+    path = tmp_path / "growing.mkv"
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for index, (width, height) in enumerate([(64, 48)] * 5 + [(256, 256)] * 5):
+            encoder = av.CodecContext.create("mjpeg", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
+            encoder.time_base = Fraction(1, 25)
+            frame = av.VideoFrame(width, height, "yuvj420p")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            for packet in [*encoder.encode(frame), *encoder.encode(None)]:
+                packet.stream = stream
+                made.mux(packet)
+    assert len(read_clip(path, [0.0, 0.3])) == 2
+    monkeypatch.setattr(container, "MAX_PIXELS", 64 * 64)
+    assert failure(path).code in {"too_large", "truncated"}
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_damage_never_ends_in_another_error(tmp_path_factory, suffix, data):
-    path = tmp_path_factory.getbasetemp() / f"sound.{suffix}"
+def test_a_video_that_lasts_for_days(tmp_path, suffix, monkeypatch):
+    hourly = [hour * 3600 * 25 for hour in range(26)]
+    path = write_video(tmp_path / f"days.{suffix}", frames=26, times=hourly)
+    error = failure(path)
+    assert error.code == "too_long" and "24 hours" in str(error)
+    short = write_video(tmp_path / f"short.{suffix}", frames=100)
+    monkeypatch.setattr(index, "MAX_DURATION_S", 3)
+    assert failure(short).code == "too_long"
+    monkeypatch.setattr(index, "MAX_DURATION_S", 4)
+    assert len(read_clip(short, [99.0])) == 1
+
+
+DAMAGED = {
+    "mp4": {},
+    "mkv": {},
+    "ts": {},
+    "flv": {},
+    "avi": {"codec": "mpeg4"},
+    "mpg": {"codec": "mpeg2video"},
+    "webm": {"codec": "libvpx-vp9"},
+    "av1.mp4": {"codec": "libsvtav1"},
+}
+CODES = {
+    "not_a_video",
+    "no_video_stream",
+    "codec_unsupported",
+    "truncated",
+    "empty",
+    "too_large",
+    "too_long",
+    "wrong_frame_count",
+}
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), is_indexed=st.booleans())
+@pytest.mark.parametrize("suffix", DAMAGED)
+def test_damage_never_ends_in_another_error(tmp_path_factory, suffix, is_indexed, data):
+    path = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
     if not path.exists():
-        write_video(path)
+        write_video(path, **DAMAGED[suffix])
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    cut = data.draw(st.integers(0, len(content)) | st.just(len(content)))
+    whole = st.just(len(content))
+    cut = data.draw(whole if is_indexed else st.integers(0, len(content)) | whole)
+    known = index_video(path) if is_indexed else None
     try:
-        clip = read_clip(io.BytesIO(bytes(content[:cut])), [0.0, 0.7, 5.0])
+        with open_video(io.BytesIO(bytes(content[:cut])), index=known) as video:
+            clip = video.read([0.0, 0.7, 5.0])
     except DecodeError as error:
-        assert error.code in {"not_a_video", "no_video_stream", "codec_unsupported", "truncated", "empty"}
+        assert error.code in CODES
+        assert str(error).startswith("the upload: ") and "\n" not in str(error)
     else:
         assert clip.dtype == np.uint8 and len(clip) == 3
 
