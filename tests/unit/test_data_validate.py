@@ -16,6 +16,7 @@ import pytest
 from video_files import write_sound, write_video
 
 from kineray.cli import run
+from kineray.data import storage
 from kineray.data.index_cache import IndexCache
 from kineray.data.manifest import BoxLabel, Manifest, Sample, load_manifest, save_manifest
 from kineray.data.validate import check_video, outside_of, quarantine_path, validate, without
@@ -249,6 +250,27 @@ def test_a_good_set_exits_with_0_and_replaces_an_older_list(folder, tmp_path, ki
     assert "cannot be used" not in out
     assert f"kineray data stats {path}" in err
     assert (tmp_path / "set.quarantine.csv").read_text() == "uri,code,message,samples\n"
+
+
+def test_objects_of_a_bucket_are_called_by_their_uris(s3, tmp_path, kineray):
+    good = write_video(tmp_path / "good.mp4")
+    storage.write_bytes(f"{s3}/set/good.mp4", good.read_bytes())
+    storage.write_bytes(f"{s3}/set/cut.mp4", good.read_bytes()[:-2000])
+    names = ("good", "cut", "gone")
+    save_manifest(
+        manifest_of(*(clip(f"{s3}/set/{name}.mp4") for name in names)), f"{s3}/set/manifest.parquet"
+    )
+    code, out, _ = kineray("data", "validate", f"{s3}/set", "--json", "--workers", "1")
+    assert code == 1
+    problems = {problem["uri"]: problem for problem in json.loads(out)["problems"]}
+    assert {uri: problem["code"] for uri, problem in problems.items()} == {
+        f"{s3}/set/cut.mp4": "truncated",
+        f"{s3}/set/gone.mp4": "not_found",
+    }
+    assert str(tmp_path) not in out
+    assert storage.read_bytes(f"{s3}/set/manifest.quarantine.csv").count(b"\n") == 3
+    indexes = IndexCache.beside(f"{s3}/set")
+    assert PacketIndex.from_bytes(indexes.get(f"{s3}/set/good.mp4")).frames == 40
 
 
 def test_the_command_says_in_one_line_what_it_cannot_do(tmp_path, kineray):

@@ -207,8 +207,12 @@ def reencode_command(
             f" {cost.decoded_after:.1f} (from {cost.tried} of the videos)"
         )
         if dry_run:
-            flags = {"--short-side": (short_side, 320), "--key-frames": (key_frames, 32), "--crf": (crf, 20)}
-            given = "".join(f" {flag} {value}" for flag, (value, usual) in flags.items() if value != usual)
+            usual = asdict(Settings())
+            given = "".join(
+                f" --{name.replace('_', '-')} {value}"
+                for name, value in asdict(todo.settings).items()
+                if value != usual[name]
+            )
             again = f"kineray data reencode {manifest} --out {out}{given} --yes"
             show(asdict(cost) | {"out": out}, described, as_json=as_json, then=(again,))
             return

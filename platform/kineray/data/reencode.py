@@ -46,13 +46,13 @@ _SMPTE170M = 6  # the matrix of libswscale for a source that has none, because i
 class Settings:
     """How the copies are made. ``short_side`` is a limit: a smaller video is not enlarged.
 
-    ``key_frames``: from one to the next, in frames. ``crf``: x264's quality, lower is better; 23 is its
-    default, and 20 leaves little of what the source's own encoder did not lose before.
+    ``key_frames``: from one to the next, in frames. ``crf``: x264's quality, lower is better. 21 with the
+    preset ``veryfast`` looks like x264's default, 23 with ``medium``: in half the time, a third larger.
     """
 
     short_side: int = 320
     key_frames: int = 32
-    crf: int = 20
+    crf: int = 21
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) of the copy of a picture: both even, as 4:2:0 needs."""
@@ -352,7 +352,7 @@ class _Encoder:
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         every = self._settings.key_frames
         stream.options = {
-            "preset": "fast",
+            "preset": "veryfast",
             "crf": str(self._settings.crf),
             # Nothing refers to a B-frame, so that a reader that leaves frames out need not decode it.
             "x264-params": f"keyint={every}:scenecut=0:open-gop=0:b-pyramid=none",
