@@ -164,6 +164,8 @@ class Video:
                 for pts, frame in self._decoder.frames(first, positions):
                     if self._index_is_given and not self._is_indexed(self._decoder.stream, frame):
                         raise _NotAsIndexedError("another stream")
+                    if pts not in rows:
+                        raise _NotAsIndexedError(f"two frames came for presentation time {pts}")
                     writer.write(frame, rows.pop(pts))
                 if rows:
                     raise _NotAsIndexedError(f"no frame came for presentation time {min(rows)}")
