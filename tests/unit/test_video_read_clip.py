@@ -112,7 +112,7 @@ def requests(draw):
 
 @pytest.mark.parametrize("name", FILES)
 def test_equals_the_frame_by_frame_decode(folder, name):
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(requests())
     def check(times):
         clip = read_clip(folder / name, times)
