@@ -77,7 +77,10 @@ def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) 
         click.echo("kineray: this needs Ray and MLflow: pip install 'kineray[ray]'", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("kineray: interrupted; kineray train ... --resume continues a run", err=True)
+        click.echo(
+            "kineray: interrupted; the same command goes on, a training run with --resume",
+            err=True,
+        )
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

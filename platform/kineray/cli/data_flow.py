@@ -4,8 +4,8 @@ import time
 
 import click
 
-from kineray.cli.data_tools import _cores, _Progress, workers_option
-from kineray.cli.output import json_option, near, note, show
+from kineray.cli.data_tools import workers_option
+from kineray.cli.output import Progress, json_option, near, note, show, usable_cores
 
 
 @click.command(name="flow")
@@ -53,13 +53,13 @@ def flow_command(
     loaded = load_manifest(manifest)
     start = time.monotonic()
     try:
-        with _Progress("flow frames") as progress:
+        with Progress("flow frames") as progress:
             flows = compute_flow(
                 loaded,
                 manifest,
                 out,
                 Settings(fps, bound, short_side),
-                workers=workers or _cores(),
+                workers=workers or usable_cores(),
                 progress=lambda done, total, failed: progress(done, total, f"  {failed} videos failed"),
             )
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import duration, json_option, near, note, show, table
+from kineray.cli.output import Progress, duration, json_option, near, note, show, table, usable_cores
 from kineray.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def validate_command(
     cleaned = _manifest_name("--clean", clean) if clean else None
     loaded = load_manifest(manifest)
     start = time.monotonic()
-    with _Progress("videos") as progress:
+    with Progress("videos") as progress:
         found = validate(
             loaded,
             every=full,
-            workers=workers or _cores(),
+            workers=workers or usable_cores(),
             progress=lambda done, total, bad: progress(done, total, f"  {bad} bad"),
         )
     seconds = time.monotonic() - start
@@ -114,12 +114,12 @@ def stats_command(manifest: str, sample: int | None, workers: int | None, as_jso
     from kineray.data.stats import CLIP_S, DEAR, stats
 
     loaded = load_manifest(manifest)
-    with _Progress("videos") as progress:
+    with Progress("videos") as progress:
         found = stats(
             loaded,
             sample=sample,
             indexes=IndexCache.beside(manifest),
-            workers=workers or _cores(),
+            workers=workers or usable_cores(),
             progress=progress,
         )
     rows = [_stats_row(split) for split in found.splits]
@@ -195,7 +195,7 @@ def reencode_command(
         raise ManifestError("--yes: needed to start where nobody can be asked; --dry-run tells the cost")
     loaded = load_manifest(manifest)
     todo = plan(loaded, manifest, out, Settings(short_side, key_frames, crf))
-    processes = workers or _cores()
+    processes = workers or usable_cores()
     if todo.kept:
         note(f"{todo.kept} folders of frames are used as they are")
     if todo.todo and not (yes and as_json):
@@ -226,7 +226,7 @@ def reencode_command(
         return
     start = time.monotonic()
     try:
-        with _Progress("videos") as progress:
+        with Progress("videos") as progress:
             copies = make_copies(
                 loaded,
                 todo,
@@ -387,38 +387,3 @@ def _bytes(number: float) -> str:
 
 def _uris(manifest: "Manifest") -> set[str]:
     return set(manifest.columns.column("uri").to_pylist())
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Progress:
-    """Says on stderr how far long work is: a live line on a terminal, now and then a line elsewhere."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._live = sys.stderr.isatty()
-        self._every_s = 0.2 if self._live else 10.0
-        self._start = self._last = time.monotonic()
-        self._open_line = False
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._open_line:
-            click.echo(err=True)
-
-    def __call__(self, done: int, total: int, more: str = "") -> None:
-        now = time.monotonic()
-        if now - self._last < self._every_s and not (self._live and done == total):
-            return
-        self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        left = duration((total - done) / rate) if rate else "?"
-        text = f"{done} of {total} {self._what}  {rate:.1f}/s  {left} left{more}"
-        click.echo("\r\033[K" + text if self._live else text, nl=not self._live, err=True)
-        self._open_line = self._live

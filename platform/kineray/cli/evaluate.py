@@ -1,6 +1,5 @@
 """``kineray eval`` and ``kineray predict``."""
 
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from kineray.cli.output import (
+    Progress,
     crops_option,
     json_option,
     note,
@@ -72,17 +72,18 @@ def evaluate(
     )
     check_writable(target)
     experiment = apply_overrides(loaded.experiment, overrides)
-    evaluation = run_evaluation(
-        loaded,
-        load_manifest(experiment.data.manifest),
-        split,
-        views=views,
-        crops=int(crops),
-        device=best_device(),
-        decoders=decoders,
-        indexes=IndexCache.beside(experiment.data.manifest),
-        progress=_progress,
-    )
+    with Progress("videos") as progress:
+        evaluation = run_evaluation(
+            loaded,
+            load_manifest(experiment.data.manifest),
+            split,
+            views=views,
+            crops=int(crops),
+            device=best_device(),
+            decoders=decoders,
+            indexes=IndexCache.beside(experiment.data.manifest),
+            progress=progress,
+        )
     save_predictions(evaluation, target)
     for failure in evaluation.failures:
         note(f"counted as wrong: {failure.uri}: {failure.message}")
@@ -162,10 +163,3 @@ def best_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{done}/{total} videos", nl=done == total, err=True)
-    elif done == total:
-        note(f"{done}/{total} videos")

@@ -1,6 +1,7 @@
 """What commands print: results on stdout, everything else on stderr."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -144,3 +145,37 @@ class TrainingProgress:
             self._open_line = live
         else:
             click.echo(text, err=True)
+
+
+class Progress:
+    """Says on stderr how far long work is: a live line on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._live = sys.stderr.isatty()
+        self._every_s = 0.2 if self._live else 10.0
+        self._start = self._last = time.monotonic()
+        self._open_line = False
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open_line:
+            click.echo(err=True)
+
+    def __call__(self, done: int, total: int, more: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last < self._every_s and not (self._live and done == total):
+            return
+        self._last = now
+        rate = done / max(now - self._start, 1e-9)
+        left = duration((total - done) / rate) if rate else "?"
+        text = f"{done} of {total} {self._what}  {rate:.1f}/s  {left} left{more}"
+        click.echo("\r\033[K" + text if self._live else text, nl=not self._live, err=True)
+        self._open_line = self._live
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
