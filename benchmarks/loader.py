@@ -58,7 +58,7 @@ def manifest_of(path: Path, samples: int) -> tuple[Manifest, Preprocessing, Inde
     manifest = Manifest(path.stem, rows, {"action": ("a", "b")})
     uri = path.parent / f"{path.stem}.parquet"
     save_manifest(manifest, uri)
-    write(str(uri), {str(path): index_video(path)})
+    write(str(uri), {str(path): index_video(path).to_bytes()})
     indexes = IndexCache.beside(str(uri))
     assert indexes is not None
     return manifest, Preprocessing.from_config(DataConfig(), manifest.vocabularies), indexes

@@ -249,7 +249,7 @@ def test_memory_for_clips_is_bounded(preprocessing):
 def test_a_clip_is_the_same_with_indexes(manifest, preprocessing, tmp_path):
     """Packet indexes from beside the manifest change how fast clips come, not what they are."""
     path = tmp_path / "m.parquet"
-    index_cache.write(str(path), {sample.uri: index_video(sample.uri) for sample in manifest})
+    index_cache.write(str(path), {sample.uri: index_video(sample.uri).to_bytes() for sample in manifest})
     indexes = index_cache.IndexCache.beside(str(path))
     assert len(indexes) == N
     assert_same(

@@ -113,7 +113,7 @@ def test_bad_files_are_named_and_good_ones_are_not(folder, every):
     assert found.videos == len(BAD) + len(GOOD)
     assert seen[-1] == (found.videos, found.videos, len(BAD))
     assert {Path(uri).name for uri in found.indexes} == set(GOOD)
-    index = found.indexes[str(folder / "b_frames.mkv")]
+    index = PacketIndex.from_bytes(found.indexes[str(folder / "b_frames.mkv")])
     np.testing.assert_array_equal(index.pts, index_video(folder / "b_frames.mkv").pts)
 
 

@@ -10,7 +10,6 @@ from typing import Self
 import pyarrow as pa
 
 from kineray.data import storage
-from kineray.video import PacketIndex
 
 _SUFFIX = ".index.arrow"
 _SCHEMA = pa.schema([("uri", pa.string()), ("index", pa.binary())])
@@ -61,11 +60,14 @@ class IndexCache:
         return None
 
 
-def write(manifest_uri: str, indexes: Mapping[str, PacketIndex]) -> str:
-    """Write the indexes of videos, by URI, beside a manifest; returns where. Raises StorageError."""
+def write(manifest_uri: str, indexes: Mapping[str, bytes]) -> str:
+    """Write ``PacketIndex.to_bytes`` of videos, by URI, beside a manifest; returns where.
+
+    Raises StorageError.
+    """
     uri = path_of(manifest_uri)
     folder = _folder(uri)
-    rows = sorted((video.removeprefix(folder), index.to_bytes()) for video, index in indexes.items())
+    rows = sorted((video.removeprefix(folder), index) for video, index in indexes.items())
     table = pa.Table.from_arrays([pa.array(column) for column in zip(*rows, strict=True)], schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, _SCHEMA) as writer:

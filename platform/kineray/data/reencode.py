@@ -111,10 +111,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Copies:
-    """The outcome: a manifest of the copies, their packet indexes by URI, and the videos that failed."""
+    """The outcome: a manifest of the copies, URI -> ``PacketIndex.to_bytes``, and the videos that failed."""
 
     manifest: Manifest
-    indexes: Mapping[str, PacketIndex]
+    indexes: Mapping[str, bytes]
     failures: Mapping[str, DecodeError]
 
 
@@ -238,7 +238,7 @@ def make_copies(
     about = json.dumps(_about(manifest, todo.settings), indent=2) + "\n"
     storage.write_bytes(storage.join(todo.folder, SETTINGS_FILE), about.encode())
     failures: dict[str, DecodeError] = {}
-    indexes: dict[str, PacketIndex] = {}
+    indexes: dict[str, bytes] = {}
 
     def arguments(job: Job) -> tuple[Any, ...]:
         return job.uri, job.target, job.is_done, todo.settings
@@ -248,7 +248,7 @@ def make_copies(
             failures[outcome.item.uri] = outcome.error
             _temporary(outcome.item.target).unlink(missing_ok=True)
         elif outcome.result is not None:
-            indexes[outcome.item.target] = PacketIndex.from_bytes(outcome.result)
+            indexes[outcome.item.target] = outcome.result
         if progress:
             progress(outcome.done, len(todo.jobs), len(failures))
     if len(failures) == len(todo.jobs) and not todo.kept:

@@ -34,11 +34,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Validation:
-    """``videos``: how many were opened; ``indexes``: URI -> packet index, of the files that are whole."""
+    """``videos``: how many were opened; ``indexes``: URI -> ``PacketIndex.to_bytes``, of whole
+    files."""
 
     videos: int
     problems: tuple[Problem, ...]
-    indexes: Mapping[str, PacketIndex]
+    indexes: Mapping[str, bytes]
 
     @property
     def codes(self) -> dict[str, int]:
@@ -69,14 +70,14 @@ def validate(
     uris = list(dict.fromkeys(manifest.columns.column("uri").to_pylist()))
     failures: dict[str, DecodeError] = {}
     durations_s: dict[str, float] = {}
-    indexes: dict[str, PacketIndex] = {}
+    indexes: dict[str, bytes] = {}
     for outcome in each(_checked, uris, workers=workers, arguments=lambda uri: (uri, every)):
         if outcome.error is not None:
             failures[outcome.item] = outcome.error
         else:
             durations_s[outcome.item] = outcome.result["duration_s"]
             if outcome.result["index"] is not None:
-                indexes[outcome.item] = PacketIndex.from_bytes(outcome.result["index"])
+                indexes[outcome.item] = outcome.result["index"]
         if progress:
             progress(outcome.done, len(uris), len(failures))
     problems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
