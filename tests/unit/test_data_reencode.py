@@ -23,9 +23,7 @@ from kineray.data.index_cache import IndexCache
 from kineray.data.manifest import BoxLabel, Manifest, Sample, load_manifest, save_manifest
 from kineray.data.reencode import (
     SETTINGS_FILE,
-    Settings,
     check_space,
-    encode,
     estimate,
     make_copies,
     plan,
@@ -33,6 +31,7 @@ from kineray.data.reencode import (
 )
 from kineray.errors import DecodeError, ManifestError, StorageError
 from kineray.video import PacketIndex, index_video, open_video, probe, read_clip
+from kineray.video.encode import Settings, encode
 
 FINE = Settings(crf=1)
 

@@ -189,7 +189,8 @@ def reencode_command(
     take. The same command again goes on where it stopped.
     """
     from kineray.data import index_cache, load_manifest, save_manifest
-    from kineray.data.reencode import Settings, check_space, estimate, make_copies, plan
+    from kineray.data.reencode import check_space, estimate, make_copies, plan
+    from kineray.video.encode import Settings
 
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ManifestError("--yes: needed to start where nobody can be asked; --dry-run tells the cost")

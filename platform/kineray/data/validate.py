@@ -15,10 +15,10 @@ from kineray.data.manifest import FILE_NAME, Manifest, Sample
 from kineray.data.parallel import each
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Source, Video, open_video
+from kineray.video.encode import MISCOUNT
 from kineray.video.sequence import every_frame
 
 LATE_END_S = 1.0  # how far a clip may reach past the end of its video: annotations are rounded
-MISCOUNT = 0.01  # how far the number of frames may be from the announced one
 _COLUMNS = ("uri", "code", "message", "samples")
 
 

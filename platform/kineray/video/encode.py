@@ -1,0 +1,202 @@
+"""A training copy of one video: a small H.264 file with many key frames, whose frames keep their times."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+
+from kineray.errors import DecodeError
+from kineray.video.container import Source, name_of
+from kineray.video.index import PacketIndex, index_video
+from kineray.video.sequence import every_frame
+
+MISCOUNT = 0.01  # how far the number of frames may be from the announced one
+_SMPTE170M = 6  # the matrix of libswscale for a source that has none, because it is RGB
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the copies are made. ``short_side`` is a limit: a smaller video is not enlarged.
+
+    ``key_frames``: from one to the next, in frames. ``crf``: x264's quality, lower is better. 21 with the
+    preset ``veryfast`` looks like x264's default, 23 with ``medium``: in half the time, a third larger.
+    """
+
+    short_side: int = 320
+    key_frames: int = 32
+    crf: int = 21
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of the copy of a picture: both even, as 4:2:0 needs."""
+        scale = min(Fraction(self.short_side, min(width, height)), Fraction(1))
+        if scale == 1:  # an odd row or column is cut off rather than the whole picture blurred
+            return max(width // 2 * 2, 2), max(height // 2 * 2, 2)
+        return max(round(width * scale / 2) * 2, 2), max(round(height * scale / 2) * 2, 2)
+
+
+def encode(
+    source: Source, target: Path, settings: Settings, *, limit_s: float | None = None
+) -> tuple[PacketIndex, PacketIndex]:
+    """Write the copy of one video (of its first ``limit_s`` seconds): (index of the source, of the copy).
+
+    Every frame keeps its time from the first one on, and the last one its duration. Rotation is applied.
+    Full or limited range, matrix, primaries and transfer stay what they are. Raises DecodeError.
+    """
+    index = index_video(source)
+    if index.truncated:
+        raise DecodeError("truncated", f"{name_of(source)}: the file is cut off; copy or download it again")
+    limit = None if limit_s is None else int(limit_s / index.time_base)
+    times: list[int] = []
+    decoded = 0
+
+    def counted() -> Iterator[tuple[int, av.VideoFrame]]:
+        nonlocal decoded
+        for pts, frame in every_frame(source, index):
+            decoded += 1
+            # A copy begins with its first frame, also where the source's first ones cannot be decoded.
+            yield max(pts - int(index.shown_pts[0]), 0) if decoded > 1 else 0, frame
+
+    with _Encoder(target, index, settings) as encoder:
+        for pts, frame in _ascending(counted()):
+            if limit is not None and pts > limit:
+                break
+            encoder.write(frame, pts)
+            times.append(pts)
+        if not times:
+            raise DecodeError("truncated", f"{name_of(source)}: none of its frames can be decoded")
+    copy = index_video(target)
+    if limit is None and abs(index.frames - decoded) > max(index.frames * MISCOUNT, 1):
+        raise DecodeError(
+            "wrong_frame_count",
+            f"{name_of(source)}: {index.frames} frames are stored, but {decoded} can be decoded",
+        )
+    if not np.array_equal(_in_units(copy, index.time_base), times):
+        raise DecodeError(
+            "wrong_frame_count", f"{name_of(source)}: its frames have no times that can be kept"
+        )
+    return index, copy
+
+
+class _Encoder:
+    """An MP4 file that is being written: H.264 4:2:0, closed groups of pictures, its index in front."""
+
+    def __init__(self, target: Path, index: PacketIndex, settings: Settings) -> None:
+        self._index = index
+        self._rotation = index.rotation
+        upright = (index.width, index.height) if index.rotation % 180 == 0 else (index.height, index.width)
+        self._size = settings.size(*upright)
+        self._settings = settings
+        self._scaled = min(upright) > settings.short_side
+        self._reformatter = VideoReformatter()
+        self._container = av.open(str(target), "w", format="mp4", options={"movflags": "faststart"})
+        self._stream: av.VideoStream | None = None
+        self._packet: av.Packet[av.VideoStream] | None = None  # the last one, which is not yet written
+
+    def __enter__(self) -> "_Encoder":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None and self._stream is not None:
+                self._mux(None)
+                # The durations of all others follow from the times.
+                last = cast("av.Packet[av.VideoStream]", self._packet)
+                last.duration = max(self._index.last_duration, 1)
+                self._container.mux(last)
+        finally:
+            self._container.close()
+
+    def write(self, frame: av.VideoFrame, pts: int) -> None:
+        """Encode one frame, ``pts`` after the first one in units of the source's time base."""
+        picture = self._picture(frame)
+        if self._stream is None:
+            self._stream = self._open(picture, frame)
+        picture.pts, picture.time_base = pts, self._index.time_base
+        self._mux(picture)
+
+    def _open(self, picture: av.VideoFrame, source: av.VideoFrame) -> av.VideoStream:
+        rate = Fraction(self._index.fps or 25).limit_denominator(100_000)
+        stream = self._container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = *self._size, "yuv420p"
+        context = stream.codec_context
+        context.time_base = self._index.time_base
+        context.thread_count = 1  # videos are encoded side by side
+        context.color_range, context.colorspace = picture.color_range, picture.colorspace
+        context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
+        every = self._settings.key_frames
+        stream.options = {
+            "preset": "veryfast",
+            "crf": str(self._settings.crf),
+            # Nothing refers to a B-frame, so that a reader that leaves frames out need not decode it.
+            "x264-params": f"keyint={every}:scenecut=0:open-gop=0:b-pyramid=none",
+        }
+        return stream
+
+    def _picture(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """Upright and of the copy's size, in yuv420p."""
+        is_rgb = frame.format.is_rgb
+        width, height = self._index.width, self._index.height
+        if self._scaled:
+            width, height = self._size if self._rotation % 180 == 0 else self._size[::-1]
+        target_range = ColorRange.MPEG if is_rgb else frame.color_range
+        picture = self._reformatter.reformat(
+            frame,
+            width=width,
+            height=height,
+            format="yuv420p",
+            interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+            src_color_range=frame.color_range,
+            dst_color_range=target_range,
+            threads=1,
+        )
+        if self._rotation or (picture.width, picture.height) != self._size:
+            picture = _upright(picture, self._rotation, self._size)
+        elif picture is frame:  # the decoder may still refer to it
+            picture = _upright(picture, 0, self._size)
+        picture.color_range = target_range
+        picture.colorspace = _SMPTE170M if is_rgb else frame.colorspace
+        return picture
+
+    def _mux(self, picture: av.VideoFrame | None) -> None:
+        for packet in cast(av.VideoStream, self._stream).encode(picture):
+            if self._packet is not None:
+                self._container.mux(self._packet)
+            self._packet = packet
+
+
+def _upright(picture: av.VideoFrame, rotation: int, size: tuple[int, int]) -> av.VideoFrame:
+    """A copy of a yuv420p frame, turned and cut to ``size`` = (width, height), both even."""
+    width, height = size
+    planes = []
+    for number, plane in enumerate(picture.planes):
+        rows = np.frombuffer(cast(Any, plane), np.uint8)[: plane.line_size * plane.height]
+        turned = np.rot90(rows.reshape(plane.height, plane.line_size)[:, : plane.width], rotation // 90)
+        part = 1 if number == 0 else 2
+        planes.append(turned[: height // part, : width // part].reshape(-1))
+    return av.VideoFrame.from_ndarray(
+        np.concatenate(planes).reshape(height * 3 // 2, width), format="yuv420p"
+    )
+
+
+def _ascending(frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Frames with their times, each later than the one before: of two at one time the last is seen."""
+    waiting: tuple[int, av.VideoFrame] | None = None
+    for pts, frame in frames:
+        if waiting is not None and pts > waiting[0]:
+            yield waiting
+        if waiting is None or pts >= waiting[0]:
+            waiting = (pts, frame)
+    if waiting is not None:
+        yield waiting
+
+
+def _in_units(index: PacketIndex, time_base: Fraction) -> np.ndarray:
+    """Times of the frames from the first one, in units of ``time_base``; -1 for one that lies between two."""
+    ratio = index.time_base / time_base
+    ticks = (index.shown_pts - index.shown_pts[0]) * ratio.numerator
+    return np.where(ticks % ratio.denominator == 0, ticks // ratio.denominator, -1)
