@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kineray.config.sizes import bytes_of
+from kineray.data.sizes import bytes_of
 from kineray.errors import ConfigError, StorageError
 
 DEFAULT_BYTES = 100 * 10**9  # at most, and no more than half of the disk's free space

@@ -42,7 +42,7 @@ class DecodeProcess:
         """A call may compute for ``cpu_limit_s`` and take ``wall_limit_s`` in all, both in seconds."""
         self._limits_s = (cpu_limit_s, wall_limit_s)
         self._child: subprocess.Popen[bytes] | None = None
-        self._environment: dict[str, str] = {}
+        self._storage_settings: dict[str, str] = {}
         self._replies = -1
         self._memory_fd = -1
         self._memory: mmap.mmap | None = None
@@ -65,7 +65,7 @@ class DecodeProcess:
         until the next call. Raises the KinerayError that the function raises, and DecodeError
         ``timeout`` or ``crashed`` where the child does not survive the call.
         """
-        if self._environment != os.environ:  # credentials or a cache that were set since
+        if self._storage_settings != _storage_settings():  # set since the child was started
             self.close()
         if self._child is None:
             self._start()
@@ -95,7 +95,7 @@ class DecodeProcess:
         self._memory = None
 
     def _start(self) -> None:
-        self._environment = dict(os.environ)
+        self._storage_settings = _storage_settings()
         answers, child_end = os.pipe()
         self._memory_fd = _anonymous_file()
         code = (
@@ -187,6 +187,11 @@ def end_idle_processes() -> None:
 
 
 os.register_at_fork(after_in_child=_idle.clear)  # a fork does not own its parent's children
+
+
+def _storage_settings() -> dict[str, str]:
+    """Credentials, endpoint and cache, which a child takes over when it starts."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "KINERAY_"))}
 
 
 def _anonymous_file() -> int:
