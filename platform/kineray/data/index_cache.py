@@ -10,9 +10,10 @@ from typing import Self
 import pyarrow as pa
 
 from kineray.data import storage
+from kineray.video.index import VERSION
 
 _SUFFIX = ".index.arrow"
-_SCHEMA = pa.schema([("uri", pa.string()), ("index", pa.binary())])
+_SCHEMA = pa.schema([("uri", pa.string()), ("index", pa.binary())], {"version": str(VERSION)})
 
 
 class IndexCache:
@@ -42,7 +43,7 @@ class IndexCache:
                 return None
         except pa.ArrowInvalid:
             return None  # a cache: what cannot be used is made again
-        return cls(table, _folder(uri)) if table.schema.equals(_SCHEMA) else None
+        return cls(table, _folder(uri)) if table.schema.equals(_SCHEMA, check_metadata=True) else None
 
     def get(self, uri: str) -> bytes | None:
         """``PacketIndex.to_bytes`` of the video at ``uri``, or None if it was not indexed."""
@@ -68,7 +69,8 @@ def write(manifest_uri: str, indexes: Mapping[str, bytes]) -> str:
     uri = path_of(manifest_uri)
     folder = _folder(uri)
     rows = sorted((video.removeprefix(folder), index) for video, index in indexes.items())
-    table = pa.Table.from_arrays([pa.array(column) for column in zip(*rows, strict=True)], schema=_SCHEMA)
+    columns = [[row[0] for row in rows], [row[1] for row in rows]]
+    table = pa.table(columns, schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, _SCHEMA) as writer:
         writer.write_table(table)

@@ -20,7 +20,7 @@ from kineray.video.container import MAX_DURATION_S, Source, check_size, name_of,
 _KEY, _HIDDEN = 1, 2
 _LATE_END_S = 1.0  # how much earlier than announced a stream may end before it counts as cut off
 _VP8_SHOWN = 0x10  # of the first byte; other frames are only referred to
-_VERSION = 2
+VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class PacketIndex:
     def to_bytes(self) -> bytes:
         """The index as a few hundred bytes for a short video; ``from_bytes`` reads it back."""
         head = {
-            "version": _VERSION,
+            "version": VERSION,
             "bytes": self.size_bytes,
             "codec": self.codec,
             "size": [self.width, self.height, self.rotation],
@@ -134,7 +134,7 @@ class PacketIndex:
         try:
             head_text, _, arrays = zlib.decompress(data).partition(b"\n")
             head = json.loads(head_text)
-            if head["version"] != _VERSION:
+            if head["version"] != VERSION:
                 raise ValueError(f"packet index of version {head['version']}")
             packets = head["packets"]
             flags = np.frombuffer(arrays, np.uint8, packets)
