@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/kineray demo
 
 test: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --dist worksteal
 
 # What CI also runs: style, types, the layers.
 check: setup

@@ -69,6 +69,7 @@ def weight(folder):
     return load_file(Path(folder) / "model.safetensors")["weight"][0].item()
 
 
+@pytest.mark.slow
 def test_a_version_is_a_copy_of_the_best_checkpoint(store, tmp_path):
     best, last = write_checkpoint(tmp_path / "best", 1), write_checkpoint(tmp_path / "last", 2)
     version = register(store, trained(store, "copy", best=best, last=last), "copied")
@@ -167,6 +168,7 @@ def bucket(monkeypatch):
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_a_bucket_stays_in_the_bucket(bucket, tmp_path, monkeypatch):
     from kineray.data import storage
 

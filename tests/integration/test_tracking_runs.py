@@ -205,6 +205,7 @@ def test_git_commit_and_what_differs_from_it(store, tmp_path, monkeypatch):
     assert "-one\n+two" in patch
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(store):
     program = f"""
 import os, signal, sys

@@ -191,5 +191,7 @@ def test_ctrl_c_ends_a_run_as_killed_with_the_way_to_go_on(tiny_experiment, tmp_
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 130
-    assert err.splitlines()[-1] == "kineray: interrupted; the same command goes on, a training run with --resume"
+    assert (
+        err.splitlines()[-1] == "kineray: interrupted; the same command goes on, a training run with --resume"
+    )
     assert list_runs(str(tmp_path / "runs"))[0].status == "KILLED"

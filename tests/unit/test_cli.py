@@ -148,6 +148,7 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, monkeypatc
     assert len(err.splitlines()) == 1, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["mlflow", "ray"])
 def test_without_ray_or_mlflow_the_extra_is_named(tmp_path, motion_manifest, module):
     """None in sys.modules is Python's own way to make an import fail as where nothing is installed."""
@@ -269,6 +270,7 @@ def test_the_lists_of_pyslowfast_make_one_manifest(kineray):
     assert "/drift_up/" in next(clip.uri for clip in manifest if clip.labels["action"] == 2)
 
 
+@pytest.mark.slow
 def test_eval_and_predict_say_what_comes_next(kineray):
     from small_checkpoint import CLASSES, save_small_checkpoint
 

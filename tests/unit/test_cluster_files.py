@@ -132,6 +132,7 @@ def test_a_tracker_and_an_interface_that_are_given_are_kept(tmp_path):
     assert "'no-setting': expected NAME=VALUE" in failed.stderr
 
 
+@pytest.mark.slow
 @mock_aws
 def test_aws_accepts_the_nodes(tmp_path, monkeypatch):
     """Ray's own bootstrap against a made AWS: subnets, security group, key pair, images, profiles."""

@@ -69,7 +69,9 @@ def ids_and_clips(parts):
     return [name for part in parts for name in part.ids], clips
 
 
-@pytest.mark.parametrize("trouble", ["killed", "errors", "cut", "slow"])
+@pytest.mark.parametrize(
+    "trouble", ["killed", *(pytest.param(name, marks=pytest.mark.slow) for name in ("errors", "cut", "slow"))]
+)
 def test_an_epoch_goes_on_and_no_clip_is_lost_or_doubled(local, remote, preprocessing, s3_server, trouble):
     wanted_ids, wanted_clips = ids_and_clips(list(epoch(local, preprocessing)))
     stream = epoch(remote, preprocessing)

@@ -129,6 +129,7 @@ def test_a_manifest_written_before_there_were_boxes_is_read_as_it_was(tmp_path):
     assert load_manifest(tmp_path).content_hash == a_manifest().content_hash == known
 
 
+@pytest.mark.slow
 def test_many_samples_are_columns_not_objects(tmp_path):
     """What a process pays to hold and to pass on 100,000 samples."""
     rows = (a_sample(index, f"/videos/class {index % 400}/{index:011x}.mp4") for index in range(100_000))

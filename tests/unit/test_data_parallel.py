@@ -29,6 +29,7 @@ def work(name, factor=1):
     return {"pid": os.getpid(), "length": len(name) * factor}
 
 
+@pytest.mark.slow
 def test_every_item_has_one_outcome():
     items = ["a", "hang", "bb", "crash", "bad", "ccc", "gone", "dddd"]
     outcomes = list(each(work, items, workers=2, arguments=lambda item: (item, 3), cpu_limit_s=0.5))

@@ -464,6 +464,7 @@ def test_nothing_that_can_be_copied(tmp_path, kineray):
     assert plan(mixed, str(tmp_path), str(tmp_path / "copies"), Settings()).kept == 1
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on_where_it_stopped(tmp_path, kineray):
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -496,6 +497,7 @@ def test_interrupted_it_goes_on_where_it_stopped(tmp_path, kineray):
     assert not [name for name in files_in(out) if name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_from_a_bucket_to_a_bucket(s3, tmp_path, kineray):
     local = write_video(tmp_path / "a.mkv", frames=60, gop=60)
     for name in ("set/x/a.mkv", "set/x/b.mkv"):

@@ -348,6 +348,7 @@ def readers(count, *uris):
     return started
 
 
+@pytest.mark.slow
 def test_processes_download_an_object_once(uri, s3_server, s3):
     small = [f"{s3}/{n}.mp4" for n in range(5)]
     for name in small:
@@ -358,6 +359,7 @@ def test_processes_download_an_object_once(uri, s3_server, s3):
     assert len(fetched) == len(set(fetched)) <= 30
 
 
+@pytest.mark.slow
 def test_reads_outlast_the_end_and_the_restart_of_the_server(uri, s3_server, s3):
     small = [f"{s3}/{n}.mp4" for n in range(5)]
     for name in small:

@@ -91,6 +91,7 @@ def motion(clip_thwc):
     return (x + side // 2) % side - side // 2, (y + side // 2) % side - side // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 5])
 @pytest.mark.parametrize("classify", [nearest_mean, ridge])
 def test_single_frames_are_at_chance(path, classify, index):
@@ -102,6 +103,7 @@ def test_single_frames_are_at_chance(path, classify, index):
         assert right <= most_by_chance(VAL), name
 
 
+@pytest.mark.slow
 def test_the_classifiers_would_find_a_class_that_shows(path):
     """The test above can fail: a faint brightening of one class is found by the same classifiers."""
     manifest = load_manifest(path)

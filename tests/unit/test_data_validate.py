@@ -282,6 +282,7 @@ def test_the_command_says_in_one_line_what_it_cannot_do(tmp_path, kineray):
     assert code == 2 and "must end in .parquet" in err
 
 
+@pytest.mark.slow
 def test_an_interrupted_check_writes_nothing_and_ends_its_children(tmp_path):
     video = write_video(tmp_path / "a.mp4", frames=2000, width=256, height=256, gop=2000, params="scenecut=0")
     links = []

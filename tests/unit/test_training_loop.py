@@ -232,6 +232,7 @@ def over_budget(rank, size, experiment, manifest, folder):
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_error_budget_stops_every_worker_with_the_files(experiment, tmp_path, size):
     """Two clips are over 1 % of 48; which worker meets them does not matter."""

@@ -90,6 +90,7 @@ def test_larger_micro_batches_give_the_same_update(four_micro_batches, micro_bat
     assert_same(updated(0, 1, micro_batch), four_micro_batches, rtol=2e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_workers_give_the_same_update(four_micro_batches, size, tmp_path):
     """Also three workers for four groups: their shares are 1, 1 and 2."""
@@ -196,6 +197,7 @@ def _blow_up(_module, _inputs, logits):
     return {head: x * scale for head, x in logits.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_loss_that_is_not_finite_stops_every_worker_and_changes_nothing(size, tmp_path):
     for message, unchanged in run_workers(poisoned, size, tmp_path):
@@ -215,6 +217,7 @@ def data_ends(rank, size):
     stepper.run(0, 0.1, positions, batches())
 
 
+@pytest.mark.slow
 def test_an_error_in_the_data_of_one_worker_is_raised_on_all(tmp_path):
     results = run_workers(data_ends, 2, tmp_path)
     assert [type(error) for error in results] == [ManifestError, ManifestError]

@@ -109,6 +109,7 @@ class DecodeProcess:
             stdin=subprocess.PIPE,
             pass_fds=(child_end, self._memory_fd),
             env=os.environ | single,
+            process_group=0,  # Ctrl-C is for the parent, which then ends this process
         )
         os.close(child_end)
         self._replies = answers
@@ -278,7 +279,6 @@ def _set_timers(cpu_s: float, wall_s: float) -> None:
 def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
     """Answer calls until the parent closes the pipe or is gone."""
     global shared_memory  # noqa: PLW0603 - a child serves one call at a time
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
     for number in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)  # ends the process, wherever it is
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
