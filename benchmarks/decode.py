@@ -526,7 +526,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # children inherit it
     names = list(FILES)[:1] if options.quick else list(FILES)
-    clips, rounds, eval_rounds = (2, 1, 1) if options.quick else (10, 3, 3)
+    clips, rounds, eval_rounds = (2, 1, 1) if options.quick else (8, 3, 3)
     eval_arms = list(EVAL_ARMS)[:2] if options.quick else list(EVAL_ARMS)
     paths = make_files(options.folder, names)
     measured: dict[str, Any] = {"machine": here, "clips": clips, "rounds": rounds, "train": {}, "eval": {}}
