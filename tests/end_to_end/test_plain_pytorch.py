@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 UV = ROOT / ".venv/bin/uv"
 PACKAGES = (
     "torch==2.11.0 torchvision==0.26.0 av boto3 click numpy pyarrow pydantic pyyaml safetensors "
-    "hypothesis moto[server] pytest pytest-timeout scipy"
+    "hypothesis moto[server] pytest pytest-timeout pytest-xdist scipy"
 )
 
 
@@ -62,7 +62,7 @@ def test_the_core_runs_without_ray_on_an_older_torch(tmp_path):
     missing = subprocess.run([python, "-c", "import ray"], capture_output=True, check=False)
     assert missing.returncode != 0
     done = subprocess.run(
-        [python, "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", *tests],
+        [python, "-m", "pytest", "-m", "not slow", "-n", "auto", "-p", "no:cacheprovider", *tests],
         cwd=ROOT,
         env=environment,
         check=False,
