@@ -269,7 +269,7 @@ def main() -> None:
         memory_of(options.memory_of, DataConfig.model_validate_json(options.data), options.clips)
         return
     torch.set_num_threads(1)
-    seconds, rounds, clips = (1.0, 1, 500) if options.quick else (8.0, 5, options.clips)
+    seconds, rounds, clips = (1.0, 1, 500) if options.quick else (4.0, 3, options.clips)
     names = list(FILES)[:1] if options.quick else list(FILES)
     files = make_files(options.folder, names)
     rows = [speeds(files[name], name, options.cores, seconds, rounds) for name in names]

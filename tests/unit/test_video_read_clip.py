@@ -564,3 +564,12 @@ def test_probe_measures_the_file(folder, name):
         assert info.fps == pytest.approx(25, rel=1e-3)
         assert info.duration_s == pytest.approx(len(times) / 25, abs=0.041)
     assert info.codec == CODEC.get(name, "h264")
+
+
+def test_what_is_asked_for_beyond_a_video_is_told(folder, caplog):
+    with caplog.at_level("INFO", logger="kineray.video"):
+        read_clip(folder / "b_frames.mp4", [0.0, 1.5])
+        assert not caplog.records
+        read_clip(folder / "b_frames.mp4", [-1.0, 0.5, 99.0])
+    (record,) = caplog.records
+    assert "2 of 3 timestamps lie outside its 1.600 s" in record.getMessage()

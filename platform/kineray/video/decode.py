@@ -133,6 +133,16 @@ class Video:
             out = np.empty((len(timestamps_s), *size, 3), np.uint8)
         elif out.shape[:3] != (len(timestamps_s), *size):
             raise ValueError(f"out has the shape {out.shape}, not {(len(timestamps_s), *size, 3)}")
+        times_s = np.asarray(timestamps_s, np.float64)
+        outside = np.count_nonzero((times_s < 0) | (times_s > info.duration_s))
+        if outside:
+            logger.info(
+                "%s: %d of %d timestamps lie outside its %.3f s and give its first or last frame",
+                self.name,
+                outside,
+                len(times_s),
+                info.duration_s,
+            )
         writer = _Writer(out, box, mirror, self.index)
         if self._is_exact:
             try:
