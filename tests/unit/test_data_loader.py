@@ -281,6 +281,18 @@ def test_only_the_trained_heads_have_labels(manifest, preprocessing):
     assert next(batches(two, preprocessing)).labels.keys() == {"action"}
 
 
+def test_memory_of_batches_is_used_again_when_nobody_needs_it(manifest, preprocessing):
+    stream = batches(manifest, preprocessing, stop_step=40)
+    dropped = {next(stream).clips_bthwc.data_ptr() for _ in range(20)}
+    assert len(dropped) <= 5
+    held = [next(stream).clips_bthwc[1:, :, 2] for _ in range(12)]  # views keep their batch
+    before = [view.clone() for view in held]
+    for _ in range(12):
+        next(stream)
+    assert len({view.data_ptr() for view in held}) == 12
+    assert all(torch.equal(view, copy) for view, copy in zip(held, before, strict=True))
+
+
 def test_a_decoder_that_dies_is_a_bad_clip(manifest, preprocessing):
     """A file that crashes libav costs its clip, not the run."""
     end_idle_processes()

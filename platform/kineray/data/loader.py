@@ -7,6 +7,7 @@ training process are no faster (``benchmarks/loader.py``: 0.8 to 1.0 of bare rea
 
 import logging
 import queue
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -146,10 +147,11 @@ def train_batches(
                 part = slice(start, min(start + micro_batch, first + hi))
                 yield step, epoch, list(zip(order[part].tolist(), seen[part].tolist(), strict=True))
 
+    memory = _Memory(pin_memory)
     with _Decoders(preprocessing, decoders) as pool:
         waiting: deque[_Pending] = deque()
         for step, epoch, entries in parts():
-            clips_bthwc = torch.empty((len(entries), *clip_shape), dtype=torch.uint8, pin_memory=pin_memory)
+            clips_bthwc = memory.take((len(entries), *clip_shape))
             rows = clips_bthwc.numpy()
             tasks = []
             for row, (number, repeat) in enumerate(entries):
@@ -223,6 +225,28 @@ class _Pending:
             ids=tuple(item.sample.id for item in loaded),
             failures=tuple(failure for item in loaded for failure in item.failures),
         )
+
+
+class _Memory:
+    """Gives batches their memory, and takes it back when nothing refers to a batch any more.
+
+    The first write to a page of new memory makes the kernel find one: for a clip of 5 MB that takes longer
+    than copying it. (Pinned memory is kept by torch itself.)
+    """
+
+    def __init__(self, pin_memory: bool) -> None:
+        self._pin_memory = pin_memory
+        self._arrays: list[np.ndarray] = []
+
+    def take(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if self._pin_memory:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        for array in self._arrays:
+            # The list, the loop and the call refer to it; tensors and their views do while they live.
+            if array.shape == shape and sys.getrefcount(array) == 3:
+                return torch.from_numpy(array)
+        self._arrays.append(np.empty(shape, np.uint8))
+        return torch.from_numpy(self._arrays[-1])
 
 
 class _Decoders:
