@@ -46,6 +46,19 @@ def tiny_experiment(motion_manifest):
     )
 
 
+@pytest.fixture
+def kineray(capsys):
+    """Run a command: ``kineray("runs", "--json") -> (exit code, stdout, stderr)``."""
+    from kineray.cli import run
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stopped:
+            run(words)
+        return (stopped.value.code, *capsys.readouterr())
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """One local Ray cluster, with the dashboard that Ray Serve's deploys need."""

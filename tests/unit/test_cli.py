@@ -8,23 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kineray.cli import run
-
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "experiments/slowfast.py")
 
 
 @pytest.fixture
-def kineray(capsys, tmp_path, monkeypatch):
-    """Run a command in an empty folder: ``kineray("runs", "--json") -> (exit code, stdout, stderr)``."""
+def kineray(kineray, tmp_path, monkeypatch):
+    """``kineray`` in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        with pytest.raises(SystemExit) as stopped:
-            run(words)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return call
+    return kineray
 
 
 def imported_by(*words):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from annotation_files import touch
 
-from kineray.cli import run
 from kineray.data import load_manifest
 from kineray.data.formats.detect import format_of
 from kineray.errors import ManifestError
@@ -76,18 +75,12 @@ def written(root, files):
 
 
 @pytest.fixture
-def kineray(capsys, tmp_path, monkeypatch):
-    """Run a command in a folder with the sets above: ``kineray("data", ...) -> (code, stdout, stderr)``."""
+def kineray(kineray, tmp_path, monkeypatch):
+    """``kineray`` in a folder with the sets above."""
     monkeypatch.chdir(tmp_path)
     for name, files in FOLDERS.items():
         written(tmp_path / name, files)
-
-    def call(*words):
-        with pytest.raises(SystemExit) as stopped:
-            run(words)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return call
+    return kineray
 
 
 def imported(kineray, *words):

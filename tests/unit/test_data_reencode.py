@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import picture, write_sound, write_video
 
-from kineray.cli import run
 from kineray.data import storage
 from kineray.data.index_cache import IndexCache
 from kineray.data.manifest import BoxLabel, Manifest, Sample, load_manifest, save_manifest
@@ -277,16 +276,6 @@ def source(tmp_path):
 
 def files_in(folder):
     return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def kineray(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as stopped:
-            run(words)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return call
 
 
 def test_the_command_makes_a_manifest_that_differs_in_the_files_alone(source, tmp_path, kineray):

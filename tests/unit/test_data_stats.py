@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import write_video
 
-from kineray.cli import run
 from kineray.data.manifest import BoxLabel, Manifest, Sample, save_manifest
 from kineray.data.stats import Range, class_balance, decoded_per_wanted, key_gaps, measure, some, stats
 from kineray.errors import DecodeError
@@ -157,16 +156,6 @@ def test_a_sample_of_the_videos_is_always_the_same(tmp_path):
     found = stats(manifest_of(*map(clip, paths)), sample=2)
     assert (found.splits[0].clips, found.splits[0].measured) == (4, 2)
     assert found.splits[0].clip_hours * 3600 == pytest.approx(4)
-
-
-@pytest.fixture
-def kineray(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as stopped:
-            run(words)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return call
 
 
 def test_the_command_warns_of_rare_key_frames(tmp_path, kineray):

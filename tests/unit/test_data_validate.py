@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from video_files import write_sound, write_video
 
-from kineray.cli import run
 from kineray.data import storage
 from kineray.data.index_cache import IndexCache
 from kineray.data.manifest import BoxLabel, Manifest, Sample, load_manifest, save_manifest
@@ -196,16 +195,6 @@ def test_the_list_lies_beside_the_manifest():
     assert quarantine_path("set/k400.parquet") == "set/k400.quarantine.csv"
     assert quarantine_path("set") == "set/manifest.quarantine.csv"
     assert quarantine_path("s3://bucket/set") == "s3://bucket/set/manifest.quarantine.csv"
-
-
-@pytest.fixture
-def kineray(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as stopped:
-            run(words)
-        return (stopped.value.code, *capsys.readouterr())
-
-    return call
 
 
 def test_the_command_lists_cleans_and_exits_with_1(folder, tmp_path, kineray):
