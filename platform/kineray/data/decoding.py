@@ -1,6 +1,8 @@
 """What a decoding process does: from a sample to the pixels of its clips. Imports no torch."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -60,6 +62,17 @@ def eval_file(
     with decode_process() as process:
         clips, times = process.call(_eval_file, bare, content, views, crops, of=name)
         return clips.copy(), times.copy()
+
+
+def start_processes(count: int) -> None:
+    """Start ``count`` decoding processes, so that the first files need not wait for them."""
+    with ExitStack() as held, ThreadPoolExecutor(count) as pool:
+        processes = [held.enter_context(decode_process()) for _ in range(count)]
+        list(pool.map(lambda process: process.call(_ready, of="a decoding process"), processes))
+
+
+def _ready() -> None:
+    """To call it, a child has to import this module and all that decoding needs."""
 
 
 def _bare(sample: Sample) -> Sample:

@@ -12,6 +12,7 @@ import asyncio
 import io
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -83,10 +84,16 @@ class Decoder:
 
     def __init__(self) -> None:
         import kineray.evaluation  # noqa: F401 - here, so that no request waits for it
+        from kineray.cluster import cpus_of_this_node
+        from kineray.data.decoding import start_processes
+
+        cores = cpus_of_this_node()  # more at a time would only compete
+        start_processes(cores)
+        self._threads = ThreadPoolExecutor(cores, thread_name_prefix="decode")
 
     async def decode(self, video: bytes, plan: Plan) -> Decoded:
         """Raises DecodeError."""
-        return await asyncio.to_thread(self._decode, video, plan)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, video, plan)
 
     def _decode(self, video: bytes, plan: Plan) -> Decoded:
         from kineray.data import Preprocessing
