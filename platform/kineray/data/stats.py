@@ -160,13 +160,13 @@ def measure(uri: str, index: PacketIndex | None = None) -> VideoFacts:
             index = video.index
     if index.truncated:
         raise DecodeError("truncated", f"{uri}: the file is cut off; copy or download it again")
-    upright = (index.width, index.height) if index.rotation % 180 == 0 else (index.height, index.width)
+    width, height = index.upright_size
     seconds, frames = key_gaps(index)
     return VideoFacts(
         duration_s=index.duration_s,
         fps=index.fps,
-        width=upright[0],
-        height=upright[1],
+        width=width,
+        height=height,
         codec=index.codec,
         frames=index.frames,
         key_gaps_s=_median_and_max(seconds),

@@ -94,9 +94,7 @@ class Video:
     def info(self) -> VideoInfo:
         """What the file says of its video stream."""
         index = self.index
-        width, height = index.width, index.height
-        if index.rotation % 180:
-            width, height = height, width
+        width, height = index.upright_size
         return VideoInfo(
             duration_s=index.duration_s,
             fps=index.fps,
@@ -186,7 +184,7 @@ class Video:
         """Decode every frame up to the last wanted one: right for every file, as slow as that is."""
         with video_stream(self._source, probe=True) as (container, stream):
             time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
-            frames = _in_order(stream, container.demux(stream), self.index.counted)
+            frames = in_order(stream, container.demux(stream), self.index.counted)
             try:
                 current = next(frames, None)
                 if current is None:
@@ -344,7 +342,7 @@ def _runs(index: PacketIndex, positions: Sequence[int]) -> list[tuple[int, list[
     return runs
 
 
-def _in_order(
+def in_order(
     stream: av.VideoStream, packets: Iterator["av.Packet[av.VideoStream]"], counted: bool
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(presentation time, frame) of a whole stream; ``counted`` as in PacketIndex."""

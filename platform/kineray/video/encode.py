@@ -88,10 +88,9 @@ class _Encoder:
     def __init__(self, target: Path, index: PacketIndex, settings: Settings) -> None:
         self._index = index
         self._rotation = index.rotation
-        upright = (index.width, index.height) if index.rotation % 180 == 0 else (index.height, index.width)
-        self._size = settings.size(*upright)
+        self._size = settings.size(*index.upright_size)
         self._settings = settings
-        self._scaled = min(upright) > settings.short_side
+        self._scaled = min(index.upright_size) > settings.short_side
         self._reformatter = VideoReformatter()
         self._container = av.open(str(target), "w", format="mp4", options={"movflags": "faststart"})
         self._stream: av.VideoStream | None = None

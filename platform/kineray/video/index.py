@@ -85,6 +85,11 @@ class PacketIndex:
         """From the first frame to the end of the last one."""
         return float((int(self.shown_pts[-1] - self.shown_pts[0]) + self.last_duration) * self.time_base)
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) of the picture as displayed."""
+        return (self.width, self.height) if self.rotation % 180 == 0 else (self.height, self.width)
+
     @cached_property
     def is_exact(self) -> bool:
         """Whether a frame can be told by its packet: every packet has a presentation time of its own."""

@@ -1,6 +1,5 @@
 """Every frame of a video file, one after the other."""
 
-import signal
 from collections.abc import Iterator
 
 import av
@@ -8,6 +7,7 @@ import av
 from kineray.errors import DecodeError
 from kineray.video import worker
 from kineray.video.container import Source, name_of, video_stream
+from kineray.video.decode import in_order
 from kineray.video.index import PacketIndex
 
 _FRAMES_PER_LIMIT = 64
@@ -22,20 +22,13 @@ def every_frame(source: Source, index: PacketIndex) -> Iterator[tuple[int, av.Vi
     """
     name = name_of(source)
     with video_stream(source, probe=True) as (container, stream):
-        pts = duration = count = 0
+        pts = 0
         try:
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    break
-                for frame in stream.codec_context.decode(packet if packet.size else None):
-                    # AVI holds no presentation times; frames leave the decoder in order, one per packet.
-                    known = frame.dts if index.counted or frame.pts is None else frame.pts
-                    pts = known if known is not None else pts + duration
-                    duration = frame.duration or duration
-                    yield pts, frame
-                    count += 1
-                    if count % _FRAMES_PER_LIMIT == 0:
-                        _begin_limits_anew()
+            frames = in_order(stream, container.demux(stream), index.counted)
+            for count, (pts, frame) in enumerate(frames, start=1):
+                yield pts, frame
+                if count % _FRAMES_PER_LIMIT == 0:
+                    _begin_limits_anew()
         except av.FFmpegError as error:
             at_s = float((pts - int(index.shown_pts[0])) * index.time_base)
             raise DecodeError(
@@ -48,5 +41,4 @@ def every_frame(source: Source, index: PacketIndex) -> Iterator[tuple[int, av.Vi
 def _begin_limits_anew() -> None:
     """A video of hours is no video that hangs."""
     if worker.shared_memory is not None:  # in a child, which such a signal ends
-        signal.setitimer(signal.ITIMER_PROF, worker.CPU_LIMIT_S)
-        signal.setitimer(signal.ITIMER_REAL, worker.WALL_LIMIT_S)
+        worker.set_timers(worker.CPU_LIMIT_S, worker.WALL_LIMIT_S)

@@ -271,7 +271,8 @@ def _encoded(value: Any, memory: SharedMemory) -> Any:
             return value
 
 
-def _set_timers(cpu_s: float, wall_s: float) -> None:
+def set_timers(cpu_s: float, wall_s: float) -> None:
+    """In a child: the limits of a call begin now; 0 takes them away."""
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
     signal.setitimer(signal.ITIMER_REAL, wall_s)
 
@@ -288,7 +289,7 @@ def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
     while header := questions.read(_LENGTH.size):
         function, args = pickle.loads(questions.read(_LENGTH.unpack(header)[0]))  # our own parent's words
         memory.clear()
-        _set_timers(*limits_s)
+        set_timers(*limits_s)
         try:
             reply = {"result": _encoded(function(*args), memory)}
         except KinerayError as error:
@@ -297,7 +298,7 @@ def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
         except Exception as error:
             reply = {"error": {"type": "", "code": "", "message": f"{type(error).__name__}: {error}"}}
         finally:
-            _set_timers(0, 0)
+            set_timers(0, 0)
         message = json.dumps(reply).encode()
         with suppress(BrokenPipeError):
             answers.write(_LENGTH.pack(len(message)) + message)
