@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.data_flow import flow_command
-from kineray.cli.data_tools import reencode_command, split_command, stats_command, validate_command
-from kineray.cli.output import json_option, note, show, table
+from kineray.cli.data_copies import flow_command, reencode_command
+from kineray.cli.data_tools import split_command, stats_command, validate_command
+from kineray.cli.output import json_option, note_first, show, table
 from kineray.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -123,10 +123,7 @@ def import_(
     target = out or store.join(beside, "manifest.parquet")
     save_manifest(manifest, target)
     missing = [name for names in manifest.missing.values() for name in names]
-    for name in missing[:10]:
-        note(f"listed but missing: {name}")
-    if len(missing) > 10:
-        note(f"... and {len(missing) - 10} more")
+    note_first([f"listed but missing: {name}" for name in missing])
     _show(manifest, target, as_json)
 
 

@@ -1,7 +1,6 @@
-"""``kineray data validate | stats | reencode | split``."""
+"""``kineray data validate | stats | split``."""
 
 import collections
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import Progress, duration, json_option, near, note, show, table, usable_cores
+from kineray.cli.output import (
+    Progress,
+    duration,
+    json_option,
+    note,
+    show,
+    table,
+    usable_cores,
+    workers_option,
+)
 from kineray.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -17,10 +25,6 @@ if TYPE_CHECKING:
     from kineray.data.stats import ClassBalance, Range, SplitStats
 
 _SHOWN = 4  # values of a long list
-
-workers_option = click.option(
-    "--workers", type=click.IntRange(1), help="Processes that read videos [default: one per core]."
-)
 
 
 @click.command(name="validate")
@@ -144,118 +148,6 @@ def stats_command(manifest: str, sample: int | None, workers: int | None, as_jso
     show(result, "\n".join(text), as_json=as_json, then=tuple(next_commands))
 
 
-@click.command(name="reencode")
-@click.argument("manifest")
-@click.option("--out", required=True, metavar="FOLDER", help="Where the copies go; may be s3://.")
-@click.option(
-    "--short-side",
-    type=click.IntRange(16),
-    default=320,
-    show_default=True,
-    help="Pixels; smaller videos are not enlarged.",
-)
-@click.option(
-    "--key-frames",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Frames from one key frame to the next.",
-)
-@click.option(
-    "--crf",
-    type=click.IntRange(0, 51),
-    default=20,
-    show_default=True,
-    help="x264's quality; lower is better.",
-)
-@workers_option
-@click.option("--yes", is_flag=True, help="Start without asking.")
-@click.option("--dry-run", is_flag=True, help="Only say what it will cost and save.")
-@json_option
-def reencode_command(
-    manifest: str,
-    out: str,
-    short_side: int,
-    key_frames: int,
-    crf: int,
-    workers: int | None,
-    yes: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Make a training copy of the videos of MANIFEST in FOLDER: small H.264 files with many key frames.
-
-    Ids, labels, splits and times stay what they are. A few videos are encoded first to say what all will
-    take. The same command again goes on where it stopped.
-    """
-    from kineray.data import index_cache, load_manifest, save_manifest
-    from kineray.data.reencode import check_space, estimate, make_copies, plan
-    from kineray.video.encode import Settings
-
-    if not (yes or dry_run or sys.stdin.isatty()):
-        raise ManifestError("--yes: needed to start where nobody can be asked; --dry-run tells the cost")
-    loaded = load_manifest(manifest)
-    todo = plan(loaded, manifest, out, Settings(short_side, key_frames, crf))
-    processes = workers or usable_cores()
-    if todo.kept:
-        note(f"{todo.kept} folders of frames are used as they are")
-    if todo.todo and not (yes and as_json):
-        cost = estimate(todo, workers=processes)
-        described = (
-            f"{cost.videos} videos to {out}: about {duration(cost.seconds)} with {processes} processes,"
-            f" {_bytes(cost.bytes_before)} -> {_bytes(cost.bytes_after)}; frames of {cost.pixels:.0%} of the"
-            f" pixels; decoded frames per wanted frame of a random 2 s clip: {cost.decoded_before:.1f} ->"
-            f" {cost.decoded_after:.1f} (from {cost.tried} of the videos)"
-        )
-        if dry_run:
-            usual = asdict(Settings())
-            given = "".join(
-                f" --{name.replace('_', '-')} {value}"
-                for name, value in asdict(todo.settings).items()
-                if value != usual[name]
-            )
-            again = f"kineray data reencode {manifest} --out {out}{given} --yes"
-            show(asdict(cost) | {"out": out}, described, as_json=as_json, then=(again,))
-            return
-        note(described)
-        check_space(cost, todo.folder)
-        if not yes and not click.confirm("Start?", err=True):
-            note("nothing was written")
-            return
-    elif dry_run:
-        show({"videos": 0, "out": out}, f"{out}: nothing to do, all copies are there", as_json=as_json)
-        return
-    start = time.monotonic()
-    try:
-        with Progress("videos") as progress:
-            copies = make_copies(
-                loaded,
-                todo,
-                workers=processes,
-                progress=lambda done, total, failed: progress(done, total, f"  {failed} failed"),
-            )
-    except KeyboardInterrupt:
-        note("stopped; the same command goes on from here")
-        raise
-    save_manifest(copies.manifest, todo.manifest)
-    if copies.indexes:
-        index_cache.write(todo.manifest, copies.indexes)
-    for uri, error in list(copies.failures.items())[:10]:
-        note(f"not copied: {uri}: {error.code}")
-    if len(copies.failures) > 10:
-        note(f"... and {len(copies.failures) - 10} more")
-    result = {
-        "manifest": todo.manifest,
-        "hash": copies.manifest.content_hash,
-        "copies": len(todo.jobs) - len(copies.failures),
-        "seconds": time.monotonic() - start,
-        "failed": {uri: f"{error.code}: {error}" for uri, error in sorted(copies.failures.items())},
-    }
-    text = f"{result['copies']} of {len(todo.jobs)} videos copied; {near(todo.manifest)}"
-    train = f"kineray train experiments/slowfast.py data.manifest={near(todo.manifest)}"
-    show(result, text, as_json=as_json, then=(f"kineray data stats {near(todo.manifest)}", train))
-
-
 @click.command(name="split")
 @click.argument("manifest")
 @click.option("--out", required=True, metavar="FILE", help="The manifest to write.")
@@ -375,15 +267,6 @@ def _manifest_name(option: str, path: str) -> str:
     if not path.endswith(".parquet"):
         raise ManifestError(f"{option} {path}: the name of a manifest must end in .parquet")
     return path
-
-
-def _bytes(number: float) -> str:
-    """``12300000`` -> ``12.3 MB``."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
 
 
 def _uris(manifest: "Manifest") -> set[str]:

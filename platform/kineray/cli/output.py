@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ storage_option = click.option(
     show_default=True,
     metavar="URI",
     help="Folder or s3:// prefix of all runs (or KINERAY_STORAGE).",
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Processes that read videos [default: one per core]."
 )
 views_option = click.option(
     "--views", type=click.IntRange(1), default=1, show_default=True, help="Clips along time."
@@ -62,6 +66,14 @@ def show(result: Any, text: str, *, as_json: bool, then: tuple[str, ...] = ()) -
 def note(text: str) -> None:
     """A line for the person, not for the program that reads stdout."""
     click.echo(text, err=True)
+
+
+def note_first(lines: Sequence[str], count: int = 10) -> None:
+    """The first of many lines for the person, and how many there are besides."""
+    for line in lines[:count]:
+        note(line)
+    if len(lines) > count:
+        note(f"... and {len(lines) - count} more")
 
 
 def near(location: str) -> str:
