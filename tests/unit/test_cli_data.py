@@ -1,14 +1,16 @@
 """``kineray data import`` and ``show``: what SOURCE is told by itself, and options that would be ignored."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from annotation_files import touch
 
-from kineray.data import load_manifest
+from kineray.data import flow, load_manifest
 from kineray.data.formats.detect import format_of
 from kineray.errors import ManifestError
+from kineray.video import encode
 
 KINETICS = "label,youtube_id,time_start,time_end,split\nabseiling,0123456789a,0,10,train\n"
 VIDEO = "0123456789a_000000_000010.mp4"
@@ -257,3 +259,12 @@ def test_clips_without_a_label_are_counted(kineray):
     touch(Path("list"), "v/b.mp4")
     out = kineray("data", "import", "list/train.csv")[1]
     assert "action: 2 classes (0, 1); 1 of 2 clips have one" in out
+
+
+@pytest.mark.parametrize(("command", "module"), [("reencode", encode), ("flow", flow)])
+def test_the_defaults_are_those_of_the_settings(kineray, command, module):
+    text = " ".join(kineray("data", command, "--help")[1].split())
+    for field in fields(module.Settings):
+        option = text.partition(f"--{field.name.replace('_', '-')} ")[2].partition(" --")[0]
+        default = "the video's own" if field.default is None else field.default
+        assert f"[default: {default}" in option

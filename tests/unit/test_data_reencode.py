@@ -370,6 +370,8 @@ def test_without_anybody_to_ask_yes_is_needed(source, tmp_path, kineray):
     assert code == 0
     assert "4 videos" in text and "decoded frames per wanted frame of a random 2 s clip" in text
     assert f"kineray data reencode {source} --out {out} --crf 30 --yes" in err
+    err = kineray("data", "reencode", str(source), "--out", str(out), "--dry-run", "--workers", "1")[2]
+    assert f"kineray data reencode {source} --out {out} --yes" in err
     assert not out.exists()
 
 

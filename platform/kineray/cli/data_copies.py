@@ -3,6 +3,7 @@
 import sys
 import time
 from dataclasses import asdict
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,28 +26,43 @@ if TYPE_CHECKING:
     from kineray.data.reencode import Copies
 
 
+class _SettingOption(click.Option):
+    """An option whose default is that of the same field of ``Settings`` in ``module``.
+
+    The module is imported when the default is asked for: that takes too long for every command's start.
+    """
+
+    def __init__(self, *names: Any, module: str, **more: Any) -> None:
+        super().__init__(*names, **more | {"show_default": True})
+        self._module = module
+
+    def get_default(self, ctx: click.Context, call: bool = True) -> Any:
+        """The field's default."""
+        return getattr(import_module(self._module).Settings(), self.name)
+
+
 @click.command(name="reencode")
 @click.argument("manifest")
 @click.option("--out", required=True, metavar="FOLDER", help="Where the copies go; may be s3://.")
 @click.option(
     "--short-side",
     type=click.IntRange(16),
-    default=320,
-    show_default=True,
+    cls=_SettingOption,
+    module="kineray.video.encode",
     help="Pixels; smaller videos are not enlarged.",
 )
 @click.option(
     "--key-frames",
     type=click.IntRange(1),
-    default=32,
-    show_default=True,
+    cls=_SettingOption,
+    module="kineray.video.encode",
     help="Frames from one key frame to the next.",
 )
 @click.option(
     "--crf",
     type=click.IntRange(0, 51),
-    default=20,
-    show_default=True,
+    cls=_SettingOption,
+    module="kineray.video.encode",
     help="x264's quality; lower is better.",
 )
 @workers_option
@@ -134,15 +150,15 @@ def reencode_command(
 @click.option(
     "--bound",
     type=click.FloatRange(0, min_open=True),
-    default=20.0,
-    show_default=True,
+    cls=_SettingOption,
+    module="kineray.data.flow",
     help="Largest motion that can be stored, in pixels per frame.",
 )
 @click.option(
     "--short-side",
     type=click.IntRange(16),
-    default=256,
-    show_default=True,
+    cls=_SettingOption,
+    module="kineray.data.flow",
     help="Videos are made this small first.",
 )
 @workers_option
