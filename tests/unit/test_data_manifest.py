@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kineray.data import Manifest, Sample, load_manifest, save_manifest
-from kineray.data.manifest import BoxLabel
+from kineray.data.samples import BoxLabel
 from kineray.errors import ManifestError
 
 HEADS = {"verb": ("cut", "wash"), "noun": ("knife", "café", "pan")}
@@ -152,7 +152,7 @@ assert "pandas" not in sys.modules and "torch" not in sys.modules
 
 
 def test_sample_is_imported_without_what_is_slow():
-    code = "import sys; from kineray.data.manifest import Sample; print(*sys.modules)"
+    code = "import sys; from kineray.data.samples import Sample; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"pyarrow", "torch", "boto3", "pydantic"} & set(done.stdout.split())
 

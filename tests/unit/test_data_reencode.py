@@ -19,7 +19,7 @@ from video_files import picture, write_sound, write_video
 
 from kineray.data import storage
 from kineray.data.index_cache import IndexCache
-from kineray.data.manifest import BoxLabel, Manifest, Sample, load_manifest, save_manifest
+from kineray.data.manifest import Manifest, load_manifest, save_manifest
 from kineray.data.reencode import (
     SETTINGS_FILE,
     check_space,
@@ -28,6 +28,7 @@ from kineray.data.reencode import (
     plan,
     target_names,
 )
+from kineray.data.samples import BoxLabel, Sample
 from kineray.errors import DecodeError, ManifestError, StorageError
 from kineray.video import PacketIndex, index_video, open_video, probe, read_clip
 from kineray.video.encode import Settings, encode

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kineray.data.manifest import Manifest, Sample
+from kineray.data.manifest import Manifest
+from kineray.data.samples import Sample
 from kineray.data.split import divide
 from kineray.errors import ManifestError
 

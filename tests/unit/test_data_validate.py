@@ -17,7 +17,8 @@ from video_files import write_sound, write_video
 
 from kineray.data import storage
 from kineray.data.index_cache import IndexCache
-from kineray.data.manifest import BoxLabel, Manifest, Sample, load_manifest, save_manifest
+from kineray.data.manifest import Manifest, load_manifest, save_manifest
+from kineray.data.samples import BoxLabel, Sample
 from kineray.data.validate import check_video, outside_of, quarantine_path, validate, without
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, index_video

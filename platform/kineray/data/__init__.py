@@ -12,7 +12,7 @@ _WHERE = {
     "Failure": "loader",
     "Manifest": "manifest",
     "Preprocessing": "preprocessing",
-    "Sample": "manifest",
+    "Sample": "samples",
     "eval_clips": "loader",
     "from_folders": "formats",
     "from_kinetics_csv": "formats",
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from kineray.data.loader import steps_per_epoch as steps_per_epoch
     from kineray.data.loader import train_batches as train_batches
     from kineray.data.manifest import Manifest as Manifest
-    from kineray.data.manifest import Sample as Sample
     from kineray.data.manifest import load_manifest as load_manifest
     from kineray.data.manifest import save_manifest as save_manifest
     from kineray.data.order import global_order as global_order
     from kineray.data.order import sample_rng as sample_rng
     from kineray.data.preprocessing import Preprocessing as Preprocessing
+    from kineray.data.samples import Sample as Sample
     from kineray.data.synth import synthesize as synthesize
 
 

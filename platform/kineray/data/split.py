@@ -5,7 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kineray.data.manifest import ABSENT, Manifest, Sample
+from kineray.data.manifest import Manifest
+from kineray.data.samples import ABSENT, Sample
 from kineray.errors import ManifestError
 
 _Class = tuple[str, int]  # head, class index

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kineray.data import storage
-from kineray.data.manifest import Manifest, Sample
+from kineray.data.manifest import Manifest
 from kineray.data.parallel import each
+from kineray.data.samples import Sample
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Video, VideoInfo, open_video
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from kineray.data.manifest import FILE_NAME, Manifest, Sample, save_manifest
+from kineray.data.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.order import sample_rng
+from kineray.data.samples import Sample
 from kineray.errors import StorageError
 
 # Direction (x, y) in which the texture moves on the screen; y points down.

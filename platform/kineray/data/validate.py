@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from kineray.data import storage
-from kineray.data.manifest import FILE_NAME, Manifest, Sample
+from kineray.data.manifest import FILE_NAME, Manifest
 from kineray.data.parallel import each
+from kineray.data.samples import Sample
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Source, Video, open_video
 from kineray.video.encode import MISCOUNT

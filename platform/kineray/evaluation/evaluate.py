@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from kineray.data import Failure, Manifest, eval_clips, storage
 from kineray.data.index_cache import IndexCache
-from kineray.data.manifest import ABSENT
+from kineray.data.samples import ABSENT
 from kineray.errors import ManifestError
 from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
 from kineray.evaluation.predict import video_probabilities, view_probabilities

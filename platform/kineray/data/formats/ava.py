@@ -23,7 +23,8 @@ from kineray.data.formats.files import (
     text_of,
 )
 from kineray.data.formats.kinetics import clip_span
-from kineray.data.manifest import ABSENT, BoxLabel, Manifest, Sample
+from kineray.data.manifest import Manifest
+from kineray.data.samples import ABSENT, BoxLabel, Sample
 from kineray.errors import ManifestError
 
 # The ids of the 60 of 80 actions that the metric averages, as in ava_action_list_*_for_activitynet*.pbtxt.

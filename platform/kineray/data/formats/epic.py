@@ -22,7 +22,8 @@ from kineray.data.formats.files import (
     stem,
     text_of,
 )
-from kineray.data.manifest import ABSENT, Manifest, Sample
+from kineray.data.manifest import Manifest
+from kineray.data.samples import ABSENT, Sample
 from kineray.errors import ManifestError
 
 _TIMES = ("start_timestamp", "stop_timestamp", "start_frame", "stop_frame")

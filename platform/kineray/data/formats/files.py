@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kineray.data import storage
-from kineray.data.manifest import Manifest, Sample, Samples
+from kineray.data.manifest import Manifest
+from kineray.data.samples import Sample, Samples
 from kineray.errors import ManifestError
 
 logger = logging.getLogger(__name__)

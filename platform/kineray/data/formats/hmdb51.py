@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kineray.data import storage
 from kineray.data.formats.files import HEAD, is_video, lines_of, made_manifest, stem
-from kineray.data.manifest import Manifest, Sample
+from kineray.data.manifest import Manifest
+from kineray.data.samples import Sample
 from kineray.errors import ManifestError
 
 _USES = {"0": None, "1": "train", "2": "test"}

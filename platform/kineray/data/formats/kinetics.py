@@ -23,7 +23,8 @@ from kineray.data.formats.files import (
     split_of,
     stem,
 )
-from kineray.data.manifest import ABSENT, Manifest, Sample
+from kineray.data.manifest import Manifest
+from kineray.data.samples import ABSENT, Sample
 from kineray.errors import ManifestError
 
 YOUTUBE_ID = re.compile(r"[\w-]{11}", re.ASCII)

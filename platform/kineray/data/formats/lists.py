@@ -17,7 +17,8 @@ from kineray.data.formats.files import (
     split_of,
     stem,
 )
-from kineray.data.manifest import ABSENT, Manifest, Sample
+from kineray.data.manifest import Manifest
+from kineray.data.samples import ABSENT, Sample
 from kineray.errors import ManifestError
 
 _MOST_CLASSES = 1_000_000  # a higher label is an error: no names are made up for so many classes

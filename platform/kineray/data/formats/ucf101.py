@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kineray.data import storage
 from kineray.data.formats.files import HEAD, by_stem, lines_of, made_manifest, stem
-from kineray.data.manifest import Manifest, Sample
+from kineray.data.manifest import Manifest
+from kineray.data.samples import Sample
 from kineray.errors import ManifestError
 
 _GROUP = re.compile(r"_(g\d+)_c\d+$", re.IGNORECASE)

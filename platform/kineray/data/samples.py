@@ -1,0 +1,289 @@
+"""The clips of a data set: which video, which span, which labels, which split.
+
+They are held as Arrow columns, and a ``Sample`` is made when it is asked for: 300,000 of them take tens of
+megabytes, not hundreds. PyArrow is imported where it is used, so that a process that only decodes can
+import ``Sample`` without it. What reads samples does without ``pa.array``, ``pa.scalar`` and ``to_numpy``:
+they import pandas wherever it is installed, which takes a second and 50 MB.
+"""
+
+import io
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from kineray.errors import ManifestError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ABSENT = -1  # a label that is not known
+_LABEL_PREFIX = "label."
+_CHUNK = 8192  # samples that are made or read together
+
+
+@dataclass(frozen=True)
+class BoxLabel:
+    """A person in a key frame: corners as parts of the picture's sides, from 0 to 1, and their classes.
+
+    ``labels`` holds class indices of the manifest's first head. ``person_id`` is the same in all key
+    frames of a video that show the person; None where it is not known.
+    """
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    labels: tuple[int, ...]
+    person_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled span of a video, in seconds from its first frame; ``end_s`` None: to its end.
+
+    ``labels`` holds a class index for every head, -1 where it is not known. ``group`` names what must
+    not be cut by a split (a source video, a person). A key frame of a detection set has ``start_s`` =
+    ``end_s`` = its time, and ``boxes``. ``subsets`` names parts of the split that are scored on their own.
+    """
+
+    id: str
+    uri: str
+    start_s: float
+    end_s: float | None
+    labels: Mapping[str, int]
+    group: str
+    split: str
+    boxes: tuple[BoxLabel, ...] = ()
+    subsets: frozenset[str] = frozenset()
+
+
+class Samples(Sequence[Sample]):
+    """Samples in a fixed order as columns; a Sample is made at every access. A slice shares the columns."""
+
+    def __init__(self, columns: Mapping[str, "pa.Array"], rows: np.ndarray | None = None) -> None:
+        """``columns``: one Arrow array for each field, as in the file; ``rows``: int64 [N], the rows
+        that count, in their order (None: all)."""
+        self._columns = dict(columns)
+        self._rows = rows
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample], heads: Sequence[str], name: str) -> "Samples":
+        """Columns of ``samples``, which are not kept. Raises ManifestError where a label is missing."""
+        import pyarrow as pa
+
+        types, expected, iterator = _types(heads), set(heads), iter(samples)
+        parts: dict[str, list[pa.Array]] = {column: [] for column in types}
+        while chunk := list(itertools.islice(iterator, _CHUNK)):
+            for sample in chunk:
+                if sample.labels.keys() != expected:
+                    raise wrong_heads(name, sample.id, sample.labels, heads)
+            for column, values in _values(chunk, heads).items():
+                parts[column].append(pa.array(values, types[column]))
+        return cls({column: _one_array(pa.chunked_array(parts[column], types[column])) for column in types})
+
+    @classmethod
+    def from_table(cls, table: "pa.Table", heads: Sequence[str]) -> "Samples":
+        """The samples of a table as ``compact`` makes them. Raises KeyError, and ArrowException where a
+        column is of another type or has nulls."""
+        import pyarrow as pa
+
+        columns = {}
+        for name, kind in _types(heads).items():
+            if name in ("boxes", "subsets") and name not in table.column_names:
+                columns[name] = _empty_lists(kind, len(table))
+                continue
+            columns[name] = _one_array(table[name].cast(kind))
+            if columns[name].null_count and name != "end_s":
+                raise pa.ArrowInvalid(f"{name}: has nulls")
+        return cls(columns)
+
+    @property
+    def heads(self) -> list[str]:
+        """The heads that the samples have labels for."""
+        return [name.removeprefix(_LABEL_PREFIX) for name in self._columns if name.startswith(_LABEL_PREFIX)]
+
+    def column(self, name: str) -> "pa.Array":
+        """One field of all samples: ``id``, ``uri``, ``start_s``, ``end_s``, ``group``, ``split``,
+        ``boxes``, ``subsets`` or ``label.<head>``."""
+        values = self._columns[name]
+        if self._rows is None:
+            return values
+        return values.take(_arrow(self._rows))
+
+    def labels(self, head: str) -> np.ndarray:
+        """Class indices of one head: int64 [N]."""
+        labels = as_numpy(self._columns[_LABEL_PREFIX + head], np.int32)
+        return (labels if self._rows is None else labels[self._rows]).astype(np.int64)
+
+    def counts(self, name: str) -> dict[str, int]:
+        """How often each value of a column of text occurs, in order of first occurrence. The names in
+        ``subsets`` count one by one."""
+        values = self.column(name)
+        if name == "subsets":
+            values = values.flatten()
+        return {entry["values"].as_py(): entry["counts"].as_py() for entry in values.value_counts()}
+
+    def where(self, name: str, text: str) -> np.ndarray:
+        """Which samples have ``text`` in a column of text: their numbers, int64 [M]."""
+        encoded = self.column(name).dictionary_encode()
+        codes = [code for code, value in enumerate(encoded.dictionary.to_pylist()) if value == text]
+        return np.flatnonzero(np.isin(as_numpy(encoded.indices, np.int32), codes))
+
+    def take(self, rows: np.ndarray) -> "Samples":
+        """The samples at ``rows``, int [M], in that order; the columns are shared, not copied."""
+        return Samples(self._columns, rows if self._rows is None else self._rows[rows])
+
+    def __len__(self) -> int:
+        return len(self._columns["id"]) if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Samples": ...
+    def __getitem__(self, index: int | slice) -> "Sample | Samples":
+        if isinstance(index, slice):
+            return self.take(np.arange(*index.indices(len(self)), dtype=np.int64))
+        row = operator.index(index)
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"sample {row} of {len(self)}")
+        row %= len(self)
+        row = row if self._rows is None else int(self._rows[row])
+        return _sample({name: values[row].as_py() for name, values in self._columns.items()}, self.heads)
+
+    def __iter__(self) -> Iterator[Sample]:
+        heads, names = self.heads, list(self._columns)
+        for start in range(0, len(self), _CHUNK):
+            if self._rows is None:
+                parts = [self._columns[name].slice(start, _CHUNK) for name in names]
+            else:
+                rows = _arrow(self._rows[start : start + _CHUNK])
+                parts = [self._columns[name].take(rows) for name in names]
+            for values in zip(*(part.to_pylist() for part in parts), strict=True):
+                yield _sample(dict(zip(names, values, strict=True)), heads)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Samples):
+            return bool(self.compact().equals(other.compact()))
+        if isinstance(other, tuple | list):
+            return len(self) == len(other) and all(own == its for own, its in zip(self, other, strict=True))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import pyarrow as pa
+
+        table = self.compact()
+        sink = io.BytesIO()
+        options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+        with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
+            stream.write_table(table)
+        return (_from_stream, (sink.getvalue(), self.heads))
+
+    def compact(self) -> "pa.Table":
+        """A table of these rows alone, its columns in order of name, without those that are empty."""
+        import pyarrow as pa
+
+        columns = {name: self.column(name) for name in sorted(self._columns)}
+        for name in ("boxes", "subsets"):
+            if len(columns[name].flatten()) == 0:
+                del columns[name]
+        return pa.table(columns)
+
+
+def as_numpy(values: "pa.Array", kind: Any) -> np.ndarray:
+    """A column of numbers without nulls, not copied: [N]."""
+    if not len(values):
+        return np.empty(0, kind)
+    return np.frombuffer(values.buffers()[1], kind, len(values), values.offset * np.dtype(kind).itemsize)
+
+
+def wrong_heads(name: str, sample: str, own: Iterable[str], heads: Iterable[str]) -> ManifestError:
+    """The error of a sample whose labels are for other heads than the vocabularies."""
+    return ManifestError(
+        f"{name}: {sample} has labels for {sorted(own)}, the vocabularies are {sorted(heads)}"
+    )
+
+
+def _types(heads: Sequence[str]) -> dict[str, Any]:
+    """Arrow type of every column."""
+    import pyarrow as pa
+
+    corners = [(name, pa.float64()) for name in ("x1", "y1", "x2", "y2")]
+    box = pa.struct([*corners, ("labels", pa.list_(pa.int32())), ("person_id", pa.int64())])
+    return {
+        "id": pa.string(),
+        "uri": pa.string(),
+        "start_s": pa.float64(),
+        "end_s": pa.float64(),
+        "group": pa.string(),
+        "split": pa.string(),
+        **{_LABEL_PREFIX + head: pa.int32() for head in heads},
+        "boxes": pa.list_(box),
+        "subsets": pa.list_(pa.string()),
+    }
+
+
+def _values(samples: Sequence[Sample], heads: Sequence[str]) -> dict[str, list[Any]]:
+    """Column -> its values."""
+    plain = ("id", "uri", "start_s", "end_s", "group", "split")
+    return {
+        **{name: [getattr(sample, name) for sample in samples] for name in plain},
+        **{_LABEL_PREFIX + head: [sample.labels[head] for sample in samples] for head in heads},
+        "boxes": [[vars(box) for box in sample.boxes] for sample in samples],
+        "subsets": [sorted(sample.subsets) for sample in samples],
+    }
+
+
+def _sample(row: Mapping[str, Any], heads: Sequence[str]) -> Sample:
+    return Sample(
+        row["id"],
+        row["uri"],
+        row["start_s"],
+        row["end_s"],
+        {head: row[_LABEL_PREFIX + head] for head in heads},
+        row["group"],
+        row["split"],
+        tuple(BoxLabel(**box | {"labels": tuple(box["labels"])}) for box in row["boxes"]),
+        frozenset(row["subsets"]),
+    )
+
+
+def _empty_lists(kind: Any, count: int) -> "pa.Array":
+    import pyarrow as pa
+
+    offsets = pa.Array.from_buffers(
+        pa.int32(), count + 1, [None, pa.py_buffer(np.zeros(count + 1, np.int32))]
+    )
+    return pa.ListArray.from_arrays(offsets, pa.nulls(0, kind.value_type), type=kind)
+
+
+def _one_array(values: "pa.ChunkedArray") -> "pa.Array":
+    """One array, so that a row is found at once."""
+    import pyarrow as pa
+
+    whole = values.combine_chunks()
+    return whole if isinstance(whole, pa.Array) else pa.concat_arrays(whole.chunks)
+
+
+def _from_stream(data: bytes, heads: Sequence[str]) -> Samples:
+    import pyarrow as pa
+
+    options = pa.ipc.IpcReadOptions(use_threads=False)
+    with pa.ipc.open_stream(pa.py_buffer(data), options=options) as stream:
+        return Samples.from_table(stream.read_all(), heads)
+
+
+def _arrow(rows: np.ndarray) -> "pa.Array":
+    """Indices, int64 [N], as Arrow has them; not copied."""
+    import pyarrow as pa
+
+    rows = np.ascontiguousarray(rows, np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)])
