@@ -28,6 +28,7 @@ from content import FILES, FPS, SECONDS, machine, make_files, table
 FRAMES, STRIDE, CROP = 32, 2, 224
 SHORT_SIDE = (256, 320)
 VIEWS, CROPS, EVAL_SIDE = 10, 3, 256
+REPEATS = 4  # clips of one video in repeated augmentation
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 OURS = "kineray, cached index"
 FLOOR = "libav alone (floor)"
@@ -86,7 +87,7 @@ Arm: TypeAlias = Callable[[Clip], Read]
 
 
 def kineray(path: Path, *, is_indexed: bool) -> Arm:
-    """``Video.read`` as ``Preprocessing.train_clip`` calls it."""
+    """``Video.read`` as ``Preprocessing.train_clips`` calls it."""
     from kineray.video import PacketIndex, index_video, open_video
 
     stored = index_video(path).to_bytes() if is_indexed else None
@@ -317,6 +318,47 @@ EVAL_ARMS: dict[str, Callable[[Path], Arm]] = {
 }
 
 
+# -- several training clips of one video --------------------------------------------------------------
+
+
+def repeats_in_one_pass(path: Path) -> Arm:
+    """``Preprocessing.train_clips``, as ``data.clips_per_sample`` uses it."""
+    return _repeats(path, lambda read, rngs: [read(rngs)])
+
+
+def repeats_in_many_passes(path: Path) -> Arm:
+    return _repeats(path, lambda read, rngs: [read([rng]) for rng in rngs])
+
+
+def _repeats(path: Path, run: Callable[..., list[np.ndarray]]) -> Arm:
+    from kineray.config import DataConfig
+    from kineray.data import Sample
+    from kineray.data.preprocessing import Preprocessing
+    from kineray.video import PacketIndex, index_video
+
+    preprocessing = Preprocessing.from_config(DataConfig(), {"action": ("a", "b")})
+    sample = Sample("a", str(path), 0.0, None, {}, "a", "train")
+    stored = index_video(path).to_bytes()
+    count = _count_decoded()
+
+    def read_some(rngs: Sequence[np.random.Generator]) -> np.ndarray:
+        index = PacketIndex.from_bytes(stored)
+        return preprocessing.train_clips(path, sample, rngs, index=index)
+
+    def read(clip: Clip) -> Read:
+        before = count[0]
+        clips = run(read_some, [np.random.default_rng([clip.start, n]) for n in range(REPEATS)])
+        return Read(clips, count[0] - before, is_asked_crop=False)
+
+    return read
+
+
+REPEAT_ARMS: dict[str, Callable[[Path], Arm]] = {
+    "kineray, one pass": repeats_in_one_pass,
+    f"kineray, {REPEATS} passes": repeats_in_many_passes,
+}
+
+
 # -- a process for each arm -------------------------------------------------------------------------
 
 
@@ -368,7 +410,7 @@ def serve(name: str, path: Path) -> None:
         answers.flush()
 
     try:
-        arm = (ARMS | EVAL_ARMS)[name](path)
+        arm = (ARMS | EVAL_ARMS | REPEAT_ARMS)[name](path)
     except (ImportError, OSError, RuntimeError) as error:
         answer(absent=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
         return
@@ -529,7 +571,14 @@ def main() -> None:
     clips, rounds, eval_rounds = (2, 1, 1) if options.quick else (8, 3, 3)
     eval_arms = list(EVAL_ARMS)[:2] if options.quick else list(EVAL_ARMS)
     paths = make_files(options.folder, names)
-    measured: dict[str, Any] = {"machine": here, "clips": clips, "rounds": rounds, "train": {}, "eval": {}}
+    measured: dict[str, Any] = {
+        "machine": here,
+        "clips": clips,
+        "rounds": rounds,
+        "train": {},
+        "repeats": {},
+        "eval": {},
+    }
     for name in names:
         drawn = draw_clips(name, clips)
         train = measured["train"][name] = measure(paths[name], list(ARMS), drawn, rounds)
@@ -537,6 +586,9 @@ def main() -> None:
             f"\n{name}: training clips\n\n{table(report(train, OURS, unit='clips', wanted=FRAMES))}",
             flush=True,
         )
+        repeats = measured["repeats"][name] = measure(paths[name], list(REPEAT_ARMS), drawn, rounds)
+        rows = report(repeats, next(iter(REPEAT_ARMS)), unit="videos", wanted=REPEATS * FRAMES)
+        print(f"{name}: {REPEATS} training clips of each video, videos\n\n{table(rows)}", flush=True)
         several = measured["eval"][name] = measure(paths[name], eval_arms, drawn[:1], eval_rounds)
         rows = report(several, eval_arms[0], unit="videos", wanted=VIEWS * CROPS * FRAMES)
         print(f"{name}: {VIEWS} views x {CROPS} crops of {EVAL_SIDE}, videos\n\n{table(rows)}", flush=True)

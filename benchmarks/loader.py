@@ -91,10 +91,10 @@ def threads(
     """The same clips, decoded by threads of this process."""
     index = PacketIndex.from_bytes(indexes.get(manifest[0].uri) or b"")
 
-    def clip(number: int, row: np.ndarray) -> None:
+    def clip(number: int, clip_1thwc: np.ndarray) -> None:
         sample = manifest[number % len(manifest)]
-        key = sample_rng(seed, number // len(manifest), sample.id)
-        preprocessing.train_clip(sample.uri, sample, key, index=index, allocate=lambda _: row)
+        rng = sample_rng(seed, number // len(manifest), sample.id)
+        preprocessing.train_clips(sample.uri, sample, [rng], index=index, allocate=lambda _: clip_1thwc)
 
     side = preprocessing.crop
     with ThreadPoolExecutor(cores) as pool:
@@ -102,7 +102,7 @@ def threads(
         for first in itertools.count(0, BATCH):
             clips = torch.empty((BATCH, preprocessing.frames, side, side, 3), dtype=torch.uint8)
             rows = clips.numpy()
-            waiting.append([pool.submit(clip, first + row, rows[row]) for row in range(BATCH)])
+            waiting.append([pool.submit(clip, first + row, rows[row : row + 1]) for row in range(BATCH)])
             if len(waiting) > 2:
                 yield len([task.result() for task in waiting.pop(0)])
 
@@ -130,16 +130,16 @@ def bare(
 
 def read_for(preprocessing: Preprocessing, sample: Sample, data: bytes, seconds: float) -> int:
     """In a process of its own: how many clips it reads in ``seconds``."""
-    out = np.empty((preprocessing.frames, preprocessing.crop, preprocessing.crop, 3), np.uint8)
-    preprocessing.train_clip(sample.uri, sample, sample_rng(0, 0, "warm"), index=PacketIndex.from_bytes(data))
+    out = np.empty((1, preprocessing.frames, preprocessing.crop, preprocessing.crop, 3), np.uint8)
+    index = PacketIndex.from_bytes(data)
+    preprocessing.train_clips(sample.uri, sample, [sample_rng(0, 0, "warm")], index=index)
     deadline = time.perf_counter() + seconds
     for count in itertools.count():
         if time.perf_counter() >= deadline:
             return count
         index = PacketIndex.from_bytes(data)
-        preprocessing.train_clip(
-            sample.uri, sample, sample_rng(0, count, sample.id), index=index, allocate=lambda _: out
-        )
+        rng = sample_rng(0, count, sample.id)
+        preprocessing.train_clips(sample.uri, sample, [rng], index=index, allocate=lambda _: out)
     raise AssertionError
 
 

@@ -120,6 +120,10 @@ def test_an_experiment_of_before_loads():
         ("optim=3", "optim: a section, not a field"),
         ("optim.lr.x=3", "optim.lr.x: unknown key"),
         ("train.global_batch=100", "train: global_batch 100 is not a multiple of bn_group 8"),
+        (
+            "data.clips_per_sample=3",
+            "train.global_batch 1024 is not a multiple of data.clips_per_sample 3",
+        ),
         ("data.frames=12", "data.frames 12 is not a multiple of model.alpha 8"),
         ("data.crop=300", "data: crop 300 is larger than the smallest short_side 256"),
         ("data.short_side=320,256", "data: short_side must be low,high"),

@@ -90,7 +90,7 @@ def test_a_model_sees_the_motion_mirrored(rgb, flow):
     right = next(s for s in flows.manifest if "drift_right" in s.id)
     seen = set()
     for seed in range(8):
-        clip = preprocessing.train_clip(right.uri, right, sample_rng(seed, 0, right.id))
+        clip = preprocessing.train_clips(right.uri, right, [sample_rng(seed, 0, right.id)])[0]
         u, v = np.median(pixels(clip)[:, 16:-16, 16:-16].reshape(-1, 2), axis=0)
         assert abs(abs(u) - SPEED) < 0.15 and abs(v) < 0.15
         seen.add(u > 0)

@@ -101,7 +101,7 @@ def test_a_clip_is_a_function_of_seed_epoch_and_id(manifest, preprocessing):
     for part in batches(manifest, preprocessing):
         for clip, name in zip(part.clips_bthwc, part.ids, strict=True):
             rng = sample_rng(5, part.step // (N // BATCH), name)
-            wanted = preprocessing.train_clip(by_id[name].uri, by_id[name], rng)
+            wanted = preprocessing.train_clips(by_id[name].uri, by_id[name], [rng])[0]
             np.testing.assert_array_equal(clip.numpy(), wanted)
 
 
@@ -163,6 +163,38 @@ def test_replacement_does_not_depend_on_workers(damaged, preprocessing):
     assert [f for part in plain for f in part.failures] == [f for part in other for f in part.failures]
 
 
+@pytest.mark.parametrize(("clips_per_sample", "cuts"), [(2, [0, 8]), (4, [0, 2, 3, 8]), (8, [0, 5, 8])])
+def test_several_clips_of_a_sample(damaged, preprocessing, clips_per_sample, cuts):
+    """The clips of the first, second ... time in an epoch, whichever of them are cut in one pass."""
+    per_epoch = N * clips_per_sample // BATCH
+    options = {"clips_per_sample": clips_per_sample, "stop_step": per_epoch}
+    parts = [
+        part for lo, hi in pairwise(cuts) for part in batches(damaged, preprocessing, lo=lo, hi=hi, **options)
+    ]
+    steps = {step: ([], []) for step in range(per_epoch)}
+    for part in parts:
+        steps[part.step][0].extend(part.clips_bthwc)
+        steps[part.step][1].extend(part.ids)
+    order = np.repeat(global_order(N, 5, 0), clips_per_sample)
+    failed = []
+    for step, (clips, ids) in steps.items():
+        for place, (clip, name) in enumerate(zip(clips, ids, strict=True), start=step * BATCH):
+            sample = damaged[int(order[place])]
+            if order[place] in (3, 7):
+                failed.append(sample.id)
+                assert name != sample.id
+            else:
+                assert name == sample.id
+                rng = sample_rng(5, 0, name, repeat=place % clips_per_sample)
+                wanted = preprocessing.train_clips(sample.uri, sample, [rng])[0]
+                np.testing.assert_array_equal(clip.numpy(), wanted)
+    # A replacement may be one of the spoiled samples too: that is a failure of its own.
+    assert len(failed) <= sum(len(part.failures) for part in parts)
+    assert {failure.id for part in parts for failure in part.failures} == set(failed)
+    whole = joined(batches(damaged, preprocessing, micro_batch=8, **options))
+    assert_same(whole, {step: (tuple(clips), tuple(ids)) for step, (clips, ids) in steps.items()})
+
+
 def test_a_set_without_a_readable_clip_stops(manifest, preprocessing, tmp_path):
     gone = replace(
         manifest, samples=tuple(replace(s, uri=str(tmp_path / f"{i}.mp4")) for i, s in enumerate(manifest))
@@ -185,6 +217,15 @@ def test_a_slice_outside_the_batch(manifest, preprocessing, changes):
 
 def decoding_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_an_epoch_has_more_steps_with_more_clips_of_a_sample(manifest):
+    assert [steps_per_epoch(manifest, 8, clips) for clips in (1, 2, 4)] == [2, 5, 11]
+    assert steps_per_epoch(manifest, 88, 4) == 1
+    with pytest.raises(
+        ManifestError, match=r"22 samples, 4 clips of each, are fewer than train\.global_batch=89"
+    ):
+        steps_per_epoch(manifest, 89, 4)
 
 
 def test_closing_ends_the_threads(manifest, preprocessing):

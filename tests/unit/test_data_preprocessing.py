@@ -20,7 +20,7 @@ from kineray.data import Preprocessing, Sample, sample_rng
 from kineray.data.preprocessing import balance_of, crop_box, trained_heads
 from kineray.data.samplers import eval_times
 from kineray.errors import ConfigError, DecodeError
-from kineray.video import VideoInfo, frames_uri, index_video, probe, read_clip, scaled_size
+from kineray.video import Video, VideoInfo, frames_uri, index_video, probe, read_clip, scaled_size
 
 LABELS = {"verb": ("cut", "wash"), "noun": ("café", "pan")}
 SAMPLE = Sample("a", "a.mp4", 0.0, None, {"verb": 0, "noun": 1}, "a", "train")
@@ -161,7 +161,7 @@ def test_a_train_clip_is_cut_from_the_video(smooth, scaled):
     """Every clip is found in the video, at one place, scale and direction, with the wanted spacing."""
     seen = []
     for seed in range(40):
-        clip = a_preprocessing().train_clip(smooth, SAMPLE, sample_rng(seed, 0, "a"))
+        clip = a_preprocessing().train_clips(smooth, SAMPLE, [sample_rng(seed, 0, "a")])[0]
         assert clip.shape == (4, 24, 24, 3) and clip.dtype == np.uint8 and clip.flags.c_contiguous
         first, side, *place = place_of(clip[0], scaled)
         wanted = cut(scaled[side][first : first + 8 : 2], *place)
@@ -177,7 +177,7 @@ def test_a_train_clip_is_cut_from_the_video(smooth, scaled):
 def test_what_is_drawn_and_in_which_order(smooth):
     """Start, short side, top, left, mirror: changing the order would change every published run."""
     for seed in range(8):
-        clip = a_preprocessing().train_clip(smooth, SAMPLE, sample_rng(seed, 0, "a"))
+        clip = a_preprocessing().train_clips(smooth, SAMPLE, [sample_rng(seed, 0, "a")])[0]
         rng = sample_rng(seed, 0, "a")
         start = rng.random() * (2.0 - 8 / FPS)
         side = int(rng.integers(24, 32, endpoint=True))
@@ -216,18 +216,48 @@ def test_a_clip_is_written_where_it_is_wanted(video):
         return np.full(shape, 7, np.uint8)
 
     preprocessing = a_preprocessing()
-    clip = preprocessing.train_clip(video, SAMPLE, sample_rng(0, 0, "a"), allocate=allocate)
-    np.testing.assert_array_equal(clip, preprocessing.train_clip(video, SAMPLE, sample_rng(0, 0, "a")))
+    clips = preprocessing.train_clips(video, SAMPLE, [sample_rng(0, 0, "a")], allocate=allocate)
+    np.testing.assert_array_equal(clips, preprocessing.train_clips(video, SAMPLE, [sample_rng(0, 0, "a")]))
     views, times = preprocessing.eval_views(video, views=2, crops=3, allocate=allocate)
     for one, other in zip((views, times), preprocessing.eval_views(video, views=2, crops=3), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert shapes == [clip.shape, views.shape]
+    assert shapes == [clips.shape, views.shape]
+
+
+@pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
+@pytest.mark.parametrize("modality", ["rgb", "flow", "flow_stack"])
+def test_clips_of_one_pass_are_those_of_many(video, flow, modality, sampling):
+    changes = {} if modality == "rgb" else TSN
+    preprocessing = a_preprocessing(modality=modality, sampling=sampling, **changes)
+    source = video if modality == "rgb" else flow
+    together = preprocessing.train_clips(source, SAMPLE, [sample_rng(0, 0, "a", 0, n) for n in range(5)])
+    assert together.shape == (5, 4, 24, 24, preprocessing.channels) and together.dtype == np.uint8
+    for n, clip in enumerate(together):
+        np.testing.assert_array_equal(
+            clip, preprocessing.train_clips(source, SAMPLE, [sample_rng(0, 0, "a", 0, n)])[0]
+        )
+
+
+def test_a_frame_is_decoded_once_for_all_clips(video, monkeypatch):
+    given = []
+    pictures = Video.pictures
+
+    def counted(*args):
+        for rows, picture in pictures(*args):
+            given.append(len(rows))
+            yield rows, picture
+
+    monkeypatch.setattr(Video, "pictures", counted)
+    preprocessing = a_preprocessing(stride=1, frames=40)
+    preprocessing.train_clips(video, SAMPLE, [sample_rng(0, 0, "a", 0, n) for n in range(8)])
+    assert sum(given) == 8 * 40 and 40 < len(given) <= 50
 
 
 def test_a_known_index_changes_nothing(video):
     preprocessing, index = a_preprocessing(), index_video(video)
     clips = [
-        preprocessing.train_clip(video, SAMPLE, sample_rng(0, 0, "a"), index=known) for known in (None, index)
+        preprocessing.train_clips(video, SAMPLE, [sample_rng(0, 0, "a")], index=known)[0]
+        for known in (None, index)
     ]
     np.testing.assert_array_equal(*clips)
     views = [preprocessing.eval_views(video, index=known)[0] for known in (None, index)]
@@ -238,7 +268,7 @@ def test_without_flip_nothing_is_mirrored(video):
     pair = a_preprocessing(flip=True), a_preprocessing(flip=False)
     differ = 0
     for seed in range(12):
-        mirrored, plain = (value.train_clip(video, SAMPLE, sample_rng(seed, 0, "a")) for value in pair)
+        mirrored, plain = (value.train_clips(video, SAMPLE, [sample_rng(seed, 0, "a")])[0] for value in pair)
         assert np.array_equal(mirrored, plain) or np.array_equal(mirrored[:, :, ::-1], plain)
         differ += not np.array_equal(mirrored, plain)
     assert 0 < differ < 12
@@ -246,7 +276,7 @@ def test_without_flip_nothing_is_mirrored(video):
 
 def test_the_same_randomness_gives_the_same_clip(video):
     preprocessing = a_preprocessing()
-    clips = [preprocessing.train_clip(video, SAMPLE, sample_rng(0, epoch, "a")) for epoch in (0, 0, 1)]
+    clips = [preprocessing.train_clips(video, SAMPLE, [sample_rng(0, epoch, "a")])[0] for epoch in (0, 0, 1)]
     assert np.array_equal(clips[0], clips[1]) and not np.array_equal(clips[0], clips[2])
 
 
@@ -257,7 +287,7 @@ def test_a_train_clip_stays_in_its_span(smooth, scaled, sampling):
     span = Sample("a", "", 0.8, 1.2, {}, "a", "train")
     shown = set()
     for seed in range(12):
-        clip = preprocessing.train_clip(smooth, span, sample_rng(seed, 0, "a"))
+        clip = preprocessing.train_clips(smooth, span, [sample_rng(seed, 0, "a")])[0]
         numbers = [place_of(picture, {24: scaled[24]})[0] for picture in clip]
         assert min(numbers) >= 20 and max(numbers) < 30 and numbers == sorted(numbers)
         shown |= set(numbers)
@@ -312,7 +342,7 @@ def test_a_clip_longer_than_the_video_repeats_the_last_frame(video):
     np.testing.assert_array_equal(clips[0], clips[1])
     assert times.max() <= 2.0
     np.testing.assert_array_equal(clips[0, 3:], np.repeat(clips[0, 2:3], 5, axis=0))
-    train = preprocessing.train_clip(video, SAMPLE, sample_rng(0, 0, "a"))
+    train = preprocessing.train_clips(video, SAMPLE, [sample_rng(0, 0, "a")])[0]
     np.testing.assert_array_equal(train[3:], np.repeat(train[2:3], 5, axis=0))
 
 
@@ -367,7 +397,7 @@ def test_a_bad_file_is_a_decode_error(tmp_path):
     with pytest.raises(DecodeError):
         a_preprocessing().eval_views(tmp_path / "nowhere.mp4")
     with pytest.raises(DecodeError):
-        a_preprocessing().train_clip(tmp_path / "nowhere.mp4", SAMPLE, sample_rng(0, 0, "a"))
+        a_preprocessing().train_clips(tmp_path / "nowhere.mp4", SAMPLE, [sample_rng(0, 0, "a")])[0]
 
 
 # -- optical flow -----------------------------------------------------------------------------------
@@ -403,7 +433,7 @@ def test_flow_clips(flow):
     assert preprocessing.channels == 2
     mirrors = set()
     for seed in range(10):
-        clip = preprocessing.train_clip(flow, SAMPLE, sample_rng(seed, 0, "a"))
+        clip = preprocessing.train_clips(flow, SAMPLE, [sample_rng(seed, 0, "a")])[0]
         assert clip.shape == (4, 24, 24, 2)
         numbers, mirrored = numbers_of(clip)
         assert (np.diff(numbers[:, 0]) == 2).all()
@@ -424,7 +454,7 @@ def test_stacked_flow(flow, sampling):
     span = Sample("a", "", 10 / FPS, 26 / FPS, {}, "a", "train")  # numbers 11 to 26
     shown = set()
     for seed in range(10):
-        clip = preprocessing.train_clip(flow, span, sample_rng(seed, 0, "a"))
+        clip = preprocessing.train_clips(flow, span, [sample_rng(seed, 0, "a")])[0]
         assert clip.shape == (4, 24, 24, 10)
         numbers, _ = numbers_of(clip)
         assert (np.diff(numbers, axis=1) == 1).all()
@@ -458,7 +488,7 @@ def test_sources_of_the_other_kind(video, flow):
     with pytest.raises(ConfigError, match=r"holds optical flow, but data\.modality is rgb"):
         a_preprocessing().eval_views(flow)
     with pytest.raises(ConfigError, match=r"video\.mp4: holds RGB frames, but data\.modality is flow_stack"):
-        a_preprocessing(modality="flow_stack", **TSN).train_clip(video, SAMPLE, sample_rng(0, 0, "a"))
+        a_preprocessing(modality="flow_stack", **TSN).train_clips(video, SAMPLE, [sample_rng(0, 0, "a")])[0]
 
 
 # -- heads ------------------------------------------------------------------------------------------

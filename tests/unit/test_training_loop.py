@@ -276,6 +276,13 @@ def test_resume_refuses_another_experiment_or_manifest(experiment, tmp_path):
     assert run(renamed, tmp_path, stop_after=3, resume=True)[1]
 
 
+def test_an_epoch_with_more_clips_of_each_video_is_longer(experiment, tmp_path):
+    result, events = run(apply_overrides(experiment, ["data.clips_per_sample=2"]), tmp_path)
+    steps = [event for event in events if isinstance(event, StepEvent)]
+    assert len(steps) == steps[-1].total_steps == 12 and steps[5].epoch == 1
+    assert result is not None
+
+
 def test_bad_arguments(experiment, tmp_path):
     with pytest.raises(ConfigError, match=r"--micro-batch 6: not a multiple of train\.bn_group=4"):
         run(experiment, tmp_path, micro_batch=6)

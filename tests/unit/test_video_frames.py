@@ -160,6 +160,8 @@ def test_out_receives_the_frames(jpegs, flow):
             np.testing.assert_array_equal(out, video.read([0.0, 0.2, 0.0], size=(12, 20)))
         np.testing.assert_array_equal(out[0], out[2])
         assert not np.array_equal(out[0], out[1])
+        with open_video(uri) as video, pytest.raises(ValueError, match="out has the shape"):
+            video.read([0.0, 0.2], size=(12, 20), out=out)
 
 
 # -- numbers and times ------------------------------------------------------------------------------

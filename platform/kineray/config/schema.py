@@ -134,6 +134,7 @@ class DataConfig(Section):
     std: Floats = (0.225, 0.225, 0.225)
     balance: Balance = "none"
     balance_head: str = ""
+    clips_per_sample: PositiveInt = 1
     error_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @model_validator(mode="after")
@@ -254,9 +255,14 @@ class Experiment(Section):
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
-    def _frames_divide(self) -> Self:
+    def _whole_parts(self) -> Self:
         if self.data.frames % self.model.alpha:
             raise ValueError(
                 f"data.frames {self.data.frames} is not a multiple of model.alpha {self.model.alpha}"
+            )
+        if self.train.global_batch % self.data.clips_per_sample:
+            raise ValueError(
+                f"train.global_batch {self.train.global_batch} is not a multiple of data.clips_per_sample "
+                f"{self.data.clips_per_sample}"
             )
         return self

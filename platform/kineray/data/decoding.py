@@ -1,12 +1,13 @@
 """What a decoding process does: from a sample to the pixels of its clips. Imports no torch."""
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from kineray.data.preprocessing import Preprocessing
 from kineray.video import PacketIndex
 from kineray.video.worker import DecodeProcess, allocate, decode_process
 
+SampleKey: TypeAlias = tuple[int, int, str, int, int]
+"""The arguments of ``sample_rng``: seed, epoch, sample id, attempt, repeat."""
+
 
 class ClipDecoder:
     """Cuts clips in a child process. For one thread."""
@@ -26,18 +30,16 @@ class ClipDecoder:
         # Class names are of no use for pixels, and there may be hundreds to send with every clip.
         self._preprocessing = preprocessing.model_copy(update={"labels": {}})
 
-    def train_clip(
-        self, sample: Sample, key: tuple[int, int, str, int, int], index: bytes | None
-    ) -> np.ndarray:
-        """``Preprocessing.train_clip`` with ``sample_rng(*key)``: uint8 [T, crop, crop, C], in shared memory.
+    def train_clips(self, sample: Sample, keys: Sequence[SampleKey], index: bytes | None) -> np.ndarray:
+        """``Preprocessing.train_clips``: uint8 [N, T, crop, crop, C], in shared memory.
 
-        ``index``: ``PacketIndex.to_bytes`` of the sample's video, if it is known. Raises DecodeError and
-        StorageError.
+        ``keys``: those of ``sample_rng`` for each clip. ``index``: ``PacketIndex.to_bytes`` of the sample's
+        video, if it is known. Raises DecodeError and StorageError.
         """
-        clip: np.ndarray = self._process.call(
-            _train_clip, self._preprocessing, _bare(sample), key, index, of=sample.uri
+        clips: np.ndarray = self._process.call(
+            _train_clips, self._preprocessing, _bare(sample), keys, index, of=sample.uri
         )
-        return clip
+        return clips
 
     def eval_views(
         self, sample: Sample, views: int, crops: int, index: bytes | None
@@ -79,13 +81,12 @@ def _bare(sample: Sample) -> Sample:
     return replace(sample, labels={}, boxes=(), subsets=frozenset())
 
 
-def _train_clip(
-    preprocessing: Preprocessing, sample: Sample, key: tuple[int, int, str, int, int], index: bytes | None
+def _train_clips(
+    preprocessing: Preprocessing, sample: Sample, keys: Sequence[SampleKey], index: bytes | None
 ) -> np.ndarray:
+    rngs = [sample_rng(*key) for key in keys]
     with storage.video_source(sample.uri) as source:
-        return preprocessing.train_clip(
-            source, sample, sample_rng(*key), index=_index(index), allocate=allocate
-        )
+        return preprocessing.train_clips(source, sample, rngs, index=_index(index), allocate=allocate)
 
 
 def _eval_views(

@@ -9,11 +9,12 @@ import logging
 import queue
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import TypeVar
 
 import numpy as np
@@ -65,18 +66,24 @@ class Batch:
 EvalClips = tuple[Sample, np.ndarray | None, np.ndarray | None, Failure | None]
 
 
-def steps_per_epoch(manifest: Manifest, global_batch: int) -> int:
+def steps_per_epoch(manifest: Manifest, global_batch: int, clips_per_sample: int = 1) -> int:
     """Number of whole global batches in an epoch. Raises ManifestError if there is none."""
-    if len(manifest) < global_batch:
+    clips = len(manifest) * clips_per_sample
+    if clips < global_batch:
+        times = f", {clips_per_sample} clips of each," if clips_per_sample > 1 else ""
         raise ManifestError(
-            f"{manifest.name}: {len(manifest)} samples are fewer than train.global_batch={global_batch};"
-            " make the batch smaller"
+            f"{manifest.name}: {len(manifest)} samples{times} are fewer than "
+            f"train.global_batch={global_batch}; make the batch smaller"
         )
-    return len(manifest) // global_batch
+    return clips // global_batch
 
 
 def prefetched_batches(
-    preprocessing: Preprocessing, micro_batch: int, decoders: int, max_memory: int | None
+    preprocessing: Preprocessing,
+    micro_batch: int,
+    decoders: int,
+    max_memory: int | None,
+    clips_per_sample: int = 1,
 ) -> int:
     """How many micro-batches may be decoded ahead of the one that is used next.
 
@@ -84,10 +91,11 @@ def prefetched_batches(
     keep all decoders busy while a batch is used). Raises ConfigError if not even one batch fits.
     """
     clip = preprocessing.frames * preprocessing.crop**2 * preprocessing.channels
-    enough = 2 + decoders // micro_batch
+    at_once = min(clips_per_sample, micro_batch)  # that a decoder cuts
+    enough = 2 + decoders * at_once // micro_batch
     if max_memory is None:
         return enough
-    fixed = decoders * clip + _BATCHES_IN_USE * micro_batch * clip
+    fixed = decoders * at_once * clip + _BATCHES_IN_USE * micro_batch * clip
     fits = (max_memory - fixed) // (micro_batch * clip)
     if fits < 1:
         least = fixed + micro_batch * clip
@@ -111,6 +119,7 @@ def train_batches(
     hi: int,
     micro_batch: int,
     decoders: int,
+    clips_per_sample: int = 1,
     balance: tuple[str, float] | None = None,
     indexes: IndexCache | None = None,
     max_memory: int | None = None,
@@ -123,14 +132,18 @@ def train_batches(
     ``micro_batch``. ``decoders`` processes decode ahead. A clip that cannot be decoded is replaced by
     another, drawn from (seed, epoch, sample id, attempt).
 
+    ``clips_per_sample``: clips of a sample that follow each other in the permutation (repeated
+    augmentation, arXiv 1901.09335); those in one micro-batch are cut in one decoding pass.
     ``balance``: head and power for ``balanced_order``. ``indexes``: of the manifest's videos.
     ``max_memory``: see ``prefetched_batches``. ``pin_memory``: put batches where a GPU can copy them from
     while the processor goes on. Raises ManifestError and ConfigError.
     """
-    per_epoch = steps_per_epoch(manifest, global_batch)
+    per_epoch = steps_per_epoch(manifest, global_batch, clips_per_sample)
     if not 0 <= lo < hi <= global_batch or micro_batch < 1:
         raise ValueError(f"[{lo}, {hi}) in parts of {micro_batch} is not a slice of {global_batch} positions")
-    prefetch = prefetched_batches(preprocessing, min(micro_batch, hi - lo), decoders, max_memory)
+    prefetch = prefetched_batches(
+        preprocessing, min(micro_batch, hi - lo), decoders, max_memory, clips_per_sample
+    )
     side = preprocessing.crop
     clip_shape = (preprocessing.frames, side, side, preprocessing.channels)
 
@@ -141,6 +154,7 @@ def train_batches(
             epoch, batch = divmod(step, per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = _epoch_order(manifest, seed, epoch, balance), epoch
+                order = np.repeat(order, clips_per_sample)
                 seen = repeats(order)
             first = batch * global_batch
             for start in range(first + lo, first + hi, micro_batch):
@@ -154,9 +168,11 @@ def train_batches(
             clips_bthwc = memory.take((len(entries), *clip_shape))
             rows = clips_bthwc.numpy()
             tasks = []
-            for row, (number, repeat) in enumerate(entries):
+            for number, of_sample in groupby(enumerate(entries), key=lambda entry: entry[1][0]):
+                places, again = zip(*((row, repeat) for row, (_, repeat) in of_sample), strict=True)
+                clips_nthwc = rows[places[0] : places[-1] + 1]
                 sample = manifest[number]
-                load = partial(_load, manifest, sample, (seed, epoch), repeat, indexes, rows[row])
+                load = partial(_load, manifest, sample, (seed, epoch), again, indexes, clips_nthwc)
                 tasks.append(pool.submit(load, sample.uri))
             waiting.append(_Pending(step, clips_bthwc, tasks))
             if len(waiting) > prefetch:
@@ -211,10 +227,10 @@ class _Pending:
 
     step: int
     clips_bthwc: torch.Tensor
-    tasks: "list[Future[_Loaded]]"
+    tasks: "list[Future[list[_Loaded]]]"
 
     def batch(self, preprocessing: Preprocessing) -> Batch:
-        loaded = [task.result() for task in self.tasks]
+        loaded = [clip for task in self.tasks for clip in task.result()]
         return Batch(
             step=self.step,
             clips_bthwc=self.clips_bthwc,
@@ -300,21 +316,45 @@ def _load(
     manifest: Manifest,
     wanted: Sample,
     when: tuple[int, int],
-    repeat: int,
+    again: Sequence[int],
     indexes: IndexCache | None,
-    row_thwc: np.ndarray,
+    clips_nthwc: np.ndarray,
+    decoder: ClipDecoder,
+) -> list[_Loaded]:
+    """Decode clips of ``wanted``, or what replaces them, into ``clips_nthwc``.
+
+    ``when`` is (seed, epoch), ``again`` how often the sample was seen before in the epoch, for each clip.
+    """
+    keys = [(*when, wanted.id, 0, repeat) for repeat in again]
+    try:
+        clips_nthwc[...] = decoder.train_clips(wanted, keys, _index_of(indexes, wanted))
+    except (DecodeError, StorageError) as error:
+        failure = _failure(wanted, error)
+    else:
+        return [_Loaded(wanted, ()) for _ in again]
+    logger.info("replaced %d of its clips: %s", len(again), failure.message)
+    return [
+        _replace(manifest, failure, (*when, repeat), indexes, clip_1thwc, decoder)
+        for repeat, clip_1thwc in zip(again, np.split(clips_nthwc, len(again)), strict=True)
+    ]
+
+
+def _replace(
+    manifest: Manifest,
+    failure: Failure,
+    when: tuple[int, int, int],
+    indexes: IndexCache | None,
+    clip_1thwc: np.ndarray,
     decoder: ClipDecoder,
 ) -> _Loaded:
-    """Decode ``wanted``, or what replaces it, into ``row_thwc``; ``when`` is (seed, epoch)."""
-    failures = []
-    for attempt in range(_ATTEMPTS):
-        sample = wanted
-        if attempt:
-            rng = sample_rng(*when, wanted.id, attempt, repeat)
-            sample = manifest[int(rng.integers(len(manifest)))]
+    """Decode a clip of another sample; ``when`` is (seed, epoch, repeat) of the one that failed."""
+    failures = [failure]
+    seed, epoch, repeat = when
+    for attempt in range(1, _ATTEMPTS):
+        key = (seed, epoch, failure.id, attempt, repeat)
+        sample = manifest[int(sample_rng(*key).integers(len(manifest)))]
         try:
-            key = (*when, wanted.id, attempt, repeat)
-            row_thwc[...] = decoder.train_clip(sample, key, _index_of(indexes, sample))
+            clip_1thwc[...] = decoder.train_clips(sample, [key], _index_of(indexes, sample))
         except (DecodeError, StorageError) as error:
             failures.append(_failure(sample, error))
             logger.info("replaced a clip: %s", error)

@@ -1,8 +1,10 @@
 """From a video to the pixels a model sees, as one value that is stored with the model."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypedDict
 
 import numpy as np
@@ -23,8 +25,17 @@ from kineray.config.schema import (
 )
 from kineray.data.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
-from kineray.video import Box, PacketIndex, Source, VideoInfo, open_video, scaled_size
-from kineray.video.frames import FlowFolder, Reader
+from kineray.video import (
+    Box,
+    FlowFolder,
+    PacketIndex,
+    Picture,
+    Reader,
+    Source,
+    VideoInfo,
+    open_video,
+    scaled_size,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -118,36 +129,47 @@ class Preprocessing(BaseModel):
         """Seconds of video that a clip stands for where its frames lie ``stride / fps`` seconds apart."""
         return self.frames * self.stride / self.fps
 
-    def train_clip(
+    def train_clips(
         self,
         source: Source,
         sample: Spanned,
-        rng: np.random.Generator,
+        rngs: Sequence[np.random.Generator],
         *,
         index: PacketIndex | None = None,
         allocate: Allocate | None = None,
     ) -> np.ndarray:
-        """A random clip of ``sample``: uint8 [T, crop, crop, C].
+        """Random clips of ``sample``, one for each of ``rngs``, in one decoding pass.
 
-        The moments are drawn (``samplers.train_times``); then a short side, a crop of the frame at that
-        size and, if ``flip``, a mirror image half of the time (as for SlowFast on Kinetics, arXiv
-        1812.03982, appendix A). The crop is cut out of the frame before it is scaled, at the nearest whole
-        pixels of the source. ``index``: of the video file, if it is known. ``allocate`` gives the array to
-        write into. Raises DecodeError, or ConfigError for a source of the other modality.
+        Returns uint8 [N, T, crop, crop, C]. For each clip the moments are drawn (``samplers.train_times``);
+        then a short side, a crop of the frame at that size and, if ``flip``, a mirror image half of the
+        time (as for SlowFast on Kinetics, arXiv 1812.03982, appendix A). The crop is cut out of the frame
+        before it is scaled, at the nearest whole pixels of the source. ``index``: of the video file, if it
+        is known. ``allocate`` gives the array to write into. Raises DecodeError, or ConfigError for a
+        source of the other modality.
         """
+        size = (self.crop, self.crop)
         with open_video(source, index=index) as video:
             info = self._checked(video)
             span_s = _span(info, sample.start_s, sample.end_s)
-            times_t = train_times(self.sampling, *span_s, **self._clip_of(info), rng=rng)
-            short_side = int(rng.integers(self.short_side[0], self.short_side[1], endpoint=True))
-            height, width = scaled_size(info.height, info.width, short_side)
-            top = int(rng.integers(0, height - self.crop, endpoint=True))
-            left = int(rng.integers(0, width - self.crop, endpoint=True))
-            mirror = rng.random() < 0.5
-            out_thwc = (allocate or _empty)((self.frames, self.crop, self.crop, self.channels))
-            box = crop_box(info, (height, width), (top, left), self.crop)
-            self._read(video, span_s, times_t, out_thwc, box=box, mirror=self.flip and mirror)
-        return out_thwc
+            times_nt = np.empty((len(rngs), self.frames))
+            cuts: list[tuple[Box, bool]] = []
+            for times_t, rng in zip(times_nt, rngs, strict=True):
+                times_t[:] = train_times(self.sampling, *span_s, **self._clip_of(info), rng=rng)
+                short_side = int(rng.integers(self.short_side[0], self.short_side[1], endpoint=True))
+                height, width = scaled_size(info.height, info.width, short_side)
+                top = int(rng.integers(0, height - self.crop, endpoint=True))
+                left = int(rng.integers(0, width - self.crop, endpoint=True))
+                mirror = rng.random() < 0.5
+                box = crop_box(info, (height, width), (top, left), self.crop)
+                cuts.append((box, self.flip and mirror))
+            clips_nthwc = (allocate or _empty)((*times_nt.shape, *size, self.channels))
+            for places, picture in self._pictures(video, times_nt, span_s):
+                for clip, of_clip in groupby(places, key=itemgetter(0)):
+                    box, mirror = cuts[clip]
+                    pixels_hwc = self._rescaled(video, picture.pixels(box=box, size=size, mirror=mirror))
+                    for _, frame, channels in of_clip:
+                        clips_nthwc[clip, frame, :, :, channels] = pixels_hwc
+        return clips_nthwc
 
     def eval_views(
         self,
@@ -165,25 +187,27 @@ class Preprocessing(BaseModel):
         Returns uint8 [V * crops, T, eval_crop, eval_crop, C], the crops of a view side by side, and the
         timestamps in seconds, float64 [V, T]. V is ``views``; with sequences fewer where the span holds
         fewer. ``samplers.eval_times`` says where the views lie. One crop is the centre; three lie at the
-        start, centre and end of the long side. ``index`` and ``allocate`` as in ``train_clip``. Raises
+        start, centre and end of the long side. ``index`` and ``allocate`` as in ``train_clips``. Raises
         DecodeError, or ConfigError for a source of the other modality.
         """
         if crops not in (1, 3):
             raise ConfigError(f"crops: {crops} must be 1 or 3")
+        side = self.eval_crop
         with open_video(source, index=index) as video:
             info = self._checked(video)
             span_s = _span(info, start_s, end_s)
             times_vt = eval_times(self.sampling, *span_s, **self._clip_of(info), views=views)
-            height, width = scaled_size(info.height, info.width, self.eval_short_side)
-            # Whole frames, then cut: every crop has the same pixels whichever others are wanted with it.
-            frames_nhwc = np.empty((times_vt.size, height, width, self.channels), np.uint8)
-            self._read(video, span_s, times_vt.ravel(), frames_nhwc)
-        frames_vthwc = frames_nhwc.reshape(*times_vt.shape, *frames_nhwc.shape[1:])
-        places = (1,) if crops == 1 else (0, 1, 2)
-        shape = (len(times_vt) * crops, self.frames, self.eval_crop, self.eval_crop, self.channels)
-        clips_nthwc = (allocate or _empty)(shape)
-        for crop, place in enumerate(places):
-            clips_nthwc[crop::crops] = _crop_at(frames_vthwc, self.eval_crop, place)
+            size = scaled_size(info.height, info.width, self.eval_short_side)
+            corners = [_corner(*size, side, place) for place in ((1,) if crops == 1 else (0, 1, 2))]
+            shape = (len(times_vt) * crops, self.frames, side, side, self.channels)
+            clips_nthwc = (allocate or _empty)(shape)
+            for places, picture in self._pictures(video, times_vt, span_s):
+                # The whole frame, then cut: a crop has the same pixels whichever others are wanted with it.
+                pixels_hwc = self._rescaled(video, picture.pixels(size=size))
+                for view, frame, channels in places:
+                    for crop, (top, left) in enumerate(corners):
+                        cut_hwc = pixels_hwc[top : top + side, left : left + side]
+                        clips_nthwc[view * crops + crop, frame, :, :, channels] = cut_hwc
         return clips_nthwc, times_vt
 
     def normalise(self, clips_bthwc: "torch.Tensor") -> "torch.Tensor":
@@ -207,37 +231,42 @@ class Preprocessing(BaseModel):
             raise ConfigError(f"{video.name}: holds {holds}, but data.modality is {needs}")
         return info
 
+    @property
+    def _stack(self) -> int:
+        return self.stack if self.modality == "flow_stack" else 1
+
     def _clip_of(self, info: VideoInfo) -> "_ClipArguments":
-        stack = self.stack if self.modality == "flow_stack" else 1
         return {
             "frames": self.frames,
             "stride": self.stride,
             "fps": self.fps,
             "source_fps": info.fps,
-            "stack": stack,
+            "stack": self._stack,
         }
 
-    def _read(
-        self,
-        video: Reader,
-        span_s: tuple[float, float],
-        times_n: np.ndarray,
-        out_nhwc: np.ndarray,
-        *,
-        box: Box | None = None,
-        mirror: bool = False,
-    ) -> None:
-        """Fill ``out_nhwc`` with the frames at ``times_n``; with stacked flow, and those that follow each."""
-        size = out_nhwc.shape[1], out_nhwc.shape[2]
+    def _pictures(
+        self, video: Reader, times_nt: np.ndarray, span_s: tuple[float, float]
+    ) -> Iterator[tuple[list[tuple[int, int, slice]], Picture]]:
+        """Every frame that clips at ``times_nt`` want, once, with the places where it goes.
+
+        A place is (clip, frame of the clip, channels); those of a clip follow each other. With stacked
+        flow, the frames after each moment are wanted too.
+        """
+        info, stack = video.info, self._stack
+        times_m, shape = times_nt.ravel(), (*times_nt.shape, stack)
         if self.modality == "flow_stack":
-            times_ns = stack_times(times_n, self.stack, *span_s, video.info.fps)
-            flow_mhwc = video.read(times_ns.ravel(), box=box, size=size, mirror=mirror)
-            flow_nshwc = flow_mhwc.reshape(*times_ns.shape, *flow_mhwc.shape[1:])
-            out_nhwc[...] = np.moveaxis(flow_nshwc, 1, 3).reshape(out_nhwc.shape)
-        else:
-            video.read(times_n, box=box, size=size, mirror=mirror, out=out_nhwc)
-        if self.flow_bound is not None and isinstance(video, FlowFolder) and video.bound != self.flow_bound:
-            out_nhwc[...] = _rescaled(video.bound / self.flow_bound)[out_nhwc]
+            times_m = stack_times(times_m, stack, *span_s, info.fps).ravel()
+        per_frame = [slice(n * info.channels, (n + 1) * info.channels) for n in range(stack)]
+        for rows, picture in video.pictures(times_m):
+            places = zip(*(where.tolist() for where in np.unravel_index(rows, shape)), strict=True)
+            yield [(clip, frame, per_frame[nth]) for clip, frame, nth in places], picture
+
+    def _rescaled(self, video: Reader, pixels_hwc: np.ndarray) -> np.ndarray:
+        """Flow that was stored with another bound than ``flow_bound``, as if it had been stored with that."""
+        if self.flow_bound is None or not isinstance(video, FlowFolder) or video.bound == self.flow_bound:
+            return pixels_hwc
+        rescaled_hwc: np.ndarray = _grey_values(video.bound / self.flow_bound)[pixels_hwc]
+        return rescaled_hwc
 
 
 def trained_heads(data: DataConfig, heads: Iterable[str]) -> tuple[str, ...]:
@@ -292,19 +321,17 @@ def _pixels(scale: float, first: int, length: int) -> tuple[int, int]:
     return start, stop - start
 
 
-def _crop_at(frames_vthwc: np.ndarray, side: int, place: int) -> np.ndarray:
-    """A square crop at the start, centre or end (0, 1, 2) of the long side; centred on the short one."""
-    height, width = frames_vthwc.shape[2:4]
+def _corner(height: int, width: int, side: int, place: int) -> tuple[int, int]:
+    """(top, left) of a square crop at the start, centre or end (0, 1, 2) of the frame's long side."""
     top, left = math.ceil((height - side) / 2), math.ceil((width - side) / 2)
-    if place != 1:
-        if height > width:
-            top = 0 if place == 0 else height - side
-        else:
-            left = 0 if place == 0 else width - side
-    return frames_vthwc[:, :, top : top + side, left : left + side]
+    if place == 1:
+        return top, left
+    if height > width:
+        return (0 if place == 0 else height - side), left
+    return top, (0 if place == 0 else width - side)
 
 
 @cache
-def _rescaled(ratio: float) -> np.ndarray:
+def _grey_values(ratio: float) -> np.ndarray:
     """What each grey value of flow becomes when its bound shrinks by ``ratio``: uint8 [256]."""
     return np.round(127.5 + (np.arange(256) - 127.5) * ratio).clip(0, 255).astype(np.uint8)

@@ -68,7 +68,7 @@ def train(
     settings = experiment.train
     positions = _share(experiment, rank, world_size)
     micro_batch = check_micro_batch(micro_batch, settings.bn_group)
-    per_epoch = steps_per_epoch(train_set, settings.global_batch)
+    per_epoch = steps_per_epoch(train_set, settings.global_batch, experiment.data.clips_per_sample)
     total_steps = per_epoch * settings.epochs
     workers = Workers(rank, world_size)
     place = torch.device(device)
@@ -103,6 +103,7 @@ def train(
         hi=positions.stop,
         micro_batch=micro_batch,
         decoders=decoders,
+        clips_per_sample=experiment.data.clips_per_sample,
         balance=balance_of(experiment.data, list(preprocessing.labels)),
         indexes=indexes,
         max_memory=max_memory,

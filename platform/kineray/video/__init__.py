@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from kineray.video.container import Source
-from kineray.video.decode import Video, VideoInfo
-from kineray.video.frames import FlowFolder, FrameFolder, Reader, frames_uri, is_frames_uri, open_frames
+from kineray.video.decode import Video
+from kineray.video.frames import FlowFolder, FrameFolder, frames_uri, is_frames_uri, open_frames
 from kineray.video.index import PacketIndex, index_video
 from kineray.video.picture import Box, scaled_size
+from kineray.video.reader import Picture, Reader, VideoInfo
 
 __all__ = [
     "Box",
     "FlowFolder",
     "FrameFolder",
     "PacketIndex",
+    "Picture",
     "Reader",
     "Source",
     "Video",

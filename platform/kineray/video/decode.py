@@ -26,6 +26,7 @@ from kineray.errors import DecodeError
 from kineray.video.container import Source, name_of, size_of, video_stream
 from kineray.video.index import PacketIndex, index_video, rotation_of
 from kineray.video.picture import Box, Converter
+from kineray.video.reader import Reader, VideoInfo, checked_times
 
 logger = logging.getLogger(__name__)
 
@@ -36,30 +37,11 @@ _SEEK_GAP = 64  # packets: fewer are read and dropped faster than sought over
 _MARKS_REFERENCES = frozenset({"h264", "mpeg4", "mpeg2video"})
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file says of its video stream; ``width`` and ``height`` in pixels as displayed.
-
-    ``duration_s`` runs from the first presented frame to the end of the last one. ``rotation``: degrees
-    (0, 90, 180 or 270) by which the coded picture is turned counterclockwise for display. ``frames`` are
-    those that are there, whatever the header says. ``channels``: 3 for RGB.
-    """
-
-    duration_s: float
-    fps: float
-    width: int
-    height: int
-    rotation: int
-    codec: str
-    frames: int
-    channels: int = 3
-
-
 class _NotAsIndexedError(Exception):
     """The decoder did not give what the index promised."""
 
 
-class Video:
+class Video(Reader):
     """A video file whose frames are read by time. For one thread."""
 
     def __init__(self, source: Source, index: PacketIndex | None = None) -> None:
@@ -105,33 +87,9 @@ class Video:
             frames=index.frames,
         )
 
-    def read(
-        self,
-        timestamps_s: Sequence[float] | np.ndarray,
-        *,
-        box: Box | None = None,
-        size: tuple[int, int] | None = None,
-        mirror: bool = False,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Frames at ``timestamps_s`` (seconds, any order, may repeat): uint8 [T, h, w, 3], RGB, upright.
-
-        ``box`` (left, top, width, height in pixels of the upright frame) is cut out first, rounded
-        outwards to whole chroma samples; then it is scaled (bilinear) to ``size`` = (height, width);
-        then ``mirror`` swaps left and right. ``out`` receives the frames; [T, h, w] gets their luma.
-        Timestamps before the first frame or after the last give the first or the last frame. Raises
-        DecodeError, and ValueError for a box that is not inside the frame.
-        """
-        if len(timestamps_s) == 0:
-            raise ValueError("a clip needs at least one timestamp")
-        info = self.info
-        if size is None:
-            size = (box[3], box[2]) if box else (info.height, info.width)
-        if out is None:
-            out = np.empty((len(timestamps_s), *size, 3), np.uint8)
-        elif out.shape[:3] != (len(timestamps_s), *size):
-            raise ValueError(f"out has the shape {out.shape}, not {(len(timestamps_s), *size, 3)}")
-        times_s = np.asarray(timestamps_s, np.float64)
+    def pictures(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_Frame"]]:
+        """See ``Reader.pictures``: rows come again where the file turns out not to be as its index says."""
+        times_s, info = checked_times(timestamps_s), self.info
         outside = np.count_nonzero((times_s < 0) | (times_s > info.duration_s))
         if outside:
             logger.info(
@@ -141,24 +99,25 @@ class Video:
                 len(times_s),
                 info.duration_s,
             )
-        writer = _Writer(out, box, mirror, self.index)
+        converter = Converter()
         if self._is_exact:
             try:
-                self._read_indexed(timestamps_s, writer)
-                return out
+                for rows, frame in self._indexed(times_s):
+                    yield rows, _Frame(frame, self.index, converter)
+                return
             except _NotAsIndexedError as error:
                 logger.debug("%s: decoded from its start, %s", self.name, error)
                 self._is_exact = False
                 self.close()
-        self._read_from_start(timestamps_s, writer)
-        return out
+        for rows, frame in self._from_start(times_s):
+            yield rows, _Frame(frame, self.index, converter)
 
-    def _read_indexed(self, timestamps_s: Sequence[float] | np.ndarray, writer: "_Writer") -> None:
+    def _indexed(self, times_s: np.ndarray) -> Iterator[tuple[list[int], av.VideoFrame]]:
         index = self.index
         first_pts, last_pts = int(index.shown_pts[0]), int(index.shown_pts[-1])
         wanted: dict[int, list[int]] = defaultdict(list)  # position of a packet -> rows of the clip
-        for row, time_s in enumerate(timestamps_s):
-            pts = _pts_at(float(time_s), first_pts, index.time_base)
+        for row, time_s in enumerate(times_s.tolist()):
+            pts = _pts_at(time_s, first_pts, index.time_base)
             if index.truncated and pts > last_pts:
                 raise self._cut_off()
             shown = int(np.searchsorted(index.shown_pts, pts, side="right")) - 1
@@ -174,13 +133,13 @@ class Video:
                         raise _NotAsIndexedError("another stream")
                     if pts not in rows:
                         raise _NotAsIndexedError(f"two frames came for presentation time {pts}")
-                    writer.write(frame, rows.pop(pts))
+                    yield rows.pop(pts), frame
                 if rows:
                     raise _NotAsIndexedError(f"no frame came for presentation time {min(rows)}")
         except av.FFmpegError as error:
             raise self._damaged(error) from None
 
-    def _read_from_start(self, timestamps_s: Sequence[float] | np.ndarray, writer: "_Writer") -> None:
+    def _from_start(self, times_s: np.ndarray) -> Iterator[tuple[list[int], av.VideoFrame]]:
         """Decode every frame up to the last wanted one: right for every file, as slow as that is."""
         with video_stream(self._source, probe=True) as (container, stream):
             time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
@@ -192,15 +151,15 @@ class Video:
                 if self._index_is_given and not self._is_indexed(stream, current[1]):
                     raise self._replaced()
                 rows: dict[int, list[int]] = defaultdict(list)
-                for row, time_s in enumerate(timestamps_s):
-                    rows[_pts_at(float(time_s), current[0], time_base)].append(row)
+                for row, time_s in enumerate(times_s.tolist()):
+                    rows[_pts_at(time_s, current[0], time_base)].append(row)
                 ahead = next(frames, None)
                 for pts in sorted(rows):
                     while ahead is not None and ahead[0] <= pts:
                         current, ahead = ahead, next(frames, None)
                     if ahead is None and self.index.truncated and pts > current[0]:
                         raise self._cut_off()
-                    writer.write(current[1], rows[pts])
+                    yield rows[pts], current[1]
             except av.FFmpegError as error:
                 raise self._damaged(error) from None
 
@@ -262,20 +221,22 @@ class _IndexedDecoder:
     def _decoded(self, first: int, last: int, wanted: set[int]) -> Iterator[av.VideoFrame]:
         floor = self._pts[first]
         self._go_to(first)
-        for position in range(first, last + 1):
-            packet = next(self._packets, None)
-            pts = self._pts[position]
-            self._next = position + 1
-            if packet is None or packet.pts != pts:
-                raise _NotAsIndexedError(f"packet {position} is another")
-            if first and pts < floor:
-                continue  # refers to frames before the key frame; nothing that is wanted refers to it
-            if self._skips:
-                self._context.skip_frame = "DEFAULT" if pts in wanted else "NONREF"
-            yield from self._context.decode(packet)
-        # What the decoder holds back to put frames in order is complete: nothing after it is needed.
-        yield from self._context.decode(None)
-        self._context.flush_buffers()
+        try:
+            for position in range(first, last + 1):
+                packet = next(self._packets, None)
+                pts = self._pts[position]
+                self._next = position + 1
+                if packet is None or packet.pts != pts:
+                    raise _NotAsIndexedError(f"packet {position} is another")
+                if first and pts < floor:
+                    continue  # refers to frames before the key frame; nothing that is wanted refers to it
+                if self._skips:
+                    self._context.skip_frame = "DEFAULT" if pts in wanted else "NONREF"
+                yield from self._context.decode(packet)
+            # What the decoder holds back to put frames in order is complete: nothing after it is needed.
+            yield from self._context.decode(None)
+        finally:
+            self._context.flush_buffers()  # also where whoever reads the frames has had enough
 
     def _go_to(self, position: int) -> None:
         """Make packet ``position`` the next one."""
@@ -308,26 +269,21 @@ class _IndexedDecoder:
         return (packet for packet in self._container.demux(self.stream) if packet.size)
 
 
-class _Writer:
-    """Puts decoded frames into the rows of a clip."""
+@dataclass(frozen=True)
+class _Frame:
+    """A Picture."""
 
-    def __init__(self, out: np.ndarray, box: Box | None, mirror: bool, index: PacketIndex) -> None:
-        self._out = out
-        self._box = box
-        self._mirror = mirror
-        self._index = index
-        self._converter = Converter()
+    frame: av.VideoFrame
+    index: PacketIndex
+    converter: Converter
 
-    def write(self, frame: av.VideoFrame, rows: Sequence[int]) -> None:
-        size = (self._index.width, self._index.height)
-        if (frame.width, frame.height) != size:  # the picture changes its size in mid-stream
-            frame = frame.reformat(width=size[0], height=size[1])
-        first, *others = rows
-        self._converter.write(
-            frame, self._out[first], box=self._box, mirror=self._mirror, rotation=self._index.rotation
-        )
-        for row in others:
-            self._out[row] = self._out[first]
+    def pixels(
+        self, *, box: Box | None = None, size: tuple[int, int] | None = None, mirror: bool = False
+    ) -> np.ndarray:
+        frame, index = self.frame, self.index
+        if (frame.width, frame.height) != (index.width, index.height):  # the stream changes its size
+            frame = frame.reformat(width=index.width, height=index.height)
+        return self.converter.pixels(frame, box=box, size=size, mirror=mirror, rotation=index.rotation)
 
 
 def _runs(index: PacketIndex, positions: Sequence[int]) -> list[tuple[int, list[int]]]:
@@ -359,8 +315,6 @@ def in_order(
 
 
 def _pts_at(time_s: float, first_pts: int, time_base: Fraction) -> int:
-    if math.isnan(time_s):
-        raise ValueError("a timestamp is not a number")
     if time_s <= 0:
         return first_pts
     if math.isinf(time_s):

@@ -1,7 +1,7 @@
 """Videos that are kept as folders of numbered pictures: RGB frames and optical flow.
 
-    /root/P01_01/frame_%010d.jpg#fps=60                    RGB
-    /root/P01_01/{u,v}/frame_%010d.jpg#fps=30&bound=25     flow: a picture of u and one of v for each frame
+    /data/P01_01/frame_%010d.jpg#fps=60                    RGB
+    /data/P01_01/{u,v}/frame_%010d.jpg#fps=30&bound=25     flow: a picture of u and one of v for each frame
 
 Frame k, counted from 1, is shown from (k - 1) / fps to k / fps seconds, whichever number the folder starts
 with. A grey value g of flow stands for 2 * bound * g / 255 - bound pixels, u to the right and v down.
@@ -10,13 +10,12 @@ with. A grey value g of flow stands for 2 * bound * g / 255 - bound pixels, u to
 import math
 import os
 import re
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -24,8 +23,8 @@ from av.video.codeccontext import VideoCodecContext
 
 from kineray.errors import DecodeError
 from kineray.video.container import MAX_PIXELS, check_size
-from kineray.video.decode import VideoInfo
 from kineray.video.picture import Box, Converter
+from kineray.video.reader import Reader, VideoInfo, checked_times
 
 _TOLERANCE_S = 1e-6  # absorbs the rounding of timestamps held in floats, as for video files
 # A URI that means a frame folder, well-formed or not: anything else is the name of a video file.
@@ -36,25 +35,6 @@ _EXAMPLES = "write /folder/frame_%010d.jpg#fps=60, or for flow /folder/{u,v}/fra
 _STARTS = {"mjpeg": b"\xff\xd8", "png": b"\x89PNG"}
 _SCANS = {"mjpeg": b"\xff\xda", "png": b"IDAT"}
 _ENDS = {"mjpeg": b"\xff\xd9", "png": b"IEND"}
-
-
-class Reader(Protocol):
-    """What gives frames by time: ``Video``, ``FrameFolder`` or ``FlowFolder``."""
-
-    name: str
-
-    @property
-    def info(self) -> VideoInfo: ...
-
-    def read(
-        self,
-        timestamps_s: Sequence[float] | np.ndarray,
-        *,
-        box: Box | None = None,
-        size: tuple[int, int] | None = None,
-        mirror: bool = False,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -131,7 +111,7 @@ def open_frames(uri: str | Path) -> "FrameFolder | FlowFolder":
     return FrameFolder(parsed) if parsed.bound is None else FlowFolder(parsed, parsed.bound)
 
 
-class _Folder(ABC):
+class _Folder(Reader):
     """Pictures by time. For one thread."""
 
     channels: int
@@ -147,7 +127,6 @@ class _Folder(ABC):
             raise DecodeError("empty", f"{self.name}: u and v have no frame number in common")
         self._frames = min(listing.count for listing in listings)
         self._decoder = _PictureDecoder()
-        self._converter = Converter()
         self._info: VideoInfo | None = None
 
     @property
@@ -167,41 +146,17 @@ class _Folder(ABC):
             )
         return self._info
 
-    def read(
-        self,
-        timestamps_s: Sequence[float] | np.ndarray,
-        *,
-        box: Box | None = None,
-        size: tuple[int, int] | None = None,
-        mirror: bool = False,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Frames at ``timestamps_s``: uint8 [T, h, w, channels]; as ``Video.read``. Raises DecodeError.
-
-        Mirrored flow points the other way: u becomes 255 - u.
-        """
-        times_s = np.asarray(timestamps_s, np.float64)
-        if len(times_s) == 0:
-            raise ValueError("a clip needs at least one timestamp")
-        if np.isnan(times_s).any():
-            raise ValueError("a timestamp is not a number")
-        if size is None:
-            size = (box[3], box[2]) if box else (self.info.height, self.info.width)
-        if out is None:
-            out = np.empty((len(times_s), *size, self.channels), np.uint8)
+    def pictures(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_Still"]]:
+        """See ``Reader.pictures``."""
+        times_s = checked_times(timestamps_s)
         numbers = np.floor((times_s + _TOLERANCE_S) * self._uri.fps) + 1
         rows: dict[int, list[int]] = defaultdict(list)
         for row, number in enumerate(numbers.clip(self._first, self._last)):
             rows[int(number)].append(row)
-        for number, (first, *others) in sorted(rows.items()):
-            self._write(number, out[first], box, mirror)
-            for row in others:
-                out[row] = out[first]
-        return out
-
-    @abstractmethod
-    def _write(self, number: int, out_hwc: np.ndarray, box: Box | None, mirror: bool) -> None:
-        """Fill ``out_hwc`` with frame ``number``."""
+        converter = Converter()
+        for number in sorted(rows):
+            frames = [self._picture(pattern, number) for pattern in self._uri.components]
+            yield rows[number], _Still(tuple(frames), converter)
 
     def _picture(self, pattern: str, number: int) -> av.VideoFrame:
         path = pattern_path(pattern, number)
@@ -229,10 +184,6 @@ class FrameFolder(_Folder):
 
     channels = 3
 
-    def _write(self, number: int, out_hwc: np.ndarray, box: Box | None, mirror: bool) -> None:
-        frame = self._picture(self._uri.pattern, number)
-        self._converter.write(frame, out_hwc, box=box, mirror=mirror)
-
 
 class FlowFolder(_Folder):
     """Two folders of grey pictures, u and v; ``bound`` is the flow in pixels that 255 stands for."""
@@ -243,12 +194,24 @@ class FlowFolder(_Folder):
         super().__init__(uri)
         self.bound = bound
 
-    def _write(self, number: int, out_hwc: np.ndarray, box: Box | None, mirror: bool) -> None:
-        for channel, pattern in enumerate(self._uri.components):
-            frame = self._picture(pattern, number)
-            self._converter.write(frame, out_hwc[..., channel], box=box, mirror=mirror)
-        if mirror:
-            np.subtract(255, out_hwc[..., 0], out=out_hwc[..., 0])
+
+@dataclass(frozen=True)
+class _Still:
+    """A Picture, of one frame in colour or of u and v."""
+
+    frames: tuple[av.VideoFrame, ...]
+    converter: Converter
+
+    def pixels(
+        self, *, box: Box | None = None, size: tuple[int, int] | None = None, mirror: bool = False
+    ) -> np.ndarray:
+        if len(self.frames) == 1:
+            return self.converter.pixels(self.frames[0], box=box, size=size, mirror=mirror)
+        u_hw, v_hw = (
+            self.converter.pixels(frame, box=box, size=size, mirror=mirror, luma=True)
+            for frame in self.frames
+        )
+        return np.stack([255 - u_hw if mirror else u_hw, v_hw], axis=-1)
 
 
 class _PictureDecoder:

@@ -4,6 +4,7 @@ Only the wanted box is read, it is scaled while it is still YUV 4:2:2 (half the 
 chroma resolution that libswscale's own direct path to RGB works with), and only the result becomes RGB.
 """
 
+from collections import defaultdict
 from typing import Any, TypeAlias, cast
 
 import av
@@ -33,57 +34,62 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(round(height * short_side / shorter), 1), max(round(width * short_side / shorter), 1)
 
 
+_Key: TypeAlias = tuple[Box | None, tuple[int, int]]  # box and size
+
+
 class Converter:
-    """Writes frames of one size and format into arrays; it keeps libswscale's tables between frames."""
+    """Pixels of frames of one size and format; it keeps libswscale's tables for every wanted box and size."""
 
     def __init__(self) -> None:
-        self._scale = VideoReformatter()
-        self._to_rgb = VideoReformatter()
+        self._tables: defaultdict[_Key, tuple[VideoReformatter, VideoReformatter]] = defaultdict(
+            lambda: (VideoReformatter(), VideoReformatter())
+        )
         self._other = VideoReformatter()
 
-    def write(
+    def pixels(
         self,
         frame: av.VideoFrame,
-        out: np.ndarray,
         *,
         box: Box | None = None,
+        size: tuple[int, int] | None = None,
         mirror: bool = False,
         rotation: int = 0,
-    ) -> None:
-        """Fill ``out``, uint8 [h, w, 3] RGB or [h, w] luma, with ``box`` of the upright frame, scaled.
+        luma: bool = False,
+    ) -> np.ndarray:
+        """``box`` of the upright frame, scaled to ``size`` (height, width): uint8 [h, w, 3], RGB.
 
         ``rotation``: degrees by which the coded picture is turned counterclockwise to stand upright; the
         box counts pixels after that. It is rounded outwards to whole chroma samples, by a pixel at most.
-        ``mirror`` swaps left and right. Raises ValueError for a box that is not inside the frame.
+        ``mirror`` swaps left and right. ``luma``: [h, w], of that component alone. The array may lie in
+        the memory of ``frame``. Raises ValueError for a box that is not inside the frame.
         """
-        if out.ndim == 2:
+        if luma:
             frame = _luma(frame)
         elif frame.format.name not in _PLANAR:  # 10 bits, RGB, packed: rare, so simply to RGB first
             frame = self._other.reformat(frame, format="gbrp", threads=1)
-        size = out.shape[:2] if rotation % 180 == 0 else out.shape[1::-1]
+        upright = (frame.width, frame.height) if rotation % 180 == 0 else (frame.height, frame.width)
+        height, width = size or ((box[3], box[2]) if box else (upright[1], upright[0]))
+        scale, to_rgb = self._tables[box, (height, width)]
         if box is not None:
-            upright = (frame.width, frame.height) if rotation % 180 == 0 else (frame.height, frame.width)
             _check_inside(box, *upright)
             frame = _cropped(frame, _as_coded(box, frame.width, frame.height, rotation))
-        if (frame.height, frame.width) != size:
+        coded_size = (height, width) if rotation % 180 == 0 else (width, height)
+        if (frame.height, frame.width) != coded_size:
             middle = "yuv422p" if frame.format.name.startswith("yuv") else frame.format.name
-            frame = self._scale.reformat(frame, width=size[1], height=size[0], format=middle, threads=1)
-        if rotation:
-            pixels = np.rot90(self._pixels(frame, out.ndim), rotation // 90)
-            out[...] = pixels[:, ::-1] if mirror else pixels
-            return
-        if mirror:
+            frame = scale.reformat(frame, width=coded_size[1], height=coded_size[0], format=middle, threads=1)
+        if mirror and not rotation:
             frame = _mirrored(frame)
-        out[...] = self._pixels(frame, out.ndim)
-
-    def _pixels(self, frame: av.VideoFrame, dimensions: int) -> np.ndarray:
-        """A view of the frame as uint8 [H, W] or [H, W, 3]."""
-        if dimensions == 2:
-            return _plane(frame, 0)
-        frame = self._to_rgb.reformat(frame, format="rgb24", threads=1)
-        plane = frame.planes[0]
-        rows = np.frombuffer(cast(Any, plane), np.uint8).reshape(frame.height, plane.line_size)
-        return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
+        if luma:
+            pixels = _plane(frame, 0)
+        else:
+            frame = to_rgb.reformat(frame, format="rgb24", threads=1)
+            plane = frame.planes[0]
+            lines = np.frombuffer(cast(Any, plane), np.uint8).reshape(frame.height, plane.line_size)
+            pixels = lines[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
+        if rotation:
+            pixels = np.rot90(pixels, rotation // 90)
+            return pixels[:, ::-1] if mirror else pixels
+        return pixels
 
 
 def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
