@@ -14,6 +14,7 @@ from kineray.data.formats.files import (
     HEAD,
     Files,
     as_list,
+    beside,
     by_stem,
     file_name,
     files_of,
@@ -140,8 +141,7 @@ def _sorted_out(sources: Files) -> _Files:
                 f"{file}: is {version}, but {next(iter(versions))} is {next(iter(versions.values()))};"
                 " give the files of one version"
             )
-    folders = {file.rpartition("/")[0] or "." for file in found.annotations}
-    around = _by_kind(file for folder in sorted(folders) for file in files_of(folder))
+    around = _by_kind(beside(found.annotations))
     fitting = (*versions.values(), "")
     return _Files(
         found.annotations,

@@ -1,7 +1,5 @@
 """EPIC-KITCHENS-100 and -55. Their class numbers differ, so one manifest holds one of them."""
 
-import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray.data import storage
+from kineray.data.formats.epic_pictures import folder_places, numbered_fps, video_places
 from kineray.data.formats.files import (
     Files,
     as_list,
-    by_stem,
+    beside,
     csv_rows,
     file_name,
     files_of,
-    logger,
     made_manifest,
     split_of,
     stem,
@@ -27,7 +25,6 @@ from kineray.data.samples import ABSENT, Sample
 from kineray.errors import ManifestError
 
 _TIMES = ("start_timestamp", "stop_timestamp", "start_frame", "stop_frame")
-_SHOWN = 10  # videos that are named when their frames are too few
 
 
 @dataclass(frozen=True)
@@ -72,30 +69,6 @@ _UNSEEN = (
 )
 SEGMENT_FILES = (*_E100.segments, *_E55.segments)
 
-# Where the extracted pictures of video P01_01 lie: as downloaded, as loaders want them, as TBN links them.
-_RGB_LAYOUTS = (
-    "{person}/rgb_frames/{video}/frame_%010d.jpg",
-    "{person}/{video}/frame_%010d.jpg",
-    "{video}/frame_%010d.jpg",
-    "train/{person}/{video}/frame_%010d.jpg",
-    "test/{person}/{video}/frame_%010d.jpg",
-    "rgb/train/{person}/{video}/frame_%010d.jpg",
-    "rgb/test/{person}/{video}/frame_%010d.jpg",
-    "{video}/img_%010d.jpg",
-)
-_FLOW_LAYOUTS = (
-    "{person}/flow_frames/{video}/{{u,v}}/frame_%010d.jpg",
-    "{person}/{video}/{{u,v}}/frame_%010d.jpg",
-    "{video}/{{u,v}}/frame_%010d.jpg",
-    "train/{person}/{video}/{{u,v}}/frame_%010d.jpg",
-    "test/{person}/{video}/{{u,v}}/frame_%010d.jpg",
-    "flow/train/{person}/{video}/{{u,v}}/frame_%010d.jpg",
-    "flow/test/{person}/{video}/{{u,v}}/frame_%010d.jpg",
-    "{video}/{{x,y}}_%010d.jpg",
-)
-# A picture of flow spans several frames, so the last frames of a video have none.
-_FLOW_SHORTER = 3
-
 
 @dataclass(frozen=True)
 class _Segment:
@@ -110,14 +83,6 @@ class _Segment:
     frames: tuple[int, int]  # first and last, counted from 1
     verb: int
     noun: int
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a video's pictures are: ``uri``, and the last frame of the video that they reach."""
-
-    uri: str
-    last_frame: float
 
 
 def from_epic(
@@ -147,11 +112,14 @@ def from_epic(
         raise ManifestError("EPIC-KITCHENS: give one folder: either of videos, of frames or of flow")
     files = _chosen(sources)
     edition = _edition(files)
-    around = {file_name(file): file for file in [*_beside(files), *files_of(sources)]}
+    around = {file_name(file): file for file in [*beside(files), *files_of(sources)]}
     verbs = _classes(_one_of(edition.verbs, around, files[0]), edition.key_columns[0], edition.key)
     nouns = _classes(_one_of(edition.nouns, around, files[0]), edition.key_columns[1], edition.key)
-    tails = {subset: _tail(around, name, column) for subset, name, column in _TAIL}
-    unseen = {split: _participants(around, name) for split, name in _UNSEEN}
+    tails = {
+        subset: frozenset(_integer(number, around[name]) for number in _listed(around, name, column))
+        for subset, name, column in _TAIL
+    }
+    unseen = {split: frozenset(_listed(around, name, "participant_id")) for split, name in _UNSEEN}
     segments = [
         segment
         for file in files
@@ -184,9 +152,13 @@ def from_epic(
         return made
 
     if videos is not None:
-        places = _video_places(videos, segments)
+        places = video_places(videos, {segment.video for segment in segments})
     else:
-        places = _folder_places(given[0], segments, flow=flow is not None)
+        last_frames: dict[str, int] = defaultdict(int)
+        for segment in segments:
+            last_frames[segment.video] = max(last_frames[segment.video], segment.frames[1])
+        persons = {segment.video: segment.person for segment in segments}
+        places = folder_places(given[0], last_frames, persons, flow=flow is not None)
     missing: dict[str, list[str]] = defaultdict(list)
 
     def samples() -> Iterator[Sample]:
@@ -197,7 +169,7 @@ def from_epic(
                 continue
             start_s, end_s = segment.span_s
             if videos is None:
-                fps = _fps(segment.video)
+                fps = numbered_fps(segment.video)
                 start_s, end_s = (max(segment.frames[0], 1) - 1) / fps, segment.frames[1] / fps
             yield Sample(
                 segment.id,
@@ -228,11 +200,6 @@ def _chosen(sources: Files) -> list[str]:
         if file.endswith(".pkl"):
             raise ManifestError(f"{file}: a pickle can run code when it is read; give the CSV file")
     return files
-
-
-def _beside(files: Sequence[str]) -> list[str]:
-    folders = {file.rpartition("/")[0] or "." for file in files}
-    return [storage.join(folder, name) for folder in sorted(folders) for name in storage.list_names(folder)]
 
 
 def _edition(files: Sequence[str]) -> _Edition:
@@ -274,17 +241,11 @@ def _classes(file: str, number_column: str, key_column: str) -> _Classes:
     return _Classes(names, categories)
 
 
-def _tail(around: Mapping[str, str], name: str, column: str) -> frozenset[int]:
+def _listed(around: Mapping[str, str], name: str, column: str) -> list[str]:
+    """A column of a file beside the annotations; nothing where there is no such file."""
     if name not in around:
-        return frozenset()
-    return frozenset(_integer(row[column], around[name]) for row in csv_rows(around[name], (column,), column))
-
-
-def _participants(around: Mapping[str, str], name: str) -> frozenset[str]:
-    if name not in around:
-        return frozenset()
-    column = "participant_id"
-    return frozenset(row[column] for row in csv_rows(around[name], (column,), column))
+        return []
+    return [row[column] for row in csv_rows(around[name], (column,), column)]
 
 
 def _segments(
@@ -362,85 +323,3 @@ def _pairs(segments: Sequence[_Segment]) -> list[tuple[int, int]]:
         if pairs:
             return sorted(pairs)
     return []
-
-
-def _in_epic_55(video: str) -> bool:
-    """Videos of EPIC-55 end in two digits; those that came with EPIC-100, in three."""
-    number = video.rpartition("_")[2]
-    if not number.isdecimal() or len(number) not in (2, 3):
-        raise ManifestError(f"EPIC-KITCHENS: the video '{video}' is not called like P01_01 or P01_101")
-    return len(number) == 2
-
-
-def _fps(video: str) -> int:
-    """The rate that ``start_frame`` and ``stop_frame`` count in."""
-    return 60 if _in_epic_55(video) else 50
-
-
-def _video_places(root: str | Path, segments: Sequence[_Segment]) -> dict[str, _Place]:
-    files = by_stem(root)
-    wanted = {segment.video for segment in segments}
-    return {
-        video: _Place(storage.absolute(storage.join(root, files[video])), math.inf)
-        for video in sorted(wanted & files.keys())
-    }
-
-
-def _folder_places(folder: str | Path, segments: Sequence[_Segment], *, flow: bool) -> dict[str, _Place]:
-    """The frame folder of each video. Names the videos whose frames end before their last segment."""
-    from kineray.video.frames import frames_uri, parse_frames_uri
-
-    if storage.is_remote(folder):
-        raise ManifestError(f"{folder}: frames and flow are read from local folders only")
-    root = Path(folder).absolute()
-    needed: dict[str, int] = {}
-    persons = {}
-    for segment in segments:
-        needed[segment.video] = max(needed.get(segment.video, 0), segment.frames[1])
-        persons[segment.video] = segment.person
-    places: dict[str, _Place] = {}
-    lost, short = [], []
-    layouts = _FLOW_LAYOUTS if flow else _RGB_LAYOUTS
-    for video in sorted(needed):
-        place = None
-        for layout in layouts:
-            stride = 2 if flow and _in_epic_55(video) else 1
-            bound = (25 if stride == 2 else 8) if flow else None
-            pattern = root / layout.format(person=persons[video], video=video)
-            uri = frames_uri(pattern, fps=_fps(video) / stride, bound=bound)
-            count = min(_count(part) for part in parse_frames_uri(uri).components)
-            if count:
-                last = (needed[video] - 1) // stride + 1
-                missed = count + (_FLOW_SHORTER if flow else 0) < last
-                place = _Place(uri, count * stride if missed else math.inf)
-                if missed:
-                    short.append(f"{video} ({count} of {last})")
-                break
-        if place is None:
-            lost.append(video)
-        else:
-            places[video] = place
-    for videos, what in (
-        (lost, "have no folder of frames"),
-        (short, "have fewer frames than their segments"),
-    ):
-        if videos:
-            named = ", ".join(videos[:_SHOWN]) + (", ..." if len(videos) > _SHOWN else "")
-            logger.warning("%d of %d videos %s: %s", len(videos), len(needed), what, named)
-    return places
-
-
-def _count(pattern: str) -> int:
-    """How many pictures a folder holds."""
-    folder, _, name = pattern.rpartition("/")
-    before, after = name.split("%010d")
-    try:
-        with os.scandir(folder) as entries:
-            return sum(
-                entry.name.startswith(before)
-                and entry.name.endswith(after)
-                and entry.name[len(before) : -len(after)].isdecimal()
-                for entry in entries
-            )
-    except (FileNotFoundError, NotADirectoryError):
-        return 0

@@ -93,6 +93,11 @@ def files_of(sources: Files) -> list[str]:
     return found
 
 
+def beside(files: Iterable[str]) -> list[str]:
+    """All files that lie directly in the folders of ``files``."""
+    return files_of(sorted({file.rpartition("/")[0] or "." for file in files}))
+
+
 def text_of(file: str | Path) -> str:
     """The text of an annotation file, without a byte order mark. Raises ManifestError, StorageError."""
     try:
