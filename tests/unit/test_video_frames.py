@@ -243,14 +243,14 @@ a_number = st.floats(0.01, 1e6)
 )
 def test_uris_read_back(folder, fps, bound):
     name = "frame_%010d.jpg" if bound is None else "{u,v}/frame_%010d.jpg"
-    uri = frames_uri(f"/root/{folder}/{name}", fps=fps, bound=bound)
+    uri = frames_uri(f"/data/{folder}/{name}", fps=fps, bound=bound)
     assert is_frames_uri(uri)
     parsed = parse_frames_uri(uri)
-    assert parsed == FramesUri(f"/root/{folder}/{name}", fps, bound)
+    assert parsed == FramesUri(f"/data/{folder}/{name}", fps, bound)
     if bound is None:
         assert parsed.components == (parsed.pattern,)
     else:
-        assert parsed.components == tuple(f"/root/{folder}/{c}/frame_%010d.jpg" for c in "uv")
+        assert parsed.components == tuple(f"/data/{folder}/{c}/frame_%010d.jpg" for c in "uv")
 
 
 def test_uris_are_plain():

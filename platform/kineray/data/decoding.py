@@ -12,9 +12,9 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 
 from kineray.data import storage
-from kineray.data.manifest import Sample
 from kineray.data.order import sample_rng
 from kineray.data.preprocessing import Preprocessing
+from kineray.data.samples import Sample
 from kineray.video import PacketIndex
 from kineray.video.worker import DecodeProcess, allocate, decode_process
 

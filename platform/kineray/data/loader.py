@@ -23,9 +23,10 @@ import torch
 from kineray.data import storage
 from kineray.data.decoding import ClipDecoder
 from kineray.data.index_cache import IndexCache
-from kineray.data.manifest import Manifest, Sample
+from kineray.data.manifest import Manifest
 from kineray.data.order import balanced_order, global_order, repeats, sample_rng
 from kineray.data.preprocessing import Preprocessing
+from kineray.data.samples import Sample
 from kineray.errors import ConfigError, DecodeError, ManifestError, StorageError
 from kineray.video.worker import decode_process
 

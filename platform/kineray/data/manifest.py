@@ -19,8 +19,6 @@ from kineray.errors import ManifestError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FILE_NAME", "Manifest", "Sample", "load_manifest", "save_manifest"]
-
 FILE_NAME = "manifest.parquet"
 _METADATA_KEY = b"kineray.manifest"
 _ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
