@@ -1,5 +1,7 @@
 """Typed experiment configs, dotted overrides, fingerprints."""
 
+from kineray.config.fields import Section
+from kineray.config.models import ModelConfig, SlowFastConfig
 from kineray.config.overrides import (
     apply_overrides,
     differing_keys,
@@ -12,11 +14,8 @@ from kineray.config.schema import (
     AdamConfig,
     DataConfig,
     Experiment,
-    ModelConfig,
     OptimConfig,
-    Section,
     SgdConfig,
-    SlowFastConfig,
     TrainConfig,
 )
 from kineray.config.space import (

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 import yaml
@@ -23,25 +23,23 @@ def apply_overrides(experiment: Experiment, overrides: Iterable[str] | Mapping[s
     """
     pairs = dict(overrides) if isinstance(overrides, Mapping) else _parse_pairs(overrides)
     tree = experiment.model_dump()
-    variants = _variants(Experiment)
-    # Variants first, so that their fields can be set whatever the order of the arguments.
+    # Variants first, the outer ones before those inside them, so that the order of the arguments is free.
+    for key in sorted(pairs, key=lambda key: key.count(".")):
+        section, _, leaf = key.rpartition(".")
+        options = _options_at(tree, section)
+        if leaf != "type" or "" in options or not options:
+            continue
+        node, name = _node(tree, section), pairs[key]
+        if name not in options:
+            names = list(options)
+            raise ConfigError(f"{key}={name}: not one of {', '.join(names)}{_did_you_mean(str(name), names)}")
+        if node["type"] != name:
+            node.clear()
+            node.update(options[str(name)]().model_dump())
     for key, value in pairs.items():
-        section = key.removesuffix(".type")
-        if key.endswith(".type") and section in variants:
-            names = list(variants[section])
-            if value not in names:
-                raise ConfigError(
-                    f"{key}={value}: not one of {', '.join(names)}{_did_you_mean(str(value), names)}"
-                )
-            if tree[section]["type"] != value:
-                tree[section] = {"type": value}
-    for key, value in pairs.items():
-        _check_key(key, tree, variants)
-        node = tree
-        *sections, leaf = key.split(".")
-        for part in sections:
-            node = node[part]
-        node[leaf] = None if value == "none" else value
+        _check_key(key, tree)
+        section, _, leaf = key.rpartition(".")
+        _node(tree, section)[leaf] = None if value == "none" else value
     return _validate(tree, given=pairs)
 
 
@@ -77,16 +75,11 @@ def from_yaml(text: str, source: str = "experiment") -> Experiment:
         flat = dict(_flatten(tree))
     except RecursionError:
         raise ConfigError(f"{source}: nested too deeply; an alias must not contain itself") from None
-    variants = _variants(Experiment)
-    default = Experiment().model_dump()
-    for section in variants:
-        chosen = tree.get(section)
-        name = chosen.get("type") if isinstance(chosen, dict) else None
-        if isinstance(name, str) and name in variants[section]:
-            default[section] = {"type": name}
     try:
+        default = Experiment().model_dump()
+        _choose_variants(Experiment, default, tree)
         for key in flat:
-            _check_key(key, default, variants)
+            _check_key(key, default)
         return _validate(tree, given=flat)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
@@ -131,58 +124,80 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, o
             yield f"{prefix}{key}", value
 
 
-def _variants(model: type[BaseModel]) -> dict[str, dict[str, type[BaseModel]]]:
-    """``{section: {type name: class}}`` of every section that has a ``type``."""
-    found: dict[str, dict[str, type[BaseModel]]] = {}
-    for section, field in model.model_fields.items():
-        for candidate in _classes(field.annotation):
-            tag = candidate.model_fields.get("type")
-            if tag is not None:
-                found.setdefault(section, {})[get_args(tag.annotation)[0]] = candidate
-    return found
-
-
-def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
+def _options(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The sections that a field may hold by their ``type``; "" for one without; {} for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) is Annotated:
-        yield from _classes(get_args(annotation)[0])
-    else:
-        for argument in get_args(annotation):
-            yield from _classes(argument)
+        tag = annotation.model_fields.get("type")
+        return {"" if tag is None else get_args(tag.annotation)[0]: annotation}
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        arguments = arguments[:1]
+    return {name: section for argument in arguments for name, section in _options(argument).items()}
 
 
-def _section_fields(
-    section: str, chosen: str | None, variants: dict[str, dict[str, type[BaseModel]]]
-) -> set[str]:
-    if section in variants:
-        return set(variants[section][chosen or next(iter(variants[section]))].model_fields)
-    return {
-        name for cls in _classes(Experiment.model_fields[section].annotation) for name in cls.model_fields
-    }
+def _chosen(options: Mapping[str, type[BaseModel]], node: object) -> type[BaseModel]:
+    name = node.get("type", "") if isinstance(node, dict) else ""
+    return options.get(name) or next(iter(options.values()))
 
 
-def _check_key(key: str, tree: dict[str, Any], variants: dict[str, dict[str, type[BaseModel]]]) -> None:
-    """Raise ConfigError unless ``key`` is a leaf of the experiment with the variants chosen in ``tree``."""
-    known: list[str] = []
-    for section, field in Experiment.model_fields.items():
-        if not list(_classes(field.annotation)):
-            known.append(section)
+def _sections(
+    cls: type[BaseModel], tree: Any, prefix: str = ""
+) -> Iterator[tuple[str, type[BaseModel], dict[str, type[BaseModel]]]]:
+    """(dotted path, class, alternatives) of every section inside ``cls``, as chosen in ``tree``."""
+    for name, field in cls.model_fields.items():
+        options = _options(field.annotation)
+        if options:
+            node = tree.get(name) if isinstance(tree, dict) else None
+            inside, path = _chosen(options, node), f"{prefix}{name}"
+            yield path, inside, options
+            yield from _sections(inside, node, f"{path}.")
+
+
+def _options_at(tree: dict[str, Any], path: str) -> dict[str, type[BaseModel]]:
+    return next((options for section, _, options in _sections(Experiment, tree) if section == path), {})
+
+
+def _node(tree: dict[str, Any], path: str) -> dict[str, Any]:
+    node = tree
+    for part in filter(None, path.split(".")):
+        node = node[part]
+    return node
+
+
+def _choose_variants(cls: type[BaseModel], default: dict[str, Any], given: dict[Any, Any]) -> None:
+    """Make ``default`` hold the variants that ``given`` names; write those it leaves out into ``given``."""
+    for name, field in cls.model_fields.items():
+        options, node = _options(field.annotation), given.get(name)
+        if not options or not isinstance(node, dict):
             continue
-        chosen = tree[section].get("type") if section in variants else None
-        known += [f"{section}.{name}" for name in sorted(_section_fields(section, chosen, variants))]
+        if "" not in options:
+            wanted = node.setdefault("type", default[name]["type"])
+            if isinstance(wanted, str) and wanted in options and wanted != default[name]["type"]:
+                default[name] = options[wanted]().model_dump()
+        _choose_variants(_chosen(options, default[name]), default[name], node)
+
+
+def _check_key(key: str, tree: dict[str, Any]) -> None:
+    """Raise ConfigError unless ``key`` is a leaf of the experiment with the variants chosen in ``tree``."""
+    sections = {path: (cls, options) for path, cls, options in _sections(Experiment, tree)}
+    known = [name for name in Experiment.model_fields if name not in sections]
+    for path, (cls, _) in sections.items():
+        known += [f"{path}.{name}" for name in sorted(cls.model_fields) if f"{path}.{name}" not in sections]
     if key in known:
         return
-    section, _, leaf = key.partition(".")
-    for name, variant in variants.get(section, {}).items():
-        if leaf in variant.model_fields:
-            chosen = tree[section]["type"]
+    parent = max((path for path in sections if key.startswith(f"{path}.")), key=len, default="")
+    if parent:
+        leaf = key.removeprefix(f"{parent}.").partition(".")[0]
+        chosen, options = sections[parent]
+        owners = [name for name, variant in options.items() if leaf in variant.model_fields]
+        if owners and leaf not in chosen.model_fields:
             raise ConfigError(
-                f"{key}: a field of {section}.type={name}, but {section}.type={chosen} is selected"
+                f"{key}: a field of {parent}.type={' or '.join(owners)}, but "
+                f"{parent}.type={_node(tree, parent)['type']} is selected"
             )
     if any(candidate.startswith(f"{key}.") for candidate in known):
         raise ConfigError(
-            f"{key}: a section, not a field; it has {', '.join(c for c in known if c.startswith(key))}"
+            f"{key}: a section, not a field; it has {', '.join(c for c in known if c.startswith(f'{key}.'))}"
         )
     raise ConfigError(f"{key}: unknown key{_did_you_mean(key, known)}")
 
@@ -200,14 +215,24 @@ def _validate(tree: dict[str, Any], given: Mapping[str, object]) -> Experiment:
         return Experiment.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        variants = _variants(Experiment)
-        # pydantic puts the tag of a union into the location: ("optim", "sgd", "lr").
-        parts = [str(part) for part in first["loc"]]
-        if len(parts) > 1 and parts[0] in variants and parts[1] in variants[parts[0]]:
-            del parts[1]
-        key = ".".join(part for part in parts if not part.isdigit())
+        key = _key_of(first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if key in given:
             raise ConfigError(f"{key}={given[key]}: {message}") from None
         raise ConfigError(f"{key}: {message}" if key else message) from None
+
+
+def _key_of(location: Sequence[int | str]) -> str:
+    """The dotted key of pydantic's location, which holds the tags of unions: ("optim", "sgd", "lr")."""
+    key: list[str] = []
+    cls: type[BaseModel] | None = Experiment
+    parts = [str(part) for part in location if not str(part).isdigit()]
+    while parts:
+        key.append(parts.pop(0))
+        field = cls.model_fields.get(key[-1]) if cls else None
+        options = _options(field.annotation) if field else {}
+        cls = next(iter(options.values()), None)
+        if parts and parts[0] in options:
+            cls = options[parts.pop(0)]
+    return ".".join(key)

@@ -6,56 +6,23 @@ everywhere: on the command line, in YAML, in Ray Tune, in MLflow and in reports.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-def _split_commas(value: object) -> object:
-    """``"1,2,3"`` -> ``["1", "2", "3"]``: how a sequence is written on a command line."""
-    if isinstance(value, str):
-        return [part for part in value.split(",") if part]
-    return value
-
-
-def _odd(value: int) -> int:
-    # The convolutions pad by half their size, which keeps the number of frames only for odd sizes.
-    if value % 2 == 0:
-        raise ValueError(f"{value} is even; the size of a kernel must be odd")
-    return value
-
-
-def _none_is_a_name(value: object) -> object:
-    """``None`` -> ``"none"``: on a command line none clears an optional field, here it is a choice."""
-    return "none" if value is None else value
-
-
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-KernelSize = Annotated[int, Field(gt=0), AfterValidator(_odd)]
-FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
-Ints = Annotated[tuple[int, ...], BeforeValidator(_split_commas)]
-PositiveInts4 = Annotated[
-    tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt], BeforeValidator(_split_commas)
-]
-BlockCounts = Annotated[
-    tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt], BeforeValidator(_split_commas)
-]
-KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(_split_commas)]
-SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
-Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
-Sampling = Literal["dense", "uniform", "segments", "sequences"]
-Modality = Literal["rgb", "flow", "flow_stack"]
-Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
-
-
-class Section(BaseModel):
-    """Base of every part of an experiment: frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from kineray.config.fields import (
+    Balance,
+    Floats,
+    FramesPerSecond,
+    Modality,
+    Names,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Sampling,
+    Section,
+    SideRange,
+)
+from kineray.config.models import ModelConfig, SlowFastConfig
 
 
 def check_picture_sizes(
@@ -152,44 +119,6 @@ class DataConfig(Section):
         return clip_channels(self.modality, self.stack)
 
 
-class SlowFastConfig(Section):
-    """SlowFast networks (Feichtenhofer et al., arXiv 1812.03982); the defaults are R50 4x16.
-
-    ``alpha``: the Fast pathway reads alpha times more frames than the Slow one. ``beta_inv``: it has
-    1/beta_inv of its channels. ``fusion_ratio`` and ``fusion_kernel``: channels (relative to the Fast
-    pathway's) and temporal size of the lateral connections. ``temporal_kernels_slow/_fast``: temporal
-    size of conv a in res2..res5; ``temporal_blocks``: how many first blocks of each stage have it
-    (None: all). ``nonlocal_blocks``: after which blocks of res4 (counted from 0) the Slow pathway has
-    a non-local block. ``head_pool``: side of the head's pooling window on the last feature map
-    (training crop / 32); a larger map is classified at every position and the probabilities averaged.
-    """
-
-    type: Literal["slowfast"] = "slowfast"
-    stage_blocks: PositiveInts4 = (3, 4, 6, 3)
-    width: PositiveInt = 64
-    alpha: PositiveInt = 8
-    beta_inv: PositiveInt = 8
-    fusion_ratio: PositiveInt = 2
-    fusion_kernel: KernelSize = 5
-    temporal_kernels_slow: KernelSizes = (1, 1, 3, 3)
-    temporal_kernels_fast: KernelSizes = (3, 3, 3, 3)
-    temporal_blocks: BlockCounts | None = None
-    nonlocal_blocks: Ints = ()
-    head_pool: PositiveInt = 7
-    dropout: Probability = 0.5
-
-    @model_validator(mode="after")
-    def _channels_divide(self) -> Self:
-        if self.width % self.beta_inv:
-            raise ValueError(f"width {self.width} is not a multiple of beta_inv {self.beta_inv}")
-        outside = [block for block in self.nonlocal_blocks if not 0 <= block < self.stage_blocks[2]]
-        if outside:
-            raise ValueError(
-                f"nonlocal_blocks {outside[0]} is not one of the {self.stage_blocks[2]} res4 blocks"
-            )
-        return self
-
-
 class SgdConfig(Section):
     """SGD with momentum. ``lr`` holds for ``reference_batch`` clips and is scaled linearly with the
     global batch (Goyal et al., arXiv 1706.02677). Batch-norm weights and biases are not decayed."""
@@ -240,7 +169,6 @@ class TrainConfig(Section):
         return self
 
 
-ModelConfig = SlowFastConfig
 OptimConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="type")]
 
 
@@ -256,10 +184,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _whole_parts(self) -> Self:
-        if self.data.frames % self.model.alpha:
-            raise ValueError(
-                f"data.frames {self.data.frames} is not a multiple of model.alpha {self.model.alpha}"
-            )
+        self.model.check_clip(self.data.frames, self.data.crop, self.data.eval_crop)
         if self.train.global_batch % self.data.clips_per_sample:
             raise ValueError(
                 f"train.global_batch {self.train.global_batch} is not a multiple of data.clips_per_sample "

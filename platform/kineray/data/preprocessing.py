@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kineray.config import DataConfig
-from kineray.config.schema import (
+from kineray.config.fields import (
     Floats,
     FramesPerSecond,
     Modality,
@@ -19,10 +19,8 @@ from kineray.config.schema import (
     PositiveInt,
     Sampling,
     SideRange,
-    check_normalisation,
-    check_picture_sizes,
-    clip_channels,
 )
+from kineray.config.schema import check_normalisation, check_picture_sizes, clip_channels
 from kineray.data.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
 from kineray.video import (

@@ -1,18 +1,21 @@
 """Video classifiers: one file for each architecture."""
 
 from kineray.models.blocks import (
-    GroupBatchNorm3d,
+    GroupBatchNorm,
     commit_batch_norm,
     discard_batch_norm,
     set_batch_norm_group,
     set_clip_seeds,
 )
-from kineray.models.presets import MODEL_PRESETS, ModelPreset, build_model, create_model, list_models
+from kineray.models.heads import AUXILIARY
+from kineray.models.preset import ModelPreset
+from kineray.models.registry import MODEL_PRESETS, build_model, create_model, list_models
 from kineray.models.slowfast import SlowFast, slow_indices
 
 __all__ = [
+    "AUXILIARY",
     "MODEL_PRESETS",
-    "GroupBatchNorm3d",
+    "GroupBatchNorm",
     "ModelPreset",
     "SlowFast",
     "build_model",

@@ -10,8 +10,25 @@ from torch.nn import functional as F
 from kineray.errors import ConfigError
 from kineray.models.blocks import ClipDropout
 
+AUXILIARY = "aux."  # before a head's name: logits of a classifier in the middle of the network, in training
 
-class Head(nn.Module):
+
+class FeatureHead(nn.Module):
+    """Dropout, and a linear classifier for each named head. Every model has its classifiers in ``head``."""
+
+    def __init__(self, channels: int, heads: Mapping[str, int], dropout: float) -> None:
+        super().__init__()
+        check_heads(heads)
+        self.dropout = ClipDropout(dropout)
+        self.linear = nn.ModuleDict({name: nn.Linear(channels, classes) for name, classes in heads.items()})
+
+    def forward(self, features_bc: Tensor) -> dict[str, Tensor]:
+        """[B, C] -> {head: logits [B, classes]}."""
+        dropped_bc = self.dropout(features_bc)
+        return {name: linear(dropped_bc) for name, linear in self.linear.items()}
+
+
+class Head(FeatureHead):
     """Pools every pathway, concatenates, and classifies once for each named head.
 
     The pooling window spans all frames and ``pool`` x ``pool`` positions of the map, with stride 1. A
@@ -20,11 +37,8 @@ class Head(nn.Module):
     """
 
     def __init__(self, channels: int, heads: Mapping[str, int], pool: int, dropout: float) -> None:
-        super().__init__()
-        check_heads(heads)
+        super().__init__(channels, heads, dropout)
         self.pool = pool
-        self.dropout = ClipDropout(dropout)
-        self.linear = nn.ModuleDict({name: nn.Linear(channels, classes) for name, classes in heads.items()})
 
     def forward(self, pathways_bcthw: Sequence[Tensor]) -> dict[str, Tensor]:
         """Features of each pathway, [B, C_p, T_p, H, W] -> {head: logits [B, classes]}.

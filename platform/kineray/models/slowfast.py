@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from kineray.config import SlowFastConfig
 from kineray.errors import ConfigError
-from kineray.models.blocks import Bottleneck, GroupBatchNorm3d, Lateral, NonLocal
+from kineray.models.blocks import Bottleneck, GroupBatchNorm, Lateral, NonLocal
 from kineray.models.heads import Head
+from kineray.models.preset import ModelPreset
 
 EXPANSION = 4  # channels at the end of a bottleneck relative to its inside
 
@@ -150,7 +151,7 @@ def _stem(in_channels: int, width: int, temporal_kernel: int) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
             conv=conv,
-            norm=GroupBatchNorm3d(width),
+            norm=GroupBatchNorm(width),
             relu=nn.ReLU(inplace=True),
             pool=nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
         )
@@ -198,3 +199,23 @@ def _initialise(model: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
+
+
+_R50_4X16 = SlowFastConfig()
+_R50_8X8 = SlowFastConfig(alpha=4, fusion_kernel=7)
+# The paper's R101: as in R50, only the first six res4 blocks have temporal kernels ("50_50" in PySlowFast).
+_R101 = SlowFastConfig(stage_blocks=(3, 4, 23, 3), alpha=4, temporal_blocks=(3, 4, 6, 3))
+_R101_NL = _R101.model_copy(update={"nonlocal_blocks": (6, 13, 20)})
+
+
+def _preset(config: SlowFastConfig, frames: int = 32) -> ModelPreset:
+    return ModelPreset(config, frames=frames, stride=2, side=256, source="arXiv 1812.03982", study="SlowFast")
+
+
+PRESETS = {
+    "slowfast_r50_4x16": _preset(_R50_4X16),
+    "slowfast_r50_8x8": _preset(_R50_8X8),
+    "slowfast_r101_8x8": _preset(_R101),
+    "slowfast_r101_nl_8x8": _preset(_R101_NL),
+    "slowfast_r101_nl_16x8": _preset(_R101_NL, frames=64),
+}

@@ -7,7 +7,7 @@ from kineray.config import AdamConfig, OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
-    """SGD or AdamW over ``model``; weights and biases of batch norms are not decayed, all else is.
+    """SGD or AdamW over what is not frozen of ``model``; batch norms are not decayed, all else is.
 
     The learning rate starts at 0: ``set_learning_rate`` gives it at every step.
     """
@@ -16,9 +16,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
         for module in model.modules()
         if isinstance(module, _BatchNorm)
         for parameter in module.parameters(recurse=False)
+        if parameter.requires_grad
     ]
     known = {id(parameter) for parameter in normalisation}
-    decayed = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    decayed = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": normalisation, "weight_decay": 0.0},

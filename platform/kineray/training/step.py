@@ -14,9 +14,11 @@ from torch.optim import Optimizer
 from kineray.config import Experiment
 from kineray.data import Batch, Failure, Preprocessing
 from kineray.errors import KinerayError, NonFiniteLossError
-from kineray.models import commit_batch_norm, discard_batch_norm, set_clip_seeds
+from kineray.models import AUXILIARY, commit_batch_norm, discard_batch_norm, set_clip_seeds
 from kineray.training.optim import set_learning_rate
 from kineray.training.synchronise import GradientSynchroniser, Workers
+
+_AUXILIARY_WEIGHT = 0.4
 
 
 @dataclass(frozen=True)
@@ -174,12 +176,17 @@ class _Copies:
 
 
 def clip_loss(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy summed over the heads, float32 [B]; a label of -1 contributes nothing."""
-    per_head = [
-        F.cross_entropy(logits[head].float(), labels[head], ignore_index=-1, reduction="none")
-        for head in logits
-    ]
-    return torch.stack(per_head).sum(0)
+    """Cross-entropy summed over the heads, float32 [B]; a label of -1 contributes nothing.
+
+    Logits of auxiliary classifiers, which some networks give in training (``AUXILIARY``), count for 0.4 of
+    the head's own, as for Inception-v3 in torchvision's references.
+    """
+    losses = []
+    for name, values in logits.items():
+        head = name.removeprefix(AUXILIARY)
+        loss = F.cross_entropy(values.float(), labels[head], ignore_index=-1, reduction="none")
+        losses.append(loss if head == name else _AUXILIARY_WEIGHT * loss)
+    return torch.stack(losses).sum(0)
 
 
 def clip_seed(seed: int, step: int, position: int) -> int:

@@ -1,7 +1,8 @@
 """The parts that architectures are made of."""
 
+from kineray.models.blocks.adopt import adopt, fold_frames
 from kineray.models.blocks.batch_norm import (
-    GroupBatchNorm3d,
+    GroupBatchNorm,
     commit_batch_norm,
     discard_batch_norm,
     set_batch_norm_group,
@@ -14,11 +15,13 @@ from kineray.models.blocks.non_local import NonLocal
 __all__ = [
     "Bottleneck",
     "ClipDropout",
-    "GroupBatchNorm3d",
+    "GroupBatchNorm",
     "Lateral",
     "NonLocal",
+    "adopt",
     "commit_batch_norm",
     "discard_batch_norm",
+    "fold_frames",
     "set_batch_norm_group",
     "set_clip_seeds",
 ]

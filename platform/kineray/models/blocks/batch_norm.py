@@ -7,39 +7,43 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class GroupBatchNorm3d(nn.BatchNorm3d):
-    """``nn.BatchNorm3d`` whose training statistics are taken over groups of ``group_size`` clips.
+class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation whose training statistics are taken over groups of ``group_size`` clips.
 
-    With ``group_size`` None it is ``nn.BatchNorm3d``. Otherwise each run of ``group_size`` consecutive
-    clips is normalised by its own mean and variance ("BN statistics are computed within each 8 clips",
-    SlowFast, arXiv 1812.03982, appendix A), and the running statistics wait for ``commit_batch_norm``:
-    they then move once per step towards the mean over all groups of the step, so that they depend
-    neither on the micro-batch nor on the number of workers. Parameters, buffers and evaluation are
-    those of ``nn.BatchNorm3d``.
+    With ``group_size`` None it is ``nn.BatchNorm1d``, ``2d`` or ``3d``, by its input. Otherwise each run of
+    ``group_size`` consecutive clips is normalised by its own mean and variance ("BN statistics are
+    computed within each 8 clips", SlowFast, arXiv 1812.03982, appendix A), and the running statistics wait
+    for ``commit_batch_norm``: they then move once per step towards the mean over all groups of the step,
+    so that they depend neither on the micro-batch nor on the number of workers. Parameters, buffers and
+    evaluation are those of ``nn.BatchNorm3d``. ``rows_per_clip`` > 1 where the frames of a clip lie in the
+    batch dimension (``fold_frames``).
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.group_size: int | None = None
+        self.rows_per_clip = 1
         self.pending: list[Tensor] = []  # [2, C] per group since the last commit: mean, unbiased variance
 
-    def forward(self, features_bcthw: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> the same shape; in training B must be a multiple of ``group_size``."""
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, C, ...] -> the same shape; in training B must be a multiple of ``group_size``."""
         if not self.training or self.group_size is None:
-            return super().forward(features_bcthw)
-        if features_bcthw.shape[0] % self.group_size:
-            raise ValueError(
-                f"{features_bcthw.shape[0]} clips are no multiple of the batch-norm group {self.group_size}"
-            )
-        groups = features_bcthw.chunk(features_bcthw.shape[0] // self.group_size)
-        normalised = [self._normalise(group) for group in groups]
+            return super().forward(features)
+        rows = self.group_size * self.rows_per_clip
+        if features.shape[0] % rows:
+            clips = features.shape[0] / self.rows_per_clip
+            raise ValueError(f"{clips:g} clips are no multiple of the batch-norm group {self.group_size}")
+        normalised = [self._normalise(group) for group in features.split(rows)]
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
 
-    def _normalise(self, group_bcthw: Tensor) -> Tensor:
-        statistics = torch.zeros(2, self.num_features, device=group_bcthw.device)
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions will do."""
+
+    def _normalise(self, group: Tensor) -> Tensor:
+        statistics = torch.zeros(2, self.num_features, device=group.device)
         # With momentum 1 the "running" statistics become exactly those of this group.
         normalised = F.batch_norm(
-            group_bcthw, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps
+            group, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps
         )
         self.pending.append(statistics)
         return normalised
@@ -59,7 +63,7 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
     ``all_reduce`` sums a float64 tensor in place over all workers; it is called exactly once. Workers
     may hold different numbers of groups.
     """
-    layers = list(_layers(model))
+    layers = [layer for layer in _layers(model) if layer.training]  # what is frozen stays as it is
     if not layers:
         return
     device = layers[0].weight.device
@@ -69,14 +73,15 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
         else torch.zeros(2 * layer.num_features, dtype=torch.float64, device=device)
         for layer in layers
     ]
-    count = torch.tensor([len(layers[0].pending)], dtype=torch.float64, device=device)
-    total = torch.cat([count, *sums])
+    # A layer that is used several times in a pass (in recurrent networks) has seen more groups than others.
+    counts = torch.tensor([len(layer.pending) for layer in layers], dtype=torch.float64, device=device)
+    total = torch.cat([counts, *sums])
     if all_reduce is not None:
         all_reduce(total)
-    means = (total[1:] / total[0].clamp(min=1)).float()
-    start = 0
-    for layer in layers:
-        mean, variance = means[start : start + 2 * layer.num_features].view(2, -1)
+    start = len(layers)
+    for layer, count in zip(layers, total[: len(layers)].clamp(min=1), strict=True):
+        means = (total[start : start + 2 * layer.num_features] / count).float()
+        mean, variance = means.view(2, -1)
         start += 2 * layer.num_features
         assert layer.running_mean is not None and layer.running_var is not None
         assert layer.num_batches_tracked is not None and layer.momentum is not None
@@ -92,5 +97,5 @@ def discard_batch_norm(model: nn.Module) -> None:
         layer.pending.clear()
 
 
-def _layers(model: nn.Module) -> list[GroupBatchNorm3d]:
-    return [module for module in model.modules() if isinstance(module, GroupBatchNorm3d)]
+def _layers(model: nn.Module) -> list[GroupBatchNorm]:
+    return [module for module in model.modules() if isinstance(module, GroupBatchNorm)]

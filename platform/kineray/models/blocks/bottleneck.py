@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm3d
+from kineray.models.blocks.batch_norm import GroupBatchNorm
 
 
 class Bottleneck(nn.Module):
@@ -22,18 +22,18 @@ class Bottleneck(nn.Module):
         if in_channels != out_channels or stride != 1:
             self.shortcut = nn.Sequential(
                 nn.Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False),
-                GroupBatchNorm3d(out_channels),
+                GroupBatchNorm(out_channels),
             )
         self.conv_a = nn.Conv3d(
             in_channels, inner, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
         )
-        self.norm_a = GroupBatchNorm3d(inner)
+        self.norm_a = GroupBatchNorm(inner)
         self.conv_b = nn.Conv3d(
             inner, inner, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
         )
-        self.norm_b = GroupBatchNorm3d(inner)
+        self.norm_b = GroupBatchNorm(inner)
         self.conv_c = nn.Conv3d(inner, out_channels, 1, bias=False)
-        self.norm_c = GroupBatchNorm3d(out_channels)
+        self.norm_c = GroupBatchNorm(out_channels)
         nn.init.zeros_(self.norm_c.weight)
 
     def forward(self, features_bcthw: Tensor) -> Tensor:

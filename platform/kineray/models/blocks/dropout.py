@@ -11,12 +11,14 @@ class ClipDropout(nn.Module):
     """Dropout; given ``clip_seeds``, the mask of a clip is a pure function of the seed of that clip.
 
     So a clip loses the same features on every device, in every micro-batch and on every worker, and a
-    resumed run needs no random state.
+    resumed run needs no random state. ``rows_per_clip`` > 1 where the frames of a clip lie in the batch
+    dimension (``fold_frames``).
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
+        self.rows_per_clip = 1
         self.clip_seeds: Sequence[int] | None = None
 
     def forward(self, features: Tensor) -> Tensor:
@@ -25,9 +27,10 @@ class ClipDropout(nn.Module):
             return features
         if self.clip_seeds is None:
             return F.dropout(features, self.p)
-        if len(self.clip_seeds) != features.shape[0]:
-            raise ValueError(f"{len(self.clip_seeds)} clip seeds for {features.shape[0]} clips")
-        kept = torch.stack([self._kept(seed, features.shape[1:]) for seed in self.clip_seeds])
+        of_clip = features.unflatten(0, (-1, self.rows_per_clip))
+        if len(self.clip_seeds) != of_clip.shape[0]:
+            raise ValueError(f"{len(self.clip_seeds)} clip seeds for {of_clip.shape[0]} clips")
+        kept = torch.cat([self._kept(seed, of_clip.shape[1:]) for seed in self.clip_seeds])
         scale = kept.to(features.dtype).div_(1 - self.p)
         return features * scale.to(features.device, non_blocking=True)
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm3d
+from kineray.models.blocks.batch_norm import GroupBatchNorm
 
 
 class NonLocal(nn.Module):
@@ -21,7 +21,7 @@ class NonLocal(nn.Module):
         self.phi = nn.Conv3d(channels, inner, 1)
         self.g = nn.Conv3d(channels, inner, 1)
         self.out = nn.Conv3d(inner, channels, 1)
-        self.norm = GroupBatchNorm3d(channels)
+        self.norm = GroupBatchNorm(channels)
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, features_bcthw: Tensor) -> Tensor:

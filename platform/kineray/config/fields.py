@@ -1,0 +1,54 @@
+"""What the sections of an experiment are made of: their base and the types of their fields."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _split_commas(value: object) -> object:
+    """``"1,2,3"`` -> ``["1", "2", "3"]``: how a sequence is written on a command line."""
+    if isinstance(value, str):
+        return [part for part in value.split(",") if part]
+    return value
+
+
+def _odd(value: int) -> int:
+    # The convolutions pad by half their size, which keeps the number of frames only for odd sizes.
+    if value % 2 == 0:
+        raise ValueError(f"{value} is even; the size of a kernel must be odd")
+    return value
+
+
+def _none_is_a_name(value: object) -> object:
+    """``None`` -> ``"none"``: on a command line none clears an optional field, here it is a choice."""
+    return "none" if value is None else value
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+KernelSize = Annotated[int, Field(gt=0), AfterValidator(_odd)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+Ints = Annotated[tuple[int, ...], BeforeValidator(_split_commas)]
+PositiveInts4 = Annotated[
+    tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt], BeforeValidator(_split_commas)
+]
+BlockCounts = Annotated[
+    tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt], BeforeValidator(_split_commas)
+]
+KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(_split_commas)]
+SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
+Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+Sampling = Literal["dense", "uniform", "segments", "sequences"]
+Modality = Literal["rgb", "flow", "flow_stack"]
+Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
+
+
+class Section(BaseModel):
+    """Base of every part of an experiment: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

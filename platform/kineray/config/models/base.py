@@ -1,0 +1,13 @@
+"""What the configurations of all architectures have in common."""
+
+from kineray.config.fields import Section
+
+
+class ModelSection(Section):
+    """Base of every architecture's configuration, whose ``type`` says which one it is."""
+
+    def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
+        """Raise ValueError, naming the key, for clips that the network cannot take.
+
+        ``frames`` of a clip; ``crop`` and ``eval_crop``: its sides in pixels, in training and evaluation.
+        """

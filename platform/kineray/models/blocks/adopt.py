@@ -1,0 +1,43 @@
+"""Networks of other libraries, made to train as ours do; and image networks that look at every frame."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.dropout import ClipDropout
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def adopt(network: Module) -> Module:
+    """Replace the batch norms and the dropout inside ``network``; names, weights and evaluation stay.
+
+    So its statistics are taken over groups of clips (``GroupBatchNorm``), and what it drops depends on
+    the clip alone (``ClipDropout``). Returns ``network``.
+    """
+    for name, child in network.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GroupBatchNorm):
+            norm = GroupBatchNorm(child.num_features, child.eps, child.momentum)
+            norm.load_state_dict(child.state_dict())
+            setattr(network, name, norm)
+        elif isinstance(child, nn.Dropout):
+            setattr(network, name, ClipDropout(child.p))
+        else:
+            adopt(child)
+    return network
+
+
+def fold_frames(network: nn.Module, clips_bcthw: Tensor) -> Tensor:
+    """Apply an image network to every frame: [B, C, T, H, W] -> [B, T, ...].
+
+    ``network`` takes [N, C, H, W] and was adopted.
+    """
+    frames = clips_bcthw.shape[2]
+    for module in network.modules():
+        if isinstance(module, GroupBatchNorm | ClipDropout):
+            module.rows_per_clip = frames
+    images_nchw = clips_bcthw.transpose(1, 2).flatten(0, 1)
+    outputs: Tensor = network(images_nchw)
+    return torch.unflatten(outputs, 0, (-1, frames))

@@ -1,0 +1,165 @@
+"""What holds for every model, whatever its architecture."""
+
+from typing import get_args
+
+import pytest
+import torch
+from small_models import PARAMETERS, SMALL
+
+from kineray.config import Experiment
+from kineray.errors import ConfigError
+from kineray.models import (
+    AUXILIARY,
+    MODEL_PRESETS,
+    build_model,
+    commit_batch_norm,
+    create_model,
+    list_models,
+    set_batch_norm_group,
+    set_clip_seeds,
+)
+
+HEADS = {"verb": 5, "noun": 7}
+
+every_architecture = pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
+every_preset = pytest.mark.parametrize("name", list_models())
+
+
+def built(small, in_channels=3, seed=0):
+    torch.manual_seed(seed)
+    return build_model(small.config, HEADS, in_channels)
+
+
+def clips(small, count, channels=3, shape=None, seed=0):
+    frames, height, width = shape or (small.frames, small.side, small.side)
+    return torch.randn(count, channels, frames, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model, inputs):
+    with torch.no_grad():
+        return model(inputs)
+
+
+# -- published models ---------------------------------------------------------------------------------
+
+
+def test_every_name_has_its_count():
+    assert sorted(PARAMETERS) == list_models()
+
+
+@every_preset
+def test_parameters_and_output_of_every_preset(name):
+    """On the meta device: shapes without numbers."""
+    preset = MODEL_PRESETS[name]
+    with torch.device("meta"):
+        model = create_model(name, {"action": 400}, in_channels=preset.channels)
+        assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+        shape = (2, preset.channels, preset.frames, preset.side, preset.side)
+        logits = model.eval()(torch.empty(shape))
+    assert {head: tuple(values.shape) for head, values in logits.items()} == {"action": (2, 400)}
+    assert preset.source and preset.study
+
+
+# -- architectures ------------------------------------------------------------------------------------
+
+
+def test_every_architecture_has_a_small_network():
+    annotation = Experiment.model_fields["model"].annotation
+    classes = set(get_args(annotation)) or {annotation}
+    assert {type(small.config) for small in SMALL.values()} == classes
+
+
+@every_architecture
+def test_trains_and_evaluates(small):
+    model = built(small).train()
+    set_batch_norm_group(model, 2)
+    logits = model(clips(small, 4))
+    assert {name for name in logits if not name.startswith(AUXILIARY)} == set(HEADS)
+    for name, values in logits.items():
+        assert values.shape == (4, HEADS[name.removeprefix(AUXILIARY)])
+        assert torch.isfinite(values).all()
+    torch.stack([values.square().sum() for values in logits.values()]).sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        else:
+            assert parameter.grad is None, name
+    commit_batch_norm(model)
+    one = run(model.eval(), clips(small, 1))
+    assert {name: tuple(values.shape) for name, values in one.items()} == {
+        name: (1, classes) for name, classes in HEADS.items()
+    }
+
+
+@every_architecture
+def test_a_clip_is_classified_whatever_is_beside_it(small):
+    model = built(small).eval()
+    inputs = clips(small, 3)
+    together = run(model, inputs)
+    for number in range(3):
+        alone = run(model, inputs[number : number + 1])
+        for head in HEADS:
+            torch.testing.assert_close(alone[head][0], together[head][number], rtol=1e-4, atol=1e-5)
+
+
+@every_architecture
+def test_training_does_not_depend_on_the_micro_batch(small):
+    """Batch norms over groups, dropout by clip: see ``GroupBatchNorm`` and ``ClipDropout``."""
+    results = []
+    for size in (2, 4):
+        model = built(small).train()
+        set_batch_norm_group(model, 2)
+        inputs, outputs = clips(small, 4), []
+        for first in range(0, 4, size):
+            set_clip_seeds(model, list(range(first, first + size)))
+            outputs.append(run(model, inputs[first : first + size]))
+        commit_batch_norm(model)
+        logits = {name: torch.cat([part[name] for part in outputs]) for name in outputs[0]}
+        results.append((logits, model.state_dict()))
+    for one, other in zip(*results, strict=True):
+        for name, values in one.items():
+            torch.testing.assert_close(values, other[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@every_architecture
+def test_a_seed_decides_the_weights(small):
+    one, again, other = (built(small, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(value, again[name]) for name, value in one.items())
+    assert any(not torch.equal(value, other[name]) for name, value in one.items())
+
+
+@every_architecture
+def test_weights_go_from_one_network_to_another(small):
+    one, other = built(small, seed=1).eval(), built(small, seed=2).eval()
+    other.load_state_dict(one.state_dict())
+    inputs = clips(small, 2)
+    for name, values in run(one, inputs).items():
+        assert torch.equal(values, run(other, inputs)[name])
+
+
+@every_architecture
+@pytest.mark.parametrize("channels", [2, 10])
+def test_flow_instead_of_rgb(small, channels):
+    logits = run(built(small, channels).eval(), clips(small, 2, channels))
+    assert {name: tuple(values.shape) for name, values in logits.items()} == {
+        name: (2, classes) for name, classes in HEADS.items()
+    }
+
+
+@every_architecture
+def test_other_sizes(small):
+    model = built(small).eval()
+    for shape in small.accepted:
+        logits = run(model, clips(small, 2, shape=shape))
+        assert all(torch.isfinite(values).all() and len(values) == 2 for values in logits.values()), shape
+    for shape in small.refused:
+        with pytest.raises(ConfigError, match=r"^data\.") as error:
+            run(model, clips(small, 2, shape=shape))
+        assert "\n" not in str(error.value)
+
+
+@every_architecture
+def test_classifiers_are_in_the_head(small):
+    """What is new when the classes are others."""
+    names = {name for name in built(small).state_dict() if ".linear.verb." in name}
+    assert "head.linear.verb.weight" in names
