@@ -107,7 +107,7 @@ def test_an_experiment_of_before_loads():
         ("lr=0.1", "lr: unknown key; did you mean optim.lr?"),
         ("trian.epochs=3", "trian.epochs: unknown key; did you mean train.epochs?"),
         ("optim.beta1=0.9", "optim.beta1: a field of optim.type=adam, but optim.type=sgd is selected"),
-        ("optim.type=adm", "optim.type=adm: not one of sgd, adam; did you mean adam?"),
+        ("optim.type=adm", "optim.type=adm: not one of sgd, adam, rprop; did you mean adam?"),
         ("model.type=i3d", "model.type=i3d: not one of slowfast"),
         ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
         ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
@@ -120,6 +120,10 @@ def test_an_experiment_of_before_loads():
         ("optim=3", "optim: a section, not a field"),
         ("optim.lr.x=3", "optim.lr.x: unknown key"),
         ("train.global_batch=100", "train: global_batch 100 is not a multiple of bn_group 8"),
+        (
+            "train.decay_epochs=30,60",
+            "train: decay_epochs need train.schedule=steps, not cosine",
+        ),
         (
             "data.clips_per_sample=3",
             "train.global_batch 1024 is not a multiple of data.clips_per_sample 3",

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kineray.config import AdamConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
+from kineray.config import AdamConfig, Experiment, RpropConfig, SgdConfig, SlowFastConfig, TrainConfig
 from kineray.models import build_model
 from kineray.training import build_optimizer, learning_rate
 from kineray.training.optim import set_learning_rate
@@ -59,6 +59,46 @@ def test_shape_of_the_schedule(epochs, warmup_share, lr, start_share, batch):
         assert learning_rate(start_share * warmup, experiment) == pytest.approx(
             start_share * learning_rate(warmup, experiment), rel=1e-6, abs=1e-12
         )
+
+
+def test_steps():
+    """Adam 1e-3, a fifth of it every 20 epochs from epoch 35 on."""
+    steps = {"schedule": "steps", "decay_epochs": (35, 55, 75, 95), "decay": 0.2}
+    experiment = Experiment(
+        optim=AdamConfig(lr=1e-3, reference_batch=32),
+        train=TrainConfig(epochs=100, global_batch=32, warmup_epochs=0, **steps),
+    )
+    for epoch, power in ((0, 0), (34.99, 0), (35, 1), (54.9, 1), (55, 2), (75, 3), (95, 4), (100, 4)):
+        assert learning_rate(epoch, experiment) == pytest.approx(1e-3 * 0.2**power)
+    constant = Experiment(train=TrainConfig(schedule="steps", warmup_epochs=0, global_batch=64))
+    assert {learning_rate(epoch, constant) for epoch in (0, 50, 196)} == {0.1}
+    warm = Experiment(train=TrainConfig(schedule="steps", warmup_epochs=10, warmup_lr=0, global_batch=64))
+    assert [learning_rate(epoch, warm) for epoch in (5, 10)] == pytest.approx([0.05, 0.1])
+
+
+def test_rprop_goes_by_signs():
+    """Each weight moves by its own step: lr first, then grow times as far while the sign stays."""
+    layer = torch.nn.Linear(1, 1, bias=False).double()
+    optimizer = build_optimizer(layer, RpropConfig(lr=0.01, shrink=0.5, grow=1.2))
+    before = layer.weight.item()
+    for gradient, step in ((3.0, -0.01), (0.1, -0.012), (-7.0, 0.0), (-7.0, 0.006)):
+        set_learning_rate(optimizer, 0.01)
+        layer.weight.grad = torch.tensor([[gradient]], dtype=torch.float64)
+        optimizer.step()
+        assert layer.weight.item() - before == pytest.approx(step)
+        before = layer.weight.item()
+    experiment = Experiment(optim=RpropConfig(lr=0.01), train=TrainConfig(warmup_epochs=0))
+    assert learning_rate(0, experiment) == 0.01
+
+
+def test_what_is_frozen_is_not_in_the_optimizer(model):
+    for config in (SgdConfig(), AdamConfig(), RpropConfig()):
+        model.fast.requires_grad_(False)
+        optimizer = build_optimizer(model, config)
+        model.fast.requires_grad_(True)
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        frozen = {id(parameter) for parameter in model.fast.parameters()}
+        assert held == {id(parameter) for parameter in model.parameters()} - frozen
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from kineray.config.schema import (
     DataConfig,
     Experiment,
     OptimConfig,
+    RpropConfig,
     SgdConfig,
     TrainConfig,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "LogUniform",
     "ModelConfig",
     "OptimConfig",
+    "RpropConfig",
     "SearchSpace",
     "Section",
     "SgdConfig",

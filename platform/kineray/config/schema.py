@@ -142,12 +142,26 @@ class AdamConfig(Section):
     weight_decay: NonNegativeFloat = 0.0
 
 
+class RpropConfig(Section):
+    """Rprop (Riedmiller and Braun, 1993), for batches that are a large part of the data.
+
+    Every weight has a step size of its own, which begins with ``lr`` and then goes by the signs of its
+    gradients alone; so the schedule changes only the beginning, and no batch size scales it.
+    """
+
+    type: Literal["rprop"] = "rprop"
+    lr: PositiveFloat = 1e-3
+    shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    grow: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.2
+
+
 class TrainConfig(Section):
     """The schedule and what one step is.
 
     A step is one global batch. Batch-norm statistics are taken over groups of ``bn_group`` clips,
     however many clips a worker holds. The learning rate warms up linearly from ``warmup_lr`` (at
-    ``optim.reference_batch``) over ``warmup_epochs`` and follows a half-period cosine to ``epochs``.
+    ``optim.reference_batch``) over ``warmup_epochs``. Its ``schedule`` then is a half-period cosine to
+    ``epochs``, or steps: ``optim.lr``, multiplied by ``decay`` at each of ``decay_epochs``.
     """
 
     epochs: PositiveInt = 196
@@ -155,6 +169,9 @@ class TrainConfig(Section):
     bn_group: PositiveInt = 8
     warmup_epochs: NonNegativeFloat = 34.0
     warmup_lr: NonNegativeFloat = 0.01
+    schedule: Literal["cosine", "steps"] = "cosine"
+    decay_epochs: Floats = ()
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     precision: Literal["float32", "bfloat16"] = "float32"
     eval_every_epochs: PositiveInt = 1
 
@@ -166,10 +183,14 @@ class TrainConfig(Section):
             )
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves none of the {self.epochs} epochs")
+        if self.decay_epochs and self.schedule != "steps":
+            raise ValueError(f"decay_epochs need train.schedule=steps, not {self.schedule}")
+        if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+            raise ValueError("decay_epochs must ascend")
         return self
 
 
-OptimConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="type")]
+OptimConfig = Annotated[SgdConfig | AdamConfig | RpropConfig, Field(discriminator="type")]
 
 
 class Experiment(Section):

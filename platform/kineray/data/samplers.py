@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kineray.config.schema import Sampling
+from kineray.config.fields import Sampling
 from kineray.errors import ConfigError
 
 _CENTRE = 0.5

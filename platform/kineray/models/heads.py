@@ -13,8 +13,8 @@ from kineray.models.blocks import ClipDropout
 AUXILIARY = "aux."  # before a head's name: logits of a classifier in the middle of the network, in training
 
 
-class FeatureHead(nn.Module):
-    """Dropout, and a linear classifier for each named head. Every model has its classifiers in ``head``."""
+class Classifiers(nn.Module):
+    """A linear classifier for each named head, after dropout. Every model has its own in ``head``."""
 
     def __init__(self, channels: int, heads: Mapping[str, int], dropout: float) -> None:
         super().__init__()
@@ -22,13 +22,17 @@ class FeatureHead(nn.Module):
         self.dropout = ClipDropout(dropout)
         self.linear = nn.ModuleDict({name: nn.Linear(channels, classes) for name, classes in heads.items()})
 
+
+class FeatureHead(Classifiers):
+    """Classifies the features of a clip."""
+
     def forward(self, features_bc: Tensor) -> dict[str, Tensor]:
         """[B, C] -> {head: logits [B, classes]}."""
         dropped_bc = self.dropout(features_bc)
         return {name: linear(dropped_bc) for name, linear in self.linear.items()}
 
 
-class Head(FeatureHead):
+class Head(Classifiers):
     """Pools every pathway, concatenates, and classifies once for each named head.
 
     The pooling window spans all frames and ``pool`` x ``pool`` positions of the map, with stride 1. A

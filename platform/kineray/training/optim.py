@@ -3,14 +3,17 @@
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kineray.config import AdamConfig, OptimConfig
+from kineray.config import AdamConfig, OptimConfig, RpropConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
-    """SGD or AdamW over what is not frozen of ``model``; batch norms are not decayed, all else is.
+    """SGD, AdamW or Rprop over what is not frozen of ``model``; batch norms are not decayed, all else is.
 
     The learning rate starts at 0: ``set_learning_rate`` gives it at every step.
     """
+    if isinstance(config, RpropConfig):
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return optim.Rprop(trainable, lr=0.0, etas=(config.shrink, config.grow))
     normalisation = [
         parameter
         for module in model.modules()

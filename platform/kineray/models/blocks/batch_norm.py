@@ -33,7 +33,7 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         if features.shape[0] % rows:
             clips = features.shape[0] / self.rows_per_clip
             raise ValueError(f"{clips:g} clips are no multiple of the batch-norm group {self.group_size}")
-        normalised = [self._normalise(group) for group in features.split(rows)]
+        normalised = [self._normalise(group) for group in torch.split(features, rows)]
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -27,7 +27,7 @@ class ClipDropout(nn.Module):
             return features
         if self.clip_seeds is None:
             return F.dropout(features, self.p)
-        of_clip = features.unflatten(0, (-1, self.rows_per_clip))
+        of_clip = torch.unflatten(features, 0, (-1, self.rows_per_clip))
         if len(self.clip_seeds) != of_clip.shape[0]:
             raise ValueError(f"{len(self.clip_seeds)} clip seeds for {of_clip.shape[0]} clips")
         kept = torch.cat([self._kept(seed, of_clip.shape[1:]) for seed in self.clip_seeds])
