@@ -1,7 +1,7 @@
 """Batches of uint8 clips, decoded ahead by child processes.
 
 A thread for each process hands it samples and copies its clips into the batch. Threads that decode in the
-training process are no faster (``benchmarks/loader.py``: 0.8 to 1.0 of bare readers, processes 0.9 to
+training process are no faster (``benchmarks/loader.py``: 0.7 to 1.0 of bare readers, processes 0.9 to
 1.0), and none of them could be stopped in a file that libav hangs on.
 """
 
