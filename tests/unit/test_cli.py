@@ -29,7 +29,9 @@ def imported_by(*words):
     return set(output.rpartition("IMPORTED")[2].split())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["serve", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["serve", "--help"], ["models", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_slow(words):
     assert not imported_by(*words) & {"torch", "ray", "mlflow", "pydantic", "numpy", "av", "boto3", "pyarrow"}
 
@@ -37,7 +39,7 @@ def test_help_imports_nothing_slow(words):
 def test_the_help_lists_every_verb(kineray):
     code, out, _ = kineray("--help")
     assert code == 0
-    verbs = "doctor demo data train sweep eval runs promote rollback serve predict"
+    verbs = "doctor demo data models train sweep eval runs promote rollback serve predict"
     for verb in verbs.split():
         assert f"\n  {verb}" in out
 

@@ -12,6 +12,7 @@ from kineray.cli.data import data
 from kineray.cli.demo import demo
 from kineray.cli.doctor import doctor
 from kineray.cli.evaluate import evaluate, predict
+from kineray.cli.models import models
 from kineray.cli.runs import runs
 from kineray.cli.serve import promote, rollback, serve
 from kineray.cli.train import sweep, train, train_experiment
@@ -37,7 +38,7 @@ def cli(verbose: bool) -> None:
     )
 
 
-for verb in (doctor, demo, data, train, sweep, evaluate, runs, promote, rollback, serve, predict):
+for verb in (doctor, demo, data, models, train, sweep, evaluate, runs, promote, rollback, serve, predict):
     cli.add_command(verb)
 
 

@@ -8,6 +8,7 @@ from kineray.config.overrides import (
     fingerprint,
     from_yaml,
     leaf_keys,
+    overrides_of,
     to_yaml,
 )
 from kineray.config.schema import (
@@ -52,6 +53,7 @@ __all__ = [
     "fingerprint",
     "from_yaml",
     "leaf_keys",
+    "overrides_of",
     "parse_domain",
     "to_yaml",
     "trial_name",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from kineray.config.fields import Section
 from kineray.config.schema import Experiment
 from kineray.errors import ConfigError
 
@@ -41,6 +42,16 @@ def apply_overrides(experiment: Experiment, overrides: Iterable[str] | Mapping[s
         section, _, leaf = key.rpartition(".")
         _node(tree, section)[leaf] = None if value == "none" else value
     return _validate(tree, given=pairs)
+
+
+def overrides_of(section: Section, path: str) -> list[str]:
+    """The ``key=value`` that turn the defaults of a section at ``path`` into ``section``.
+
+    For one that has a ``type``, that comes first and what follows differs from the type's defaults.
+    """
+    kind = getattr(section, "type", None)
+    chosen = [] if kind is None else [f"{path}.type={kind}"]
+    return chosen + list(_changes(section, type(section)(), path))
 
 
 def leaf_keys(experiment: Experiment) -> dict[str, object]:
@@ -95,6 +106,25 @@ def fingerprint(experiment: Experiment, manifest_hash: str = "") -> str:
     del science["name"], science["data.manifest"]
     canonical = json.dumps([science, manifest_hash], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _changes(section: Section, default: Section, path: str) -> Iterator[str]:
+    for name in type(section).model_fields:
+        value, usual, key = getattr(section, name), getattr(default, name), f"{path}.{name}"
+        if isinstance(value, Section) and type(value) is not type(usual):
+            yield from overrides_of(value, key)
+        elif isinstance(value, Section):
+            yield from _changes(value, usual, key)
+        elif value != usual:
+            yield f"{key}={_as_argument(value)}"
+
+
+def _as_argument(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_as_argument, value))
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else str(value).lower()
+    return str(value)
 
 
 class _Absent:

@@ -9,21 +9,27 @@ from kineray.models.blocks import (
 )
 from kineray.models.heads import AUXILIARY
 from kineray.models.preset import ModelPreset
-from kineray.models.registry import MODEL_PRESETS, build_model, create_model, list_models
+from kineray.models.registry import MODEL_PRESETS, build_model, create_model, find_preset, list_models
 from kineray.models.slowfast import SlowFast, slow_indices
+from kineray.models.summary import Cost, Part, Summary, summarise
 
 __all__ = [
     "AUXILIARY",
     "MODEL_PRESETS",
+    "Cost",
     "GroupBatchNorm",
     "ModelPreset",
+    "Part",
     "SlowFast",
+    "Summary",
     "build_model",
     "commit_batch_norm",
     "create_model",
     "discard_batch_norm",
+    "find_preset",
     "list_models",
     "set_batch_norm_group",
     "set_clip_seeds",
     "slow_indices",
+    "summarise",
 ]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kineray.config import ModelConfig
+from kineray.config import DataConfig, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,19 @@ class ModelPreset:
     source: str
     study: str
     channels: int = 3
+
+    @property
+    def data(self) -> DataConfig:
+        """Such clips. A network that is evaluated at 256 was trained at 224, others at ``side``."""
+        clips: dict[str, object] = {"frames": self.frames, "sampling": "dense" if self.stride else "uniform"}
+        if self.stride:
+            clips["stride"] = self.stride
+        if self.channels != 3:
+            clips |= {"modality": "flow", "mean": (0.5, 0.5), "std": (0.226, 0.226)}
+        if self.channels > 3:
+            clips |= {"modality": "flow_stack", "stack": self.channels // 2}
+        if self.side != 256:
+            low, high = round(self.side * 8 / 7), round(self.side * 10 / 7)
+            clips |= {"crop": self.side, "short_side": (low, high)}
+            clips |= {"eval_crop": self.side, "eval_short_side": low}
+        return DataConfig.model_validate(clips)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from kineray.config import DataConfig, Experiment, ModelConfig, SlowFastConfig, apply_overrides
+from kineray.config import Experiment, ModelConfig, SlowFastConfig, apply_overrides
 from kineray.errors import ConfigError
 from kineray.models import slowfast
 from kineray.models.preset import ModelPreset
@@ -33,21 +33,19 @@ def create_model(name: str, heads: Mapping[str, int], *, in_channels: int = 3, *
     float [B, ``in_channels``, T, H, W], and returns {head: logits [B, classes]}. Raises ConfigError for an
     unknown name or field.
     """
-    if name not in MODEL_PRESETS:
-        near = difflib.get_close_matches(name, MODEL_PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(list_models())}"
-        raise ConfigError(f"model '{name}' is not known; {hint}")
-    preset = MODEL_PRESETS[name]
-    data = DataConfig(
-        frames=preset.frames,
-        short_side=(preset.side, preset.side),
-        crop=preset.side,
-        eval_short_side=preset.side,
-        eval_crop=preset.side,
-    )
-    experiment = Experiment(data=data, model=preset.config)
+    preset = find_preset(name)
+    experiment = Experiment(data=preset.data, model=preset.config)
     config = apply_overrides(experiment, {f"model.{key}": value for key, value in overrides.items()}).model
     return build_model(config, heads, in_channels)
+
+
+def find_preset(name: str) -> ModelPreset:
+    """The published model of that name. Raises ConfigError, with a suggestion, if there is none."""
+    if name not in MODEL_PRESETS:
+        near = difflib.get_close_matches(name, MODEL_PRESETS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "kineray models lists them"
+        raise ConfigError(f"model '{name}' is not known; {hint}")
+    return MODEL_PRESETS[name]
 
 
 def build_model(config: ModelConfig, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:

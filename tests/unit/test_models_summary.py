@@ -1,0 +1,132 @@
+"""What a network costs: against published numbers, and against what its layers must cost by hand."""
+
+import pytest
+import torch
+from small_models import PARAMETERS, SMALL
+from torch import nn
+
+from kineray.config import Experiment, apply_overrides, overrides_of
+from kineray.errors import ConfigError
+from kineray.models import (
+    MODEL_PRESETS,
+    Cost,
+    build_model,
+    list_models,
+    summarise,
+)
+
+# Billions of multiply-adds of the convolutions for one view of 256 x 256, counted with fvcore in PySlowFast.
+PUBLISHED = {
+    "slowfast_r50_4x16": 36.10,
+    "slowfast_r50_8x8": 65.71,
+    "slowfast_r101_8x8": 106.51,
+    "slowfast_r101_nl_8x8": 114.56,
+    "slowfast_r101_nl_16x8": 229.13,
+}
+# The papers' own numbers, which count a little more or less.
+PAPERS = {"slowfast_r50_4x16": 36.1, "slowfast_r50_8x8": 65.7, "slowfast_r101_8x8": 106}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_gflops_are_the_published_ones(name):
+    summary = summarise(name)
+    assert summary.cost.weighted / 1e9 == pytest.approx(PUBLISHED[name], rel=0.01)
+    if name in PAPERS:
+        assert summary.cost.weighted / 1e9 == pytest.approx(PAPERS[name], rel=0.01)
+    assert summary.parameters == PARAMETERS[name]
+    preset = MODEL_PRESETS[name]
+    assert summary.clip == (preset.channels, preset.frames, preset.side, preset.side)
+
+
+def test_non_local_blocks_are_attention_besides():
+    assert summarise("slowfast_r101_8x8").cost.attention == 0
+    # Three blocks: 512 x 512 channels for every position, and for the quarter that is left after pooling.
+    positions = 8 * 16 * 16
+    expected = 3 * 512 * 512 * (positions + positions // 4)
+    assert summarise("slowfast_r101_nl_8x8").cost.attention == expected
+
+
+class Toy(nn.Module):
+    """A used convolution, called twice, an unused one, a list, and a loose product of activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(4, 4, (1, 3, 3), padding=(0, 1, 1))
+        self.unused = nn.Conv3d(4, 4, 1)
+        self.heads = nn.ModuleList([nn.Linear(4, 5), nn.Linear(4, 6)])
+
+    def forward(self, clips_bcthw):
+        features = self.conv(self.conv(clips_bcthw))
+        tokens = features.flatten(2)
+        pooled = (tokens @ tokens.transpose(1, 2)).mean(2)
+        return {"a": self.heads[0](pooled), "b": self.heads[1](pooled)}
+
+
+def test_the_costs_of_parts():
+    toy = Toy()
+    summary = summarise(toy, (4, 2, 8, 8))
+    parts = {part.name: part for part in summary.parts}
+    assert list(parts) == ["conv", "unused", "heads", "heads.0", "heads.1"]
+    assert parts["conv"].cost == Cost(weighted=2 * 4 * 4 * 9 * 2 * 64)
+    assert parts["conv"].kind == "Conv3d 1x3x3"
+    assert parts["conv"].outputs == ((1, 4, 2, 8, 8),)
+    assert parts["unused"].cost == Cost()
+    assert (parts["unused"].parameters, parts["unused"].outputs) == (20, ())
+    assert parts["heads"].cost == Cost(weighted=4 * 5 + 4 * 6)
+    assert parts["heads.1"].outputs == ((1, 6),)
+    assert summary.cost == Cost(parts["conv"].cost.weighted + 44, attention=4 * 128 * 4)
+    assert summary.parameters == sum(p.numel() for p in toy.parameters())
+
+
+def test_the_parts_of_a_published_model_make_the_whole():
+    summary = summarise("slowfast_r101_nl_8x8")
+    top = [part for part in summary.parts if "." not in part.name]
+    assert sum((part.cost for part in top), Cost()) == summary.cost
+    assert sum(part.parameters for part in top) == summary.parameters
+    slow = [part for part in summary.parts if part.name.startswith("slow.")]
+    assert sum((part.cost for part in slow), Cost()) == top[0].cost
+    assert {part.name: part.outputs for part in slow}["slow.res3"] == ((1, 512, 8, 32, 32),)
+    assert top[-1].outputs == ((1, 400),)
+
+
+@pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
+def test_a_given_network_is_left_as_it_is(small):
+    model = build_model(small.config, {"action": 3}).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    summary = summarise(model, (3, small.frames, small.side, small.side))
+    assert summary.cost.weighted > 0
+    assert summary.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_twice_the_frames_cost_twice():
+    one, two = (summarise("slowfast_r50_4x16", (3, frames, 64, 64)).cost.weighted for frames in (32, 64))
+    head = 2304 * 400
+    positions = 1  # of 2 x 2, all under one pooling window
+    assert two - head * positions == 2 * (one - head * positions)
+
+
+def test_clear_errors():
+    with pytest.raises(ConfigError, match=r"^model 'slowfast_r50_8x' is not known; did you mean slowfast_"):
+        summarise("slowfast_r50_8x")
+    with pytest.raises(ConfigError, match=r"^model 'zzz' is not known; kineray models lists them$"):
+        summarise("zzz")
+    with pytest.raises(ConfigError, match=r"^data\.frames 30 "):
+        summarise("slowfast_r50_8x8", (3, 30, 64, 64))
+    with pytest.raises(TypeError, match="clip"):
+        summarise(Toy())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_overrides_of_a_preset_give_it_back(name):
+    """What ``kineray models show`` prints can be put behind ``kineray train``."""
+    preset = MODEL_PRESETS[name]
+    words = [*overrides_of(preset.data, "data"), *overrides_of(preset.config, "model")]
+    assert not any(set(word) & set(" '\"()[]") for word in words)
+    experiment = apply_overrides(Experiment(), words)
+    assert experiment.model == preset.config
+    assert experiment.data == preset.data
+    assert (experiment.data.channels, experiment.data.frames) == (preset.channels, preset.frames)
+    assert experiment.data.eval_crop == preset.side
