@@ -15,6 +15,7 @@ _WHERE = {
     "DataConfig": "kineray.config",
     "Experiment": "kineray.config",
     "LogUniform": "kineray.config",
+    "ResNet3dConfig": "kineray.config",
     "RpropConfig": "kineray.config",
     "SgdConfig": "kineray.config",
     "SlowFastConfig": "kineray.config",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from kineray.config import DataConfig as DataConfig
     from kineray.config import Experiment as Experiment
     from kineray.config import LogUniform as LogUniform
+    from kineray.config import ResNet3dConfig as ResNet3dConfig
     from kineray.config import RpropConfig as RpropConfig
     from kineray.config import SgdConfig as SgdConfig
     from kineray.config import SlowFastConfig as SlowFastConfig

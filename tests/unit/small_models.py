@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kineray.config import ModelConfig, SlowFastConfig
+from kineray.config import ModelConfig, ResNet3dConfig, SlowFastConfig
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,82 @@ class Small:
     refused: tuple[tuple[int, int, int], ...] = ()
 
 
+_ONE_BLOCK_EACH = (1, 1, 1, 1)
+
 SMALL: dict[str, Small] = {
     "slowfast": Small(
         SlowFastConfig(
-            stage_blocks=(1, 1, 1, 1), width=8, alpha=2, beta_inv=4, head_pool=1, nonlocal_blocks=(0,)
+            stage_blocks=_ONE_BLOCK_EACH,
+            width=8,
+            alpha=2,
+            beta_inv=4,
+            head_pool=1,
+            nonlocal_res3=(0,),
+            nonlocal_res4=(0,),
         ),
-        accepted=((2, 32, 32), (4, 48, 33), (8, 64, 32)),
+        accepted=((2, 32, 32), (4, 48, 33), (8, 64, 32), (4, 17, 32)),
+        refused=((3, 32, 32), (4, 16, 32), (4, 32, 16)),
+    ),
+    "slowfast, basic": Small(
+        SlowFastConfig(
+            block="basic", stage_blocks=_ONE_BLOCK_EACH, width=8, alpha=2, beta_inv=4, head_pool=1
+        ),
+        accepted=((2, 32, 32), (4, 48, 33), (4, 1, 1)),
         refused=((3, 32, 32),),
+    ),
+    "slowfast, r2plus1d": Small(
+        SlowFastConfig(
+            block="r2plus1d", stage_blocks=_ONE_BLOCK_EACH, width=8, alpha=2, beta_inv=4, head_pool=1
+        ),
+        refused=((3, 32, 32),),
+    ),
+    "resnet3d, slow": Small(
+        ResNet3dConfig(stage_blocks=_ONE_BLOCK_EACH, width=8, head_pool=1, nonlocal_res3=(0,)),
+        accepted=((1, 32, 32), (3, 9, 9)),
+        refused=((4, 8, 32), (4, 32, 8)),
+    ),
+    "resnet3d, i3d": Small(
+        ResNet3dConfig(
+            variant="i3d",
+            stage_blocks=_ONE_BLOCK_EACH,
+            width=8,
+            head_pool=1,
+            nonlocal_res4=(0,),
+            nonlocal_form="softmax",
+        ),
+        accepted=((2, 17, 17), (8, 48, 33)),
+        refused=((1, 32, 32), (3, 32, 32), (4, 16, 32)),
     ),
 }
 
 # Trainable and frozen parameters with 400 classes of one head. A change here is a change of the architecture.
 PARAMETERS: dict[str, int] = {
+    "slowfast_r18_4x16": 21_779_704,
+    "slowfast_r34_4x16": 41_641_624,
+    "slowfast_r2plus1d_34_4x16": 63_254_770,
+    "slowfast_shallow_4x16": 9_414_424,
+    "slowfast_thin_4x16": 5_509_444,
     "slowfast_r50_4x16": 34_480_216,
     "slowfast_r50_8x8": 34_566_488,
+    "slowfast_r50_16x8": 34_566_488,
+    "slowfast_r50_nl_4x16": 41_838_680,
+    "slowfast_r50_nl_8x8": 41_838_680,
     "slowfast_r101_8x8": 53_774_808,
+    "slowfast_r101_16x8": 53_774_808,
+    "slowfast_r101_50_101_8x8": 53_914_072,
+    "slowfast_r101_101_101_8x8": 62_826_968,
     "slowfast_r101_nl_8x8": 60_080_088,
     "slowfast_r101_nl_16x8": 60_080_088,
+    "slow_r50_4x16": 32_454_096,
+    "slow_r50_8x8": 32_454_096,
+    "slow_nl_r50_4x16": 39_812_560,
+    "slow_nl_r50_8x8": 39_812_560,
+    "c2d_r50_8x8": 24_327_632,
+    "c2d_nl_r50_8x8": 31_686_096,
+    "c2d_r101_8x8": 43_319_760,
+    "c2d_nl_r101_8x8": 50_678_224,
+    "i3d_r50_8x8": 28_043_472,
+    "i3d_nl_r50_8x8": 35_401_936,
+    "i3d_r101_8x8": 51_754_192,
+    "i3d_nl_r101_8x8": 59_112_656,
 }

@@ -65,17 +65,17 @@ def test_choosing_a_variant_starts_from_its_own_defaults():
 def test_sequences_are_written_with_commas():
     chosen = apply_overrides(
         Experiment(),
-        ["model.stage_blocks=3,4,23,3", "model.nonlocal_blocks=6,13,20", "data.short_side=256,340"],
+        ["model.stage_blocks=3,4,23,3", "model.nonlocal_res4=6,13,20", "data.short_side=256,340"],
     )
     assert chosen.model.stage_blocks == (3, 4, 23, 3)
-    assert chosen.model.nonlocal_blocks == (6, 13, 20)
+    assert chosen.model.nonlocal_res4 == (6, 13, 20)
     assert chosen.data.short_side == (256, 340)
-    assert apply_overrides(chosen, ["model.nonlocal_blocks="]).model.nonlocal_blocks == ()
+    assert apply_overrides(chosen, ["model.nonlocal_res4="]).model.nonlocal_res4 == ()
 
 
 def test_none_clears_an_optional_field():
-    chosen = apply_overrides(Experiment(), ["model.temporal_blocks=3,4,6,3"])
-    assert apply_overrides(chosen, ["model.temporal_blocks=none"]).model.temporal_blocks is None
+    chosen = apply_overrides(Experiment(), ["model.temporal_blocks_fast=3,4,6,3"])
+    assert apply_overrides(chosen, ["model.temporal_blocks_fast=none"]).model.temporal_blocks_fast is None
 
 
 def test_none_is_a_choice_of_balance():
@@ -132,13 +132,17 @@ def test_an_experiment_of_before_loads():
         ("data.crop=300", "data: crop 300 is larger than the smallest short_side 256"),
         ("data.short_side=320,256", "data: short_side must be low,high"),
         ("train.warmup_epochs=400", "train: warmup_epochs 400 leaves none of the 196 epochs"),
-        ("model.nonlocal_blocks=9", "model: nonlocal_blocks 9 is not one of the 6 res4 blocks"),
+        ("model.nonlocal_res4=9", "model: nonlocal_res4 9 is not one of the 6 res4 blocks"),
+        ("model.nonlocal_res3=1,4", "model: nonlocal_res3 4 is not one of the 4 res3 blocks"),
         ("name=a/b", "name=a/b: "),
         ("model.fusion_kernel=4", "model.fusion_kernel=4: 4 is even"),
         ("model.fusion_kernel=-1", "model.fusion_kernel=-1: input should be greater than 0"),
         ("model.temporal_kernels_slow=1,1,2,3", "model.temporal_kernels_slow=1,1,2,3: 2 is even"),
         ("model.temporal_kernels_fast=3,3,3,-3", "model.temporal_kernels_fast=3,3,3,-3: input should be"),
-        ("model.temporal_blocks=3,4,6,-1", "model.temporal_blocks=3,4,6,-1: input should be greater"),
+        (
+            "model.temporal_blocks_fast=3,4,6,-1",
+            "model.temporal_blocks_fast=3,4,6,-1: input should be greater",
+        ),
         ("model.stage_blocks=3,4,0,3", "model.stage_blocks=3,4,0,3: input should be greater than 0"),
         ("seed=-1", "seed=-1: "),
         (f"seed={2**63}", f"seed={2**63}: input should be less than"),

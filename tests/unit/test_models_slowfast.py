@@ -1,76 +1,78 @@
-"""SlowFast against its published numbers and against a second implementation."""
+"""SlowFast against its published numbers and against other implementations."""
 
 import re
 
 import pytest
 import torch
+from pytorchvideo_names import as_pytorchvideo, randomise
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from kineray.config import SlowFastConfig
 from kineray.errors import ConfigError
-from kineray.models import MODEL_PRESETS, build_model, create_model, list_models, slow_indices
-
-NAMES = [
-    "slowfast_r101_8x8",
-    "slowfast_r101_nl_16x8",
-    "slowfast_r101_nl_8x8",
-    "slowfast_r50_4x16",
-    "slowfast_r50_8x8",
-]
+from kineray.models import MODEL_PRESETS, build_model, create_model, slow_indices
+from kineray.models.blocks import BasicBlock, R2Plus1dBlock
 
 
-def test_names():
-    assert list_models() == NAMES
+def size(module):
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "parameters"),
+    ("name", "of_400", "of_600"),
     [
-        ("slowfast_r50_4x16", 400, 34_480_216),
-        ("slowfast_r50_4x16", 600, 34_941_216),
-        ("slowfast_r50_8x8", 400, 34_566_488),
-        ("slowfast_r50_8x8", 600, 35_027_488),
-        ("slowfast_r101_8x8", 400, 53_774_808),
-        ("slowfast_r101_8x8", 600, 54_235_808),
-        ("slowfast_r101_nl_8x8", 400, 60_080_088),
-        ("slowfast_r101_nl_8x8", 600, 60_541_088),
-        ("slowfast_r101_nl_16x8", 400, 60_080_088),
-        ("slowfast_r101_nl_16x8", 600, 60_541_088),
-        ("slowfast_r101_nl_16x8", 80, 59_342_488),
-        ("slowfast_r101_nl_8x8", 80, 59_342_488),
+        ("slowfast_r50_4x16", 34_480_216, 34_941_216),
+        ("slowfast_r50_8x8", 34_566_488, 35_027_488),
+        ("slowfast_r50_nl_4x16", 41_838_680, 42_299_680),
+        ("slowfast_r50_nl_8x8", 41_838_680, 42_299_680),
+        ("slowfast_r101_8x8", 53_774_808, 54_235_808),
+        ("slowfast_r101_16x8", 53_774_808, 54_235_808),
+        ("slowfast_r101_50_101_8x8", 53_914_072, 54_375_072),
+        ("slowfast_r101_101_101_8x8", 62_826_968, 63_287_968),
+        ("slowfast_r101_nl_8x8", 60_080_088, 60_541_088),
+        ("slowfast_r101_nl_16x8", 60_080_088, 60_541_088),
     ],
 )
-def test_published_parameter_counts(name, classes, parameters):
+def test_published_parameter_counts(name, of_400, of_600):
+    """With 80, 400 and 600 classes: AVA, Kinetics-400 and Kinetics-600."""
     with torch.device("meta"):
-        model = create_model(name, heads={"action": classes})
-    assert sum(p.numel() for p in model.parameters()) == parameters
+        model = create_model(name, heads={"k400": 400, "k600": 600, "ava": 80})
+    heads = {head: size(linear) for head, linear in model.head.linear.items()}
+    body = size(model) - sum(heads.values())
+    assert (body + heads["k400"], body + heads["k600"]) == (of_400, of_600)
+    if "r101_nl" in name:
+        assert body + heads["ava"] == 59_342_488
 
 
 def test_parameters_by_part():
     with torch.device("meta"):
         model = create_model("slowfast_r50_4x16", heads={"action": 400})
-        every_temporal_kernel = create_model("slowfast_r101_8x8", heads={"action": 400}, temporal_blocks=None)
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert round(count["fast"] / 1e6, 3) == 0.514
     assert round(count["laterals"] / 1e6, 3) == 0.217
     assert count["head"] == 2305 * 400 - 400 + 400
     assert len(model.state_dict()) == 662
-    assert sum(p.numel() for p in every_temporal_kernel.parameters()) == 62_826_968
 
 
 @pytest.mark.parametrize(
     ("name", "size", "gmacs"),
     [
+        ("slowfast_shallow_4x16", 256, 10.646),
+        ("slowfast_thin_4x16", 256, 5.7005),
         ("slowfast_r50_4x16", 256, 36.10),
         ("slowfast_r50_8x8", 256, 65.71),
         ("slowfast_r101_8x8", 256, 106.51),
+        ("slowfast_r101_101_101_8x8", 256, 125.90),
+        ("slowfast_r101_16x8", 256, 213.02),
         ("slowfast_r101_nl_8x8", 256, 114.56),
         ("slowfast_r101_nl_16x8", 256, 229.13),
     ],
 )
 def test_published_multiply_adds(name, size, gmacs):
-    """Convolutions only: what the paper and the model zoo quote. Shapes decide it, so no data is needed."""
+    """Convolutions only: what the paper and the model zoo quote. Shapes decide it, so no data is needed.
+
+    Nobody published the shallow and the thin network; they are meant to cost far less than the others.
+    """
     with torch.device("meta"):
         model = create_model(name, heads={"action": 400}).eval()
         clips = torch.empty(1, 3, MODEL_PRESETS[name].frames, size, size)
@@ -188,16 +190,6 @@ class Reference:
         return logits.softmax(4).mean((1, 2, 3))
 
 
-def randomise(model):
-    """No parameter or buffer at a value that would hide it."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and value.ndim == 1:
-            value.copy_(torch.rand(value.shape, generator=generator) * 0.5 + 0.5)
-        if name.startswith("head.linear") and value.ndim == 2:
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.05)
-
-
 @pytest.mark.parametrize("positions", [1, 2])
 @pytest.mark.parametrize(
     "config",
@@ -209,8 +201,10 @@ def randomise(model):
                 "width": 8,
                 "alpha": 4,
                 "stage_blocks": (3, 4, 23, 3),
-                "temporal_blocks": (3, 4, 6, 3),
-                "nonlocal_blocks": (6, 13, 20),
+                "temporal_blocks_slow": (3, 4, 6, 3),
+                "temporal_blocks_fast": (3, 4, 23, 3),
+                "nonlocal_res3": (1, 3),
+                "nonlocal_res4": (6, 13, 20),
             },
             id="r101_nl",
         ),
@@ -218,16 +212,68 @@ def randomise(model):
 )
 def test_same_function_as_a_second_implementation(config, positions):
     torch.manual_seed(0)
-    model = build_model(SlowFastConfig(head_pool=2, **config), {"action": 9}).double().eval()
-    randomise(model)
+    model = build_model(SlowFastConfig(head_pool=2, **config), {"action": 9}).double()
     size = 32 * (2 + positions - 1)
     clips = torch.randn(2, 3, 16, size, size, dtype=torch.float64)
+    randomise(model, clips)
     with torch.no_grad():
         ours = model(clips)["action"]
         theirs = Reference(pyslowfast_keys(model.state_dict()), model.alpha).probabilities(clips, pool=2)
     assert ours.shape == (2, 9)
     assert theirs.std() > 1e-3  # not a constant
     torch.testing.assert_close(ours.softmax(1), theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("depth", "config", "ratio", "kernel", "alpha"),
+    [
+        pytest.param(18, {"stage_blocks": (1, 1, 1, 1), "width": 8, "beta_inv": 4}, 4, 5, 2, id="one block"),
+        pytest.param(50, {"width": 8}, 8, 7, 4, id="r50"),
+    ],
+)
+def test_same_logits_as_pytorchvideo(depth, config, ratio, kernel, alpha):
+    from pytorchvideo.models.slowfast import create_slowfast
+
+    config = SlowFastConfig(**config, alpha=alpha, fusion_kernel=kernel, head_pool=2)
+    ours = build_model(config, {"action": 9}).double()
+    clips = torch.randn(2, 3, 16, 64, 64, dtype=torch.float64)
+    randomise(ours, clips)
+    theirs = create_slowfast(
+        slowfast_channel_reduction_ratio=ratio,
+        slowfast_fusion_conv_kernel_size=(kernel, 1, 1),
+        slowfast_fusion_conv_stride=(alpha, 1, 1),
+        model_depth=depth,
+        model_num_class=9,
+        stem_dim_outs=(config.width, config.width // ratio),
+        head_pool_kernel_sizes=((16 // alpha, 2, 2), (16, 2, 2)),
+    )
+    theirs = theirs.double().eval()
+    theirs.load_state_dict(as_pytorchvideo(ours.state_dict()))
+    slow = clips[:, :, torch.linspace(0, 15, 16 // alpha).long()]
+    with torch.no_grad():
+        logits = ours(clips)["action"]
+        expected = theirs([slow, clips])  # the list is changed, the tensors are not
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_name"),
+    [
+        ("slowfast_r50_8x8", "slowfast_r50"),
+        ("slowfast_r101_101_101_8x8", "slowfast_r101"),
+        ("slowfast_r101_16x8", "slowfast_16x8_r101_50_50"),
+    ],
+)
+def test_every_tensor_of_the_pytorchvideo_hub(name, hub_name):
+    from pytorchvideo.models import hub
+
+    with torch.device("meta"):
+        ours = as_pytorchvideo(create_model(name, {"action": 400}).state_dict())
+        theirs = getattr(hub, hub_name)().state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {
+        key: value.shape for key, value in theirs.items()
+    }
 
 
 def test_shapes_of_the_model_zoo():
@@ -252,8 +298,81 @@ def test_shapes_of_the_model_zoo():
 
 
 TINY = SlowFastConfig(
-    stage_blocks=(1, 1, 1, 1), width=8, alpha=2, beta_inv=4, head_pool=1, dropout=0.5, nonlocal_blocks=(0,)
+    stage_blocks=(1, 1, 1, 1), width=8, alpha=2, beta_inv=4, head_pool=1, dropout=0.5, nonlocal_res4=(0,)
 )
+
+
+def test_backbones_of_two_convolutions():
+    """R18: (time, height, width) of both convolutions, one block of each stage; R(2+1)D: factorised."""
+    with torch.device("meta"):
+        basic = create_model("slowfast_r18_4x16", {"action": 400})
+        factorised = create_model("slowfast_r2plus1d_34_4x16", {"action": 400})
+    assert [len(stage) for stage in basic.slow.stages()] == [2, 2, 2, 2]
+    assert [len(stage) for stage in factorised.fast.stages()] == [3, 4, 6, 3]
+    for pathway, kernels in ((basic.slow, [1, 1, 3, 3]), (basic.fast, [3, 3, 3, 3])):
+        blocks = [block for stage in pathway.stages() for block in stage]
+        assert [block.conv_a.kernel_size for block in blocks[::2]] == [(kernel, 3, 3) for kernel in kernels]
+        assert {block.conv_b.kernel_size for block in blocks} == {(1, 3, 3)}
+    assert basic.head.linear.action.in_features == 512 + 64
+    assert factorised.slow.res2.block0.conv_a.kernel_size == (1, 3, 3)
+    for conv in (factorised.slow.res4.block1.conv_a, factorised.slow.res4.block1.conv_b):
+        # floor(3 9 256 256 / (9 256 + 3 256)) channels between: equation of section 3.5 of the R(2+1)D paper
+        assert tuple(conv.spatial.weight.shape) == (576, 256, 1, 3, 3)
+        assert tuple(conv.temporal.weight.shape) == (256, 576, 3, 1, 1)
+
+
+def basic_block(x, weights, stride, conv):
+    """torchvision's order of a basic block, functional."""
+
+    def norm(x, name):
+        mean, var = weights[f"{name}.running_mean"], weights[f"{name}.running_var"]
+        return F.batch_norm(x, mean, var, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    branch = F.relu(norm(conv(x, "conv_a", (1, stride, stride), norm), "norm_a"))
+    branch = norm(conv(branch, "conv_b", (1, 1, 1), norm), "norm_b")
+    if "shortcut.0.weight" in weights:
+        x = norm(F.conv3d(x, weights["shortcut.0.weight"], stride=(1, stride, stride)), "shortcut.1")
+    return F.relu(x + branch)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("cls", [BasicBlock, R2Plus1dBlock])
+def test_blocks_of_two_convolutions(cls, stride):
+    block = cls(6 if stride == 1 else 4, 6, 3, stride).double()
+    x = torch.randn(2, 6 if stride == 1 else 4, 4, 6, 6, dtype=torch.float64)
+    randomise(block, x)
+    weights = dict(block.state_dict())
+
+    def conv3d(x, weight, stride):
+        return F.conv3d(x, weight, stride=stride, padding=tuple(size // 2 for size in weight.shape[2:]))
+
+    def full(x, name, stride, norm):
+        return conv3d(x, weights[f"{name}.weight"], stride)
+
+    def factorised(x, name, stride, norm):
+        x = F.relu(norm(conv3d(x, weights[f"{name}.spatial.weight"], stride), f"{name}.norm"))
+        return conv3d(x, weights[f"{name}.temporal.weight"], (1, 1, 1))
+
+    expected = basic_block(x, weights, stride, full if cls is BasicBlock else factorised)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected)
+
+
+def test_too_small_a_picture_for_non_local_blocks():
+    """Their maps are 1/8 of the picture in res3 and 1/16 in res4, rounded up, and must be 2 x 2."""
+    for field, smallest in (("nonlocal_res3", 9), ("nonlocal_res4", 17)):
+        config = SlowFastConfig(stage_blocks=(1, 1, 1, 1), width=8, alpha=2, **{field: (0,)})
+        model = build_model(config, {"action": 2}).eval()
+        assert model(torch.zeros(1, 3, 2, smallest, smallest))["action"].shape == (1, 2)
+        config.check_clip(2, smallest, smallest)
+        with pytest.raises(
+            ConfigError, match=rf"^data\.crop: clips of {smallest - 1} x 40 pixels are too small"
+        ):
+            model(torch.zeros(1, 3, 2, smallest - 1, 40))
+        with pytest.raises(ValueError, match=rf"^data\.crop {smallest - 1} is too small .* take {smallest}"):
+            config.check_clip(2, smallest - 1, 40)
+        with pytest.raises(ValueError, match=rf"^data\.eval_crop {smallest - 1} is too small"):
+            config.check_clip(2, 40, smallest - 1)
 
 
 def test_named_heads_share_features_and_return_logits_in_both_modes():

@@ -103,7 +103,7 @@ def test_what_is_frozen_is_not_in_the_optimizer(model):
 
 @pytest.fixture(scope="module")
 def model():
-    config = SlowFastConfig(stage_blocks=(1, 1, 1, 1), width=8, beta_inv=4, nonlocal_blocks=(0,))
+    config = SlowFastConfig(stage_blocks=(1, 1, 1, 1), width=8, beta_inv=4, nonlocal_res4=(0,))
     return build_model(config, {"action": 3})
 
 

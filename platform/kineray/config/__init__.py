@@ -1,7 +1,7 @@
 """Typed experiment configs, dotted overrides, fingerprints."""
 
 from kineray.config.fields import Section
-from kineray.config.models import ModelConfig, SlowFastConfig
+from kineray.config.models import ModelConfig, ResNet3dConfig, SlowFastConfig
 from kineray.config.overrides import (
     apply_overrides,
     differing_keys,
@@ -40,6 +40,7 @@ __all__ = [
     "LogUniform",
     "ModelConfig",
     "OptimConfig",
+    "ResNet3dConfig",
     "RpropConfig",
     "SearchSpace",
     "Section",

@@ -6,18 +6,20 @@ from typing import Any
 
 from torch import nn
 
-from kineray.config import Experiment, ModelConfig, SlowFastConfig, apply_overrides
+from kineray.config import Experiment, ModelConfig, ResNet3dConfig, SlowFastConfig, apply_overrides
 from kineray.errors import ConfigError
-from kineray.models import slowfast
+from kineray.models import resnet3d, slowfast
 from kineray.models.preset import ModelPreset
 
 # How each configuration is built: (config, heads, in_channels) -> network.
 _BUILDERS: Mapping[type, Callable[..., nn.Module]] = {
     SlowFastConfig: slowfast.SlowFast,
+    ResNet3dConfig: resnet3d.ResNet3d,
 }
 
 MODEL_PRESETS: Mapping[str, ModelPreset] = {
     **slowfast.PRESETS,
+    **resnet3d.PRESETS,
 }
 
 

@@ -11,10 +11,13 @@ conv1, res2, res3 and res4.
     res3    [1x1x1 128, 1x3x3 128, 512] x 4   [3x1x1 16, 1x3x3 16, 64] x 4    2
     res4    [3x1x1 256, 1x3x3 256, 1024] x 6  [3x1x1 32, 1x3x3 32, 128] x 6   2
     res5    [3x1x1 512, 1x3x3 512, 2048] x 3  [3x1x1 64, 1x3x3 64, 256] x 3   2
+
+R18 and R34 have blocks of two convolutions in place of the bottlenecks, with temporal kernels in the same
+stages (``BasicBlock``): Slow res4 is [3x3x3 256, 1x3x3 256], its Fast counterpart [3x3x3 32, 1x3x3 32].
+The backbone may also be made of R(2+1)D blocks (``R2Plus1dBlock``).
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import torch
@@ -22,11 +25,17 @@ from torch import Tensor, nn
 
 from kineray.config import SlowFastConfig
 from kineray.errors import ConfigError
-from kineray.models.blocks import Bottleneck, GroupBatchNorm, Lateral, NonLocal
+from kineray.models.blocks import BasicBlock, Bottleneck, Lateral, Pathway, R2Plus1dBlock
+from kineray.models.blocks.pathway import check_pictures, initialise
+from kineray.models.blocks.residual import ResidualBlock
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
 
-EXPANSION = 4  # channels at the end of a bottleneck relative to its inside
+_BLOCKS: Mapping[str, type[ResidualBlock]] = {
+    "bottleneck": Bottleneck,
+    "basic": BasicBlock,
+    "r2plus1d": R2Plus1dBlock,
+}
 
 
 class SlowFast(nn.Module):
@@ -38,39 +47,41 @@ class SlowFast(nn.Module):
     def __init__(self, config: SlowFastConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
         self.alpha = config.alpha
+        self.smallest_side = config.smallest_side
         fast_width = config.width // config.beta_inv
-        ratio = config.fusion_ratio
+        block = _BLOCKS[config.block]
         self.slow = Pathway(
-            width=config.width,
-            fused_width=fast_width * ratio,
             in_channels=in_channels,
+            width=config.width,
+            fused_width=fast_width * config.fusion_ratio,
             stem_kernel=1,
-            temporal_kernels=config.temporal_kernels_slow,
-            config=config,
-            nonlocal_blocks=config.nonlocal_blocks,
+            temporal_kernels=_by_block(config, config.temporal_kernels_slow, config.temporal_blocks_slow),
+            block=block,
+            nonlocal_blocks={3: config.nonlocal_res3, 4: config.nonlocal_res4},
         )
         self.fast = Pathway(
-            width=fast_width,
-            fused_width=0,
             in_channels=in_channels,
+            width=fast_width,
             stem_kernel=5,
-            temporal_kernels=config.temporal_kernels_fast,
-            config=config,
+            temporal_kernels=_by_block(config, config.temporal_kernels_fast, config.temporal_blocks_fast),
+            block=block,
         )
-        fast_channels = [fast_width, *(_stage_channels(fast_width, stage) for stage in range(3))]
         self.laterals = nn.ModuleList(
-            Lateral(channels, ratio, config.fusion_kernel, config.alpha) for channels in fast_channels
+            Lateral(channels, config.fusion_ratio, config.fusion_kernel, config.alpha)
+            for channels in self.fast.channels[:4]
         )
-        features = _stage_channels(config.width, 3) + _stage_channels(fast_width, 3)
+        features = self.slow.channels[4] + self.fast.channels[4]
         self.head = Head(features, heads, config.head_pool, config.dropout)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, alpha T, H, W] -> {head: logits [B, classes]}.
 
         All the Fast frames are given, the Slow ones are picked here; training and evaluation return
-        logits alike. Raises ConfigError where the number of frames is not a multiple of alpha.
+        logits alike. Raises ConfigError where the number of frames is not a multiple of alpha, and for
+        pictures that are too small for the non-local blocks.
         """
+        check_pictures(clips_bcthw, self.smallest_side)
         indices = torch.tensor(slow_indices(clips_bcthw.shape[2], self.alpha), device=clips_bcthw.device)
         slow = self.slow.stem(clips_bcthw.index_select(2, indices))
         fast = self.fast.stem(clips_bcthw)
@@ -80,47 +91,6 @@ class SlowFast(nn.Module):
             fast = fast_stage(fast)
         logits: dict[str, Tensor] = self.head([slow, fast])
         return logits
-
-
-class Pathway(nn.Module):
-    """One pathway: a stem and res2 to res5. ``fused_width``: channels that the first lateral adds."""
-
-    def __init__(
-        self,
-        *,
-        width: int,
-        fused_width: int,
-        in_channels: int,
-        stem_kernel: int,
-        temporal_kernels: tuple[int, int, int, int],
-        config: SlowFastConfig,
-        nonlocal_blocks: tuple[int, ...] = (),
-    ) -> None:
-        super().__init__()
-        self.stem = _stem(in_channels, width, stem_kernel)
-        temporal_blocks = config.temporal_blocks or config.stage_blocks
-
-        def stage(index: int) -> nn.Sequential:
-            before, fused = width, fused_width
-            if index > 0:
-                before = _stage_channels(width, index - 1)
-                fused = _stage_channels(fused_width, index - 1)
-            return _stage(
-                in_channels=before + fused,
-                inner=width * 2**index,
-                out_channels=_stage_channels(width, index),
-                blocks=config.stage_blocks[index],
-                temporal_kernel=temporal_kernels[index],
-                temporal_blocks=temporal_blocks[index],
-                stride=1 if index == 0 else 2,
-                nonlocal_blocks=nonlocal_blocks if index == 2 else (),
-            )
-
-        self.res2, self.res3, self.res4, self.res5 = (stage(index) for index in range(4))
-
-    def stages(self) -> tuple[nn.Module, ...]:
-        """res2 to res5, in order."""
-        return self.res2, self.res3, self.res4, self.res5
 
 
 @cache
@@ -138,84 +108,55 @@ def slow_indices(frames: int, alpha: int) -> tuple[int, ...]:
     return tuple(torch.linspace(0, frames - 1, frames // alpha, device="cpu").long().tolist())
 
 
-def _stem(in_channels: int, width: int, temporal_kernel: int) -> nn.Sequential:
-    """``in_channels`` -> ``width`` channels, a quarter of the height and width."""
-    conv = nn.Conv3d(
-        in_channels,
-        width,
-        (temporal_kernel, 7, 7),
-        stride=(1, 2, 2),
-        padding=(temporal_kernel // 2, 3, 3),
-        bias=False,
-    )
-    return nn.Sequential(
-        OrderedDict(
-            conv=conv,
-            norm=GroupBatchNorm(width),
-            relu=nn.ReLU(inplace=True),
-            pool=nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
-        )
-    )
+def _by_block(
+    config: SlowFastConfig, kernels: Sequence[int], temporal_blocks: Sequence[int] | None
+) -> list[list[int]]:
+    """The temporal kernel of every block of res2 to res5."""
+    stages = zip(config.stage_blocks, kernels, temporal_blocks or config.stage_blocks, strict=True)
+    return [
+        [kernel if block < temporal else 1 for block in range(blocks)] for blocks, kernel, temporal in stages
+    ]
 
 
-def _stage(
-    *,
-    in_channels: int,
-    inner: int,
-    out_channels: int,
-    blocks: int,
-    temporal_kernel: int,
-    temporal_blocks: int,
-    stride: int,
-    nonlocal_blocks: tuple[int, ...],
-) -> nn.Sequential:
-    """``blocks`` bottlenecks, of which the first ``temporal_blocks`` have ``temporal_kernel``."""
-    stage: OrderedDict[str, nn.Module] = OrderedDict()
-    for block in range(blocks):
-        stage[f"block{block}"] = Bottleneck(
-            in_channels if block == 0 else out_channels,
-            inner,
-            out_channels,
-            temporal_kernel if block < temporal_blocks else 1,
-            stride if block == 0 else 1,
-        )
-        if block in nonlocal_blocks:
-            stage[f"nonlocal{block}"] = NonLocal(out_channels)
-    return nn.Sequential(stage)
-
-
-def _stage_channels(width: int, stage: int) -> int:
-    """Channels after res2 (stage 0) to res5 (stage 3) of a pathway of ``width``."""
-    return int(width * EXPANSION * 2**stage)
-
-
-def _initialise(model: nn.Module) -> None:
-    """He et al. (arXiv 1502.01852) by fan-out for convolutions, normal(0, 0.01) for the classifiers."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
-
-
+_R18 = SlowFastConfig(block="basic", stage_blocks=(2, 2, 2, 2))
+_R34 = SlowFastConfig(block="basic")
+_R2PLUS1D_34 = SlowFastConfig(block="r2plus1d")
 _R50_4X16 = SlowFastConfig()
 _R50_8X8 = SlowFastConfig(alpha=4, fusion_kernel=7)
-# The paper's R101: as in R50, only the first six res4 blocks have temporal kernels ("50_50" in PySlowFast).
-_R101 = SlowFastConfig(stage_blocks=(3, 4, 23, 3), alpha=4, temporal_blocks=(3, 4, 6, 3))
-_R101_NL = _R101.model_copy(update={"nonlocal_blocks": (6, 13, 20)})
+_R50_NL_4X16 = SlowFastConfig(nonlocal_res3=(1, 3), nonlocal_res4=(1, 3, 5))
+_R50_NL_8X8 = SlowFastConfig(alpha=4, nonlocal_res3=(1, 3), nonlocal_res4=(1, 3, 5))
+# Temporal kernels in how many of the 23 res4 blocks of the Slow and the Fast pathway, as PySlowFast names
+# them: in 6, as many as in an R50 ("50"), or in all ("101"). The paper's R101 is 50_50.
+_R101_101_101 = SlowFastConfig(stage_blocks=(3, 4, 23, 3), alpha=4)
+_R101_50_101 = _R101_101_101.model_copy(update={"temporal_blocks_slow": (3, 4, 6, 3)})
+_R101 = _R101_50_101.model_copy(update={"temporal_blocks_fast": (3, 4, 6, 3)})
+_R101_NL = _R101.model_copy(update={"nonlocal_res4": (6, 13, 20)})
+# For embedded use: half the blocks of the R18, and half its channels.
+_SHALLOW = SlowFastConfig(block="basic", stage_blocks=(1, 1, 1, 1))
+_THIN = SlowFastConfig(block="basic", stage_blocks=(2, 2, 2, 2), width=32)
 
 
-def _preset(config: SlowFastConfig, frames: int = 32) -> ModelPreset:
-    return ModelPreset(config, frames=frames, stride=2, side=256, source="arXiv 1812.03982", study="SlowFast")
+def _preset(config: SlowFastConfig, frames: int = 32, source: str = "arXiv 1812.03982") -> ModelPreset:
+    return ModelPreset(config, frames=frames, stride=2, side=256, source=source, study="SlowFast")
 
+
+_OTHER_BACKBONE = "arXiv 1812.03982 with another backbone"
 
 PRESETS = {
     "slowfast_r50_4x16": _preset(_R50_4X16),
     "slowfast_r50_8x8": _preset(_R50_8X8),
+    "slowfast_r50_16x8": _preset(_R50_8X8, frames=64),
+    "slowfast_r50_nl_4x16": _preset(_R50_NL_4X16),
+    "slowfast_r50_nl_8x8": _preset(_R50_NL_8X8),
     "slowfast_r101_8x8": _preset(_R101),
+    "slowfast_r101_16x8": _preset(_R101, frames=64),
+    "slowfast_r101_50_101_8x8": _preset(_R101_50_101),
+    "slowfast_r101_101_101_8x8": _preset(_R101_101_101),
     "slowfast_r101_nl_8x8": _preset(_R101_NL),
     "slowfast_r101_nl_16x8": _preset(_R101_NL, frames=64),
+    "slowfast_r18_4x16": _preset(_R18, source=_OTHER_BACKBONE),
+    "slowfast_r34_4x16": _preset(_R34, source=_OTHER_BACKBONE),
+    "slowfast_r2plus1d_34_4x16": _preset(_R2PLUS1D_34, source=_OTHER_BACKBONE),
+    "slowfast_shallow_4x16": _preset(_SHALLOW, source=_OTHER_BACKBONE),
+    "slowfast_thin_4x16": _preset(_THIN, source=_OTHER_BACKBONE),
 }

@@ -7,17 +7,21 @@ from kineray.models.blocks.batch_norm import (
     discard_batch_norm,
     set_batch_norm_group,
 )
-from kineray.models.blocks.bottleneck import Bottleneck
 from kineray.models.blocks.dropout import ClipDropout, set_clip_seeds
 from kineray.models.blocks.lateral import Lateral
 from kineray.models.blocks.non_local import NonLocal
+from kineray.models.blocks.pathway import Pathway
+from kineray.models.blocks.residual import BasicBlock, Bottleneck, R2Plus1dBlock
 
 __all__ = [
+    "BasicBlock",
     "Bottleneck",
     "ClipDropout",
     "GroupBatchNorm",
     "Lateral",
     "NonLocal",
+    "Pathway",
+    "R2Plus1dBlock",
     "adopt",
     "commit_batch_norm",
     "discard_batch_norm",

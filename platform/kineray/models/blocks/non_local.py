@@ -1,22 +1,28 @@
 """The non-local block."""
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.models.blocks.batch_norm import GroupBatchNorm
 
+Form = Literal["dot_product", "softmax"]
+
 
 class NonLocal(nn.Module):
-    """x + norm(out(y)), where y at every position is the mean over all positions of (theta . phi) g.
+    """x + norm(out(y)), where y at every position is a weighted mean of g over all positions.
 
-    The dot-product form of Wang et al. (arXiv 1711.07971, equations 1 and 4) with half the channels
-    inside and keys and values max-pooled by 2 in space, as SlowFast uses it. The norm starts at zero:
-    a new block is the identity.
+    Wang et al., arXiv 1711.07971, equation 1, with half the channels inside, and keys and values
+    max-pooled by 2 in space. The weights are theta . phi / positions (``dot_product``, equation 4, as
+    SlowFast uses it) or softmax(theta . phi / sqrt(channels inside)) (``softmax``, equation 3, scaled as in
+    PySlowFast). The norm starts at zero: a new block is the identity.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, form: Form = "dot_product") -> None:
         super().__init__()
         inner = channels // 2
+        self.form = form
         self.theta = nn.Conv3d(channels, inner, 1)
         self.phi = nn.Conv3d(channels, inner, 1)
         self.g = nn.Conv3d(channels, inner, 1)
@@ -27,13 +33,22 @@ class NonLocal(nn.Module):
     def forward(self, features_bcthw: Tensor) -> Tensor:
         """[B, C, T, H, W] -> the same shape. H and W must be at least 2."""
         pooled = F.max_pool3d(features_bcthw, (1, 2, 2))
-        theta_bcn = self.theta(features_bcthw).flatten(2)
+        theta_bcthw = self.theta(features_bcthw)
         phi_bcp = self.phi(pooled).flatten(2)
         g_bcp = self.g(pooled).flatten(2)
-        # (theta^T phi) g^T without a softmax is linear, so phi g^T goes first: a [c, c] matrix in place
-        # of one of positions x positions.
-        context_bcc = (phi_bcp / phi_bcp.shape[2]) @ g_bcp.transpose(1, 2)
-        y_bcn = context_bcc.transpose(1, 2) @ theta_bcn
-        y_bcthw = y_bcn.unflatten(2, features_bcthw.shape[2:])
+        mean = _softmax_mean if self.form == "softmax" else _dot_product_mean
+        y_bcthw = mean(theta_bcthw.flatten(2), phi_bcp, g_bcp).reshape_as(theta_bcthw)
         residual: Tensor = self.norm(self.out(y_bcthw))
         return features_bcthw + residual
+
+
+def _dot_product_mean(theta_bcn: Tensor, phi_bcp: Tensor, g_bcp: Tensor) -> Tensor:
+    """(theta^T phi) g^T without a softmax is linear, so phi g^T goes first: [c, c] in place of [n, p]."""
+    context_bcc = (phi_bcp / phi_bcp.shape[2]) @ g_bcp.transpose(1, 2)
+    return context_bcc.transpose(1, 2) @ theta_bcn
+
+
+def _softmax_mean(theta_bcn: Tensor, phi_bcp: Tensor, g_bcp: Tensor) -> Tensor:
+    scale: float = theta_bcn.shape[1] ** -0.5
+    weights_bnp = ((theta_bcn * scale).transpose(1, 2) @ phi_bcp).softmax(dim=2)
+    return g_bcp @ weights_bnp.transpose(1, 2)

@@ -1,0 +1,50 @@
+"""Residual networks with one pathway: Slow-only, C2D and I3D."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from kineray.config.fields import Ints, PositiveInt, PositiveInts4, Probability
+from kineray.config.models.base import ModelSection
+from kineray.config.models.residual import check_nonlocal, check_side, smallest_side
+
+
+class ResNet3dConfig(ModelSection):
+    """3D ResNets of bottlenecks with one pathway; the defaults are Slow-only R50.
+
+    ``variant``: where the temporal convolutions are. ``slow`` is the Slow pathway of SlowFast (in res4
+    and res5); ``c2d`` has none and ``i3d`` is the inflated network, with one in every second block (Wang
+    et al., arXiv 1711.07971): both halve the frames after res2. ``nonlocal_res3`` and ``nonlocal_res4``:
+    after which of their blocks (counted from 0) there is a non-local block, of the form
+    ``nonlocal_form``. ``head_pool``: side of the head's pooling window on the last feature map (training
+    crop / 32); a larger map is classified at every position and the probabilities averaged.
+    """
+
+    type: Literal["resnet3d"] = "resnet3d"
+    variant: Literal["slow", "c2d", "i3d"] = "slow"
+    stage_blocks: PositiveInts4 = (3, 4, 6, 3)
+    width: PositiveInt = 64
+    nonlocal_res3: Ints = ()
+    nonlocal_res4: Ints = ()
+    nonlocal_form: Literal["dot_product", "softmax"] = "dot_product"
+    head_pool: PositiveInt = 7
+    dropout: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _blocks_exist(self) -> Self:
+        check_nonlocal(self.stage_blocks, self.nonlocal_res3, self.nonlocal_res4)
+        return self
+
+    @property
+    def smallest_side(self) -> int:
+        """Of the clips, in pixels."""
+        return smallest_side(self.nonlocal_res3, self.nonlocal_res4)
+
+    def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
+        """Raise ValueError for an odd frame that no pair is left for, and for too small pictures."""
+        if self.variant != "slow" and frames % 2:
+            raise ValueError(
+                f"data.frames {frames} is odd; model.variant {self.variant} pools pairs of frames"
+            )
+        check_side("data.crop", crop, self.smallest_side)
+        check_side("data.eval_crop", eval_crop, self.smallest_side)
