@@ -34,9 +34,12 @@ def test_every_way_to_import_is_seen(tmp_path):
 def test_nothing_unpickles():
     # A decoding process takes its orders as pickles, from its own parent; it answers without.
     parents_words = SOURCE / "video" / "worker.py"
+    # It refuses all but arrays: see test_models_weights.
+    arrays_only = SOURCE / "models" / "weights" / "caffe2.py"
     for path in SOURCE.rglob("*.py"):
         names = {name.partition(".")[0] for name in imports(path)}
-        assert path == parents_words or not names & {"pickle", "cloudpickle", "dill", "joblib"}, path
+        pickles = names & {"pickle", "cloudpickle", "dill", "joblib"}
+        assert path in (parents_words, arrays_only) or not pickles, path
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         for call in calls:
             if ast.unparse(call.func) == "torch.load":

@@ -122,9 +122,17 @@ class TrainingProgress:
         self._open_line = False
 
     def __call__(self, event: "Event", prefix: str = "") -> None:
-        from kineray.training import CheckpointEvent, ReplacedEvent, StepEvent, ValidationEvent
+        from kineray.training import (
+            CheckpointEvent,
+            InitialisedEvent,
+            ReplacedEvent,
+            StepEvent,
+            ValidationEvent,
+        )
 
         match event:
+            case InitialisedEvent():
+                self._line(f"{prefix}initialised with {event.message}")
             case StepEvent():
                 now = time.monotonic()
                 if now - self._last >= self._every_s or event.step == event.total_steps:

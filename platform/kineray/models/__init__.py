@@ -12,12 +12,14 @@ from kineray.models.preset import ModelPreset
 from kineray.models.registry import MODEL_PRESETS, build_model, create_model, find_preset, list_models
 from kineray.models.slowfast import SlowFast, slow_indices
 from kineray.models.summary import Cost, Part, Summary, summarise
+from kineray.models.weights import Loaded, load_weights
 
 __all__ = [
     "AUXILIARY",
     "MODEL_PRESETS",
     "Cost",
     "GroupBatchNorm",
+    "Loaded",
     "ModelPreset",
     "Part",
     "SlowFast",
@@ -28,6 +30,7 @@ __all__ = [
     "discard_batch_norm",
     "find_preset",
     "list_models",
+    "load_weights",
     "set_batch_norm_group",
     "set_clip_seeds",
     "slow_indices",

@@ -1,6 +1,7 @@
 """Models by name, and by their configuration."""
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from kineray.config import Experiment, ModelConfig, ResNet3dConfig, SlowFastConf
 from kineray.errors import ConfigError
 from kineray.models import resnet3d, slowfast
 from kineray.models.preset import ModelPreset
+from kineray.models.weights import load_weights
+
+log = logging.getLogger(__name__)
 
 # How each configuration is built: (config, heads, in_channels) -> network.
 _BUILDERS: Mapping[type, Callable[..., nn.Module]] = {
@@ -28,17 +32,23 @@ def list_models() -> list[str]:
     return sorted(MODEL_PRESETS)
 
 
-def create_model(name: str, heads: Mapping[str, int], *, in_channels: int = 3, **overrides: Any) -> nn.Module:
-    """A new, randomly initialised model: ``create_model("slowfast_r50_8x8", heads={"action": 400})``.
+def create_model(
+    name: str, heads: Mapping[str, int], *, in_channels: int = 3, init: str = "", **overrides: Any
+) -> nn.Module:
+    """A new model: ``create_model("slowfast_r50_8x8", heads={"action": 400})``.
 
-    ``overrides`` are fields of its configuration (``dropout=0.2``). The model takes normalised clips,
-    float [B, ``in_channels``, T, H, W], and returns {head: logits [B, classes]}. Raises ConfigError for an
-    unknown name or field.
+    It is initialised randomly, or from the weights ``init`` (``load_weights``). ``overrides`` are fields of
+    its configuration (``dropout=0.2``). The model takes normalised clips, float [B, ``in_channels``, T, H,
+    W], and returns {head: logits [B, classes]}. Raises ConfigError for an unknown name or field, and
+    CheckpointError for weights that cannot be read or are not of this model.
     """
     preset = find_preset(name)
     experiment = Experiment(data=preset.data, model=preset.config)
     config = apply_overrides(experiment, {f"model.{key}": value for key, value in overrides.items()}).model
-    return build_model(config, heads, in_channels)
+    model = build_model(config, heads, in_channels)
+    if init:
+        log.info("%s", load_weights(model, init))
+    return model
 
 
 def find_preset(name: str) -> ModelPreset:
@@ -51,7 +61,7 @@ def find_preset(name: str) -> ModelPreset:
 
 
 def build_model(config: ModelConfig, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
-    """A new, randomly initialised model of a configuration, for clips of ``in_channels``.
+    """A new, randomly initialised model of a configuration, whatever its ``init``, for ``in_channels``.
 
     Raises ConfigError for unusable heads.
     """

@@ -4,7 +4,14 @@ from typing import Any
 
 from kineray.cluster import driver_node
 from kineray.tracking import Run
-from kineray.training import CheckpointEvent, Event, ReplacedEvent, StepEvent, ValidationEvent
+from kineray.training import (
+    CheckpointEvent,
+    Event,
+    InitialisedEvent,
+    ReplacedEvent,
+    StepEvent,
+    ValidationEvent,
+)
 
 
 def open_mailbox() -> Any:
@@ -39,6 +46,8 @@ class _Mailbox:
 def record(run: Run, event: Event | tuple[str, int, str, int]) -> None:
     """Write one event of the training loop to the run's record."""
     match event:
+        case InitialisedEvent():
+            run.set_tags({"initialised": event.message})
         case StepEvent():
             run.log_metrics(
                 {

@@ -24,7 +24,7 @@ from kineray.errors import (
 )
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.tracking import Run, get_run, list_runs, resume_run, start_run, unused_name
-from kineray.training import Event, check_micro_batch
+from kineray.training import Event, absolute_init, check_micro_batch
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +96,14 @@ def train(experiment: Experiment, launch: Launch, on_event: Callable[[Event], No
 
 
 def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
-    """The experiment with an absolute data.manifest, so that its record holds anywhere, and the manifest."""
+    """The experiment with absolute paths, so that its record holds anywhere, and the manifest."""
     if not experiment.data.manifest:
         raise ConfigError(
             "data.manifest: no manifest given; pass data.manifest=PATH (kineray data import makes one)"
         )
     uri = storage.absolute(experiment.data.manifest)
-    return apply_overrides(experiment, {"data.manifest": uri}), load_manifest(uri)
+    paths = {"data.manifest": uri, "model.init": absolute_init(experiment.model.init)}
+    return apply_overrides(experiment, paths), load_manifest(uri)
 
 
 def _open_run(experiment: Experiment, launch: Launch, science: str, manifest: Manifest) -> Run:

@@ -1,7 +1,15 @@
 """The recipe, the step, the loop and the checkpoint: plain PyTorch."""
 
 from kineray.training.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
-from kineray.training.events import CheckpointEvent, Event, ReplacedEvent, StepEvent, ValidationEvent
+from kineray.training.events import (
+    CheckpointEvent,
+    Event,
+    InitialisedEvent,
+    ReplacedEvent,
+    StepEvent,
+    ValidationEvent,
+)
+from kineray.training.initial import absolute_init
 from kineray.training.loop import TrainResult, check_micro_batch, train
 from kineray.training.optim import build_optimizer
 from kineray.training.schedule import learning_rate
@@ -11,10 +19,12 @@ __all__ = [
     "CheckpointEvent",
     "CheckpointStore",
     "Event",
+    "InitialisedEvent",
     "ReplacedEvent",
     "StepEvent",
     "TrainResult",
     "ValidationEvent",
+    "absolute_init",
     "build_optimizer",
     "check_micro_batch",
     "learning_rate",

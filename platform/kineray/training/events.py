@@ -6,6 +6,13 @@ from kineray.data import Failure
 
 
 @dataclass(frozen=True)
+class InitialisedEvent:
+    """A new run starts from the weights model.init; ``message`` says what was loaded and what is new."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class StepEvent:
     """One step is done: ``step`` of ``total_steps``, counted from 1.
 
@@ -57,4 +64,4 @@ class ReplacedEvent:
     failures: tuple[Failure, ...]
 
 
-Event = StepEvent | ValidationEvent | CheckpointEvent | ReplacedEvent
+Event = InitialisedEvent | StepEvent | ValidationEvent | CheckpointEvent | ReplacedEvent

@@ -18,7 +18,15 @@ from kineray.data.preprocessing import balance_of
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import build_model, set_batch_norm_group
 from kineray.training.checkpoint import CheckpointStore, load_training_state
-from kineray.training.events import CheckpointEvent, Event, ReplacedEvent, StepEvent, ValidationEvent
+from kineray.training.events import (
+    CheckpointEvent,
+    Event,
+    InitialisedEvent,
+    ReplacedEvent,
+    StepEvent,
+    ValidationEvent,
+)
+from kineray.training.initial import initialise
 from kineray.training.optim import build_optimizer
 from kineray.training.schedule import learning_rate
 from kineray.training.step import Stepper, shorten
@@ -81,13 +89,14 @@ def train(
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
-    first_step = 0
-    undecodable: dict[str, Failure] = {}  # by sample id
     last = workers.gather(checkpoints.last() if rank == 0 else None)[0]
+    if last is not None and not resume:
+        raise CheckpointError(f"{checkpoints.uri}: holds a run already; resume it or name another folder")
+    first_step, undecodable = 0, dict[str, Failure]()  # by sample id
     if last is not None:
-        if not resume:
-            raise CheckpointError(f"{checkpoints.uri}: holds a run already; resume it or name another folder")
         first_step, undecodable = _restore(last, experiment, train_set, model, optimizer)
+    elif experiment.model.init:
+        emit(InitialisedEvent(initialise(model, experiment.model.init, workers)))
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
     stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)

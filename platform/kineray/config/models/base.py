@@ -4,7 +4,13 @@ from kineray.config.fields import Section
 
 
 class ModelSection(Section):
-    """Base of every architecture's configuration, whose ``type`` says which one it is."""
+    """Base of every architecture's configuration, whose ``type`` says which one it is.
+
+    ``init``: weights to start from (``kineray.models.load_weights``): a checkpoint folder, a file of
+    PySlowFast, PyTorchVideo, Caffe2 or torchvision, or torchvision:NAME; none are new.
+    """
+
+    init: str = ""
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ValueError, naming the key, for clips that the network cannot take.

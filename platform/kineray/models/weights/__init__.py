@@ -1,0 +1,31 @@
+"""Starting from published weights: ours, torchvision's, and the SlowFast family's public files."""
+
+from pathlib import Path
+
+from torch import nn
+
+from kineray.errors import CheckpointError
+from kineray.models.weights.fit import Loaded, fit
+from kineray.models.weights.read import read
+
+__all__ = ["Loaded", "load_weights"]
+
+
+def load_weights(model: nn.Module, init: str, *, path: str | Path | None = None) -> Loaded:
+    """Load the weights ``init`` into ``model``, in place; what it does not hold keeps its initialisation.
+
+    ``init`` is one of:
+
+    * a kineray checkpoint folder or its model.safetensors;
+    * ``torchvision:NAME`` (``torchvision:resnet50``, ``torchvision:ResNet50_Weights.IMAGENET1K_V2``), which
+      torchvision downloads and keeps, or a local .pth file of such a network;
+    * a .pyth file of PySlowFast or PyTorchVideo, or a Caffe2 .pkl file of the SlowFast family.
+
+    Weights of image networks are inflated (``inflation.py``). Only the classifiers may differ, and
+    non-local blocks may be new; nothing that is read can execute code. ``path``: a local copy of ``init``.
+    Raises CheckpointError, one line, for what cannot be read or does not fit; ``model`` is then unchanged.
+    """
+    try:
+        return fit(model, init, read(init, Path(path or init)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{init}: {error}") from None

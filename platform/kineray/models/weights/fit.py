@@ -1,0 +1,163 @@
+"""Weights into a model: what must fit, what may differ, and what is said of it."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from kineray.errors import CheckpointError
+from kineray.models.blocks import NonLocal
+from kineray.models.weights.hints import overrides_for
+from kineray.models.weights.inflation import across_modalities, inflate
+from kineray.models.weights.read import Weights
+from kineray.models.weights.renames import ANY_HEAD
+
+_CLASSIFIER = re.compile(r"(?:.*\.)?linear\.([^.]+)\.(?:weight|bias)")
+_NON_LOCAL = r".*\.nonlocal\d+\..*"
+_COUNTER = "num_batches_tracked"  # not in every file, and nothing depends on it
+_RGB = 3
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came of ``init``: ``tensors`` tensors of ``origin`` were loaded.
+
+    ``new``: names of the parameters and buffers that keep their initialisation. ``notes``: what the user
+    should know, without full stops.
+    """
+
+    init: str
+    origin: str
+    tensors: int
+    new: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line: ``660 tensors of x.pyth (PySlowFast); head action is new: 4 classes``."""
+        return "; ".join([f"{self.tensors} tensors of {self.init} ({self.origin})", *self.notes])
+
+
+def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
+    """Load ``weights`` into ``model``. Raises CheckpointError where they are of another network."""
+    ours = model.state_dict()
+    heads = {head for name in ours if (head := _head_of(name))}
+    theirs = _with_named_head(weights.tensors, heads)
+    chosen: dict[str, Tensor] = {}
+    missing: list[str] = []
+    other_shapes: list[str] = []
+    notes = list(weights.notes)
+    for name, wanted in ours.items():
+        given = theirs.get(name)
+        if given is None:
+            missing.append(name)
+            continue
+        shaped = _shaped(given, wanted)
+        if shaped is not None:
+            chosen[name] = shaped
+            if shaped.shape[1:2] != given.shape[1:2]:
+                notes.append(f"{name} has the mean over RGB for each of {shaped.shape[1]} channels")
+        elif not (_head_of(name) and given.shape[1:] == wanted.shape[1:]):  # else only the classes differ
+            other_shapes.append(f"{name} is {_size(given)}, here {_size(wanted)}")
+
+    new_parts = _new_parts(missing, theirs, weights.may_be_new)
+    new_names = re.compile("|".join(new_parts.values()) or "(?!)")
+    missing = [name for name in missing if _must_fit(name) and not new_names.fullmatch(name)]
+    unknown = [name for name in theirs if name not in ours and _must_fit(name)]
+    settings = _other_settings(model, weights)
+    if missing or other_shapes or unknown:
+        problems = {
+            "have other shapes": other_shapes,
+            "are missing": missing,
+            "are not of this model": unknown,
+        }
+        is_other = not any(_must_fit(name) for name in theirs.keys() & ours.keys())
+        known_type = {"type": weights.settings["type"]} if is_other and "type" in weights.settings else {}
+        raise CheckpointError(_misfit(problems, known_type or {**settings, **overrides_for(theirs, ours)}))
+    model.load_state_dict(chosen, strict=False)
+    notes += [f"trained with model.{key}={value}, which is another here" for key, value in settings.items()]
+    notes += [f"{part} new" for part in new_parts]
+    notes += [_about_head(head, theirs, ours) for head in sorted(heads) if not _is_loaded(head, ours, chosen)]
+    new = tuple(name for name in ours if name not in chosen and not name.endswith(_COUNTER))
+    return Loaded(init, weights.origin, len(chosen), new, tuple(notes))
+
+
+def _head_of(name: str) -> str | None:
+    """The head whose classifier ``name`` belongs to."""
+    found = _CLASSIFIER.fullmatch(name)
+    return found[1] if found else None
+
+
+def _must_fit(name: str) -> bool:
+    return _head_of(name) is None and not name.endswith(_COUNTER)
+
+
+def _with_named_head(tensors: Mapping[str, Tensor], heads: Collection[str]) -> dict[str, Tensor]:
+    """A file's one classifier is that of our one head, if we have just one."""
+    only = next(iter(heads)) if len(heads) == 1 else ANY_HEAD
+    return {name.replace(f"linear.{ANY_HEAD}.", f"linear.{only}."): value for name, value in tensors.items()}
+
+
+def _shaped(given: Tensor, wanted: Tensor) -> Tensor | None:
+    """``given`` in the shape of ``wanted``: inflated in time, and for other channels of the clip."""
+    if given.ndim == 4 and wanted.ndim == 5:
+        given = inflate(given, wanted.shape[2])
+    if given.ndim > 3 and given.shape[1] == _RGB != wanted.shape[1]:
+        given = across_modalities(given, wanted.shape[1])
+    return given if given.shape == wanted.shape else None
+
+
+def _new_parts(
+    missing: Collection[str], theirs: Mapping[str, Tensor], may_be_new: Mapping[str, str]
+) -> dict[str, str]:
+    """What to say of parts of the network that are missing as a whole, and may be -> their names.
+
+    A new non-local block is the identity: networks with them start from those without (arXiv 1711.07971,
+    section 4.1).
+    """
+    parts = {**may_be_new, "the non-local blocks are": _NON_LOCAL}
+    return {
+        what: names
+        for what, names in parts.items()
+        if any(re.fullmatch(names, name) for name in missing)
+        and not any(re.fullmatch(names, name) for name in theirs)
+    }
+
+
+def _other_settings(model: nn.Module, weights: Weights) -> dict[str, str]:
+    """Settings that tensors do not show and that are others in ``model``."""
+    ours = {"alpha": getattr(model, "alpha", None)}
+    if any(re.fullmatch(_NON_LOCAL, name) for name in weights.tensors):
+        forms = (getattr(module, "form", None) for module in model.modules() if isinstance(module, NonLocal))
+        ours["nonlocal_form"] = next(forms, None)
+    return {
+        key: weights.settings[key]
+        for key, value in ours.items()
+        if value is not None and weights.settings.get(key, str(value)) != str(value)
+    }
+
+
+def _is_loaded(head: str, ours: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> bool:
+    return all(name in chosen for name in ours if _head_of(name) == head)
+
+
+def _about_head(head: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+    name = f"head.linear.{head}.bias"
+    in_file = f", {len(theirs[name])} in the file" if name in theirs else ""
+    return f"head {head} is new: {len(ours[name])} classes{in_file}"
+
+
+def _misfit(problems: Mapping[str, list[str]], settings: Mapping[str, str]) -> str:
+    parts = [
+        f"{len(names)} weights {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    advice = "choose the model that they are of"
+    if settings:
+        advice = "set " + " ".join(f"model.{key}={value}" for key, value in settings.items())
+    return f"not the weights of this model: {'; '.join(parts)}; {advice}"
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "a number"

@@ -1,0 +1,85 @@
+"""What can be known of the configuration that weights of the SlowFast family were trained with."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+_TEMPORAL = re.compile(r"res(\d)\.block\d+\.conv_a\.weight")
+_NON_LOCAL = re.compile(r"res(\d)\.nonlocal(\d+)\.theta\.weight")
+_STAGES = (2, 3, 4, 5)
+
+
+def overrides_for(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, str]:
+    """``{"fusion_kernel": "7"}``: fields of our configuration that do not fit the shapes of ``theirs``."""
+    wanted, present = _seen_in_shapes(theirs), _seen_in_shapes(ours)
+    if wanted and wanted["type"] != present.get("type"):
+        return wanted
+    return {key: value for key, value in wanted.items() if present.get(key, value) != value}
+
+
+def public_settings(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Settings without weights that all public networks of these shapes have.
+
+    SlowFast R101, and R50 with laterals of 7 frames, is 8x8 or 16x8: alpha 4. The non-local blocks of
+    C2D and I3D are softmax ones, those of SlowFast dot products.
+    """
+    lateral = tensors.get("laterals.0.conv.weight")
+    has_nonlocal = any(".nonlocal" in name for name in tensors)
+    if lateral is not None:
+        is_r101 = "slow.res4.block22.conv_a.weight" in tensors
+        alpha = {"alpha": "4"} if is_r101 or lateral.shape[2] == 7 else {}
+        return alpha | ({"nonlocal_form": "dot_product"} if has_nonlocal else {})
+    if has_nonlocal and _variant(tensors) != "slow":
+        return {"nonlocal_form": "softmax"}
+    return {}
+
+
+def _seen_in_shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Fields of SlowFastConfig or ResNet3dConfig, as overrides are written; none for other networks."""
+    is_slowfast = "fast.stem.conv.weight" in tensors
+    main = "slow." if is_slowfast else "backbone."
+    slow = _temporal_kernels(tensors, main)
+    if set(slow) != set(_STAGES):
+        return {}
+    width = tensors[f"{main}stem.conv.weight"].shape[0]
+    seen = {"type": "slowfast" if is_slowfast else "resnet3d"}
+    seen |= {"stage_blocks": _joined(len(slow[stage]) for stage in _STAGES), "width": str(width)}
+    seen["nonlocal_blocks"] = _joined(_nonlocal_blocks(tensors, main, 4))
+    if not is_slowfast:
+        return seen | {"variant": _variant(tensors)}
+    lateral = tensors["laterals.0.conv.weight"].shape
+    seen["beta_inv"] = str(width // tensors["fast.stem.conv.weight"].shape[0])
+    seen["fusion_ratio"] = str(lateral[0] // lateral[1])
+    seen["fusion_kernel"] = str(lateral[2])
+    for pathway, kernels in (("slow", slow), ("fast", _temporal_kernels(tensors, "fast."))):
+        seen[f"temporal_kernels_{pathway}"] = _joined(kernels[stage][0] for stage in _STAGES)
+        counts = [kernels[stage].count(kernels[stage][0]) for stage in _STAGES]
+        everywhere = counts == [len(kernels[stage]) for stage in _STAGES]
+        seen["temporal_blocks"] = "none" if everywhere else _joined(counts)
+    return seen
+
+
+def _variant(tensors: Mapping[str, Tensor]) -> str:
+    if tensors["backbone.stem.conv.weight"].shape[2] > 1:
+        return "i3d"
+    return "slow" if 3 in _temporal_kernels(tensors, "backbone.")[4] else "c2d"
+
+
+def _temporal_kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, list[int]]:
+    """Stage -> frames that the first convolution of each block sees."""
+    kernels: dict[int, list[int]] = {}
+    for name, tensor in tensors.items():
+        found = _TEMPORAL.fullmatch(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if found and tensor.ndim == 5:
+            kernels.setdefault(int(found[1]), []).append(tensor.shape[2])
+    return kernels
+
+
+def _nonlocal_blocks(tensors: Mapping[str, Tensor], prefix: str, stage: int) -> list[int]:
+    matches = (_NON_LOCAL.fullmatch(name.removeprefix(prefix)) for name in tensors if name.startswith(prefix))
+    return sorted(int(found[2]) for found in matches if found and int(found[1]) == stage)
+
+
+def _joined(numbers: Iterable[int]) -> str:
+    return ",".join(str(number) for number in numbers)

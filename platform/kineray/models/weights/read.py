@@ -1,0 +1,160 @@
+"""Files and names of weights -> tensors by our names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import safetensors
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from kineray.errors import CheckpointError
+from kineray.models.weights.caffe2 import read_caffe2
+from kineray.models.weights.hints import public_settings
+from kineray.models.weights.renames import from_caffe2, from_pyslowfast, from_pytorchvideo
+
+CHECKPOINT_WEIGHTS = "model.safetensors"
+CHECKPOINT_EXPERIMENT = "experiment.yaml"
+TORCHVISION = "torchvision:"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by our names (torchvision's by their own), and what else their file says.
+
+    ``origin``: whose file it is. ``settings``: fields of the configuration that they were trained with and
+    that have no weights, as far as known. ``notes``: for the user. ``may_be_new``: what to say of parts of
+    the network that these weights cannot have -> the names in it, a regular expression.
+    """
+
+    tensors: dict[str, Tensor]
+    origin: str
+    settings: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    may_be_new: Mapping[str, str] = field(default_factory=dict)
+
+
+def read(init: str, path: Path) -> Weights:
+    """Read the file or folder ``path``, or what ``init`` names at torchvision. Raises CheckpointError."""
+    if init.startswith(TORCHVISION):
+        return _torchvision(init.removeprefix(TORCHVISION))
+    try:
+        return _read(path, Path(init).suffix)
+    except FileNotFoundError:
+        raise CheckpointError(
+            "no such file or folder; give a checkpoint folder, a file of weights or torchvision:NAME"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(error.strerror or str(error)) from None
+
+
+def _read(path: Path, suffix: str) -> Weights:
+    """``suffix`` of the name that was given; a local copy may have another."""
+    if path.is_dir():
+        file = path / CHECKPOINT_WEIGHTS
+        if not file.exists():
+            raise CheckpointError(
+                f"a folder without {CHECKPOINT_WEIGHTS}; give a checkpoint folder, such as "
+                "RUN/checkpoints/step-00001000"
+            )
+        return _kineray(file)
+    if suffix == ".safetensors":
+        return _kineray(path)
+    if suffix == ".pkl" and not is_zipfile(path):
+        tensors = from_caffe2(read_caffe2(path))
+        return Weights(tensors, "Caffe2", public_settings(tensors))
+    return _torch(path)
+
+
+def _kineray(file: Path) -> Weights:
+    try:
+        tensors = safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"not a safetensors file, or damaged: {error}") from None
+    return Weights(tensors, "kineray", _kineray_settings(file.with_name(CHECKPOINT_EXPERIMENT)))
+
+
+def _kineray_settings(path: Path) -> dict[str, str]:
+    """From the experiment beside the weights; nothing for a model.safetensors that is alone."""
+    try:
+        model = yaml.safe_load(path.read_text())["model"]
+        return {key: str(model[key]) for key in ("type", "alpha", "nonlocal_form") if key in model}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return {}
+
+
+def _torch(path: Path) -> Weights:
+    with path.open("rb"):  # says why a file cannot be read; torch would say it is damaged
+        pass
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many kinds for a damaged file; none of them runs its content
+        raise CheckpointError(
+            "damaged, or it holds more than weights, which is not loaded; take it from its publisher again"
+        ) from None
+    tensors = content.get("model_state", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not any(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError("there are no weights by name in it")
+    named = {str(name): value for name, value in tensors.items() if isinstance(value, Tensor)}
+    for wrapper in ("module.", "model."):
+        if all(name.startswith(wrapper) for name in named):
+            named = {name.removeprefix(wrapper): value for name, value in named.items()}
+    if any(name.startswith("blocks.0.") for name in named):
+        tensors = from_pytorchvideo(named)
+        return Weights(tensors, "PyTorchVideo", public_settings(tensors))
+    if any(name.startswith("s1.pathway0_stem.") for name in named):
+        tensors = from_pyslowfast(named)
+        return Weights(tensors, "PySlowFast", public_settings(tensors) | _pyslowfast_settings(content))
+    return Weights(named, "torchvision", {})
+
+
+def _pyslowfast_settings(content: Mapping[str, Any]) -> dict[str, str]:
+    """From the configuration that PySlowFast keeps with the weights, as YAML."""
+    try:
+        config = yaml.safe_load(str(content.get("cfg", "")))
+    except yaml.YAMLError:
+        return {}
+    settings = {}
+    for key, section, name in (
+        ("alpha", "SLOWFAST", "ALPHA"),
+        ("nonlocal_form", "NONLOCAL", "INSTANTIATION"),
+    ):
+        values = config.get(section) if isinstance(config, dict) else None
+        if isinstance(values, dict) and name in values:
+            settings[key] = str(values[name])
+    return settings
+
+
+def _torchvision(name: str) -> Weights:
+    """Weights by the name of a torchvision network, or of one of its weights."""
+    from urllib.error import URLError
+
+    from torchvision import models
+
+    try:
+        weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
+    except (ValueError, AttributeError):
+        raise CheckpointError(
+            "not a network of torchvision; write it as torchvision:resnet50 or "
+            "torchvision:ResNet50_Weights.IMAGENET1K_V2"
+        ) from None
+    try:
+        tensors = weights.get_state_dict(
+            progress=False, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except URLError as error:
+        raise CheckpointError(
+            f"{weights.url} cannot be downloaded ({error.reason}); fetch it elsewhere and give the file"
+        ) from None
+    except Exception as error:
+        reason = " ".join(str(error).split("\n", 1)[0].split())
+        raise CheckpointError(
+            f"{weights.url}: damaged or incomplete in torchvision's cache: {reason}"
+        ) from None
+    preset = weights.transforms()
+    mean, std = (",".join(f"{value:g}" for value in values) for values in (preset.mean, preset.std))
+    return Weights(tensors, "torchvision", {}, (f"trained with data.mean={mean} data.std={std}",))

@@ -1,0 +1,55 @@
+"""The weights that a new run starts from."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from kineray.data import storage
+from kineray.errors import CheckpointError, ConfigError, StorageError
+from kineray.models import load_weights
+from kineray.training.checkpoint import EXPERIMENT, WEIGHTS
+from kineray.training.synchronise import Workers
+
+_NAMED = "torchvision:"
+
+
+def absolute_init(init: str) -> str:
+    """``model.init`` in a form that means the same from every working directory."""
+    return init if not init or init.startswith(_NAMED) else storage.absolute(init)
+
+
+def initialise(model: nn.Module, init: str, workers: Workers) -> str:
+    """Give the ``model`` of every worker the weights ``init``; returns what there is to say of it.
+
+    Rank 0 alone reads them, from a local path, s3:// or torchvision. Raises ConfigError on every worker.
+    """
+    told = problem = None
+    if workers.rank == 0:
+        try:
+            with _local(init) as path:
+                told = str(load_weights(model, init, path=path))
+        except (CheckpointError, StorageError) as error:
+            problem = f"model.init={error}"
+    told, problem = workers.gather((told, problem))[0]
+    if problem:
+        raise ConfigError(problem)
+    workers.broadcast_(model)
+    return str(told)
+
+
+@contextmanager
+def _local(init: str) -> Iterator[str | Path]:
+    """A local path with the content of ``init``: of a remote folder, what is read of a checkpoint."""
+    if init.startswith(_NAMED) or not storage.is_remote(init):
+        yield init
+    elif storage.exists(storage.join(init, WEIGHTS)):
+        with tempfile.TemporaryDirectory(prefix="kineray-") as folder:
+            for name in (WEIGHTS, EXPERIMENT):
+                Path(folder, name).write_bytes(storage.read_bytes(storage.join(init, name)))
+            yield folder
+    else:
+        with storage.local_file(init) as path:
+            yield path

@@ -1,0 +1,464 @@
+"""Published weights: the formats, what must fit and what may differ, damaged files and files that attack.
+
+The public files are made here: our own weights, by the names that PySlowFast, PyTorchVideo and Caffe2 give
+them (written from their documentation, apart from the tables that are tested).
+"""
+
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+from kineray.config import SlowFastConfig
+from kineray.errors import CheckpointError, KinerayError
+from kineray.models import build_model, create_model, load_weights
+from kineray.training import load_checkpoint
+from small_checkpoint import save_small_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SLOWFAST = SlowFastConfig(
+    stage_blocks=(1, 2, 2, 1), width=8, alpha=4, beta_inv=4, head_pool=1, nonlocal_blocks=(1,)
+)
+
+
+def built(config=SLOWFAST, classes=5, *, seed=0, channels=3):
+    """A model whose every number is random, batch norms included, so that no mix-up goes unnoticed."""
+    torch.manual_seed(seed)
+    model = build_model(config, {"action": classes}, channels).eval()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.ndim == 1:
+            value.copy_(torch.rand_like(value) + (0.5 if name.endswith("var") else 0))
+    return model
+
+
+def clips(frames=8, channels=3):
+    return torch.randn(2, channels, frames, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def logits(model, inputs=None):
+    with torch.no_grad():
+        return model(clips() if inputs is None else inputs)["action"]
+
+
+# -- names that other projects give to our weights ----------------------------------------------------
+
+
+def parts(name):
+    """``slow.res4.block0.conv_a.weight`` -> (pathway 0 or 1, stage, "block", 0, "conv_a", "weight")."""
+    found = re.fullmatch(
+        r"(slow|fast|backbone)\.res(\d)\.(block|nonlocal)(\d+)\.(\w+)((?:\.\d)?)\.(\w+)", name
+    )
+    pathway = {"slow": 0, "backbone": 0, "fast": 1}[found[1]]
+    return pathway, int(found[2]), found[3], int(found[4]), found[5] + found[6], found[7]
+
+
+def pyslowfast_name(name, _):
+    if name.startswith("head."):
+        return f"head.projection.{name.rpartition('.')[2]}"
+    if name.startswith("laterals."):
+        _, index, layer, leaf = name.split(".")
+        return f"s{int(index) + 1}_fuse.{ {'conv': 'conv_f2s', 'norm': 'bn'}[layer] }.{leaf}"
+    if ".stem." in name:
+        pathway, _, layer, leaf = name.split(".")
+        return f"s1.pathway{int(pathway == 'fast')}_stem.{ {'conv': 'conv', 'norm': 'bn'}[layer] }.{leaf}"
+    pathway, stage, kind, index, layer, leaf = parts(name)
+    if kind == "nonlocal":
+        return (
+            f"s{stage}.pathway{pathway}_nonlocal{index}.{'bn' if layer == 'norm' else f'conv_{layer}'}.{leaf}"
+        )
+    place = {"shortcut.0": "branch1", "shortcut.1": "branch1_bn"}
+    place |= {f"conv_{letter}": f"branch2.{letter}" for letter in "abc"}
+    place |= {f"norm_{letter}": f"branch2.{letter}_bn" for letter in "abc"}
+    return f"s{stage}.pathway{pathway}_res{index}.{place[layer]}.{leaf}"
+
+
+def caffe2_name(name, config):
+    kind, _, leaf = name.rpartition(".")
+    is_norm = re.search(r"norm(_[abc])?$|shortcut\.1$", kind)
+    end = {"weight": "w", "bias": "b"}
+    if is_norm:
+        end = {"weight": "bn_s", "bias": "bn_b", "running_mean": "bn_rm", "running_var": "bn_riv"}
+    if leaf not in end:
+        return None  # counters
+    end = end[leaf]
+    if name.startswith("head."):
+        return f"pred_{end}"
+    if name.startswith("laterals."):
+        stage = int(name.split(".")[1]) + 1
+        last = config.stage_blocks[stage - 2] - 1
+        return (
+            f"t_pool1_subsample_{end}" if stage == 1 else f"t_res{stage}_{last}_branch2c_bn_subsample_{end}"
+        )
+    if ".stem." in name:
+        return f"{'t_' if name.startswith('fast') else ''}{'res_' if is_norm else ''}conv1_{end}"
+    pathway, stage, kind, index, layer, _ = parts(name)
+    if kind == "nonlocal":
+        return f"nonlocal_conv{stage}_{index}_{end if layer == 'norm' else f'{layer}_{end}'}"
+    branch = "1" if layer.startswith("shortcut") else f"2{layer[-1]}"
+    return f"{'t_' if pathway else ''}res{stage}_{index}_branch{branch}_{end}"
+
+
+def save(model, path, config=SLOWFAST, cfg=None):
+    """The weights of a model as a public file: by the suffix of ``path``, PySlowFast's or Caffe2's."""
+    state = model.state_dict()
+    if path.suffix == ".pyth":
+        weights = {pyslowfast_name(name, config): value for name, value in state.items()}
+        torch.save({"epoch": 195, "model_state": weights, "optimizer_state": {}, "cfg": cfg or ""}, path)
+    else:
+        blobs = {caffe2_name(name, config): value.numpy() for name, value in state.items()}
+        del blobs[None]
+        blobs |= {f"{name}_momentum": value for name, value in list(blobs.items())}
+        blobs |= {"lr": np.float32([0.1]), "model_iter": np.int64([12])}
+        path.write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    return str(path)
+
+
+# -- formats ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".pyth", ".pkl"])
+def test_public_files_give_the_same_logits(tmp_path, suffix):
+    published, model = built(), built(seed=1)
+    loaded = load_weights(model, save(published, tmp_path / f"SLOWFAST{suffix}"))
+    assert torch.equal(logits(model), logits(published))
+    assert loaded.new == () and loaded.notes == ()
+    counters = sum(name.endswith("tracked") for name in model.state_dict())
+    assert loaded.tensors == len(model.state_dict()) - (counters if suffix == ".pkl" else 0)
+    assert str(loaded).startswith(f"{loaded.tensors} tensors of {tmp_path}/SLOWFAST{suffix} (")
+
+
+def test_the_words_of_the_public_names():
+    """The names above, against examples that are known to be in public files."""
+    examples = {
+        "slow.stem.norm.running_var": ("s1.pathway0_stem.bn.running_var", "res_conv1_bn_riv"),
+        "fast.stem.conv.weight": ("s1.pathway1_stem.conv.weight", "t_conv1_w"),
+        "laterals.0.conv.weight": ("s1_fuse.conv_f2s.weight", "t_pool1_subsample_w"),
+        "laterals.2.norm.bias": ("s3_fuse.bn.bias", "t_res3_1_branch2c_bn_subsample_bn_b"),
+        "slow.res4.block0.shortcut.0.weight": ("s4.pathway0_res0.branch1.weight", "res4_0_branch1_w"),
+        "fast.res2.block0.norm_c.weight": ("s2.pathway1_res0.branch2.c_bn.weight", "t_res2_0_branch2c_bn_s"),
+        "slow.res4.nonlocal1.phi.bias": ("s4.pathway0_nonlocal1.conv_phi.bias", "nonlocal_conv4_1_phi_b"),
+        "slow.res4.nonlocal1.norm.weight": ("s4.pathway0_nonlocal1.bn.weight", "nonlocal_conv4_1_bn_s"),
+        "head.linear.action.weight": ("head.projection.weight", "pred_w"),
+    }
+    for ours, (pyslowfast, caffe2) in examples.items():
+        assert ours in built().state_dict()
+        assert (pyslowfast_name(ours, SLOWFAST), caffe2_name(ours, SLOWFAST)) == (pyslowfast, caffe2)
+
+
+def test_classifiers_that_are_convolutions(tmp_path):
+    """Caffe2's fully-convolutional form of the last layer."""
+    published, model, path = built(), built(seed=1), tmp_path / "x.pkl"
+    save(published, path)
+    content = pickle.loads(path.read_bytes())
+    content["blobs"]["pred_w"] = content["blobs"]["pred_w"][:, :, None, None, None]
+    path.write_bytes(pickle.dumps(content, protocol=2))
+    load_weights(model, str(path))
+    assert torch.equal(logits(model), logits(published))
+
+
+def small_pytorchvideo():
+    """PyTorchVideo's own SlowFast with one bottleneck in each stage, as ``PTV_CONFIG``."""
+    from pytorchvideo.models.slowfast import create_slowfast
+
+    torch.manual_seed(2)
+    model = create_slowfast(
+        model_depth=18,
+        model_num_class=5,
+        slowfast_channel_reduction_ratio=(4,),
+        slowfast_fusion_conv_kernel_size=(5, 1, 1),
+        stem_dim_outs=(8, 2),
+        head_pool_kernel_sizes=((2, 1, 1), (8, 1, 1)),
+    )
+    for name, value in model.state_dict().items():
+        if value.ndim == 1:
+            value.copy_(torch.rand_like(value) + (0.5 if name.endswith("var") else 0))
+    return model.eval()
+
+
+@pytest.mark.parametrize("wrapper", ["", "model.", "module."])
+def test_pytorchvideo(tmp_path, wrapper):
+    theirs = small_pytorchvideo()
+    config = SlowFastConfig(stage_blocks=(1, 1, 1, 1), width=8, alpha=4, beta_inv=4, head_pool=1)
+    state = {f"{wrapper}{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"model_state": state}, tmp_path / "x.pyth")
+    model = built(config)
+    loaded = load_weights(model, str(tmp_path / "x.pyth"))
+    assert loaded.new == () and loaded.origin == "PyTorchVideo"
+    with torch.no_grad():
+        expected = theirs([clips()[:, :, [0, 7]], clips()])
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_pytorchvideo_hub_model(tmp_path):
+    """The real network and names of ``slowfast_r50``, in the envelope of its file."""
+    from pytorchvideo.models.hub import slowfast_r50
+
+    torch.manual_seed(0)
+    theirs = slowfast_r50(head_pool_kernel_sizes=((8, 2, 2), (32, 2, 2)), model_num_class=7).eval()
+    torch.save({"model_state": theirs.state_dict()}, tmp_path / "SLOWFAST_8x8_R50.pyth")
+    ours = create_model("slowfast_r50_8x8", {"action": 7}, init=str(tmp_path / "SLOWFAST_8x8_R50.pyth"))
+    inputs = clips(frames=32).repeat(1, 1, 1, 2, 2)
+    slow = torch.linspace(0, 31, 8).long()
+    with torch.no_grad():
+        expected = theirs([inputs[:, :, slow], inputs])
+    torch.testing.assert_close(logits(ours.eval(), inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+# -- a kineray checkpoint -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The folder of a checkpoint of four classes."""
+    return save_small_checkpoint(str(tmp_path_factory.mktemp("run") / "checkpoints"))
+
+
+def like(checkpoint, classes=4, seed=3, **changes):
+    config = load_checkpoint(checkpoint).experiment.model
+    return built(config.model_copy(update=changes), classes, seed=seed)
+
+
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_checkpoint(checkpoint, file):
+    model = like(checkpoint)
+    loaded = load_weights(model, os.path.join(checkpoint, file))  # noqa: PTH118 - "" adds a slash
+    assert torch.equal(logits(model), logits(load_checkpoint(checkpoint).model))
+    assert loaded.new == () and loaded.origin == "kineray"
+
+
+def test_other_classes_change_the_classifiers_alone(checkpoint):
+    model = like(checkpoint, classes=9)
+    before = model.head.linear["action"].weight.clone()
+    loaded = load_weights(model, checkpoint)
+    assert loaded.new == ("head.linear.action.weight", "head.linear.action.bias")
+    assert loaded.notes == ("head action is new: 9 classes, 4 in the file",)
+    assert torch.equal(model.head.linear["action"].weight, before)
+    theirs = load_checkpoint(checkpoint).model.state_dict()
+    for name, value in model.state_dict().items():
+        assert name in loaded.new or torch.equal(value, theirs[name])
+
+
+def test_heads_go_by_their_names(checkpoint, tmp_path):
+    two = save_small_checkpoint(str(tmp_path), heads={"verb": ("a", "b"), "noun": ("c", "d", "e")})
+    model = build_model(load_checkpoint(two).experiment.model, {"noun": 3, "tool": 2})
+    loaded = load_weights(model, two)
+    assert loaded.new == ("head.linear.tool.weight", "head.linear.tool.bias")
+    assert loaded.notes == ("head tool is new: 2 classes",)
+    theirs = load_checkpoint(two).model.head.linear["noun"]
+    assert torch.equal(model.head.linear["noun"].weight, theirs.weight)
+
+
+def test_one_public_classifier_is_not_given_to_two_heads(tmp_path):
+    model = build_model(SLOWFAST, {"verb": 5, "noun": 5})
+    loaded = load_weights(model, save(built(), tmp_path / "x.pyth"))
+    assert loaded.notes == ("head noun is new: 5 classes", "head verb is new: 5 classes")
+
+
+@pytest.mark.parametrize("channels", [2, 10])
+def test_other_channels_get_the_mean_over_rgb(tmp_path, channels):
+    published, model = built(), built(seed=1, channels=channels)
+    loaded = load_weights(model, save(published, tmp_path / "x.pyth"))
+    grey = torch.randn(2, 1, 8, 32, 32)
+    # A picture whose channels are all alike gives the same features, scaled by the number of channels.
+    first = model.slow.stem.conv(grey.repeat(1, channels, 1, 1, 1)) * 3 / channels
+    torch.testing.assert_close(first, published.slow.stem.conv(grey.repeat(1, 3, 1, 1, 1)))
+    assert sorted(note.split()[0] for note in loaded.notes) == [
+        "fast.stem.conv.weight",
+        "slow.stem.conv.weight",
+    ]
+
+
+def test_nonlocal_blocks_may_be_new(tmp_path):
+    """As in the paper: they start as the identity, on the weights of the network without them."""
+    plain = built(SLOWFAST.model_copy(update={"nonlocal_blocks": ()}))
+    torch.manual_seed(1)
+    model = build_model(SLOWFAST, {"action": 5}).eval()
+    loaded = load_weights(model, save(plain, tmp_path / "x.pyth"))
+    assert torch.equal(logits(model), logits(plain))
+    assert loaded.notes == ("the non-local blocks are new",)
+    assert len(loaded.new) == 12 and all(".nonlocal1." in name for name in loaded.new)
+
+
+# -- weights of another network -----------------------------------------------------------------------
+
+
+def refused(model, init, **options):
+    """The one line that says why; the model stays as it was."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(KinerayError) as error:
+        load_weights(model, str(init), **options)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert type(error.value) is CheckpointError
+    message = str(error.value)
+    assert message.startswith(f"{init}: ") and "\n" not in message and len(message) < 600
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"fusion_kernel": 7},
+            ["4 weights have other shapes", "laterals.0.conv.weight is 4x2x7x1x1, here 4x2x5x1x1", "..."],
+        ),
+        ({"stage_blocks": (1, 2, 3, 1)}, ["weights are not of this model (slow.res4.block2.conv_a.weight, "]),
+        (
+            {"stage_blocks": (1, 2, 1, 1), "nonlocal_blocks": ()},
+            ["are missing (slow.res4.block1.conv_a.weight, "],
+        ),
+        ({"width": 16, "beta_inv": 8}, ["slow.stem.conv.weight is 16x3x1x7x7, here 8x3x1x7x7"]),
+        ({"fusion_ratio": 1}, ["slow.res2.block0.conv_a.weight is 8x10x1x1x1, here 8x12x1x1x1"]),
+        ({"temporal_kernels_slow": (1, 3, 3, 3)}, ["slow.res3.block0.conv_a.weight is 16x"]),
+        ({"nonlocal_blocks": (0,)}, ["slow.res4.nonlocal1.theta.weight", "slow.res4.nonlocal0.theta.weight"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_configuration_is_refused_with_the_keys_to_set(tmp_path, change, words):
+    message = refused(built(), save(built(SLOWFAST.model_copy(update=change)), tmp_path / "x.pyth"))
+    assert all(word in message for word in words), message
+    keys = {key: value for key, value in change.items() if (key, value) != ("nonlocal_blocks", ())}
+    for key, value in keys.items():
+        assert f"model.{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" in message
+    assert "; set " in message
+
+
+def test_following_the_advice_is_enough(tmp_path):
+    """What the error says to set can be given as it is."""
+    other = SlowFastConfig(
+        stage_blocks=(2, 1, 3, 1), width=8, beta_inv=2, alpha=4, fusion_kernel=7, temporal_blocks=(2, 1, 2, 1)
+    )
+    file = save(built(other), tmp_path / "x.pyth", cfg=yaml.safe_dump({"SLOWFAST": {"ALPHA": 4}}))
+    with pytest.raises(CheckpointError) as error:
+        create_model("slowfast_r50_4x16", {"action": 5}, init=file)
+    keys = dict(re.findall(r" model\.(\w+)=(\S+)", str(error.value)))
+    assert keys["alpha"] == "4" and keys["fusion_kernel"] == "7"
+    model = create_model("slowfast_r50_4x16", {"action": 5}, init=file, **keys).eval()
+    assert torch.equal(model.slow.stem.conv.weight, built(other).slow.stem.conv.weight)
+
+
+def test_another_alpha_has_the_same_shapes_and_is_told(tmp_path, checkpoint):
+    cfg = yaml.safe_dump({"SLOWFAST": {"ALPHA": 4}, "NONLOCAL": {"INSTANTIATION": "dot_product"}})
+    file = save(built(), tmp_path / "x.pyth", cfg=cfg)
+    assert load_weights(built(), file).notes == ()
+    other = built(SLOWFAST.model_copy(update={"alpha": 8}))
+    told = ("trained with model.alpha=4, which is another here",)
+    assert load_weights(other, file).notes == told
+    assert load_weights(like(checkpoint, alpha=2), checkpoint).notes == told
+    # PyTorchVideo and Caffe2 do not say it, but all public networks with these laterals have alpha 4.
+    wide = SLOWFAST.model_copy(update={"fusion_kernel": 7, "alpha": 8})
+    assert load_weights(built(wide), save(built(wide), tmp_path / "x.pkl")).notes == told
+
+
+def test_weights_of_something_else(tmp_path):
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    message = refused(built(), tmp_path / "x.pth")
+    assert "1 weights are not of this model (conv.weight)" in message
+    assert message.endswith("; choose the model that they are of")
+
+
+# -- files that cannot be used ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "word"),
+    [
+        ("x.pyth", b"", "damaged"),
+        ("x.pyth", b"this is no file of weights", "damaged"),
+        ("x.pth", b"PK\x03\x04 cut off", "damaged"),
+        ("x.pkl", b"", "damaged"),
+        ("x.pkl", b"this is no pickle", "damaged"),
+        ("x.pkl", pickle.dumps([1, 2]), "no 'blobs'"),
+        ("x.pkl", pickle.dumps({"blobs": 1}), "no 'blobs'"),
+        ("x.safetensors", b"", "damaged"),
+        ("x.safetensors", b"\xff" * 40, "damaged"),
+    ],
+)
+def test_damaged_files(tmp_path, name, content, word):
+    (tmp_path / name).write_bytes(content)
+    assert word in refused(built(), tmp_path / name)
+
+
+def test_files_that_are_cut_off(tmp_path, checkpoint):
+    for path in (tmp_path / "x.pyth", tmp_path / "x.pkl"):
+        save(built(), path)
+        path.write_bytes(path.read_bytes()[:-5000])
+        assert "damaged" in refused(built(), path)
+    whole = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(built().state_dict(), whole)
+    whole.write_bytes(whole.read_bytes()[:-1])
+    assert "damaged" in refused(built(), whole)
+
+
+def test_what_is_not_there(tmp_path):
+    assert "no such file or folder" in refused(built(), tmp_path / "absent.pyth")
+    assert "no such file or folder" in refused(built(), tmp_path / "absent")
+    assert "a folder without model.safetensors" in refused(built(), tmp_path)
+    assert "no weights by name" in refused(built(), saved([1, 2], tmp_path / "list.pth"))
+    assert "no weights by name" in refused(built(), saved({"epoch": 3}, tmp_path / "none.pth"))
+
+
+def saved(content, path):
+    torch.save(content, path)
+    return path
+
+
+class Attack:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["x.pkl", "x.pyth", "x.pth"])
+def test_a_pickle_that_attacks_does_not_run(tmp_path, name):
+    made = tmp_path / "made by the attack"
+    content = {"blobs": {"conv1_w": Attack(made)}, "model_state": Attack(made)}
+    if name == "x.pkl":
+        (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
+        assert f"refused: it would use {os.mkdir.__module__}.mkdir" in refused(built(), tmp_path / name)
+    else:
+        torch.save(content, tmp_path / name)
+        assert "holds more than weights" in refused(built(), tmp_path / name)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cos\nsystem\n(S'echo'\ntR.",
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+        b"cnumpy.core.multiarray\nfromfile\n(S'x'\ntR.",
+        b"\x80\x04\x8c\x05numpy\x8c\x12lib.npyio.os.mkdir\x93.",
+        b"(S'x'\nios\nmkdir\n.",
+        b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",
+    ],
+)
+def test_only_arrays_are_unpickled(tmp_path, code):
+    (tmp_path / "x.pkl").write_bytes(code)
+    message = refused(built(), tmp_path / "x.pkl")
+    assert "refused: it would use" in message or "damaged" in message
+
+
+def test_arrays_of_old_and_new_numpy(tmp_path):
+    """Names of NumPy 1 (and Python 2), and of NumPy 2."""
+    path, published = tmp_path / "x.pkl", built()
+    save(published, path)
+    new = path.read_bytes()
+    assert b"numpy._core.multiarray" in new
+    old = new.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    assert old != new
+    path.write_bytes(old)
+    model = built(seed=1)
+    load_weights(model, str(path))
+    assert torch.equal(logits(model), logits(published))
