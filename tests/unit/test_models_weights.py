@@ -23,7 +23,7 @@ from small_checkpoint import save_small_checkpoint
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SLOWFAST = SlowFastConfig(
-    stage_blocks=(1, 2, 2, 1), width=8, alpha=4, beta_inv=4, head_pool=1, nonlocal_blocks=(1,)
+    stage_blocks=(1, 2, 2, 1), width=8, alpha=4, beta_inv=4, head_pool=1, nonlocal_res4=(1,)
 )
 
 
@@ -275,9 +275,9 @@ def test_other_channels_get_the_mean_over_rgb(tmp_path, channels):
     ]
 
 
-def test_nonlocal_blocks_may_be_new(tmp_path):
+def test_nonlocal_res4_may_be_new(tmp_path):
     """As in the paper: they start as the identity, on the weights of the network without them."""
-    plain = built(SLOWFAST.model_copy(update={"nonlocal_blocks": ()}))
+    plain = built(SLOWFAST.model_copy(update={"nonlocal_res4": ()}))
     torch.manual_seed(1)
     model = build_model(SLOWFAST, {"action": 5}).eval()
     loaded = load_weights(model, save(plain, tmp_path / "x.pyth"))
@@ -310,20 +310,20 @@ def refused(model, init, **options):
         ),
         ({"stage_blocks": (1, 2, 3, 1)}, ["weights are not of this model (slow.res4.block2.conv_a.weight, "]),
         (
-            {"stage_blocks": (1, 2, 1, 1), "nonlocal_blocks": ()},
+            {"stage_blocks": (1, 2, 1, 1), "nonlocal_res4": ()},
             ["are missing (slow.res4.block1.conv_a.weight, "],
         ),
         ({"width": 16, "beta_inv": 8}, ["slow.stem.conv.weight is 16x3x1x7x7, here 8x3x1x7x7"]),
         ({"fusion_ratio": 1}, ["slow.res2.block0.conv_a.weight is 8x10x1x1x1, here 8x12x1x1x1"]),
         ({"temporal_kernels_slow": (1, 3, 3, 3)}, ["slow.res3.block0.conv_a.weight is 16x"]),
-        ({"nonlocal_blocks": (0,)}, ["slow.res4.nonlocal1.theta.weight", "slow.res4.nonlocal0.theta.weight"]),
+        ({"nonlocal_res4": (0,)}, ["slow.res4.nonlocal1.theta.weight", "slow.res4.nonlocal0.theta.weight"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_another_configuration_is_refused_with_the_keys_to_set(tmp_path, change, words):
     message = refused(built(), save(built(SLOWFAST.model_copy(update=change)), tmp_path / "x.pyth"))
     assert all(word in message for word in words), message
-    keys = {key: value for key, value in change.items() if (key, value) != ("nonlocal_blocks", ())}
+    keys = {key: value for key, value in change.items() if (key, value) != ("nonlocal_res4", ())}
     for key, value in keys.items():
         assert f"model.{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" in message
     assert "; set " in message
@@ -332,7 +332,12 @@ def test_another_configuration_is_refused_with_the_keys_to_set(tmp_path, change,
 def test_following_the_advice_is_enough(tmp_path):
     """What the error says to set can be given as it is."""
     other = SlowFastConfig(
-        stage_blocks=(2, 1, 3, 1), width=8, beta_inv=2, alpha=4, fusion_kernel=7, temporal_blocks=(2, 1, 2, 1)
+        stage_blocks=(2, 1, 3, 1),
+        width=8,
+        beta_inv=2,
+        alpha=4,
+        fusion_kernel=7,
+        temporal_blocks_slow=(2, 1, 2, 1),
     )
     file = save(built(other), tmp_path / "x.pyth", cfg=yaml.safe_dump({"SLOWFAST": {"ALPHA": 4}}))
     with pytest.raises(CheckpointError) as error:

@@ -128,7 +128,7 @@ def _other_settings(model: nn.Module, weights: Weights) -> dict[str, str]:
     """Settings that tensors do not show and that are others in ``model``."""
     ours = {"alpha": getattr(model, "alpha", None)}
     if any(re.fullmatch(_NON_LOCAL, name) for name in weights.tensors):
-        forms = (getattr(module, "form", None) for module in model.modules() if isinstance(module, NonLocal))
+        forms = (module.form for module in model.modules() if isinstance(module, NonLocal))
         ours["nonlocal_form"] = next(forms, None)
     return {
         key: weights.settings[key]

@@ -45,7 +45,8 @@ def _seen_in_shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     width = tensors[f"{main}stem.conv.weight"].shape[0]
     seen = {"type": "slowfast" if is_slowfast else "resnet3d"}
     seen |= {"stage_blocks": _joined(len(slow[stage]) for stage in _STAGES), "width": str(width)}
-    seen["nonlocal_blocks"] = _joined(_nonlocal_blocks(tensors, main, 4))
+    for stage in (3, 4):
+        seen[f"nonlocal_res{stage}"] = _joined(_nonlocal_blocks(tensors, main, stage))
     if not is_slowfast:
         return seen | {"variant": _variant(tensors)}
     lateral = tensors["laterals.0.conv.weight"].shape
@@ -56,7 +57,7 @@ def _seen_in_shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         seen[f"temporal_kernels_{pathway}"] = _joined(kernels[stage][0] for stage in _STAGES)
         counts = [kernels[stage].count(kernels[stage][0]) for stage in _STAGES]
         everywhere = counts == [len(kernels[stage]) for stage in _STAGES]
-        seen["temporal_blocks"] = "none" if everywhere else _joined(counts)
+        seen[f"temporal_blocks_{pathway}"] = "none" if everywhere else _joined(counts)
     return seen
 
 
