@@ -11,16 +11,20 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AdamConfig": "kineray.config",
+    "C3DConfig": "kineray.config",
     "Choice": "kineray.config",
     "DataConfig": "kineray.config",
     "Experiment": "kineray.config",
     "LogUniform": "kineray.config",
+    "P3DConfig": "kineray.config",
+    "R2Plus1DConfig": "kineray.config",
     "ResNet3dConfig": "kineray.config",
     "RpropConfig": "kineray.config",
     "SgdConfig": "kineray.config",
     "SlowFastConfig": "kineray.config",
     "TrainConfig": "kineray.config",
     "Uniform": "kineray.config",
+    "VideoResNet18Config": "kineray.config",
     "KinerayError": "kineray.errors",
     "create_model": "kineray.models",
     "list_models": "kineray.models",
@@ -36,16 +40,20 @@ __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604 - a list of strings,
 if TYPE_CHECKING:
     from kineray.cli import main as main
     from kineray.config import AdamConfig as AdamConfig
+    from kineray.config import C3DConfig as C3DConfig
     from kineray.config import Choice as Choice
     from kineray.config import DataConfig as DataConfig
     from kineray.config import Experiment as Experiment
     from kineray.config import LogUniform as LogUniform
+    from kineray.config import P3DConfig as P3DConfig
+    from kineray.config import R2Plus1DConfig as R2Plus1DConfig
     from kineray.config import ResNet3dConfig as ResNet3dConfig
     from kineray.config import RpropConfig as RpropConfig
     from kineray.config import SgdConfig as SgdConfig
     from kineray.config import SlowFastConfig as SlowFastConfig
     from kineray.config import TrainConfig as TrainConfig
     from kineray.config import Uniform as Uniform
+    from kineray.config import VideoResNet18Config as VideoResNet18Config
     from kineray.data import load_manifest as load_manifest
     from kineray.errors import KinerayError as KinerayError
     from kineray.models import create_model as create_model

@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from kineray.config import ModelConfig, ResNet3dConfig, SlowFastConfig
+from kineray.config import (
+    C3DConfig,
+    ModelConfig,
+    P3DConfig,
+    R2Plus1DConfig,
+    ResNet3dConfig,
+    SlowFastConfig,
+    VideoResNet18Config,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,25 @@ SMALL: dict[str, Small] = {
         accepted=((2, 17, 17), (8, 48, 33)),
         refused=((1, 32, 32), (3, 32, 32), (4, 16, 32)),
     ),
+    "video_resnet18": Small(VideoResNet18Config(variant="mc3"), side=16, accepted=((1, 32, 32), (5, 17, 24))),
+    "r2plus1d": Small(
+        R2Plus1DConfig(stage_blocks=(2, 1, 1, 1), width=8), side=16, accepted=((1, 16, 16), (5, 33, 24))
+    ),
+    "r2plus1d_bottleneck": Small(
+        R2Plus1DConfig(stage_blocks=(1, 1, 1, 1), width=8, bottleneck=True, stem="3x7x7"), side=16
+    ),
+    "c3d": Small(
+        C3DConfig(width=2),
+        frames=16,
+        side=112,
+        refused=((8, 112, 112), (32, 112, 112), (16, 128, 128), (16, 112, 128)),
+    ),
+    "p3d": Small(
+        P3DConfig(stage_blocks=(1, 1, 2, 1), width=8),
+        frames=16,
+        accepted=((16, 32, 33), (32, 16, 16)),
+        refused=((8, 32, 32), (24, 32, 32)),
+    ),
 }
 
 # Trainable and frozen parameters with 400 classes of one head. A change here is a change of the architecture.
@@ -97,4 +124,12 @@ PARAMETERS: dict[str, int] = {
     "i3d_nl_r50_8x8": 35_401_936,
     "i3d_r101_8x8": 51_754_192,
     "i3d_nl_r101_8x8": 59_112_656,
+    "r3d_18": 33_371_472,
+    "mc3_18": 11_695_440,
+    "r2plus1d_18": 31_505_325,
+    "r2plus1d_34": 63_747_500,
+    "r2plus1d_152": 118_277_110,
+    "c3d": 79_634_576,
+    "p3d_50": 25_745_232,
+    "p3d_199": 66_492_240,
 }

@@ -1,7 +1,15 @@
 """Typed experiment configs, dotted overrides, fingerprints."""
 
 from kineray.config.fields import Section
-from kineray.config.models import ModelConfig, ResNet3dConfig, SlowFastConfig
+from kineray.config.models import (
+    C3DConfig,
+    ModelConfig,
+    P3DConfig,
+    R2Plus1DConfig,
+    ResNet3dConfig,
+    SlowFastConfig,
+    VideoResNet18Config,
+)
 from kineray.config.overrides import (
     apply_overrides,
     differing_keys,
@@ -33,6 +41,7 @@ from kineray.config.space import (
 
 __all__ = [
     "AdamConfig",
+    "C3DConfig",
     "Choice",
     "DataConfig",
     "Domain",
@@ -40,6 +49,8 @@ __all__ = [
     "LogUniform",
     "ModelConfig",
     "OptimConfig",
+    "P3DConfig",
+    "R2Plus1DConfig",
     "ResNet3dConfig",
     "RpropConfig",
     "SearchSpace",
@@ -48,6 +59,7 @@ __all__ = [
     "SlowFastConfig",
     "TrainConfig",
     "Uniform",
+    "VideoResNet18Config",
     "apply_overrides",
     "check_space",
     "differing_keys",

@@ -7,9 +7,26 @@ from typing import Any
 
 from torch import nn
 
-from kineray.config import Experiment, ModelConfig, ResNet3dConfig, SlowFastConfig, apply_overrides
+from kineray.config import (
+    C3DConfig,
+    Experiment,
+    ModelConfig,
+    P3DConfig,
+    R2Plus1DConfig,
+    ResNet3dConfig,
+    SlowFastConfig,
+    VideoResNet18Config,
+    apply_overrides,
+)
 from kineray.errors import ConfigError
-from kineray.models import resnet3d, slowfast
+from kineray.models import (
+    c3d,
+    p3d,
+    r2plus1d,
+    resnet3d,
+    slowfast,
+    video_resnet18,
+)
 from kineray.models.preset import ModelPreset
 from kineray.models.weights import load_weights
 
@@ -17,13 +34,21 @@ log = logging.getLogger(__name__)
 
 # How each configuration is built: (config, heads, in_channels) -> network.
 _BUILDERS: Mapping[type, Callable[..., nn.Module]] = {
+    C3DConfig: c3d.C3D,
+    P3DConfig: p3d.P3D,
+    R2Plus1DConfig: r2plus1d.R2Plus1D,
     SlowFastConfig: slowfast.SlowFast,
     ResNet3dConfig: resnet3d.ResNet3d,
+    VideoResNet18Config: video_resnet18.VideoResNet18,
 }
 
 MODEL_PRESETS: Mapping[str, ModelPreset] = {
+    **c3d.PRESETS,
+    **p3d.PRESETS,
+    **r2plus1d.PRESETS,
     **slowfast.PRESETS,
     **resnet3d.PRESETS,
+    **video_resnet18.PRESETS,
 }
 
 

@@ -5,12 +5,25 @@ from typing import Annotated
 from pydantic import Field
 
 from kineray.config.models.base import ModelSection
+from kineray.config.models.c3d import C3DConfig
+from kineray.config.models.p3d import P3DConfig
+from kineray.config.models.r2plus1d import R2Plus1DConfig
 from kineray.config.models.resnet3d import ResNet3dConfig
 from kineray.config.models.slowfast import SlowFastConfig
+from kineray.config.models.video_resnet18 import VideoResNet18Config
 
 ModelConfig = Annotated[
-    SlowFastConfig | ResNet3dConfig,
+    SlowFastConfig | C3DConfig | P3DConfig | R2Plus1DConfig | VideoResNet18Config | ResNet3dConfig,
     Field(discriminator="type"),
 ]
 
-__all__ = ["ModelConfig", "ModelSection", "ResNet3dConfig", "SlowFastConfig"]
+__all__ = [
+    "C3DConfig",
+    "ModelConfig",
+    "ModelSection",
+    "P3DConfig",
+    "R2Plus1DConfig",
+    "ResNet3dConfig",
+    "SlowFastConfig",
+    "VideoResNet18Config",
+]

@@ -1,0 +1,39 @@
+"""Pseudo-3D residual networks."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from kineray.config.fields import Names, PositiveInt, PositiveInts4, Probability
+from kineray.config.models.base import ModelSection
+
+TEMPORAL_STRIDE = 16  # four poolings halve the number of frames
+
+
+class P3DConfig(ModelSection):
+    """Pseudo-3D residual networks (Qiu et al., arXiv 1711.10305); the defaults are those of 50 layers.
+
+    ``blocks``: the kinds of block, in turn from the first block of res2 to the last of res4: A, spatial
+    and temporal convolution in series; B, in parallel; C, in series with a shortcut around the temporal
+    one. One kind alone is the paper's P3D-A, -B or -C network.
+    """
+
+    type: Literal["p3d"] = "p3d"
+    stage_blocks: PositiveInts4 = (3, 4, 6, 3)
+    width: PositiveInt = 64
+    blocks: Names = ("A", "B", "C")
+    dropout: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _kinds_are_known(self) -> Self:
+        if not self.blocks:
+            raise ValueError("blocks has no kind; give some of A, B, C, as in A,B,C")
+        unknown = [kind for kind in self.blocks if kind not in {"A", "B", "C"}]
+        if unknown:
+            raise ValueError(f"blocks {unknown[0]} is not one of A, B, C")
+        return self
+
+    def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
+        """Raise ValueError unless four halvings of the number of frames leave no remainder."""
+        if frames % TEMPORAL_STRIDE:
+            raise ValueError(f"data.frames {frames} is not a multiple of {TEMPORAL_STRIDE}, which P3D needs")

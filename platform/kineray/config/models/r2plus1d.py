@@ -1,0 +1,22 @@
+"""R(2+1)D networks."""
+
+from typing import Literal
+
+from kineray.config.fields import PositiveInt, PositiveInts4, Probability
+from kineray.config.models.base import ModelSection
+
+
+class R2Plus1DConfig(ModelSection):
+    """R(2+1)D networks (Tran et al., arXiv 1711.11248); the defaults are R(2+1)D-34.
+
+    ``bottleneck``: blocks of three convolutions, of which the middle one is factorised, as in the 152
+    layers; otherwise of two factorised ones. ``stem``: the 3D kernel that the stem factorises; 3x7x7 is
+    that of the weights trained on IG-65M.
+    """
+
+    type: Literal["r2plus1d"] = "r2plus1d"
+    stage_blocks: PositiveInts4 = (3, 4, 6, 3)
+    bottleneck: bool = False
+    width: PositiveInt = 64
+    stem: Literal["7x7x7", "3x7x7"] = "7x7x7"
+    dropout: Probability = 0.0
