@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 import yaml
 
-from kineray.config import SlowFastConfig
+from kineray.config import ResNet3dConfig, SlowFastConfig
 from kineray.errors import CheckpointError, KinerayError
 from kineray.models import build_model, create_model, load_weights
 from kineray.training import load_checkpoint
@@ -31,10 +31,14 @@ def built(config=SLOWFAST, classes=5, *, seed=0, channels=3):
     """A model whose every number is random, batch norms included, so that no mix-up goes unnoticed."""
     torch.manual_seed(seed)
     model = build_model(config, {"action": classes}, channels).eval()
+    randomise(model)
+    return model
+
+
+def randomise(model):
     for name, value in model.state_dict().items():
         if value.is_floating_point() and value.ndim == 1:
             value.copy_(torch.rand_like(value) + (0.5 if name.endswith("var") else 0))
-    return model
 
 
 def clips(frames=8, channels=3):
@@ -122,10 +126,27 @@ def save(model, path, config=SLOWFAST, cfg=None):
 # -- formats ------------------------------------------------------------------------------------------
 
 
+ONE_PATHWAY = ResNet3dConfig(stage_blocks=(1, 2, 2, 1), width=8, head_pool=1)
+CONFIGS = [
+    SLOWFAST,
+    ONE_PATHWAY,
+    ONE_PATHWAY.model_copy(update={"variant": "c2d"}),
+    ONE_PATHWAY.model_copy(
+        update={
+            "variant": "i3d",
+            "nonlocal_res3": (1,),
+            "nonlocal_res4": (0, 1),
+            "nonlocal_form": "softmax",
+        }
+    ),
+]
+
+
 @pytest.mark.parametrize("suffix", [".pyth", ".pkl"])
-def test_public_files_give_the_same_logits(tmp_path, suffix):
-    published, model = built(), built(seed=1)
-    loaded = load_weights(model, save(published, tmp_path / f"SLOWFAST{suffix}"))
+@pytest.mark.parametrize("config", CONFIGS, ids=["slowfast", "slow", "c2d", "i3d with non-local blocks"])
+def test_public_files_give_the_same_logits(tmp_path, config, suffix):
+    published, model = built(config), built(config, seed=1)
+    loaded = load_weights(model, save(published, tmp_path / f"SLOWFAST{suffix}", config))
     assert torch.equal(logits(model), logits(published))
     assert loaded.new == () and loaded.notes == ()
     counters = sum(name.endswith("tracked") for name in model.state_dict())
@@ -175,9 +196,7 @@ def small_pytorchvideo():
         stem_dim_outs=(8, 2),
         head_pool_kernel_sizes=((2, 1, 1), (8, 1, 1)),
     )
-    for name, value in model.state_dict().items():
-        if value.ndim == 1:
-            value.copy_(torch.rand_like(value) + (0.5 if name.endswith("var") else 0))
+    randomise(model)
     return model.eval()
 
 
@@ -195,6 +214,37 @@ def test_pytorchvideo(tmp_path, wrapper):
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["slow", "c2d", "i3d"])
+def test_pytorchvideo_with_one_pathway(tmp_path, variant):
+    """c2d and i3d have a pooling block between two stages, so their later stages have other numbers."""
+    from pytorchvideo.models.resnet import create_resnet
+
+    torch.manual_seed(2)
+    one, three = (1, 1, 1), (3, 1, 1)
+    temporal = {
+        "slow": (one, one, three, three),
+        "c2d": (one, one, one, one),
+        "i3d": (three, [three, one], [three, one], [one, three]),
+    }[variant]
+    theirs = create_resnet(
+        model_depth=50,
+        model_num_class=5,
+        stem_dim_out=8,
+        stem_conv_kernel_size=(5 if variant == "i3d" else 1, 7, 7),
+        stage1_pool=None if variant == "slow" else torch.nn.MaxPool3d,
+        stage1_pool_kernel_size=(2, 1, 1),
+        stage_conv_a_kernel_size=temporal,
+        head_pool_kernel_size=(8 if variant == "slow" else 4, 1, 1),
+    )
+    randomise(theirs)
+    torch.save({"model_state": theirs.state_dict()}, tmp_path / "x.pyth")
+    model = built(ResNet3dConfig(variant=variant, width=8, head_pool=1))
+    assert load_weights(model, str(tmp_path / "x.pyth")).new == ()
+    with torch.no_grad():
+        expected = theirs.eval()(clips())
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_pytorchvideo_hub_model(tmp_path):
     """The real network and names of ``slowfast_r50``, in the envelope of its file."""
@@ -209,6 +259,124 @@ def test_pytorchvideo_hub_model(tmp_path):
     with torch.no_grad():
         expected = theirs([inputs[:, :, slow], inputs])
     torch.testing.assert_close(logits(ours.eval(), inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+# -- torchvision --------------------------------------------------------------------------------------
+
+
+def image_network(blocks=(1, 1, 1, 1), kind="bottleneck"):
+    from torchvision.models import ResNet
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    torch.manual_seed(3)
+    network = ResNet({"bottleneck": Bottleneck, "basic": BasicBlock}[kind], list(blocks)).eval()
+    randomise(network)
+    return network
+
+
+def maps(network, images):
+    """The feature maps of a ResNet of images."""
+    with torch.no_grad():
+        for layer in list(network.children())[:-2]:
+            images = layer(images)
+    return images
+
+
+def frozen_picture(frames):
+    image = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(4))
+    return image, image[:, :, None].repeat(1, 1, frames, 1, 1)
+
+
+@pytest.mark.parametrize(("variant", "frames"), [("c2d", 2), ("slow", 9), ("i3d", 18)])
+def test_an_inflated_network_sees_in_a_frozen_picture_what_the_image_network_sees(tmp_path, variant, frames):
+    """In the middle of the clip, to which the padding of the convolutions over time does not reach."""
+    image, video = frozen_picture(frames)
+    network = image_network()
+    torch.save(network.state_dict(), tmp_path / "resnet.pth")
+    config = ResNet3dConfig(variant=variant, stage_blocks=(1, 1, 1, 1))
+    model = build_model(config, {"action": 5}).eval()
+    loaded = load_weights(model, str(tmp_path / "resnet.pth"))
+    assert loaded.new == ("head.linear.action.weight", "head.linear.action.bias")
+    features = []
+    model.head.register_forward_hook(lambda _, inputs, __: features.append(inputs[0][0]))
+    logits(model, video)
+    middle = features[0][:, :, features[0].shape[2] // 2]
+    expected = maps(network, image)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(middle, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "basic"])
+def test_the_slow_pathway_starts_from_an_image_network(tmp_path, kind):
+    """Whatever the Fast pathway sees: the weights of what it adds are zero."""
+    image, video = frozen_picture(36)
+    network = image_network(kind=kind)
+    torch.save(network.state_dict(), tmp_path / "resnet.pth")
+    config = SlowFastConfig(block=kind, stage_blocks=(1, 1, 1, 1), alpha=4)
+    model = build_model(config, {"action": 5}).eval()
+    loaded = load_weights(model, str(tmp_path / "resnet.pth"))
+    assert loaded.notes == (
+        "the Fast pathway and the lateral connections are new",
+        "head action is new: 5 classes",
+    )
+    assert {name.split(".")[0] for name in loaded.new} == {"fast", "laterals", "head"}
+    features = []
+    model.head.register_forward_hook(lambda _, inputs, __: features.append(inputs[0][0]))
+    logits(model, video)
+    torch.testing.assert_close(features[0][:, :, 4], maps(network, image), rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def torch_home(tmp_path, monkeypatch):
+    """torchvision's cache, empty: (architecture, weights) -> the file that would be downloaded."""
+    from torchvision.models import get_model, get_weight
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+
+    def put(architecture, name, **options):
+        torch.manual_seed(5)
+        network = get_model(architecture, weights=None, **options)
+        randomise(network)
+        torch.save(network.state_dict(), folder / get_weight(name).url.rpartition("/")[2])
+        return network
+
+    return put
+
+
+@pytest.mark.parametrize("name", ["resnet18", "ResNet18_Weights.IMAGENET1K_V1"])
+def test_torchvision_by_name(torch_home, name):
+    network = torch_home("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
+    model = build_model(SlowFastConfig(block="basic", stage_blocks=(2, 2, 2, 2)), {"action": 5})
+    loaded = load_weights(model, f"torchvision:{name}")
+    assert torch.equal(model.slow.res5.block1.conv_b.weight[:, :, 0], network.layer4[1].conv2.weight)
+    assert "trained with data.mean=0.485,0.456,0.406 data.std=0.229,0.224,0.225" in loaded.notes
+    assert str(loaded).startswith(f"125 tensors of torchvision:{name} (torchvision); ")
+
+
+def test_another_image_network_is_refused_with_the_keys_to_set(tmp_path):
+    torch.save(image_network((1, 2, 1, 1)).state_dict(), tmp_path / "resnet.pth")
+    model = build_model(ResNet3dConfig(stage_blocks=(1, 1, 2, 1)), {"action": 5})
+    message = refused(model, tmp_path / "resnet.pth")
+    assert "are missing (backbone.res4.block1.conv_a.weight, " in message
+    assert "are not of this model (backbone.res3.block1.conv_a.weight, " in message
+    assert message.endswith("; set model.stage_blocks=1,2,1,1")
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet5000", "ResNet18_Weights.NONE", "Nothing.IMAGENET1K_V1", "", "get_model", "os.system"]
+)
+def test_what_torchvision_does_not_have(name):
+    assert "not a network of torchvision" in refused(built(), f"torchvision:{name}")
+
+
+def test_a_copy_of_torchvision_that_is_damaged(tmp_path, monkeypatch, torch_home):
+    torch_home("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
+    copy = next(tmp_path.rglob("*.pth"))
+    copy.write_bytes(copy.read_bytes()[:1000])
+    message = refused(built(), "torchvision:resnet18")
+    assert str(copy) in message and "damaged" in message
 
 
 # -- a kineray checkpoint -----------------------------------------------------------------------------

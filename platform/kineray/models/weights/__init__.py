@@ -7,6 +7,7 @@ from torch import nn
 from kineray.errors import CheckpointError
 from kineray.models.weights.fit import Loaded, fit
 from kineray.models.weights.read import read
+from kineray.models.weights.torchvision import by_our_names
 
 __all__ = ["Loaded", "load_weights"]
 
@@ -26,6 +27,7 @@ def load_weights(model: nn.Module, init: str, *, path: str | Path | None = None)
     Raises CheckpointError, one line, for what cannot be read or does not fit; ``model`` is then unchanged.
     """
     try:
-        return fit(model, init, read(init, Path(path or init)))
+        weights = by_our_names(read(init, Path(path or init)), model.state_dict())
+        return fit(model, init, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{init}: {error}") from None

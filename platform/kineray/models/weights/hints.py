@@ -13,7 +13,7 @@ _STAGES = (2, 3, 4, 5)
 def overrides_for(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, str]:
     """``{"fusion_kernel": "7"}``: fields of our configuration that do not fit the shapes of ``theirs``."""
     wanted, present = _seen_in_shapes(theirs), _seen_in_shapes(ours)
-    if wanted and wanted["type"] != present.get("type"):
+    if "type" in wanted and wanted["type"] != present.get("type"):
         return wanted
     return {key: value for key, value in wanted.items() if present.get(key, value) != value}
 
@@ -38,13 +38,20 @@ def public_settings(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def _seen_in_shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Fields of SlowFastConfig or ResNet3dConfig, as overrides are written; none for other networks."""
     is_slowfast = "fast.stem.conv.weight" in tensors
-    main = "slow." if is_slowfast else "backbone."
+    main = "slow." if "slow.stem.conv.weight" in tensors else "backbone."
     slow = _temporal_kernels(tensors, main)
     if set(slow) != set(_STAGES):
         return {}
-    width = tensors[f"{main}stem.conv.weight"].shape[0]
-    seen = {"type": "slowfast" if is_slowfast else "resnet3d"}
-    seen |= {"stage_blocks": _joined(len(slow[stage]) for stage in _STAGES), "width": str(width)}
+    stem = tensors[f"{main}stem.conv.weight"]
+    width = stem.shape[0]
+    seen = {"stage_blocks": _joined(len(slow[stage]) for stage in _STAGES), "width": str(width)}
+    if f"{main}res2.block0.conv_c.weight" not in tensors:
+        seen["block"] = "basic"
+    elif main == "slow.":
+        seen["block"] = "bottleneck"
+    if stem.ndim == 4:  # of images
+        return seen
+    seen["type"] = "slowfast" if is_slowfast else "resnet3d"
     for stage in (3, 4):
         seen[f"nonlocal_res{stage}"] = _joined(_nonlocal_blocks(tensors, main, stage))
     if not is_slowfast:
@@ -68,12 +75,12 @@ def _variant(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _temporal_kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, list[int]]:
-    """Stage -> frames that the first convolution of each block sees."""
+    """Stage -> frames that the first convolution of each block sees (1 in networks of images)."""
     kernels: dict[int, list[int]] = {}
     for name, tensor in tensors.items():
         found = _TEMPORAL.fullmatch(name.removeprefix(prefix)) if name.startswith(prefix) else None
-        if found and tensor.ndim == 5:
-            kernels.setdefault(int(found[1]), []).append(tensor.shape[2])
+        if found:
+            kernels.setdefault(int(found[1]), []).append(tensor.shape[2] if tensor.ndim == 5 else 1)
     return kernels
 
 

@@ -1,6 +1,8 @@
 """Files and names of weights -> tensors by our names."""
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from kineray.models.weights.renames import from_caffe2, from_pyslowfast, from_py
 
 CHECKPOINT_WEIGHTS = "model.safetensors"
 CHECKPOINT_EXPERIMENT = "experiment.yaml"
-TORCHVISION = "torchvision:"
+TORCHVISION = "torchvision"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Weights:
 
 def read(init: str, path: Path) -> Weights:
     """Read the file or folder ``path``, or what ``init`` names at torchvision. Raises CheckpointError."""
-    if init.startswith(TORCHVISION):
-        return _torchvision(init.removeprefix(TORCHVISION))
+    if init.startswith(f"{TORCHVISION}:"):
+        return _torchvision(init.removeprefix(f"{TORCHVISION}:"))
     try:
         return _read(path, Path(init).suffix)
     except FileNotFoundError:
@@ -109,7 +111,7 @@ def _torch(path: Path) -> Weights:
     if any(name.startswith("s1.pathway0_stem.") for name in named):
         tensors = from_pyslowfast(named)
         return Weights(tensors, "PySlowFast", public_settings(tensors) | _pyslowfast_settings(content))
-    return Weights(named, "torchvision", {})
+    return Weights(named, TORCHVISION, {})
 
 
 def _pyslowfast_settings(content: Mapping[str, Any]) -> dict[str, str]:
@@ -131,30 +133,36 @@ def _pyslowfast_settings(content: Mapping[str, Any]) -> dict[str, str]:
 
 def _torchvision(name: str) -> Weights:
     """Weights by the name of a torchvision network, or of one of its weights."""
-    from urllib.error import URLError
-
     from torchvision import models
 
     try:
         weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, KeyError):
         raise CheckpointError(
             "not a network of torchvision; write it as torchvision:resnet50 or "
             "torchvision:ResNet50_Weights.IMAGENET1K_V2"
         ) from None
+    copy = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
-        tensors = weights.get_state_dict(
-            progress=False, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except URLError as error:
+        with redirect_stdout(sys.stderr):  # it announces the download
+            tensors = weights.get_state_dict(
+                progress=False, check_hash=True, map_location="cpu", weights_only=True
+            )
+    except Exception as error:  # torch raises many kinds for a damaged file
+        if copy.exists():
+            raise CheckpointError(f"{copy} is damaged; remove it to download it again") from None
+        reason = str(getattr(error, "reason", error)).partition("\n")[0]
         raise CheckpointError(
-            f"{weights.url} cannot be downloaded ({error.reason}); fetch it elsewhere and give the file"
+            f"{weights.url} cannot be downloaded ({reason}); fetch it elsewhere and give the file"
         ) from None
-    except Exception as error:
-        reason = " ".join(str(error).split("\n", 1)[0].split())
-        raise CheckpointError(
-            f"{weights.url}: damaged or incomplete in torchvision's cache: {reason}"
-        ) from None
+    return Weights(tensors, TORCHVISION, {}, (f"trained with {_normalisation(weights)}",))
+
+
+def _normalisation(weights: Any) -> str:
+    """How torchvision normalises pictures for these weights, as overrides."""
     preset = weights.transforms()
-    mean, std = (",".join(f"{value:g}" for value in values) for values in (preset.mean, preset.std))
-    return Weights(tensors, "torchvision", {}, (f"trained with data.mean={mean} data.std={std}",))
+    mean, std = preset.mean, preset.std
+    if type(weights).__name__ in {"GoogLeNet_Weights", "Inception_V3_Weights"}:
+        mean = std = (0.5, 0.5, 0.5)  # they come from TensorFlow; torchvision's networks undo its own
+    mean_and_std = (",".join(f"{value:g}" for value in values) for values in (mean, std))
+    return "data.mean={} data.std={}".format(*mean_and_std)

@@ -18,12 +18,22 @@ ANY_HEAD = "*"
 Table = list[tuple[re.Pattern[str], str]]
 
 
-def _table(*rows: tuple[str, str]) -> Table:
+def table(*rows: tuple[str, str]) -> Table:
+    """Rows of a regular expression for a whole name, and what our name is."""
     return [(re.compile(pattern), ours) for pattern, ours in rows]
 
 
+def rename(name: str, rows: Table) -> str:
+    """The first row of ``rows`` that fits ``name`` says its new name; without one it stays as it is."""
+    for pattern, ours in rows:
+        found = pattern.fullmatch(name)
+        if found:
+            return found.expand(ours)
+    return name
+
+
 # In the columns on the right "0:" stands for the Slow, "1:" for the Fast pathway.
-_PYSLOWFAST = _table(
+_PYSLOWFAST = table(
     (r"s1\.pathway(\d)_stem\.conv\.(.*)", r"\1:stem.conv.\2"),
     (r"s1\.pathway(\d)_stem\.bn\.(.*)", r"\1:stem.norm.\2"),
     (r"s(\d)\.pathway(\d)_res(\d+)\.branch1\.(.*)", r"\2:res\1.block\3.shortcut.0.\4"),
@@ -38,7 +48,7 @@ _PYSLOWFAST = _table(
 )
 
 # After the number of the stage was put in place of that of the block: see ``_number_stages``.
-_PYTORCHVIDEO = _table(
+_PYTORCHVIDEO = table(
     (r"stem\.(\d)\.(conv|norm)\.(.*)", r"\1:stem.\2.\3"),
     (r"res(\d)\.(\d)\.res_blocks\.(\d+)\.branch1_conv\.(.*)", r"\2:res\1.block\3.shortcut.0.\4"),
     (r"res(\d)\.(\d)\.res_blocks\.(\d+)\.branch1_norm\.(.*)", r"\2:res\1.block\3.shortcut.1.\4"),
@@ -47,7 +57,7 @@ _PYTORCHVIDEO = _table(
     (r"blocks\.\d\.proj\.(.*)", rf"head.linear.{ANY_HEAD}.\1"),
 )
 
-_CAFFE2 = _table(
+_CAFFE2 = table(
     (r"(t_|)conv1_w", r"\1:stem.conv.weight"),
     (r"(t_|)res_conv1_bn_(s|b|rm|riv)", r"\1:stem.norm.\2"),
     (r"(t_|)res(\d)_(\d+)_branch1_w", r"\1:res\2.block\3.shortcut.0.weight"),
@@ -67,20 +77,20 @@ _CAFFE2_LEAVES = {"s": "weight", "w": "weight", "b": "bias", "rm": "running_mean
 
 def from_pyslowfast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a PySlowFast checkpoint by our names; names that are not known stay as they are."""
-    return _named({name: _rename(name, _PYSLOWFAST) for name in tensors}, tensors)
+    return _named({name: rename(name, _PYSLOWFAST) for name in tensors}, tensors)
 
 
 def from_pytorchvideo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a PyTorchVideo checkpoint by our names; names that are not known stay as they are."""
     numbered = _number_stages(tensors)
-    return _named({name: _rename(numbered[name], _PYTORCHVIDEO) for name in tensors}, tensors)
+    return _named({name: rename(numbered[name], _PYTORCHVIDEO) for name in tensors}, tensors)
 
 
 def from_caffe2(blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The blobs of a Caffe2 file by our names; names that are not known stay as they are."""
     names: dict[str, str] = {}
     for name in blobs:
-        stem, dot, leaf = _rename(name, _CAFFE2).rpartition(".")
+        stem, dot, leaf = rename(name, _CAFFE2).rpartition(".")
         names[name] = f"{stem}{dot}{_CAFFE2_LEAVES.get(leaf, leaf) if dot else leaf}"
         names[name] = re.sub(r"^(t_|):", lambda found: "1:" if found[1] else "0:", names[name])
     tensors = _named(names, blobs)
@@ -88,14 +98,6 @@ def from_caffe2(blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if classifier in tensors:  # some files have it as a convolution
         tensors[classifier] = tensors[classifier].flatten(1)
     return tensors
-
-
-def _rename(name: str, table: Table) -> str:
-    for pattern, ours in table:
-        found = pattern.fullmatch(name)
-        if found:
-            return found.expand(ours)
-    return name
 
 
 def _named(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
