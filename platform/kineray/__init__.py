@@ -21,6 +21,8 @@ _WHERE = {
     "ResNet3dConfig": "kineray.config",
     "RpropConfig": "kineray.config",
     "SgdConfig": "kineray.config",
+    "S3DConfig": "kineray.config",
+    "S3DV3Config": "kineray.config",
     "SlowFastConfig": "kineray.config",
     "TrainConfig": "kineray.config",
     "Uniform": "kineray.config",
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from kineray.config import R2Plus1DConfig as R2Plus1DConfig
     from kineray.config import ResNet3dConfig as ResNet3dConfig
     from kineray.config import RpropConfig as RpropConfig
+    from kineray.config import S3DConfig as S3DConfig
+    from kineray.config import S3DV3Config as S3DV3Config
     from kineray.config import SgdConfig as SgdConfig
     from kineray.config import SlowFastConfig as SlowFastConfig
     from kineray.config import TrainConfig as TrainConfig

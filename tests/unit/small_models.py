@@ -8,6 +8,8 @@ from kineray.config import (
     P3DConfig,
     R2Plus1DConfig,
     ResNet3dConfig,
+    S3DConfig,
+    S3DV3Config,
     SlowFastConfig,
     VideoResNet18Config,
 )
@@ -30,6 +32,32 @@ class Small:
 _ONE_BLOCK_EACH = (1, 1, 1, 1)
 
 SMALL: dict[str, Small] = {
+    "s3d": Small(
+        S3DConfig(width=8),
+        frames=8,
+        accepted=((5, 17, 17), (9, 40, 33), (16, 32, 32)),
+        refused=((4, 32, 32), (8, 16, 32), (8, 32, 16)),
+    ),
+    "s3d, full": Small(
+        S3DConfig(width=8, convolutions="full"),
+        frames=8,
+        accepted=((5, 17, 17), (16, 32, 40)),
+        refused=((4, 32, 32), (8, 16, 32)),
+    ),
+    "s3d_v3": Small(
+        S3DV3Config(width=2),
+        frames=8,
+        side=75,
+        accepted=((1, 75, 75), (3, 96, 75), (16, 75, 107)),
+        refused=((8, 74, 75), (8, 75, 74)),
+    ),
+    "s3d_v3, top-heavy": Small(
+        S3DV3Config(width=2, temporal_from=9, auxiliary="dropout"),
+        frames=8,
+        side=75,
+        accepted=((1, 75, 75), (5, 75, 96)),
+        refused=((8, 74, 75),),
+    ),
     "slowfast": Small(
         SlowFastConfig(
             stage_blocks=_ONE_BLOCK_EACH,
@@ -96,6 +124,10 @@ SMALL: dict[str, Small] = {
 
 # Trainable and frozen parameters with 400 classes of one head. A change here is a change of the architecture.
 PARAMETERS: dict[str, int] = {
+    "s3d": 8_320_048,
+    "i3d_inception": 12_697_264,
+    "s3d_v3": 34_236_288,
+    "s3d_v3_top_heavy": 33_954_048,
     "slowfast_r18_4x16": 21_779_704,
     "slowfast_r34_4x16": 41_641_624,
     "slowfast_r2plus1d_34_4x16": 63_254_770,

@@ -14,6 +14,8 @@ from kineray.config import (
     P3DConfig,
     R2Plus1DConfig,
     ResNet3dConfig,
+    S3DConfig,
+    S3DV3Config,
     SlowFastConfig,
     VideoResNet18Config,
     apply_overrides,
@@ -24,6 +26,8 @@ from kineray.models import (
     p3d,
     r2plus1d,
     resnet3d,
+    s3d,
+    s3d_v3,
     slowfast,
     video_resnet18,
 )
@@ -38,6 +42,8 @@ _BUILDERS: Mapping[type, Callable[..., nn.Module]] = {
     P3DConfig: p3d.P3D,
     R2Plus1DConfig: r2plus1d.R2Plus1D,
     SlowFastConfig: slowfast.SlowFast,
+    S3DConfig: s3d.S3D,
+    S3DV3Config: s3d_v3.S3DV3,
     ResNet3dConfig: resnet3d.ResNet3d,
     VideoResNet18Config: video_resnet18.VideoResNet18,
 }
@@ -47,6 +53,8 @@ MODEL_PRESETS: Mapping[str, ModelPreset] = {
     **p3d.PRESETS,
     **r2plus1d.PRESETS,
     **slowfast.PRESETS,
+    **s3d.PRESETS,
+    **s3d_v3.PRESETS,
     **resnet3d.PRESETS,
     **video_resnet18.PRESETS,
 }

@@ -9,11 +9,20 @@ from kineray.config.models.c3d import C3DConfig
 from kineray.config.models.p3d import P3DConfig
 from kineray.config.models.r2plus1d import R2Plus1DConfig
 from kineray.config.models.resnet3d import ResNet3dConfig
+from kineray.config.models.s3d import S3DConfig
+from kineray.config.models.s3d_v3 import S3DV3Config
 from kineray.config.models.slowfast import SlowFastConfig
 from kineray.config.models.video_resnet18 import VideoResNet18Config
 
 ModelConfig = Annotated[
-    SlowFastConfig | C3DConfig | P3DConfig | R2Plus1DConfig | VideoResNet18Config | ResNet3dConfig,
+    SlowFastConfig
+    | S3DConfig
+    | S3DV3Config
+    | C3DConfig
+    | P3DConfig
+    | R2Plus1DConfig
+    | VideoResNet18Config
+    | ResNet3dConfig,
     Field(discriminator="type"),
 ]
 
@@ -24,6 +33,8 @@ __all__ = [
     "P3DConfig",
     "R2Plus1DConfig",
     "ResNet3dConfig",
+    "S3DConfig",
+    "S3DV3Config",
     "SlowFastConfig",
     "VideoResNet18Config",
 ]

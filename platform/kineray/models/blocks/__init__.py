@@ -7,6 +7,7 @@ from kineray.models.blocks.batch_norm import (
     discard_batch_norm,
     set_batch_norm_group,
 )
+from kineray.models.blocks.conv_norm import ConvNorm, SeparableConvNorm
 from kineray.models.blocks.dropout import ClipDropout, set_clip_seeds
 from kineray.models.blocks.lateral import Lateral
 from kineray.models.blocks.non_local import NonLocal
@@ -17,11 +18,13 @@ __all__ = [
     "BasicBlock",
     "Bottleneck",
     "ClipDropout",
+    "ConvNorm",
     "GroupBatchNorm",
     "Lateral",
     "NonLocal",
     "Pathway",
     "R2Plus1dBlock",
+    "SeparableConvNorm",
     "adopt",
     "commit_batch_norm",
     "discard_batch_norm",

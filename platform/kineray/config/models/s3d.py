@@ -1,0 +1,41 @@
+"""Inception-v1 for videos: S3D and I3D."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from kineray.config.fields import PositiveInt, Probability
+from kineray.config.models.base import ModelSection
+
+_FRAMES = 5  # leave one after three halvings
+_SIDE = 17  # leave one position after five halvings
+
+
+def _eighths(width: int) -> int:
+    if width % 8:
+        raise ValueError(f"{width} is not a multiple of 8, as the narrowest branches need")
+    return width
+
+
+class S3DConfig(ModelSection):
+    """Inception-v1 inflated; the defaults are S3D (Xie et al., arXiv 1712.04851).
+
+    ``convolutions`` larger than 1 x 1 x 1: separable, 1 x k x k then k x 1 x 1; full, k x k x k, which is I3D
+    (Carreira and Zisserman, arXiv 1705.07750). ``width``: channels of the stem; all others are in
+    proportion. ``norm_momentum``: how far the running statistics of batch norm move at every step;
+    at the published 0.001 they need thousands of steps, so a run of hundreds wants 0.1.
+    """
+
+    type: Literal["s3d"] = "s3d"
+    convolutions: Literal["separable", "full"] = "separable"
+    width: Annotated[PositiveInt, AfterValidator(_eighths)] = 64
+    dropout: Probability = 0.2
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.001
+
+    def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
+        """Raise ValueError for clips of which strides and pools leave nothing."""
+        if frames < _FRAMES:
+            raise ValueError(f"data.frames {frames} is too few for s3d: at least {_FRAMES}")
+        for key, side in (("crop", crop), ("eval_crop", eval_crop)):
+            if side < _SIDE:
+                raise ValueError(f"data.{key} {side} is too small for s3d: at least {_SIDE}")
