@@ -13,7 +13,7 @@ from torchvision.models.video import resnet as theirs
 from kineray.config import R2Plus1DConfig, VideoResNet18Config
 from kineray.errors import ConfigError
 from kineray.models import MODEL_PRESETS, build_model, create_model
-from kineray.models.r2plus1d import middle_channels
+from kineray.models.blocks import middle_channels
 
 HEADS = {"action": 6}
 
@@ -139,8 +139,8 @@ def stem_of_seven_frames():
 
 def torchvision_keys(state):
     """Our state dict with the names of torchvision's VideoResNet."""
-    inside = {"space": "0", "norm": "1", "time": "3"}
-    stem = {"space": "0", "norm_space": "1", "time": "3", "norm_time": "4"}
+    inside = {"spatial": "0", "norm": "1", "temporal": "3"}
+    stem = {"spatial": "0", "norm_spatial": "1", "temporal": "3", "norm_temporal": "4"}
     renamed = {}
     for key, value in state.items():
         k = key.replace("head.linear.action", "fc")
@@ -149,7 +149,7 @@ def torchvision_keys(state):
             "shortcut", "downsample"
         )
         k = re.sub(
-            r"branch\.conv_([abc])\.(space|norm|time)\.",
+            r"branch\.conv_([abc])\.(spatial|norm|temporal)\.",
             lambda m: f"conv{'abc'.index(m[1]) + 1}.0.{inside[m[2]]}.",
             k,
         )
@@ -183,7 +183,7 @@ def test_flow_changes_only_the_first_convolution():
         build_model(R2Plus1DConfig(stage_blocks=(1, 1, 1, 1), width=8), HEADS, channels).state_dict()
         for channels in (3, 2)
     )
-    assert {name for name in rgb if rgb[name].shape != flow[name].shape} == {"stem.space.weight"}
+    assert {name for name in rgb if rgb[name].shape != flow[name].shape} == {"stem.spatial.weight"}
 
 
 def test_a_stem_that_does_not_exist():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config import R2Plus1DConfig
-from kineray.models.blocks import GroupBatchNorm
+from kineray.models.blocks import GroupBatchNorm, factorised
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -83,22 +83,13 @@ class Residual(nn.Module):
         return F.relu(self.branch(features_bcthw) + self.shortcut(features_bcthw), inplace=True)
 
 
-def middle_channels(in_channels: int, out_channels: int) -> int:
-    """Channels between the two convolutions that stand for a 3 x 3 x 3 one (section 3.5).
-
-    >>> middle_channels(64, 64), middle_channels(64, 128)
-    (144, 230)
-    """
-    return (27 * in_channels * out_channels) // (9 * in_channels + 3 * out_channels)
-
-
 def _basic(in_channels: int, inner: int, out_channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
-            conv_a=_factorised(in_channels, inner, stride),
+            conv_a=factorised(in_channels, inner, stride=(stride, stride)),
             norm_a=GroupBatchNorm(inner),
             relu_a=nn.ReLU(inplace=True),
-            conv_b=_factorised(inner, out_channels),
+            conv_b=factorised(inner, out_channels),
             norm_b=GroupBatchNorm(out_channels),
         )
     )
@@ -110,7 +101,7 @@ def _bottleneck(in_channels: int, inner: int, out_channels: int, stride: int) ->
             conv_a=nn.Conv3d(in_channels, inner, 1, bias=False),
             norm_a=GroupBatchNorm(inner),
             relu_a=nn.ReLU(inplace=True),
-            conv_b=_factorised(inner, inner, stride),
+            conv_b=factorised(inner, inner, stride=(stride, stride)),
             norm_b=GroupBatchNorm(inner),
             relu_b=nn.ReLU(inplace=True),
             conv_c=nn.Conv3d(inner, out_channels, 1, bias=False),
@@ -119,32 +110,20 @@ def _bottleneck(in_channels: int, inner: int, out_channels: int, stride: int) ->
     )
 
 
-def _factorised(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """A 3 x 3 x 3 convolution as 1 x 3 x 3, batch norm, ReLU, 3 x 1 x 1."""
-    middle = middle_channels(in_channels, out_channels)
-    space = nn.Conv3d(
-        in_channels, middle, (1, 3, 3), stride=(1, stride, stride), padding=(0, 1, 1), bias=False
-    )
-    time = nn.Conv3d(middle, out_channels, (3, 1, 1), stride=(stride, 1, 1), padding=(1, 0, 0), bias=False)
-    return nn.Sequential(
-        OrderedDict(space=space, norm=GroupBatchNorm(middle), relu=nn.ReLU(inplace=True), time=time)
-    )
-
-
 def _stem(in_channels: int, config: R2Plus1DConfig) -> nn.Sequential:
     """``in_channels`` -> ``width`` channels, all frames, half the height and width."""
     frames, middle_of_64 = STEMS[config.stem]
     width, middle = config.width, max(1, middle_of_64 * config.width // 64)
-    space = nn.Conv3d(in_channels, middle, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False)
-    time = nn.Conv3d(middle, width, (frames, 1, 1), padding=(frames // 2, 0, 0), bias=False)
+    spatial = nn.Conv3d(in_channels, middle, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False)
+    temporal = nn.Conv3d(middle, width, (frames, 1, 1), padding=(frames // 2, 0, 0), bias=False)
     return nn.Sequential(
         OrderedDict(
-            space=space,
-            norm_space=GroupBatchNorm(middle),
-            relu_space=nn.ReLU(inplace=True),
-            time=time,
-            norm_time=GroupBatchNorm(width),
-            relu_time=nn.ReLU(inplace=True),
+            spatial=spatial,
+            norm_spatial=GroupBatchNorm(middle),
+            relu_spatial=nn.ReLU(inplace=True),
+            temporal=temporal,
+            norm_temporal=GroupBatchNorm(width),
+            relu_temporal=nn.ReLU(inplace=True),
         )
     )
 

@@ -9,6 +9,7 @@ from kineray.models.blocks.batch_norm import (
 )
 from kineray.models.blocks.conv_norm import ConvNorm, SeparableConvNorm
 from kineray.models.blocks.dropout import ClipDropout, set_clip_seeds
+from kineray.models.blocks.factorised import factorised, middle_channels
 from kineray.models.blocks.lateral import Lateral
 from kineray.models.blocks.non_local import NonLocal
 from kineray.models.blocks.pathway import Pathway
@@ -28,7 +29,9 @@ __all__ = [
     "adopt",
     "commit_batch_norm",
     "discard_batch_norm",
+    "factorised",
     "fold_frames",
+    "middle_channels",
     "set_batch_norm_group",
     "set_clip_seeds",
 ]

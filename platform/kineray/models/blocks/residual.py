@@ -1,11 +1,10 @@
 """The residual blocks of video ResNets."""
 
-from collections import OrderedDict
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.factorised import factorised
 
 
 class Bottleneck(nn.Module):
@@ -113,19 +112,6 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 def _factorised(in_channels: int, out_channels: int, temporal_kernel: int, stride: int) -> nn.Module:
-    """1 x 3 x 3, batch norm, ReLU, temporal_kernel x 1 x 1; about the parameters of the full convolution."""
     if temporal_kernel == 1:
         return _conv3d(in_channels, out_channels, 1, stride)
-    full = temporal_kernel * 9 * in_channels * out_channels
-    middle = full // (9 * in_channels + temporal_kernel * out_channels)
-    temporal = nn.Conv3d(
-        middle, out_channels, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
-    )
-    return nn.Sequential(
-        OrderedDict(
-            spatial=_conv3d(in_channels, middle, 1, stride),
-            norm=GroupBatchNorm(middle),
-            relu=nn.ReLU(inplace=True),
-            temporal=temporal,
-        )
-    )
+    return factorised(in_channels, out_channels, temporal_kernel, stride=(1, stride))
