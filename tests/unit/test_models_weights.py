@@ -355,6 +355,21 @@ def test_torchvision_by_name(torch_home, name):
     assert str(loaded).startswith(f"125 tensors of torchvision:{name} (torchvision); ")
 
 
+@pytest.mark.parametrize("classes", [400, 5])
+def test_a_video_network_of_torchvision_keeps_its_classifier(torch_home, classes):
+    network = torch_home("mc3_18", "MC3_18_Weights.KINETICS400_V1").eval()
+    model = create_model("mc3_18", {"action": classes}, init="torchvision:mc3_18").eval()
+    if classes == 400:
+        with torch.no_grad():
+            torch.testing.assert_close(logits(model), network(clips()))
+    loaded = load_weights(model, "torchvision:mc3_18")
+    head_is_new = ("head action is new: 5 classes, 400 in the file",) if classes == 5 else ()
+    normalisation = "data.mean=0.43216,0.394666,0.37645 data.std=0.22803,0.22145,0.216989"
+    assert loaded.notes == (f"trained with {normalisation}", *head_is_new)
+    message = refused(create_model("r3d_18", {"action": 5}), "torchvision:mc3_18")
+    assert "weights have other shapes (backbone.layer2.0.conv1.0.weight is 128x64x1x3x3, " in message
+
+
 def test_another_image_network_is_refused_with_the_keys_to_set(tmp_path):
     torch.save(image_network((1, 2, 1, 1)).state_dict(), tmp_path / "resnet.pth")
     model = build_model(ResNet3dConfig(stage_blocks=(1, 1, 2, 1)), {"action": 5})
