@@ -326,6 +326,16 @@ def test_the_slow_pathway_starts_from_an_image_network(tmp_path, kind):
     torch.testing.assert_close(features[0][:, :, 4], maps(network, image), rtol=1e-3, atol=1e-3)
 
 
+def test_a_slow_pathway_for_optical_flow(tmp_path):
+    network = image_network()
+    torch.save(network.state_dict(), tmp_path / "resnet.pth")
+    model = build_model(SlowFastConfig(stage_blocks=(1, 1, 1, 1)), {"action": 5}, 2)
+    loaded = load_weights(model, str(tmp_path / "resnet.pth"))
+    mean = network.conv1.weight.mean(1, keepdim=True).repeat(1, 2, 1, 1)
+    torch.testing.assert_close(model.slow.stem.conv.weight[:, :, 0], mean)
+    assert "slow.stem.conv.weight has the mean over RGB for each of 2 channels" in loaded.notes
+
+
 @pytest.fixture
 def torch_home(tmp_path, monkeypatch):
     """torchvision's cache, empty: (architecture, weights) -> the file that would be downloaded."""
@@ -368,6 +378,45 @@ def test_a_video_network_of_torchvision_keeps_its_classifier(torch_home, classes
     assert loaded.notes == (f"trained with {normalisation}", *head_is_new)
     message = refused(create_model("r3d_18", {"action": 5}), "torchvision:mc3_18")
     assert "weights have other shapes (backbone.layer2.0.conv1.0.weight is 128x64x1x3x3, " in message
+
+
+def test_s3d_of_torchvision(torch_home):
+    network = torch_home("s3d", "S3D_Weights.KINETICS400_V1").eval()
+    model = create_model("s3d", {"action": 400}, init="torchvision:s3d").eval()
+    assert load_weights(model, "torchvision:s3d").new == ()
+    assert torch.equal(model.head.linear["action"].weight, network.classifier[1].weight.flatten(1))
+    inputs = torch.randn(1, 3, 11, 49, 66)
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(inputs), network.features(inputs))
+    message = refused(create_model("i3d_inception", {"action": 5}), "torchvision:s3d")
+    assert "are not of this model (conv1.spatial.conv.weight, " in message
+
+
+@pytest.mark.parametrize("name", ["s3d", "i3d_inception"])
+def test_inflated_googlenet(torch_home, name):
+    """A module with convolutions over space, over time and a pool sees what it sees in an image."""
+    network = torch_home("googlenet", "GoogLeNet_Weights.IMAGENET1K_V1", init_weights=False).eval()
+    model = create_model(name, {"action": 5}).eval()
+    loaded = load_weights(model, "torchvision:googlenet")
+    assert "trained with data.mean=0.5,0.5,0.5 data.std=0.5,0.5,0.5" in loaded.notes
+    assert all(".temporal.norm." in part or part.startswith("head.") for part in loaded.new)
+    image = torch.rand(1, 192, 9, 9)
+    with torch.no_grad():
+        features = model.inception3a(image[:, :, None].repeat(1, 1, 7, 1, 1))[:, :, 3]
+        torch.testing.assert_close(features, network.inception3a(image), rtol=2e-3, atol=1e-3)
+
+
+def test_inflated_inception_v3(torch_home):
+    network = torch_home("inception_v3", "Inception_V3_Weights.IMAGENET1K_V1", init_weights=False).eval()
+    model = create_model("s3d_v3", {"action": 5}).eval()
+    loaded = load_weights(model, "torchvision:inception_v3")
+    assert "the auxiliary classifier is new" in loaded.notes
+    assert all(re.match(r"auxiliary\.|head\.|.*\.temporal\.norm\.", part) for part in loaded.new)
+    image = torch.rand(1, 2048, 5, 5)
+    with torch.no_grad():
+        features = model.layers["18"](image[:, :, None].repeat(1, 1, 9, 1, 1))[:, :, 4]
+        expected = network.Mixed_7c(image)
+    torch.testing.assert_close(features, expected, rtol=5e-3, atol=5e-3)
 
 
 def test_another_image_network_is_refused_with_the_keys_to_set(tmp_path):

@@ -12,6 +12,14 @@ def inflate(weight_oihw: Tensor, frames: int) -> Tensor:
     return weight_oihw.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
 
 
+def mean_over_time(channels: int, frames: int) -> Tensor:
+    """The kernel of a convolution over time, [channels, channels, ``frames``, 1, 1], that averages.
+
+    Behind an inflated convolution over space it keeps what ``inflate`` promises.
+    """
+    return inflate(torch.eye(channels)[:, :, None, None], frames)
+
+
 def across_modalities(weight: Tensor, channels: int) -> Tensor:
     """The first kernel of an RGB network, [O, 3, ...], for clips of other channels, [O, ``channels``, ...].
 
