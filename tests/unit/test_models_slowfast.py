@@ -1,5 +1,6 @@
 """SlowFast against its published numbers and against other implementations."""
 
+import itertools
 import re
 
 import pytest
@@ -58,6 +59,9 @@ def test_slow_frames_are_the_published_ones():
     assert slow_indices(32, 4) == (0, 4, 8, 13, 17, 22, 26, 31)
     assert slow_indices(32, 8) == (0, 10, 20, 31)
     assert slow_indices(8, 8) == (0,)
+    for frames, alpha in itertools.product((8, 16, 32, 64, 128), (1, 2, 4, 8)):
+        linspace = torch.linspace(0, frames - 1, frames // alpha).long()
+        assert slow_indices(frames, alpha) == tuple(linspace.tolist())
     with pytest.raises(ConfigError, match=r"data\.frames 30 is not a multiple of model\.alpha 8"):
         slow_indices(30, 8)
 
@@ -328,6 +332,15 @@ def test_blocks_of_two_convolutions(cls, stride):
     expected = basic_block(x, weights, stride, full if cls is BasicBlock else factorised)
     with torch.no_grad():
         torch.testing.assert_close(block(x), expected)
+
+
+def test_exports_for_any_number_of_clips():
+    model = build_model(TINY, {"action": 6}).eval()
+    clips = torch.randn(3, 3, 12, 32, 32)
+    batch = {0: torch.export.Dim("clips")}
+    exported = torch.export.export(model, (clips[:2],), dynamic_shapes=(batch,)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(clips)["action"], model(clips)["action"])
 
 
 def test_too_small_a_picture_for_non_local_blocks():

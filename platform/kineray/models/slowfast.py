@@ -18,7 +18,6 @@ The backbone may also be made of R(2+1)D blocks (``R2Plus1dBlock``).
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +92,6 @@ class SlowFast(nn.Module):
         return logits
 
 
-@cache
 def slow_indices(frames: int, alpha: int) -> tuple[int, ...]:
     """Which of the Fast frames the Slow pathway sees.
 
@@ -105,7 +103,8 @@ def slow_indices(frames: int, alpha: int) -> tuple[int, ...]:
     """
     if frames % alpha:
         raise ConfigError(f"data.frames {frames} is not a multiple of model.alpha {alpha}")
-    return tuple(torch.linspace(0, frames - 1, frames // alpha, device="cpu").long().tolist())
+    slow = frames // alpha
+    return tuple(index * (frames - 1) // max(slow - 1, 1) for index in range(slow))
 
 
 def _by_block(
