@@ -11,19 +11,29 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "AdamConfig": "kineray.config",
+    "AttentionConfig": "kineray.config",
+    "AverageConfig": "kineray.config",
     "C3DConfig": "kineray.config",
     "Choice": "kineray.config",
+    "ConsensusConfig": "kineray.config",
+    "Conv1dConfig": "kineray.config",
+    "ConvLstmConfig": "kineray.config",
     "DataConfig": "kineray.config",
     "Experiment": "kineray.config",
+    "FrameConfig": "kineray.config",
+    "GruConfig": "kineray.config",
     "LogUniform": "kineray.config",
+    "LstmConfig": "kineray.config",
     "P3DConfig": "kineray.config",
     "R2Plus1DConfig": "kineray.config",
+    "ResidualConfig": "kineray.config",
     "ResNet3dConfig": "kineray.config",
     "RpropConfig": "kineray.config",
-    "SgdConfig": "kineray.config",
     "S3DConfig": "kineray.config",
     "S3DV3Config": "kineray.config",
+    "SgdConfig": "kineray.config",
     "SlowFastConfig": "kineray.config",
+    "TimeceptionConfig": "kineray.config",
     "TrainConfig": "kineray.config",
     "Uniform": "kineray.config",
     "VideoResNet18Config": "kineray.config",
@@ -42,19 +52,29 @@ __all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604 - a list of strings,
 if TYPE_CHECKING:
     from kineray.cli import main as main
     from kineray.config import AdamConfig as AdamConfig
+    from kineray.config import AttentionConfig as AttentionConfig
+    from kineray.config import AverageConfig as AverageConfig
     from kineray.config import C3DConfig as C3DConfig
     from kineray.config import Choice as Choice
+    from kineray.config import ConsensusConfig as ConsensusConfig
+    from kineray.config import Conv1dConfig as Conv1dConfig
+    from kineray.config import ConvLstmConfig as ConvLstmConfig
     from kineray.config import DataConfig as DataConfig
     from kineray.config import Experiment as Experiment
+    from kineray.config import FrameConfig as FrameConfig
+    from kineray.config import GruConfig as GruConfig
     from kineray.config import LogUniform as LogUniform
+    from kineray.config import LstmConfig as LstmConfig
     from kineray.config import P3DConfig as P3DConfig
     from kineray.config import R2Plus1DConfig as R2Plus1DConfig
+    from kineray.config import ResidualConfig as ResidualConfig
     from kineray.config import ResNet3dConfig as ResNet3dConfig
     from kineray.config import RpropConfig as RpropConfig
     from kineray.config import S3DConfig as S3DConfig
     from kineray.config import S3DV3Config as S3DV3Config
     from kineray.config import SgdConfig as SgdConfig
     from kineray.config import SlowFastConfig as SlowFastConfig
+    from kineray.config import TimeceptionConfig as TimeceptionConfig
     from kineray.config import TrainConfig as TrainConfig
     from kineray.config import Uniform as Uniform
     from kineray.config import VideoResNet18Config as VideoResNet18Config

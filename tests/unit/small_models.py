@@ -3,14 +3,24 @@
 from dataclasses import dataclass
 
 from kineray.config import (
+    AttentionConfig,
+    AverageConfig,
     C3DConfig,
+    ConsensusConfig,
+    Conv1dConfig,
+    ConvLstmConfig,
+    FrameConfig,
+    GruConfig,
+    LstmConfig,
     ModelConfig,
     P3DConfig,
     R2Plus1DConfig,
+    ResidualConfig,
     ResNet3dConfig,
     S3DConfig,
     S3DV3Config,
     SlowFastConfig,
+    TimeceptionConfig,
     VideoResNet18Config,
 )
 
@@ -30,6 +40,10 @@ class Small:
 
 
 _ONE_BLOCK_EACH = (1, 1, 1, 1)
+
+# The first layers of image networks: 24 and 64 channels, a quarter of the height and width.
+MOBILENET = {"backbone": "mobilenet_v2", "cut": "features.3"}
+RESNET = {"backbone": "resnet18", "cut": "layer1"}
 
 SMALL: dict[str, Small] = {
     "s3d": Small(
@@ -120,6 +134,41 @@ SMALL: dict[str, Small] = {
         accepted=((16, 32, 33), (32, 16, 16)),
         refused=((8, 32, 32), (24, 32, 32)),
     ),
+    "frame": Small(
+        FrameConfig(**RESNET), accepted=((1, 32, 32), (5, 48, 33)), refused=((4, 31, 32), (4, 32, 31))
+    ),
+    "frame_z_average": Small(FrameConfig(**RESNET, frozen=True, temporal=AverageConfig(z_norm=True))),
+    "frame_consensus": Small(
+        FrameConfig(backbone="highway", cut="stage1", temporal=ConsensusConfig()), accepted=((1, 33, 48),)
+    ),
+    "frame_gru": Small(
+        FrameConfig(**MOBILENET, temporal=GruConfig(units=6, z_norm=True)), accepted=((1, 33, 48),)
+    ),
+    "frame_lstm": Small(
+        FrameConfig(**MOBILENET, frozen=True, temporal=LstmConfig(units=6)), accepted=((1, 33, 48),)
+    ),
+    "frame_conv_lstm": Small(
+        FrameConfig(**MOBILENET, frozen=True, temporal=ConvLstmConfig(filters=6)), accepted=((1, 33, 48),)
+    ),
+    "frame_conv_lstm_dense": Small(
+        FrameConfig(**MOBILENET, temporal=ConvLstmConfig(filters=6, kernel=3, stride=1, norm=False, dense=9)),
+    ),
+    "frame_conv1d": Small(
+        FrameConfig(**MOBILENET, frozen=True, temporal=Conv1dConfig()),
+        frames=20,
+        refused=((19, 32, 32), (21, 32, 32)),
+    ),
+    "frame_residual": Small(
+        FrameConfig(**RESNET, temporal=ResidualConfig(width=5)), accepted=((1, 32, 32), (7, 48, 33))
+    ),
+    "frame_timeception": Small(
+        FrameConfig(**RESNET, temporal=TimeceptionConfig(layers=2, groups=4)),
+        accepted=((7, 48, 33),),
+        refused=((3, 32, 32),),
+    ),
+    "frame_attention": Small(
+        FrameConfig(**MOBILENET, temporal=AttentionConfig(filters=6)), accepted=((1, 33, 48),)
+    ),
 }
 
 # Trainable and frozen parameters with 400 classes of one head. A change here is a change of the architecture.
@@ -164,4 +213,22 @@ PARAMETERS: dict[str, int] = {
     "c3d": 79_634_576,
     "p3d_50": 25_745_232,
     "p3d_199": 66_492_240,
+    "mobilenet_v2_lstm": 2_510_772,
+    "mobilenet_v2_conv_lstm": 2_886_976,
+    "mobilenet_v2_mid_conv_lstm": 1_376_824,
+    "mobilenet_v2_conv1d": 2_309_312,
+    "mobilenet_v2_average": 2_736_272,
+    "mobilenet_v2_residual": 3_722_128,
+    "mobilenet_v2_attention": 5_348_560,
+    "resnet50_average": 24_327_632,
+    "resnet50_z_average": 24_327_632,
+    "resnet50_gru": 24_395_984,
+    "resnet50_tsn": 24_327_632,
+    "resnet50_timeception": 31_361_592,
+    "vgg16_average": 14_919_888,
+    "googlenet_average": 6_009_904,
+    "inception_v3_average": 22_605_168,
+    "resnext50_average": 23_799_504,
+    "densenet121_average": 7_363_856,
+    "highway_average": 20_570_256,
 }

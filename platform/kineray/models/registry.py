@@ -10,6 +10,7 @@ from torch import nn
 from kineray.config import (
     C3DConfig,
     Experiment,
+    FrameConfig,
     ModelConfig,
     P3DConfig,
     R2Plus1DConfig,
@@ -23,6 +24,7 @@ from kineray.config import (
 from kineray.errors import ConfigError
 from kineray.models import (
     c3d,
+    frame,
     p3d,
     r2plus1d,
     resnet3d,
@@ -46,6 +48,7 @@ _BUILDERS: Mapping[type, Callable[..., nn.Module]] = {
     S3DV3Config: s3d_v3.S3DV3,
     ResNet3dConfig: resnet3d.ResNet3d,
     VideoResNet18Config: video_resnet18.VideoResNet18,
+    FrameConfig: frame.FrameNet,
 }
 
 MODEL_PRESETS: Mapping[str, ModelPreset] = {
@@ -57,6 +60,7 @@ MODEL_PRESETS: Mapping[str, ModelPreset] = {
     **s3d_v3.PRESETS,
     **resnet3d.PRESETS,
     **video_resnet18.PRESETS,
+    **frame.PRESETS,
 }
 
 

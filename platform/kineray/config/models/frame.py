@@ -1,0 +1,41 @@
+"""Image networks that look at every frame, with a temporal subsystem behind them."""
+
+from typing import Literal
+
+from kineray.config.fields import Probability
+from kineray.config.models.base import ModelSection
+from kineray.config.models.temporal import AverageConfig, TemporalConfig
+
+Backbone = Literal[
+    "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
+    "googlenet", "inception_v3",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "densenet121", "densenet161", "densenet169", "densenet201",
+    "mobilenet_v2", "highway",
+]  # fmt: skip
+
+
+class FrameConfig(ModelSection):
+    """An image network applied to every frame, a temporal subsystem, and a linear classifier per head.
+
+    ``backbone``: a network of torchvision by its name there, or ``highway``. ``cut``: the layer of it
+    after which the features are taken, by its name there ("layer3", "features.13"); "" is before the
+    classifier. A ``frozen`` backbone is not trained: neither its weights nor its batch norms change.
+    """
+
+    type: Literal["frame"] = "frame"
+    backbone: Backbone = "resnet50"
+    cut: str = ""
+    frozen: bool = False
+    temporal: TemporalConfig = AverageConfig()
+    dropout: Probability = 0.5
+
+    def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
+        """Raise ValueError for pictures too small for the backbone, or frames that do not fit."""
+        smallest = 75 if self.backbone == "inception_v3" else 32
+        for key, side in (("data.crop", crop), ("data.eval_crop", eval_crop)):
+            if side < smallest:
+                raise ValueError(
+                    f"{key} {side} is less than the {smallest} pixels that {self.backbone} needs"
+                )
+        self.temporal.check_frames(frames)

@@ -1,0 +1,97 @@
+"""Image networks without their classifiers.
+
+All have the same form, whatever torchvision's class: a sequence of named layers, [N, C, H, W] -> feature
+maps [N, F, H', W'], in which every layer and weight has the name that it has in torchvision.
+
+    family            layers                             after it
+    vgg, mobilenet    features                           pooling, classifier
+    densenet          features, and the ReLU that its    classifier
+                      forward applies to them
+    resnet, resnext   conv1, bn1, relu, maxpool,         avgpool, fc
+                      layer1 .. layer4
+    googlenet         conv1 .. inception5b               avgpool, dropout, fc
+    inception_v3      Conv2d_1a_3x3 .. Mixed_7c          avgpool, dropout, fc
+    highway           stem, stage1 .. stage4             (kineray.models.highway)
+"""
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from kineray.errors import ConfigError
+from kineray.models.highway import highway
+
+_CLASSIFIER = ("avgpool", "classifier")  # the first of these ends the layers that make features
+_NO_AUXILIARY = {"aux_logits": False, "transform_input": False, "init_weights": True}
+_OPTIONS: dict[str, dict[str, Any]] = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
+
+
+def build_backbone(name: str, cut: str = "", in_channels: int = 3) -> nn.Sequential:
+    """A new, randomly initialised backbone: frames [N, in_channels, H, W] -> feature maps [N, F, H', W'].
+
+    ``name`` and ``cut`` are those of ``FrameConfig``. With other than 3 channels the first convolution is
+    a new one. Raises ConfigError where the network has no layer ``cut``.
+    """
+    backbone = highway() if name == "highway" else _torchvision(name)
+    if cut:
+        backbone = _up_to(backbone, cut, name)
+    if in_channels != 3:
+        _replace_first_convolution(backbone, in_channels)
+    return backbone
+
+
+def backbone_channels(name: str, cut: str = "") -> int:
+    """Channels of the feature maps, from a forward pass without numbers."""
+    with torch.device("meta"):
+        backbone = build_backbone(name, cut).eval()
+        maps_nchw = backbone(torch.empty(1, 3, 96, 96))
+    return int(maps_nchw.shape[1])
+
+
+def _torchvision(name: str) -> nn.Sequential:
+    from torchvision.models import get_model
+
+    network = get_model(name, weights=None, **_OPTIONS.get(name, {}))
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for layer, module in network.named_children():
+        if layer in _CLASSIFIER:
+            break
+        layers[layer] = module
+    if name.startswith("densenet"):
+        layers["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
+
+
+def _up_to(layers: nn.Sequential, cut: str, path: str) -> nn.Sequential:
+    """The layers up to ``cut``, which may lie inside one: "features.13". ``path``: their name in errors."""
+    first, _, inside = cut.partition(".")
+    kept: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in layers.named_children():
+        kept[name] = layer
+        if name == first and not inside:
+            return nn.Sequential(kept)
+        if name == first and isinstance(layer, nn.Sequential):
+            kept[name] = _up_to(layer, inside, f"{path}.{name}")
+            return nn.Sequential(kept)
+        if name == first:
+            raise ConfigError(f"model.cut: {path}.{first} cannot be cut at '{inside}'; cut after {first}")
+    raise ConfigError(f"model.cut: {path} has no layer '{first}'; it has {', '.join(kept)}")
+
+
+def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
+    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        (old.kernel_size[0], old.kernel_size[1]),
+        stride=(old.stride[0], old.stride[1]),
+        padding=old.padding if isinstance(old.padding, str) else (old.padding[0], old.padding[1]),
+        bias=old.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, new)

@@ -1,0 +1,155 @@
+"""Image networks that look at every frame, with a temporal subsystem behind them.
+
+    part        what                                                     output
+    backbone    an image network, without its classifier, on each frame  [B, T, C, H', W']
+    temporal    makes features of the clip of them                       [B, F]
+    head        dropout and a linear classifier for each head            {head: [B, classes]}
+
+With ``mobilenet_v2``, frozen, and 20 frames of 256 pixels (maps of 1280 x 8 x 8) it is the family of models
+of an egocentric study on EPIC-KITCHENS. Trainable parameters, with 13 classes:
+
+    preset                        temporal subsystem                                  parameters
+    mobilenet_v2_lstm             LSTM 50, BN                                            266,963
+    mobilenet_v2_conv_lstm        ConvLSTM 8 4x4/4, BN, max pool                         659,621
+    mobilenet_v2_mid_conv_lstm    maps of 96 x 16 x 16: ConvLSTM 64 3x3, max pool, 1000  446,909
+    mobilenet_v2_conv1d           9 convolutions in time                                  46,353
+"""
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from kineray.config import (
+    AttentionConfig,
+    AverageConfig,
+    ConsensusConfig,
+    Conv1dConfig,
+    ConvLstmConfig,
+    FrameConfig,
+    GruConfig,
+    LstmConfig,
+    ResidualConfig,
+    TemporalConfig,
+    TimeceptionConfig,
+)
+from kineray.errors import ConfigError
+from kineray.models.backbones import backbone_channels, build_backbone
+from kineray.models.blocks import adopt, fold_frames
+from kineray.models.heads import FeatureHead
+from kineray.models.preset import ModelPreset
+from kineray.models.temporal import build_temporal
+
+
+class FrameNet(nn.Module):
+    """The whole network. ``heads`` maps the name of each head to its number of classes.
+
+    ``in_channels``: of the clips; 3 for RGB, 2 for optical flow and more for stacked flow.
+    Raises ConfigError where the backbone has no layer ``config.cut``.
+    """
+
+    def __init__(self, config: FrameConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, config.cut, in_channels)
+        if config.frozen:
+            self.backbone.requires_grad_(False).eval()
+        else:
+            adopt(self.backbone)
+        self.temporal = build_temporal(config.temporal, backbone_channels(config.backbone, config.cut))
+        consensus = isinstance(config.temporal, ConsensusConfig)
+        head = ConsensusHead if consensus else FeatureHead
+        self.head = head(self.temporal.features, heads, config.dropout)
+        for linear in self.head.linear.values():
+            assert isinstance(linear, nn.Linear)
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
+        """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
+
+        Raises ConfigError for frames or pictures that the backbone or the temporal subsystem cannot take.
+        """
+        return self.classify(self.frame_maps(clips_bcthw))
+
+    def frame_maps(self, clips_bcthw: Tensor) -> Tensor:
+        """The backbone's part: feature maps of every frame, [B, T, C, H', W']."""
+        frames, height, width = clips_bcthw.shape[2:]
+        try:
+            self.config.check_clip(frames, min(height, width), min(height, width))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if self.config.frozen:
+            with torch.no_grad():
+                return fold_frames(self.backbone, clips_bcthw)
+        return fold_frames(self.backbone, clips_bcthw)
+
+    def classify(self, maps_btchw: Tensor) -> dict[str, Tensor]:
+        """The rest: {head: logits [B, classes]} of the frames' feature maps."""
+        logits: dict[str, Tensor] = self.head(self.temporal(maps_btchw))
+        return logits
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation; a frozen backbone stays in evaluation."""
+        super().train(mode)
+        if self.config.frozen:
+            self.backbone.eval()
+        return self
+
+
+class ConsensusHead(FeatureHead):
+    """Classifies every frame and averages the logits: TSN's average consensus (arXiv 1608.00859, eq. 1).
+
+    The classifiers being linear, a clip in evaluation gets the logits of its average features. It is not
+    the same in training: every frame has its own dropout mask here, the average of features one for all.
+    """
+
+    def forward(self, features_btc: Tensor) -> dict[str, Tensor]:
+        """[B, T, C] -> {head: logits [B, classes]}."""
+        return {name: logits.mean(1) for name, logits in super().forward(features_btc).items()}
+
+
+def _egocentric(temporal: TemporalConfig, cut: str = "") -> ModelPreset:
+    """20 frames of 256 pixels through a MobileNetV2 that is not trained."""
+    config = FrameConfig(backbone="mobilenet_v2", cut=cut, frozen=True, temporal=temporal)
+    source = "arXiv 1801.04381 (MobileNetV2) and a report on EPIC-KITCHENS"
+    return ModelPreset(config, frames=20, stride=0, side=256, source=source, study="egocentric")
+
+
+def _baseline(temporal: TemporalConfig) -> ModelPreset:
+    """Features of a ResNet-50 that is not trained, for a linear classifier without dropout."""
+    config = FrameConfig(backbone="resnet50", frozen=True, temporal=temporal, dropout=0.0)
+    source = "arXiv 1512.03385 (ResNet) and a thesis on UCF-101"
+    return ModelPreset(config, frames=16, stride=0, side=224, source=source, study="spatio-temporal residual")
+
+
+def _lecture(config: FrameConfig, source: str, frames: int = 16, side: int = 224) -> ModelPreset:
+    return ModelPreset(config, frames=frames, stride=0, side=side, source=source, study="modern ConvNets")
+
+
+PRESETS = {
+    "mobilenet_v2_lstm": _egocentric(LstmConfig()),
+    "mobilenet_v2_conv_lstm": _egocentric(ConvLstmConfig()),
+    "mobilenet_v2_mid_conv_lstm": _egocentric(
+        ConvLstmConfig(filters=64, kernel=3, stride=1, norm=False, dense=1000), cut="features.13"
+    ),
+    "mobilenet_v2_conv1d": _egocentric(Conv1dConfig()),
+    "mobilenet_v2_average": _egocentric(AverageConfig()),
+    "mobilenet_v2_residual": _egocentric(ResidualConfig()),
+    "mobilenet_v2_attention": _egocentric(AttentionConfig()),
+    "resnet50_average": _baseline(AverageConfig()),
+    "resnet50_z_average": _baseline(AverageConfig(z_norm=True)),
+    "resnet50_gru": _baseline(GruConfig()),
+    "resnet50_tsn": _lecture(FrameConfig(temporal=ConsensusConfig()), "arXiv 1608.00859", frames=8),
+    # Minutes of video: 128 moments, and a backbone that is not trained with what is behind it.
+    "resnet50_timeception": _lecture(
+        FrameConfig(frozen=True, temporal=TimeceptionConfig()), "arXiv 1812.01289", frames=128
+    ),
+    "vgg16_average": _lecture(FrameConfig(backbone="vgg16"), "arXiv 1409.1556"),
+    "googlenet_average": _lecture(FrameConfig(backbone="googlenet"), "arXiv 1409.4842"),
+    "inception_v3_average": _lecture(FrameConfig(backbone="inception_v3"), "arXiv 1512.00567", side=299),
+    "resnext50_average": _lecture(FrameConfig(backbone="resnext50_32x4d"), "arXiv 1611.05431"),
+    "densenet121_average": _lecture(FrameConfig(backbone="densenet121"), "arXiv 1608.06993"),
+    "highway_average": _lecture(FrameConfig(backbone="highway"), "arXiv 1505.00387"),
+}

@@ -1,0 +1,25 @@
+"""What the temporal subsystems have in common."""
+
+from torch import Tensor, nn
+
+
+class Temporal(nn.Module):
+    """Feature maps of every frame, [B, T, C, H, W] -> ``features`` of the clip, [B, F]."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+
+def pool_space(maps_btchw: Tensor) -> Tensor:
+    """Features of every frame: the mean over its map, [B, T, C, H, W] -> [B, T, C]."""
+    return maps_btchw.mean((3, 4))
+
+
+def he_(module: nn.Module) -> None:
+    """He et al. (arXiv 1502.01852) for the convolutions and linear layers inside ``module``; biases 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,90 @@
+"""A convolutional LSTM over feature maps: Shi et al., arXiv 1506.04214, equation 3.
+
+    i = sigmoid(W_xi * x + W_hi * h + b_i)        f = sigmoid(W_xf * x + W_hf * h + b_f)
+    c' = f c + i tanh(W_xc * x + W_hc * h + b_c)  o = sigmoid(W_xo * x + W_ho * h + b_o)
+    h' = o tanh(c')
+
+without the paper's terms W_c c ("peepholes"), as in Keras and as the published sizes show.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kineray.errors import ConfigError
+from kineray.models.blocks import GroupBatchNorm
+from kineray.models.temporal.base import Temporal, he_
+
+
+class ConvLstmCell(nn.Module):
+    """One step. The gates lie in the order i, f, c, o along the channels of both convolutions.
+
+    ``kernel`` is of both; ``stride`` is of the input's alone, so that the state has maps of H / stride.
+    The borders are those of TensorFlow's "same": an odd row of zeros goes behind the map.
+    """
+
+    def __init__(self, channels: int, filters: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.input = nn.Conv2d(channels, 4 * filters, kernel, stride=stride)
+        self.recurrent = nn.Conv2d(filters, 4 * filters, kernel, bias=False)
+        nn.init.xavier_uniform_(self.input.weight)
+        nn.init.orthogonal_(self.recurrent.weight)
+        assert self.input.bias is not None
+        nn.init.zeros_(self.input.bias)
+        nn.init.ones_(self.input.bias[filters : 2 * filters])  # a new network remembers
+
+    def gates(self, maps_nchw: Tensor) -> Tensor:
+        """The input's part of the gates: [N, C, H, W] -> [N, 4 filters, H / stride, W / stride].
+
+        It does not depend on the state, so all frames can be given at once. Raises ConfigError for maps
+        smaller than the kernel.
+        """
+        padded = _pad(maps_nchw, self.kernel, self.stride)
+        if min(padded.shape[2:]) < self.kernel:
+            height, width = maps_nchw.shape[2:]
+            raise ConfigError(
+                f"data.crop: the backbone's maps of {height} x {width} are less than model.temporal.kernel="
+                f"{self.kernel}; use larger pictures"
+            )
+        gates: Tensor = self.input(padded)
+        return gates
+
+    def forward(self, gates_nchw: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The input's part of the gates, and state and memory of the step before -> state and memory."""
+        gates = gates_nchw + self.recurrent(_pad(state, self.kernel, 1))
+        take, keep, content, give = gates.chunk(4, dim=1)
+        memory = torch.sigmoid(keep) * memory + torch.sigmoid(take) * torch.tanh(content)
+        return torch.sigmoid(give) * torch.tanh(memory), memory
+
+
+class ConvLstm(Temporal):
+    """The last state of a convolutional LSTM, a batch norm, a global max pool and a hidden layer.
+
+    ``norm`` and ``dense`` (0: without) say which of the last parts there are.
+    """
+
+    def __init__(
+        self, channels: int, filters: int, *, kernel: int, stride: int, norm: bool, dense: int
+    ) -> None:
+        super().__init__(dense or filters)
+        self.cell = ConvLstmCell(channels, filters, kernel, stride)
+        self.filters = filters
+        self.norm = GroupBatchNorm(filters) if norm else nn.Identity()
+        self.dense = nn.Sequential(nn.Linear(filters, dense), nn.ReLU()) if dense else nn.Identity()
+        he_(self.dense)
+
+    def forward(self, maps_btchw: Tensor) -> Tensor:
+        """[B, T, C, H, W] -> [B, dense or filters]."""
+        gates = torch.unflatten(self.cell.gates(maps_btchw.flatten(0, 1)), 0, maps_btchw.shape[:2])
+        state = memory = torch.zeros_like(gates[:, 0, : self.filters])
+        for frame in gates.unbind(1):
+            state, memory = self.cell(frame, state, memory)
+        features: Tensor = self.dense(self.norm(state).amax((2, 3)))
+        return features
+
+
+def _pad(maps_nchw: Tensor, kernel: int, stride: int) -> Tensor:
+    total = max(kernel - stride, 0)
+    before, after = total // 2, total - total // 2
+    return F.pad(maps_nchw, (before, after, before, after))

@@ -1,0 +1,152 @@
+"""Unions inside unions: a model's temporal subsystem on the command line and in YAML."""
+
+import itertools
+
+import pytest
+
+from kineray.config import (
+    AverageConfig,
+    Conv1dConfig,
+    Experiment,
+    FrameConfig,
+    LstmConfig,
+    TimeceptionConfig,
+    apply_overrides,
+    differing_keys,
+    fingerprint,
+    from_yaml,
+    leaf_keys,
+    to_yaml,
+)
+from kineray.errors import ConfigError
+
+LSTM64 = FrameConfig(temporal=LstmConfig(units=64))
+
+
+def test_overrides_apply_in_any_order():
+    pairs = ["model.type=frame", "model.temporal.type=lstm", "model.temporal.units=64"]
+    for order in itertools.permutations(pairs):
+        assert apply_overrides(Experiment(), order).model == LSTM64
+
+
+def test_choosing_a_variant_starts_from_its_own_defaults():
+    lstm = apply_overrides(Experiment(), ["model.type=frame", "model.temporal.type=lstm"])
+    assert lstm.model == FrameConfig(temporal=LstmConfig())
+    changed = apply_overrides(lstm, ["model.temporal.units=9", "model.cut=layer3"])
+    assert apply_overrides(changed, ["model.temporal.type=lstm"]) == changed
+    other = apply_overrides(changed, ["model.temporal.type=timeception", "model.temporal.layers=2"])
+    assert other.model == FrameConfig(cut="layer3", temporal=TimeceptionConfig(layers=2))
+    assert apply_overrides(changed, ["model.type=slowfast"]).model == Experiment().model
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {type: frame, temporal: {type: lstm, units: 64}}",
+        "model:\n  temporal:\n    units: 64\n    type: lstm\n  type: frame",
+    ],
+)
+def test_yaml(text):
+    experiment = from_yaml(text)
+    assert experiment.model == LSTM64
+    assert from_yaml(to_yaml(experiment)) == experiment
+
+
+def test_yaml_that_leaves_the_variant_out_has_the_default_one():
+    assert from_yaml("model: {type: frame, temporal: {z_norm: true}}").model == FrameConfig(
+        temporal=AverageConfig(z_norm=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.type=frame", "model.temporal.type=lstm", "model.temporal.groups=4"],
+            "model.temporal.groups: a field of model.temporal.type=timeception, but "
+            "model.temporal.type=lstm is selected",
+        ),
+        (
+            ["model.type=frame", "model.temporal.units=4"],
+            "model.temporal.units: a field of model.temporal.type=gru or lstm, but "
+            "model.temporal.type=average is selected",
+        ),
+        (
+            ["model.temporal.type=lstm", "model.temporal.units=64"],
+            "model.temporal.type: a field of model.type=frame, but model.type=slowfast is selected",
+        ),
+        (["model.type=frame", "model.temporal.type=ltsm"], "model.temporal.type=ltsm: not one of average, "),
+        (["model.type=frame", "model.temporal.type=ltsm"], "did you mean lstm?"),
+        (
+            ["model.type=frame", "model.temporal.type=lstm", "model.temporal.unit=4"],
+            "model.temporal.unit: unknown key; did you mean model.temporal.units?",
+        ),
+        (
+            ["model.type=frame", "model.temporal.type=lstm", "model.temporal.units=0"],
+            "model.temporal.units=0: input should be greater than 0",
+        ),
+        (["model.type=frame", "model.temporal=lstm"], "model.temporal: a section, not a field"),
+        (["model.type=frame", "model.alpha=4"], "model.alpha: a field of model.type=slowfast, but "),
+        (
+            ["model.type=frame", "model.temporal.type=conv1d"],
+            "data.frames 32: model.temporal.type=conv1d takes exactly 20 frames",
+        ),
+        (
+            ["model.type=frame", "model.temporal.type=timeception", "data.frames=15"],
+            "data.frames 15 is less than 16, which 4 Timeception layers need",
+        ),
+        (
+            ["model.type=frame", "data.crop=16", "data.eval_crop=48"],
+            "data.crop 16 is less than the 32 pixels that resnet50 needs",
+        ),
+        (
+            ["model.type=frame", "model.backbone=inception_v3", "data.eval_crop=74"],
+            "data.eval_crop 74 is less than the 75 pixels that inception_v3 needs",
+        ),
+        (["model.type=frame", "model.backbone=resnet5"], "model.backbone=resnet5: input should be 'vgg11', "),
+    ],
+)
+def test_a_bad_override_is_one_clear_line(overrides, message):
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(Experiment(), overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "model: {type: frame, temporal: {type: lstm, groups: 4}}",
+            "experiment: model.temporal.groups: a field of model.temporal.type=timeception, but "
+            "model.temporal.type=lstm is selected",
+        ),
+        (
+            "model: {type: frame, temporal: {type: lstm, units: 0}}",
+            "experiment: model.temporal.units=0: input should be greater than 0",
+        ),
+        ("model: {type: frame, temporal: {type: ltsm}}", "experiment: model.temporal"),
+        ("model: {type: frame, temporal: 3}", "experiment: model.temporal"),
+        ("model: {temporal: {type: lstm}}", "experiment: model.temporal.type: a field of model.type=frame"),
+    ],
+)
+def test_bad_yaml_is_one_clear_line(text, message):
+    with pytest.raises(ConfigError) as error:
+        from_yaml(text)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_nested_fields_are_keys_and_part_of_the_science():
+    one = Experiment(model=LSTM64)
+    other = Experiment(model=FrameConfig(temporal=LstmConfig(units=65)))
+    assert leaf_keys(one)["model.temporal.units"] == 64
+    assert leaf_keys(one)["model.temporal.type"] == "lstm"
+    assert differing_keys(one, other) == ["model.temporal.units"]
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(one) == fingerprint(from_yaml(to_yaml(one)))
+
+
+def test_conv1d_takes_twenty_frames():
+    pairs = ["model.type=frame", "model.temporal.type=conv1d", "data.frames=20"]
+    assert apply_overrides(Experiment(), pairs).model == FrameConfig(temporal=Conv1dConfig())
