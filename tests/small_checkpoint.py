@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from kineray.config import DataConfig, Experiment, SlowFastConfig, TrainConfig
+from kineray.config.schema import clip_parts
 from kineray.data import Preprocessing
 from kineray.data.synth import DRIFTS, drifting_texture
 from kineray.models import build_model
@@ -12,8 +13,9 @@ from kineray.training import CheckpointStore, build_optimizer
 CLASSES = ("drift_left", "drift_right", "drift_up", "drift_down")
 
 
-def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, name="small"):
+def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, name="small", modality="rgb"):
     """Write it below ``uri`` (a run's ``checkpoints`` folder); returns the checkpoint's own URI."""
+    values = sum(clip_parts(modality, 1))
     heads = heads or {"action": CLASSES}
     experiment = Experiment(
         name=name,
@@ -25,6 +27,9 @@ def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, na
             crop=32,
             eval_short_side=eval_crop + 4,
             eval_crop=eval_crop,
+            modality=modality,
+            mean=(0.45,) * values,
+            std=(0.225,) * values,
         ),
         model=SlowFastConfig(
             stage_blocks=(1, 1, 1, 1), width=8, alpha=4, beta_inv=4, head_pool=1, dropout=0.0
@@ -33,7 +38,8 @@ def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, na
     )
     preprocessing = Preprocessing.from_config(experiment.data, heads)
     torch.manual_seed(seed)
-    model = build_model(experiment.model, {head: len(names) for head, names in heads.items()}).eval()
+    classes = {head: len(names) for head, names in heads.items()}
+    model = build_model(experiment.model, classes, preprocessing.channels).eval()
     _spread(model, preprocessing, np.random.default_rng(seed))
     uri, _ = CheckpointStore(uri).save(
         model,
@@ -55,6 +61,7 @@ def _spread(model, preprocessing, rng):
         for x, y in drifts
     ]
     clips = torch.from_numpy(np.stack(clips))
+    clips = clips[..., torch.arange(preprocessing.channels) % 3]
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, torch.nn.Linear):

@@ -23,7 +23,7 @@ from kineray.data import load_manifest, synthesize
 from kineray.errors import CheckpointError, ServingError, TrackingError
 from kineray.evaluation import predict
 from kineray.serving import find_service, promote, rollback, serve
-from kineray.tracking import fetch, get_version, set_champion, start_run
+from kineray.tracking import fetch, get_version, register, set_champion, start_run
 from kineray.training import load_checkpoint
 from small_checkpoint import CLASSES, save_small_checkpoint
 
@@ -244,6 +244,20 @@ def test_a_body_that_is_no_video(client, body, code):
 def test_a_video_that_is_cut_off(client, videos):
     video = Path(videos[0].uri).read_bytes()
     assert_error(client.post("/v1/predict", content=video[: len(video) // 2]), 400, "truncated")
+
+
+def test_a_video_without_the_flow_that_a_model_needs(service, store, videos, client):
+    trained(store, videos, "flow", seed=4, modality="rgb_flow")
+    before, version = get_version(store, MODEL), register(store, "flow", MODEL)
+    with pytest.raises(TrackingError), service.deployed(version):
+        refused = client.post("/v1/predict", content=Path(videos[0].uri).read_bytes())
+        assert_error(refused, 400, "wrong_modality")
+        said = refused.json()["error"]["message"]
+        assert said.startswith(
+            "the upload: has no optical flow beside it, which data.modality=rgb_flow needs"
+        )
+        set_champion(store, MODEL, 12345)  # there is no such version: the one before comes back
+    assert client.get("/v1/model").json()["version"] == before.version
 
 
 def test_forms_that_hold_no_file(client):

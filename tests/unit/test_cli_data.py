@@ -193,9 +193,19 @@ def test_epic_by_frames_flow_or_videos(kineray):
     assert load_manifest("epic")[0].uri.endswith("epic/rgb/P01_11/frame_%010d.jpg#fps=60")
     imported(kineray, "epic", "--flow", "epic/of")
     assert load_manifest("epic")[0].uri.endswith("{u,v}/frame_%010d.jpg#fps=30&bound=25")
-    code, _, err = kineray("data", "import", "epic", "--flow", "epic/of", "--videos", "epic")
+    assert load_manifest("epic")[0].flow == ""
+    code, _, err = kineray("data", "import", "epic", "--frames", "epic/rgb", "--videos", "epic")
     assert code == 2
-    assert "give one folder: either of videos, of frames or of flow" in err
+    assert "give a folder of videos or of frames, one of flow, or both" in err
+
+
+@pytest.mark.parametrize(("option", "ends"), [("--videos", "P01_11.MP4"), ("--frames", "#fps=60")])
+def test_epic_with_flow_beside_its_pictures(kineray, option, ends):
+    folder = "epic/P01" if option == "--videos" else "epic/rgb"
+    made = imported(kineray, "epic", option, folder, "--flow", "epic/of")
+    (sample,) = load_manifest("epic")
+    assert sample.uri.endswith(ends) and sample.flow.endswith("{u,v}/frame_%010d.jpg#fps=30&bound=25")
+    assert made["flow"] == 1 and "\nwith optical flow\n" in kineray("data", "show", "epic")[1]
 
 
 @pytest.mark.parametrize("as_file", [False, True])

@@ -93,6 +93,16 @@ def test_flow_has_two_channels_for_every_stacked_frame():
     assert [Experiment().data.channels, *channels] == [3, 2, 10]
 
 
+def test_what_a_message_says_to_set_can_be_set():
+    """Both for flow alone and for RGB and flow."""
+    for modality, channels in (("flow", 2), ("rgb_flow", 5), ("rgb_flow_stack", 13)):
+        with pytest.raises(ConfigError) as caught:
+            apply_overrides(Experiment(), [f"data.modality={modality}"])
+        said = [word for word in str(caught.value).split() if word.startswith(("data.mean=", "data.std="))]
+        chosen = apply_overrides(Experiment(), [f"data.modality={modality}", *said])
+        assert chosen.data.channels == channels
+
+
 def test_an_experiment_of_before_loads():
     """Keys that were added since take the values that mean what was done then."""
     old = "data: {frames: 16, stride: 4, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}"
@@ -157,7 +167,15 @@ def test_an_experiment_of_before_loads():
             "data: mean and std have 3 and 3 values; modality flow needs 2 of each, for u and v: set"
             " data.mean=0.5,0.5 data.std=0.226,0.226",
         ),
-        ("data.modality=depth", "data.modality=depth: input should be 'rgb', 'flow' or 'flow_stack'"),
+        (
+            "data.modality=rgb_flow_stack",
+            "data: mean and std have 3 and 3 values; modality rgb_flow_stack needs 5 of each, for red, green,"
+            " blue, u and v: set data.mean=0.45,0.45,0.45,0.5,0.5 data.std=0.225,0.225,0.225,0.226,0.226",
+        ),
+        (
+            "data.modality=depth",
+            "data.modality=depth: input should be 'rgb', 'flow', 'flow_stack', 'rgb_flow' or",
+        ),
         ("data.sampling=tsn", "data.sampling=tsn: input should be 'dense', 'uniform', 'segments' or"),
         ("data.stack=0", "data.stack=0: input should be greater than 0"),
         ("data.flow_bound=0", "data.flow_bound=0: input should be greater than 0"),

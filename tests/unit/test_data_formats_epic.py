@@ -1,5 +1,6 @@
 """EPIC-KITCHENS-100 and -55: rows as in the official files, videos by time, frames and flow by number."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,13 +321,34 @@ def test_short_flow_is_named(short, tmp_path, caplog):
     assert [sample.id for sample in manifest] == ["P01_01_0"]
 
 
+@pytest.mark.parametrize("kind", ["videos", "frames"])
+def test_flow_beside_videos_or_frames(short, tmp_path, kind, caplog):
+    """Times are those of the RGB pictures; a clip that lacks one of the two is missing."""
+    root, flow = tmp_path / "RGB", tmp_path / "FLOW"
+    if kind == "videos":
+        touch(root, "P01_01.MP4", "P02_101.MP4")
+    else:
+        touch(root, *frames(RGB[0], "P01_01", 18), *frames(RGB[0], "P02_101", 15))
+    layout, *parts = FLOW[0]
+    for part in parts:
+        touch(flow, *frames(layout, "P01_01", 9, part=part), *frames(layout, "P02_101", 15, part=part))
+    both = from_epic(short, **{kind: root}, flow=flow)
+    alone, of_flow = from_epic(short, **{kind: root}), from_epic(short, flow=flow)
+    assert list(both) == [replace(rgb, flow=other.uri) for rgb, other in zip(alone, of_flow, strict=True)]
+    assert both.missing == {} and caplog.text == ""
+    (flow / "P02").rename(flow / "elsewhere")
+    fewer = from_epic(short, **{kind: root}, flow=flow)
+    assert list(fewer) == [both[0]] and fewer.missing == {"train": ("P02_101_0",)}
+    assert "1 of 2 videos have no folder of frames: P02_101" in caplog.text
+
+
 def test_pictures_come_from_one_place(epic, tmp_path):
     for given_folders in (
         {},
         {"videos": tmp_path, "frames": tmp_path},
-        {"frames": tmp_path, "flow": tmp_path},
+        {"videos": tmp_path, "frames": tmp_path, "flow": tmp_path},
     ):
-        with pytest.raises(ManifestError, match="give one folder: either of videos, of frames or of flow"):
+        with pytest.raises(ManifestError, match="give a folder of videos or of frames, one of flow, or both"):
             from_epic(epic, **given_folders)
     with pytest.raises(
         ManifestError, match="s3://bucket/frames: frames and flow are read from local folders"

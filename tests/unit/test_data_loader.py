@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kineray.config import DataConfig
 from kineray.data import (
@@ -27,7 +28,7 @@ from kineray.data import (
 )
 from kineray.data.loader import prefetched_batches
 from kineray.errors import ConfigError, ManifestError
-from kineray.video import index_video
+from kineray.video import frames_uri, index_video
 from kineray.video.worker import decode_process, end_idle_processes
 
 N, BATCH = 22, 8
@@ -256,6 +257,57 @@ def test_little_is_decoded_ahead(manifest, preprocessing, tmp_path):
     time.sleep(0.5)  # long enough for idle decoders to reach the late video, were they allowed to
     late.write_bytes(Path(manifest[order[7]].uri).read_bytes())
     assert not any(part.failures for part in [*first, *stream])
+
+
+@pytest.fixture(scope="module")
+def with_flow(manifest, tmp_path_factory):
+    """The manifest with folders of flow, each video's with grey values of its own; the fourth's is gone."""
+    folder = tmp_path_factory.mktemp("flow")
+    samples = []
+    for index, sample in enumerate(manifest):
+        for name in "uv" if index != 3 else "":
+            (folder / str(index) / name).mkdir(parents=True)
+            for number in range(1, 5):
+                value = np.full((16, 16), 10 * index + number, np.uint8)
+                Image.fromarray(value).save(folder / str(index) / name / f"{number}.png")
+        uri = frames_uri(folder / str(index) / "{u,v}" / "%d.png", fps=10, bound=20)
+        samples.append(replace(sample, flow=uri))
+    return replace(manifest, samples=tuple(samples))
+
+
+def with_modality(preprocessing, modality):
+    values = {"flow": ((0.5,) * 2, (0.2,) * 2), "rgb_flow_stack": ((0.5,) * 5, (0.2,) * 5)}
+    mean, std = values[modality]
+    return preprocessing.model_copy(update={"modality": modality, "mean": mean, "std": std, "stack": 2})
+
+
+@pytest.mark.parametrize("modality", ["flow", "rgb_flow_stack"])
+def test_flow_comes_with_its_video(with_flow, preprocessing, modality):
+    """The same from the decoding processes as here; flow that is missing is a failure, and is named."""
+    chosen = with_modality(preprocessing, modality)
+    parts = list(batches(with_flow, chosen, stop_step=2))
+    by_id = {sample.id: sample for sample in with_flow}
+    failed = {failure.id: failure for part in parts for failure in part.failures}
+    for part in parts:
+        assert part.clips_bthwc.shape[-1] == chosen.channels
+        if not part.failures:
+            for clip, name in zip(part.clips_bthwc, part.ids, strict=True):
+                source, flow = chosen.sources(by_id[name])
+                wanted = chosen.train_clips(source, by_id[name], [sample_rng(5, 0, name)], flow=flow)[0]
+                np.testing.assert_array_equal(clip.numpy(), wanted)
+    lost = with_flow[3]
+    assert failed.keys() <= {lost.id}
+    for sample, clips, times, failure in eval_clips(
+        with_flow, chosen, views=2, crops=3, indices=(0, 3, 5), decoders=2
+    ):
+        if sample == lost:
+            assert clips is None and failure.code == "not_found" and "/flow" in failure.message
+            assert failure.uri == (lost.flow if modality == "flow" else lost.uri)
+        else:
+            source, flow = chosen.sources(sample)
+            wanted, wanted_times = chosen.eval_views(source, views=2, crops=3, flow=flow)
+            np.testing.assert_array_equal(clips, wanted)
+            np.testing.assert_array_equal(times, wanted_times)
 
 
 def test_evaluation_goes_in_order_and_lists_bad_clips(damaged, preprocessing):

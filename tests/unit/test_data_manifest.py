@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kineray.data import Manifest, Sample, load_manifest, save_manifest
+from kineray.data.manifest import check_flow
 from kineray.data.samples import BoxLabel
 from kineray.errors import ManifestError
 
@@ -50,7 +51,10 @@ def manifests(draw):
         st.lists(
             st.tuples(
                 st.tuples(texts, seconds, st.none() | seconds, st.integers(-1, 1), st.integers(-1, 2)),
-                st.tuples(texts, texts, st.lists(boxes, max_size=2), st.frozensets(texts, max_size=2)),
+                st.tuples(
+                    st.sampled_from(["", "/flow/{u,v}/%d.jpg#fps=25&bound=20"]),
+                    *(texts, texts, st.lists(boxes, max_size=2), st.frozensets(texts, max_size=2)),
+                ),
             ),
             max_size=6,
             unique_by=lambda row: row[0][0],
@@ -68,8 +72,9 @@ def manifests(draw):
                 split,
                 tuple(inside),
                 subsets,
+                flow,
             )
-            for (name, start, end, verb, noun), (group, split, inside, subsets) in rows
+            for (name, start, end, verb, noun), (flow, group, split, inside, subsets) in rows
         ],
         evaluated=draw(st.sampled_from([{}, {"verb": (1,)}])),
     )
@@ -200,6 +205,9 @@ def test_the_hash_follows_every_part_of_the_content():
             {"boxes": (BoxLabel(0, 0.25, 0.5, 1, (0,)),)},
             {"subsets": frozenset({"tail"})},
             {"subsets": frozenset({"tail", "unseen"})},
+            {"flow": "/flow/{u,v}/%d.jpg#fps=25&bound=20"},
+            {"flow": "/flow/{u,v}/%d.jpg#fps=25&bound=8"},
+            {"flow": "/flow/{u,v}/%d.jpg#fps=30&bound=8"},
         )
     ]
     changed += [a_manifest(evaluated={"verb": (0,)}), a_manifest(evaluated={"verb": (1,)})]
@@ -214,6 +222,59 @@ def test_the_hash_follows_every_part_of_the_content():
         == base.content_hash
     )
     assert a_manifest(name="other").content_hash == base.content_hash
+    folders = ("/flow/{u,v}/%d.jpg#fps=25&bound=8", "/other/{x,y}_%05d.png#fps=25&bound=8")
+    assert len({a_manifest([a_sample(0, flow=flow)]).content_hash for flow in folders}) == 1
+
+
+def test_flow_is_kept_relative_to_the_folder_like_the_videos(tmp_path, monkeypatch):
+    inside, outside = "{u,v}/frame_%010d.jpg#fps=25&bound=20", "/flow/{u,v}/%d.jpg#fps=5&bound=8"
+    folder = tmp_path / "set"
+    flows = [f"{folder}/flow/a/{inside}", "", outside, f"set/flow/b/{inside}"]
+    monkeypatch.chdir(tmp_path)
+    save_manifest(
+        a_manifest([a_sample(index, f"{folder}/a.mp4", flow=flow) for index, flow in enumerate(flows)]),
+        folder / "manifest.parquet",
+    )
+    folder.rename(tmp_path / "moved")
+    moved = load_manifest(tmp_path / "moved")
+    assert [sample.uri for sample in moved] == [f"{tmp_path}/moved/a.mp4"] * 4
+    assert [sample.flow for sample in moved] == [
+        f"{tmp_path}/moved/flow/a/{inside}", "", outside, f"{tmp_path}/moved/flow/b/{inside}",
+    ]  # fmt: skip
+    save_manifest(moved.split("train"), tmp_path / "again.parquet")
+    assert load_manifest(tmp_path / "again.parquet").samples == moved.samples
+    save_manifest(a_manifest(), tmp_path / "plain.parquet")
+    assert "flow" not in pq.read_schema(tmp_path / "plain.parquet").names
+
+
+def test_samples_without_the_flow_that_is_needed_are_counted():
+    flow = "/flow/{u,v}/%d.jpg#fps=25&bound=20"
+    some = a_manifest([a_sample(0, flow=flow), a_sample(1), a_sample(2, split="val")])
+    alone = a_manifest([a_sample(0, flow), a_sample(1, flow)])
+    both = a_manifest([a_sample(0, flow=flow)])
+    for modality in ("rgb", "flow", "flow_stack", "rgb_flow", "rgb_flow_stack"):
+        check_flow(both, modality)
+    for manifest in (some, alone):
+        check_flow(manifest, "rgb")
+    check_flow(alone, "flow_stack")
+    for manifest, modality, message in [
+        (
+            some,
+            "flow",
+            "kitchen: 2 of 3 samples in train, val have no optical flow, which data.modality=flow needs;"
+            " 'kineray data flow' computes it",
+        ),
+        (
+            alone,
+            "rgb_flow",
+            "kitchen: 2 of 2 samples in train have no optical flow beside their video, which"
+            " data.modality=rgb_flow needs; 'kineray data flow' computes it",
+        ),
+        (some.split("val"), "rgb_flow_stack", "kitchen: 1 of 1 samples in val have no optical flow beside"),
+    ]:
+        with pytest.raises(ManifestError) as caught:
+            check_flow(manifest, modality)
+        assert str(caught.value).startswith(message)
 
 
 def test_splits_and_counts():

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -225,16 +226,17 @@ def test_a_clip_is_written_where_it_is_wanted(video):
 
 
 @pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
-@pytest.mark.parametrize("modality", ["rgb", "flow", "flow_stack"])
+@pytest.mark.parametrize("modality", ["rgb", "flow", "flow_stack", "rgb_flow_stack"])
 def test_clips_of_one_pass_are_those_of_many(video, flow, modality, sampling):
-    changes = {} if modality == "rgb" else TSN
+    changes = {"rgb": {}, "rgb_flow_stack": BOTH}.get(modality, TSN)
     preprocessing = a_preprocessing(modality=modality, sampling=sampling, **changes)
-    source = video if modality == "rgb" else flow
-    together = preprocessing.train_clips(source, SAMPLE, [sample_rng(0, 0, "a", 0, n) for n in range(5)])
+    source, beside = preprocessing.sources(replace(SAMPLE, uri=video, flow=flow))
+    rngs = [sample_rng(0, 0, "a", 0, n) for n in range(5)]
+    together = preprocessing.train_clips(source, SAMPLE, rngs, flow=beside)
     assert together.shape == (5, 4, 24, 24, preprocessing.channels) and together.dtype == np.uint8
     for n, clip in enumerate(together):
         np.testing.assert_array_equal(
-            clip, preprocessing.train_clips(source, SAMPLE, [sample_rng(0, 0, "a", 0, n)])[0]
+            clip, preprocessing.train_clips(source, SAMPLE, [sample_rng(0, 0, "a", 0, n)], flow=beside)[0]
         )
 
 
@@ -491,6 +493,162 @@ def test_sources_of_the_other_kind(video, flow):
         a_preprocessing(modality="flow_stack", **TSN).train_clips(video, SAMPLE, [sample_rng(0, 0, "a")])[0]
 
 
+# -- RGB and optical flow ---------------------------------------------------------------------------
+
+BOTH = {"mean": (0.4, 0.45, 0.5, 0.5, 0.6), "std": (0.2, 0.225, 0.25, 0.226, 0.3)}
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """Flow of ``video``: its size and rate, a frame less; every picture is another."""
+    return write_flow(
+        tmp_path_factory.mktemp("beside"),
+        np.random.default_rng(0).integers(0, 256, (49, 2, 48, 64), np.uint8),
+    )
+
+
+def write_flow(folder, pictures_tchw, fps=FPS):
+    for number, picture_chw in enumerate(pictures_tchw, 1):
+        for name, picture_hw in zip("uv", picture_chw, strict=True):
+            path = folder / name / f"frame_{number:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture_hw).save(path)
+    return frames_uri(folder / "{u,v}" / "frame_%05d.png", fps=fps, bound=20)
+
+
+def test_what_a_sample_is_read_from():
+    both = replace(SAMPLE, uri="a.mp4", flow="a/{u,v}/%d.jpg#fps=25&bound=8")
+    alone = replace(SAMPLE, uri=both.flow)
+
+    def sources(modality, sample):
+        changes = {"rgb": {}, "flow": TSN, "flow_stack": TSN}.get(modality, BOTH)
+        return a_preprocessing(modality=modality, **changes).sources(sample)
+
+    for modality in ("flow", "flow_stack"):
+        assert sources(modality, both) == sources(modality, alone) == (both.flow, None)
+    for modality in ("rgb_flow", "rgb_flow_stack"):
+        assert sources(modality, both) == ("a.mp4", both.flow)
+        assert sources(modality, SAMPLE) == (SAMPLE.uri, None)
+    assert sources("rgb", both) == ("a.mp4", None)
+
+
+@pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_rgb_and_flow_are_those_of_each_alone(video, beside, sampling, flip):
+    """The same moments, place, size and direction, and no other draws."""
+    common = {"sampling": sampling, "flip": flip, "flow_bound": 30.0}
+    rgb, flow = a_preprocessing(**common), a_preprocessing(modality="flow", **common, **TSN)
+    both = a_preprocessing(modality="rgb_flow", **common, **BOTH)
+    assert both.channels == 5
+    span = Sample("a", "", 0.2, 1.8, {}, "a", "train")
+    rngs = [[sample_rng(seed, 0, "a") for seed in range(6)] for _ in range(3)]
+    clips = both.train_clips(video, span, rngs[0], flow=beside)
+    assert clips.shape == (6, 4, 24, 24, 5) and clips.dtype == np.uint8
+    np.testing.assert_array_equal(clips[..., :3], rgb.train_clips(video, span, rngs[1]))
+    np.testing.assert_array_equal(clips[..., 3:], flow.train_clips(beside, span, rngs[2]))
+    assert [rng.random() for rng in rngs[0]] == [rng.random() for rng in rngs[1]]
+
+    views, times = both.eval_views(video, 0.2, 1.8, 2, 3, flow=beside)
+    assert views.shape[1:] == (4, 28, 28, 5)
+    for part, alone, source in ((views[..., :3], rgb, video), (views[..., 3:], flow, beside)):
+        own, own_times = alone.eval_views(source, 0.2, 1.8, 2, 3)
+        np.testing.assert_array_equal(part, own)
+        np.testing.assert_array_equal(times, own_times)
+
+
+@pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
+def test_rgb_and_stacked_flow(video, beside, sampling):
+    """The flow is that of flow_stack, whose moments leave room for it; RGB is of the same moments."""
+    stacked = a_preprocessing(modality="flow_stack", sampling=sampling, stack=3, flip=False, **TSN)
+    both = a_preprocessing(modality="rgb_flow_stack", sampling=sampling, stack=3, flip=False, **BOTH)
+    assert both.channels == 9
+    span = Sample("a", "", 0.2, 1.8, {}, "a", "train")
+    rngs = [[sample_rng(seed, 0, "a") for seed in range(4)] for _ in range(2)]
+    clips = both.train_clips(video, span, rngs[0], flow=beside)
+    np.testing.assert_array_equal(clips[..., 3:], stacked.train_clips(beside, span, rngs[1]))
+    views, times = both.eval_views(video, 0.2, 1.8, views=2, flow=beside)
+    own, own_times = stacked.eval_views(beside, 0.2, 1.8, views=2)
+    np.testing.assert_array_equal(views[..., 3:], own)
+    np.testing.assert_array_equal(times, own_times)
+    frames = read_clip(video, times.ravel(), short_side=32)
+    left = -(-(frames.shape[2] - 28) // 2)
+    np.testing.assert_array_equal(views[..., :3].reshape(-1, 28, 28, 3), frames[:, 2:30, left : left + 28])
+
+
+@pytest.mark.parametrize("rate", [1, 2])
+def test_flow_at_half_the_rate_and_of_another_size(video, tmp_path, rate):
+    """As that of EPIC's old videos: the flow frame of an RGB frame is (frame - 1) // 2 + 1."""
+    count = 48 // rate
+    numbers = np.arange(1, count + 1, dtype=np.uint8)[:, None, None, None]
+    pictures = np.broadcast_to(numbers + np.array([0, 100], np.uint8)[:, None, None], (count, 2, 20, 30))
+    flow = write_flow(tmp_path, pictures, fps=FPS / rate)
+    both = a_preprocessing(modality="rgb_flow_stack", stack=2, sampling="segments", **BOTH)
+    span = Sample("a", "", 10 / FPS, 34 / FPS, {}, "a", "train")
+    shown = set()
+    for seed in range(12):
+        clip = both.train_clips(video, span, [sample_rng(seed, 0, "a")], flow=flow)[0]
+        of_flow, _ = numbers_of(clip[..., 3:])
+        assert (np.diff(of_flow, axis=1) == 1).all()
+        shown |= set(of_flow.ravel().tolist())
+    assert min(shown) >= 10 // rate + 1 and max(shown) <= 34 // rate
+    views, times = both.eval_views(video, span.start_s, span.end_s, flow=flow)
+    of_flow, _ = numbers_of(views[0, ..., 3:])
+    frames = np.floor(times[0] * FPS + 1e-6) + 1
+    assert of_flow[:, 0].tolist() == ((frames - 1) // rate + 1).tolist()
+
+
+@pytest.mark.parametrize("size", [(48, 64), (24, 32), (96, 128), (30, 30)])
+def test_flow_shows_the_same_part_of_the_picture(tmp_path, size):
+    """Pictures that tell their place: green and v from top to bottom, red and u from left to right."""
+
+    def ramps(height, width):
+        down, right = np.mgrid[:height, :width]
+        return [255 * (right + 0.5) / width, 255 * (down + 0.5) / height]
+
+    flow = write_flow(tmp_path / "flow", np.array([ramps(*size)] * 4).astype(np.uint8))
+    (tmp_path / "rgb").mkdir()
+    red, green = ramps(48, 64)
+    for number in range(1, 5):
+        picture = np.stack([red, green, np.zeros((48, 64))], axis=-1).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "rgb" / f"{number}.png")
+    rgb = frames_uri(tmp_path / "rgb" / "%d.png", fps=FPS)
+    both = a_preprocessing(modality="rgb_flow", stride=1, **BOTH)
+    limit = 255 / min(size) + 2  # crops are cut at whole pixels
+    mirrors = set()
+    for seed in range(16):
+        clip = both.train_clips(rgb, SAMPLE, [sample_rng(seed, 0, "a")], flow=flow)[0].astype(int)
+        mirrored = bool(clip[0, 0, 0, 0] > clip[0, 0, -1, 0])
+        mirrors.add(mirrored)
+        u = 255 - clip[..., 3] if mirrored else clip[..., 3]
+        assert np.abs(clip[..., 0] - u).max() <= limit
+        assert np.abs(clip[..., 1] - clip[..., 4]).max() <= limit
+    assert mirrors == {False, True}
+    views = both.eval_views(rgb, crops=3, flow=flow)[0].astype(int)
+    assert np.abs(views[..., :2] - views[..., 3:]).max() <= limit
+    assert views[0, 0, 0, 0, 3] + 20 < views[2, 0, 0, 0, 3]
+
+
+def test_rgb_and_flow_that_are_not_there(video, flow):
+    both = a_preprocessing(modality="rgb_flow", **BOTH)
+    for source, beside, message in [
+        (
+            video,
+            None,
+            r"video\.mp4: has no optical flow beside it, which data\.modality=rgb_flow needs; 'kin",
+        ),
+        (flow, None, r"holds optical flow, but data\.modality is rgb_flow, which needs RGB frames there$"),
+        (video, video, r"holds RGB frames, but data\.modality is rgb_flow, which needs optical flow there$"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            both.eval_views(source, flow=beside)
+        with pytest.raises(ConfigError, match=message):
+            both.train_clips(source, SAMPLE, [sample_rng(0, 0, "a")], flow=beside)
+    with pytest.raises(ConfigError, match="^the upload: has no optical flow beside it"):
+        both.eval_views(io.BytesIO(video.read_bytes()))
+    with pytest.raises(DecodeError, match="nowhere"):
+        both.eval_views(video, flow="/nowhere/{u,v}/%d.png#fps=25&bound=20")
+
+
 # -- heads ------------------------------------------------------------------------------------------
 
 
@@ -534,6 +692,17 @@ def test_stacked_flow_is_normalised_by_component():
     wanted = (clips.double() / 255 - torch.tensor([0.5, 0.4, 0.5, 0.4])) / torch.tensor([0.2, 0.1, 0.2, 0.1])
     result = preprocessing.normalise(clips)
     assert result.shape == (1, 4, 2, 3, 4)
+    torch.testing.assert_close(result, wanted.permute(0, 4, 1, 2, 3).float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_rgb_and_stacked_flow_are_normalised_by_component(stack):
+    preprocessing = a_preprocessing(modality="rgb_flow_stack", stack=stack, **BOTH)
+    clips = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 2, 3, 4, 3 + 2 * stack), np.uint8))
+    mean, std = (torch.tensor([*values[:3], *values[3:] * stack]) for values in BOTH.values())
+    wanted = (clips.double() / 255 - mean) / std
+    result = preprocessing.normalise(clips)
+    assert result.shape == (1, 3 + 2 * stack, 2, 3, 4)
     torch.testing.assert_close(result, wanted.permute(0, 4, 1, 2, 3).float(), rtol=1e-5, atol=1e-5)
 
 

@@ -36,10 +36,10 @@ from kineray.video.encode import Settings, encode
 FINE = Settings(crf=1)
 
 
-def clip(uri, label=0, *, start=0.0, end=None, name=None, split="train", boxes=(), subsets=()):
+def clip(uri, label=0, *, start=0.0, end=None, name=None, split="train", boxes=(), subsets=(), flow=""):
     name = name or Path(uri).stem
     return Sample(
-        name, str(uri), start, end, {"action": label}, f"g/{name}", split, boxes, frozenset(subsets)
+        name, str(uri), start, end, {"action": label}, f"g/{name}", split, boxes, frozenset(subsets), flow
     )
 
 
@@ -254,6 +254,9 @@ def test_no_two_copies_have_one_name(texts):
     assert len(set(names.values())) == len(uris)
 
 
+FLOW = "/flow/{u,v}/frame_%010d.jpg#fps=25&bound=20"
+
+
 @pytest.fixture
 def source(tmp_path):
     """The manifest of five clips of four videos, one of them bad."""
@@ -266,7 +269,7 @@ def source(tmp_path):
     manifest = manifest_of(
         clip(folder / "train/a.avi", 0, boxes=(BoxLabel(0.1, 0.2, 0.5, 1, (1,), 3),)),
         clip(folder / "train/b.mkv", 1, start=0.5, end=1.25, name="b1", subsets=("tail",)),
-        clip(folder / "train/b.mkv", 0, start=1.0, end=2.0, name="b2", split="val"),
+        clip(folder / "train/b.mkv", 0, start=1.0, end=2.0, name="b2", split="val", flow=FLOW),
         clip(folder / "bad.mp4", 1),
         clip(tmp_path / "c.mp4", -1, split="val"),
         missing={"train": ("lost",)},

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from video_files import write_sound, write_video
 
 from kineray.data import storage
@@ -21,12 +22,12 @@ from kineray.data.manifest import Manifest, load_manifest, save_manifest
 from kineray.data.samples import BoxLabel, Sample
 from kineray.data.validate import check_video, outside_of, quarantine_path, validate, without
 from kineray.errors import DecodeError
-from kineray.video import PacketIndex, index_video
+from kineray.video import PacketIndex, frames_uri, index_video
 
 
-def clip(uri, *, start=0.0, end=None, name=None, split="train", boxes=()):
+def clip(uri, *, start=0.0, end=None, name=None, split="train", boxes=(), flow=""):
     name = name or Path(uri).name
-    return Sample(name, str(uri), start, end, {"action": 0}, name, split, boxes)
+    return Sample(name, str(uri), start, end, {"action": 0}, name, split, boxes, flow=flow)
 
 
 def manifest_of(*samples, missing=None):
@@ -178,6 +179,41 @@ def test_only_the_samples_outside_their_video_are_bad(tmp_path):
     assert found.videos == 1
     assert list(found.indexes) == [str(path)]
     assert found.bad_samples == {"late", "late too", "long"}
+
+
+def write_flow(folder, frames, fps=25):
+    for name in "uv":
+        (folder / name).mkdir(parents=True)
+        for number in range(1, frames + 1):
+            Image.fromarray(np.full((16, 16), number, np.uint8)).save(folder / name / f"{number}.png")
+    return frames_uri(folder / "{u,v}" / "%d.png", fps=fps, bound=20)
+
+
+def test_the_flow_beside_a_video_is_opened_too(tmp_path):
+    """100 frames, 4 s; flow ends a little earlier, which is no fault, and may have ended too soon."""
+    path = write_video(tmp_path / "a.mp4", frames=100)
+    whole, half = write_flow(tmp_path / "whole", 99), write_flow(tmp_path / "half", 50)
+    damaged = write_flow(tmp_path / "damaged", 99)
+    (tmp_path / "damaged/v/50.png").write_bytes(b"no picture")  # the one in the middle
+    gone = str(tmp_path / "gone/{u,v}/%d.png#fps=25&bound=20")
+    manifest = manifest_of(
+        clip(path, name="fine", flow=whole),
+        clip(path, name="late", start=3.9, end=4.5, flow=whole),
+        clip(path, name="early", end=2.5, flow=half),
+        clip(path, name="cut", flow=half),
+        clip(path, name="bad", end=1.0, flow=damaged),
+        clip(path, name="lost", flow=gone),
+        clip(path, name="plain"),
+    )
+    found = validate(manifest, workers=2)
+    assert {problem.samples: (problem.uri, problem.code) for problem in found.problems} == {
+        ("cut",): (half, "span"),
+        ("bad",): (damaged, "not_a_video"),
+        ("lost",): (gone, "not_found"),
+    }
+    assert found.problems[0].message == "the clip ends at 4.00 s, but the flow lasts 2.00 s"
+    assert found.videos == 5 and list(found.indexes) == [str(path)]
+    assert [sample.flow for sample in without(manifest, found.bad_samples)] == [whole, whole, half, ""]
 
 
 def test_a_clean_manifest_counts_the_bad_as_missing():

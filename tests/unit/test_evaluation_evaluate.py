@@ -162,5 +162,11 @@ def test_what_does_not_fit_the_checkpoint_is_one_clear_error(checkpoint, manifes
     unlabelled = tuple(dataclasses.replace(sample, labels={"action": -1}) for sample in manifest)
     with pytest.raises(ManifestError, match="no clip of the split has a label"):
         evaluate(checkpoint, Manifest("none", unlabelled, {"action": CLASSES}), views=1, crops=1)
+    flow = {"modality": "flow", "mean": (0.5, 0.5), "std": (0.2, 0.2)}
+    of_flow = dataclasses.replace(checkpoint, preprocessing=checkpoint.preprocessing.model_copy(update=flow))
+    with pytest.raises(
+        ManifestError, match=r"samples in val have no optical flow, which data\.modality=flow"
+    ):
+        evaluate(of_flow, manifest, views=1, crops=1)
     with pytest.raises(ManifestError, match="val"):
         evaluate(checkpoint, manifest, "test", views=1, crops=1)

@@ -290,4 +290,11 @@ def test_bad_arguments(experiment, tmp_path):
         run(experiment, tmp_path, rank=0, world_size=5)
     with pytest.raises(ManifestError, match=r"fewer than train\.global_batch=64"):
         run(apply_overrides(experiment, {"train.global_batch": 64}), tmp_path)
+    both = ["data.modality=rgb_flow", "data.mean=0.5,0.5,0.5,0.5,0.5", "data.std=0.2,0.2,0.2,0.2,0.2"]
+    manifest = load_manifest(experiment.data.manifest)
+    flow = "/flow/{u,v}/%d.png#fps=15&bound=20"
+    of_train = [replace(s, flow=flow if s.split == "train" else "") for s in manifest]
+    for given, said in ((manifest, "in train have"), (replace(manifest, samples=of_train), "in val have")):
+        with pytest.raises(ManifestError, match=rf"samples {said} no optical flow beside their video"):
+            run(apply_overrides(experiment, both), tmp_path, manifest=given)
     assert not (tmp_path / "checkpoints").exists()

@@ -68,7 +68,7 @@ def synth(folder: str, train: int, val: int, seed: int, as_json: bool) -> None:
 )
 @click.option("--videos", metavar="FOLDER", help="Where the videos lie [default: beside SOURCE].")
 @click.option("--frames", metavar="FOLDER", help="epic: extracted frames, instead of videos.")
-@click.option("--flow", metavar="FOLDER", help="epic: extracted optical flow, instead of videos.")
+@click.option("--flow", metavar="FOLDER", help="epic: extracted optical flow, alone or beside one of these.")
 @click.option(
     "--classes",
     metavar="FILE",
@@ -131,7 +131,7 @@ def import_(
 @click.argument("manifest")
 @json_option
 def show_manifest(manifest: str, as_json: bool) -> None:
-    """Print what MANIFEST holds: splits, classes, found and listed clips, subsets, content hash."""
+    """Print what MANIFEST holds: splits, classes, found and listed clips, flow, subsets, content hash."""
     from kineray.data import load_manifest
 
     _show(load_manifest(manifest), manifest, as_json)
@@ -218,6 +218,7 @@ def _show(manifest: "Manifest", path: str, as_json: bool) -> None:
     ]
     boxes = len(manifest.columns.column("boxes").flatten())
     labelled = {head: int((manifest.labels(head) != ABSENT).sum()) for head in manifest.vocabularies}
+    flow = len(manifest) - manifest.columns.counts("flow").get("", 0)
     evaluated = {head: len(classes) for head, classes in manifest.evaluated.items()}
     result = {
         "manifest": path,
@@ -228,6 +229,7 @@ def _show(manifest: "Manifest", path: str, as_json: bool) -> None:
         "labelled": labelled,
         "subsets": manifest.subsets,
         "boxes": boxes,
+        "flow": flow,
         "evaluated": evaluated,
     }
     lines = [f"{path}  {manifest.name}  {manifest.content_hash[:12]}"]
@@ -240,6 +242,8 @@ def _show(manifest: "Manifest", path: str, as_json: bool) -> None:
         lines.append(line)
     if boxes:
         lines.append(f"{boxes} boxes of persons")
+    if flow:
+        lines.append("with optical flow" if flow == len(manifest) else f"{flow} clips have optical flow")
     lines.append(table(rows, ("split", "found", "listed", "groups")))
     if manifest.subsets:
         lines.append("subsets: " + ", ".join(f"{name} {count}" for name, count in manifest.subsets.items()))

@@ -174,7 +174,9 @@ def flow_command(
 ) -> None:
     """Compute the optical flow of the videos of MANIFEST into FOLDER, as pictures of u and v.
 
-    Ids, labels, splits and times stay what they are. The same command again goes on where it stopped.
+    The manifest that is written there names the videos and their flow, so that models of RGB, of flow and
+    of both can be trained with it. Ids, labels, splits and times stay what they are. The same command again
+    goes on where it stopped.
     """
     from kineray.data import load_manifest
     from kineray.data.flow import Settings, compute_flow
@@ -194,7 +196,7 @@ def flow_command(
         )
     target = join(out, FILE_NAME)
     result = _saved(flows, target, start, "no flow")
-    videos = result["videos"] = len(set(flows.manifest.columns.column("uri").to_pylist()))
+    videos = result["videos"] = len(set(flows.manifest.columns.column("flow").to_pylist()))
     train = (
         f"kineray train experiments/slowfast.py data.manifest={near(target)} data.modality=flow"
         " data.mean=0.5,0.5 data.std=0.226,0.226"

@@ -44,7 +44,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Sampling = Literal["dense", "uniform", "segments", "sequences"]
-Modality = Literal["rgb", "flow", "flow_stack"]
+Modality = Literal["rgb", "flow", "flow_stack", "rgb_flow", "rgb_flow_stack"]
 Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
 
 

@@ -42,24 +42,33 @@ def check_picture_sizes(
 
 
 def check_normalisation(modality: Modality, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Raise ValueError unless there is a mean and a positive std for each of red, green, blue or u, v."""
-    if modality == "rgb" and not len(mean) == len(std) == 3:
+    """Raise ValueError unless there is a mean and a positive std for each of red, green, blue, u and v
+    that ``modality`` has."""
+    rgb, flow = clip_parts(modality, 1)
+    if not len(mean) == len(std) == rgb + flow:
+        what = {3: "red, green and blue", 2: "u and v", 5: "red, green, blue, u and v"}[rgb + flow]
+        usual = {
+            3: "",
+            2: ": set data.mean=0.5,0.5 data.std=0.226,0.226 (as in TSN)",
+            5: ": set data.mean=0.45,0.45,0.45,0.5,0.5 data.std=0.225,0.225,0.225,0.226,0.226",
+        }[rgb + flow]
         raise ValueError(
-            f"mean and std have {len(mean)} and {len(std)} values; modality rgb needs 3 of each, for red,"
-            " green and blue"
-        )
-    if modality != "rgb" and not len(mean) == len(std) == 2:
-        raise ValueError(
-            f"mean and std have {len(mean)} and {len(std)} values; modality {modality} needs 2 of each, for"
-            " u and v: set data.mean=0.5,0.5 data.std=0.226,0.226 (as in TSN)"
+            f"mean and std have {len(mean)} and {len(std)} values; modality {modality} needs {rgb + flow} of"
+            f" each, for {what}{usual}"
         )
     if min(std) <= 0:
         raise ValueError("std must be positive")
 
 
-def clip_channels(modality: Modality, stack: int) -> int:
-    """Channels of a clip: 3 for rgb, 2 for flow, 2 for each of the ``stack`` frames of flow_stack."""
-    return {"rgb": 3, "flow": 2, "flow_stack": 2 * stack}[modality]
+def clip_parts(modality: Modality, stack: int) -> tuple[int, int]:
+    """Channels of RGB in a clip, which come first, and of flow: u and v of each of its frames at a moment."""
+    return {
+        "rgb": (3, 0),
+        "flow": (0, 2),
+        "flow_stack": (0, 2 * stack),
+        "rgb_flow": (3, 2),
+        "rgb_flow_stack": (3, 2 * stack),
+    }[modality]
 
 
 class DataConfig(Section):
@@ -71,9 +80,11 @@ class DataConfig(Section):
     that a segment falls into at ``stride / fps``.
 
     ``modality``: rgb; flow, the u and v of optical flow; flow_stack, at each moment the u and v of
-    ``stack`` consecutive flow frames (TSN). ``flow_bound``: the pixels of motion that 8-bit flow is
-    rescaled to, so that folders that were stored with different bounds can be used together; none leaves
-    it as stored. ``mean`` and ``std``: of values from 0 to 1, for red, green, blue or for u, v.
+    ``stack`` consecutive flow frames (TSN); rgb_flow and rgb_flow_stack, RGB and after it flow, of the
+    same moments, crop and mirror image (two-stream networks). ``flow_bound``: the pixels of motion that
+    8-bit flow is rescaled to, so that folders that were stored with different bounds can be used together;
+    none leaves it as stored. ``mean`` and ``std``: of values from 0 to 1, for those of red, green, blue, u
+    and v that the modality has.
 
     ``short_side`` is the range of the random resize in training, ``crop`` the square that is cut
     from it; ``eval_short_side`` and ``eval_crop`` are their fixed counterparts in evaluation.
@@ -116,7 +127,7 @@ class DataConfig(Section):
     @property
     def channels(self) -> int:
         """Channels of a clip."""
-        return clip_channels(self.modality, self.stack)
+        return sum(clip_parts(self.modality, self.stack))
 
 
 class SgdConfig(Section):

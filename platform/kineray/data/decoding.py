@@ -30,6 +30,10 @@ class ClipDecoder:
         # Class names are of no use for pixels, and there may be hundreds to send with every clip.
         self._preprocessing = preprocessing.model_copy(update={"labels": {}})
 
+    def uri(self, sample: Sample) -> str:
+        """The video that clips of a sample are read from, or its flow."""
+        return self._preprocessing.sources(sample)[0]
+
     def train_clips(self, sample: Sample, keys: Sequence[SampleKey], index: bytes | None) -> np.ndarray:
         """``Preprocessing.train_clips``: uint8 [N, T, crop, crop, C], in shared memory.
 
@@ -37,7 +41,7 @@ class ClipDecoder:
         video, if it is known. Raises DecodeError and StorageError.
         """
         clips: np.ndarray = self._process.call(
-            _train_clips, self._preprocessing, _bare(sample), keys, index, of=sample.uri
+            _train_clips, self._preprocessing, _bare(sample), keys, index, of=self.uri(sample)
         )
         return clips
 
@@ -46,7 +50,7 @@ class ClipDecoder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """``Preprocessing.eval_views`` of a sample, in shared memory. Raises DecodeError and StorageError."""
         clips, times = self._process.call(
-            _eval_views, self._preprocessing, _bare(sample), views, crops, index, of=sample.uri
+            _eval_views, self._preprocessing, _bare(sample), views, crops, index, of=self.uri(sample)
         )
         return clips, times
 
@@ -56,7 +60,8 @@ def eval_file(
 ) -> tuple[np.ndarray, np.ndarray]:
     """``Preprocessing.eval_views`` of a whole video, cut in a child process.
 
-    ``file``: a path, a URI or an open binary file. Raises DecodeError and StorageError.
+    ``file``: a path, a URI or an open binary file. Raises DecodeError and StorageError, and ConfigError for
+    a modality that the file alone does not have.
     """
     content = storage.absolute(file) if isinstance(file, str | Path) else file.read()
     bare = preprocessing.model_copy(update={"labels": {}})
@@ -85,16 +90,21 @@ def _train_clips(
     preprocessing: Preprocessing, sample: Sample, keys: Sequence[SampleKey], index: bytes | None
 ) -> np.ndarray:
     rngs = [sample_rng(*key) for key in keys]
-    with storage.video_source(sample.uri) as source:
-        return preprocessing.train_clips(source, sample, rngs, index=_index(index), allocate=allocate)
+    uri, flow = preprocessing.sources(sample)
+    with storage.video_source(uri) as source:
+        return preprocessing.train_clips(
+            source, sample, rngs, flow=flow, index=_index(index), allocate=allocate
+        )
 
 
 def _eval_views(
     preprocessing: Preprocessing, sample: Sample, views: int, crops: int, index: bytes | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    with storage.video_source(sample.uri) as source:
+    uri, flow = preprocessing.sources(sample)
+    span_s = (sample.start_s, sample.end_s)
+    with storage.video_source(uri) as source:
         return preprocessing.eval_views(
-            source, sample.start_s, sample.end_s, views, crops, index=_index(index), allocate=allocate
+            source, *span_s, views, crops, flow=flow, index=_index(index), allocate=allocate
         )
 
 

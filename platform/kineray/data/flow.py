@@ -3,7 +3,7 @@
     OUT/P01_01/u/frame_0000000001.jpg     motion to the right from frame 1 to frame 2
     OUT/P01_01/v/frame_0000000001.jpg     motion down
     OUT/P01_01/flow.json                  how it was made
-    OUT/manifest.parquet                  the same clips as before, of the flow
+    OUT/manifest.parquet                  the same clips as before, with their flow
 
 A motion of f pixels is stored as the grey value round(255 * (f + bound) / (2 * bound)). The method is
 Farneback's (SCIA 2003) in OpenCV: about as fast as decoding, where TV-L1, which published flow was made
@@ -81,7 +81,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Flows:
-    """The outcome: a manifest of the flow, and the videos that failed."""
+    """The outcome: the manifest with its flow, and the videos that failed."""
 
     manifest: Manifest
     failures: Mapping[str, DecodeError]
@@ -99,9 +99,10 @@ def compute_flow(
     """Write the flow of every video of a manifest below ``folder``, a local one.
 
     A video's folder appears under its name when it is complete; those that are there are kept, so that
-    the same call goes on where one was stopped. Samples of videos that fail are named in the new
-    manifest's ``missing``. ``progress`` is called with (flow frames done, of all, videos failed). Raises
-    ConfigError without OpenCV, ManifestError for a folder of other flow, StorageError.
+    the same call goes on where one was stopped. In the new manifest samples have ``flow`` beside their
+    video; those of videos that fail are named in its ``missing``. ``progress`` is called with (flow frames
+    done, of all, videos failed). Raises ConfigError without OpenCV, ManifestError for a folder of other
+    flow, StorageError.
     """
     opencv()
     jobs = plan(manifest, manifest_uri, folder)
@@ -133,7 +134,7 @@ def compute_flow(
     bad = frozenset(sample.id for sample in manifest if sample.uri in failures)
     uris = {job.uri: _flow_uri(job, made[job]) for job in jobs if job.uri not in failures}
     rest = without(manifest, bad) if bad else manifest
-    samples = (replace(sample, uri=uris[sample.uri]) for sample in rest)
+    samples = (replace(sample, flow=uris[sample.uri]) for sample in rest)
     flow = Manifest(rest.name, samples, rest.vocabularies, rest.missing, rest.evaluated)
     return Flows(flow, failures)
 

@@ -174,7 +174,7 @@ def train_batches(
                 clips_nthwc = rows[places[0] : places[-1] + 1]
                 sample = manifest[number]
                 load = partial(_load, manifest, sample, (seed, epoch), again, indexes, clips_nthwc)
-                tasks.append(pool.submit(load, sample.uri))
+                tasks.append(pool.submit(load, sample))
             waiting.append(_Pending(step, clips_bthwc, tasks))
             if len(waiting) > prefetch:
                 yield waiting.popleft().batch(preprocessing)
@@ -202,14 +202,14 @@ def eval_clips(
         try:
             clips, timestamps = decoder.eval_views(sample, views, crops, _index_of(indexes, sample))
         except (DecodeError, StorageError) as error:
-            return sample, None, None, _failure(sample, error)
+            return sample, None, None, _failure(decoder, sample, error)
         return sample, clips.copy(), timestamps.copy(), None
 
     with _Decoders(preprocessing, decoders) as pool:
         waiting: deque[Future[EvalClips]] = deque()
         for number in indices:
             sample = manifest[number]
-            waiting.append(pool.submit(partial(load, sample), sample.uri))
+            waiting.append(pool.submit(partial(load, sample), sample))
             if len(waiting) > decoders:  # the clips of a video with many views are large: few wait
                 yield waiting.popleft().result()
         while waiting:
@@ -270,6 +270,7 @@ class _Decoders:
     """Child processes that decode, each with a thread that waits for it, and threads that download."""
 
     def __init__(self, preprocessing: Preprocessing, count: int) -> None:
+        self._preprocessing = preprocessing
         self._closing = ExitStack()
         self._free: queue.SimpleQueue[ClipDecoder] = queue.SimpleQueue()
         for _ in range(max(count, 1)):
@@ -286,8 +287,9 @@ class _Decoders:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._closing.close()
 
-    def submit(self, task: Callable[[ClipDecoder], T], uri: str) -> "Future[T]":
-        """Call ``task`` with a decoder once the object at ``uri`` is here; downloads run ahead."""
+    def submit(self, task: Callable[[ClipDecoder], T], sample: Sample) -> "Future[T]":
+        """Call ``task`` with a decoder once the sample's video is here; downloads run ahead."""
+        uri, _ = self._preprocessing.sources(sample)  # flow beside it lies on a local disk
         fetched = self._fetchers.submit(storage.prefetch, uri) if storage.is_remote(uri) else None
         return self._threads.submit(self._run, task, fetched)
 
@@ -330,7 +332,7 @@ def _load(
     try:
         clips_nthwc[...] = decoder.train_clips(wanted, keys, _index_of(indexes, wanted))
     except (DecodeError, StorageError) as error:
-        failure = _failure(wanted, error)
+        failure = _failure(decoder, wanted, error)
     else:
         return [_Loaded(wanted, ()) for _ in again]
     logger.info("replaced %d of its clips: %s", len(again), failure.message)
@@ -357,7 +359,7 @@ def _replace(
         try:
             clip_1thwc[...] = decoder.train_clips(sample, [key], _index_of(indexes, sample))
         except (DecodeError, StorageError) as error:
-            failures.append(_failure(sample, error))
+            failures.append(_failure(decoder, sample, error))
             logger.info("replaced a clip: %s", error)
         else:
             return _Loaded(sample, tuple(failures))
@@ -370,6 +372,6 @@ def _index_of(indexes: IndexCache | None, sample: Sample) -> bytes | None:
     return None if indexes is None else indexes.get(sample.uri)
 
 
-def _failure(sample: Sample, error: DecodeError | StorageError) -> Failure:
+def _failure(decoder: ClipDecoder, sample: Sample, error: DecodeError | StorageError) -> Failure:
     code = error.code if isinstance(error, DecodeError) else "storage"
-    return Failure(sample.id, sample.uri, code, str(error))
+    return Failure(sample.id, decoder.uri(sample), code, str(error))

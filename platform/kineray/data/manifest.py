@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kineray.config.fields import Modality
 from kineray.data import storage
 from kineray.data.samples import ABSENT, Sample, Samples, as_numpy, wrong_heads
 from kineray.errors import ManifestError
+from kineray.video import is_flow_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 FILE_NAME = "manifest.parquet"
 _METADATA_KEY = b"kineray.manifest"
 _ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+_NOT_RELATIVE = rf"{_ABSOLUTE}|^$"  # a sample without flow has an empty URI there
+_URIS = ("uri", "flow")  # columns
 
 
 @dataclass(frozen=True, init=False)
@@ -113,8 +117,8 @@ class Manifest:
         """sha256 (hex) of the rows in their order and of the vocabularies.
 
         A video is known by its sample's id, not by its URI: copies of a data set in two folders, or
-        on a disk and in a bucket, have the same hash. Boxes, subsets and ``evaluated`` enter it where
-        there are any.
+        on a disk and in a bucket, have the same hash. Boxes, subsets, flow (its frame rate and bound) and
+        ``evaluated`` enter it where there are any.
         """
         digest = hashlib.sha256()
         vocabularies = {head: list(names) for head, names in sorted(self.vocabularies.items())}
@@ -126,6 +130,8 @@ class Manifest:
             if sample.boxes or sample.subsets:
                 boxes = [[box.x1, box.y1, box.x2, box.y2, box.labels, box.person_id] for box in sample.boxes]
                 digest.update(json.dumps([boxes, sorted(sample.subsets)]).encode())
+            if sample.flow:
+                digest.update(json.dumps(sample.flow.rpartition("#")[2]).encode())
         if self.evaluated:
             digest.update(b"\n" + json.dumps(sorted(self.evaluated.items())).encode())
         return digest.hexdigest()
@@ -139,8 +145,7 @@ def save_manifest(manifest: Manifest, path: str | Path) -> None:
     import pyarrow.parquet as pq
 
     folder = _folder_of(str(path))
-    table = manifest.columns.compact()
-    uris = _relative(table["uri"], folder)
+    table = _with_uris(manifest.columns.compact(), _relative, folder)
     about = {
         "version": 1,
         "name": manifest.name,
@@ -148,7 +153,7 @@ def save_manifest(manifest: Manifest, path: str | Path) -> None:
         "missing": {split: list(names) for split, names in manifest.missing.items()},
         "evaluated": {head: list(classes) for head, classes in manifest.evaluated.items()},
     }
-    table = _with_uris(table, uris).replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()})
+    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     storage.write_bytes(path, buffer.getvalue())
@@ -176,8 +181,8 @@ def load_manifest(uri: str | Path) -> Manifest:
         table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path))).read(use_threads=False)
         about = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         vocabularies = {head: tuple(names) for head, names in about["vocabularies"].items()}
-        uris = _absolute(table["uri"], _folder_of(path))
-        samples = Samples.from_table(_with_uris(table, uris), list(vocabularies))
+        table = _with_uris(table, _absolute, _folder_of(path))
+        samples = Samples.from_table(table, list(vocabularies))
     except (pa.ArrowException, KeyError, ValueError):
         raise ManifestError(f"{path}: not a kineray manifest; make one with 'kineray data import'") from None
     if about["version"] != 1:
@@ -188,6 +193,23 @@ def load_manifest(uri: str | Path) -> Manifest:
     del table
     pa.default_memory_pool().release_unused()  # Arrow would keep what reading and checking took
     return manifest
+
+
+def check_flow(manifest: Manifest, modality: Modality) -> None:
+    """Raise ManifestError unless every sample has the optical flow that clips of ``modality`` need."""
+    if modality == "rgb":
+        return
+    columns = manifest.columns
+    pairs = zip(columns.column("uri").to_pylist(), columns.column("flow").to_pylist(), strict=True)
+    # A data set may also come as flow alone.
+    alone = modality in ("flow", "flow_stack")
+    lacking = sum(not flow and not (alone and is_flow_uri(uri)) for uri, flow in pairs)
+    if lacking:
+        raise ManifestError(
+            f"{manifest.name}: {lacking} of {len(manifest)} samples in {', '.join(manifest.found)} have no"
+            f" optical flow{'' if alone else ' beside their video'}, which data.modality={modality} needs;"
+            " 'kineray data flow' computes it"
+        )
 
 
 def _check(
@@ -242,8 +264,13 @@ def _folder_of(path: str) -> str:
     return path.rpartition("/")[0] if storage.is_remote(path) else str(Path(path).absolute().parent)
 
 
-def _with_uris(table: "pa.Table", uris: "pa.ChunkedArray") -> "pa.Table":
-    return table.set_column(table.column_names.index("uri"), "uri", uris)
+def _with_uris(
+    table: "pa.Table", changed: Callable[["pa.ChunkedArray", str], "pa.ChunkedArray"], folder: str
+) -> "pa.Table":
+    for name in _URIS:
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, changed(table[name], folder))
+    return table
 
 
 def _relative(uris: "pa.ChunkedArray", folder: str) -> "pa.ChunkedArray":
@@ -251,9 +278,9 @@ def _relative(uris: "pa.ChunkedArray", folder: str) -> "pa.ChunkedArray":
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not pc.all(pc.match_substring_regex(uris, _ABSOLUTE), min_count=0).as_py():
-        absolute = re.compile(_ABSOLUTE)
-        texts = [uri if absolute.match(uri) else str(Path(uri).absolute()) for uri in uris.to_pylist()]
+    if not pc.all(pc.match_substring_regex(uris, _NOT_RELATIVE), min_count=0).as_py():
+        kept = re.compile(_NOT_RELATIVE)
+        texts = [uri if kept.match(uri) else str(Path(uri).absolute()) for uri in uris.to_pylist()]
         uris = pa.chunked_array([texts], pa.string())
     inside = pc.starts_with(uris, f"{folder}/")
     return pc.if_else(inside, pc.utf8_slice_codeunits(uris, len(folder) + 1), uris)
@@ -263,5 +290,5 @@ def _absolute(uris: "pa.ChunkedArray", folder: str) -> "pa.ChunkedArray":
     """``uris``, relative ones from ``folder`` on."""
     import pyarrow.compute as pc
 
-    inside = pc.invert(pc.match_substring_regex(uris, _ABSOLUTE))
+    inside = pc.invert(pc.match_substring_regex(uris, _NOT_RELATIVE))
     return pc.if_else(inside, pc.binary_replace_slice(uris, 0, 0, f"{folder}/"), uris)

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
@@ -20,7 +22,7 @@ from kineray.config.fields import (
     Sampling,
     SideRange,
 )
-from kineray.config.schema import check_normalisation, check_picture_sizes, clip_channels
+from kineray.config.schema import check_normalisation, check_picture_sizes, clip_parts
 from kineray.data.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
 from kineray.video import (
@@ -60,12 +62,23 @@ class Spanned(Protocol):
     def end_s(self) -> float | None: ...
 
 
+class Located(Protocol):
+    """URIs of a video and of its optical flow, as a Sample has them; ``flow`` "": there is none."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def flow(self) -> str: ...
+
+
 class Preprocessing(BaseModel):
     """How clips are sampled, scaled, cropped and normalised, and what the labels mean.
 
     The fields are those of ``DataConfig``; ``labels`` holds the class names of every trained head by index.
     Training, evaluation, prediction and serving all use this value and no other code. Clips have
-    ``channels`` C: 3 for RGB; 2 for flow, u and v; u1, v1, u2, v2, ... for stacked flow.
+    ``channels`` C: 3 for RGB; 2 for flow, u and v; u1, v1, u2, v2, ... for stacked flow; for both, those of
+    RGB and then those of flow.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,12 +133,19 @@ class Preprocessing(BaseModel):
     @property
     def channels(self) -> int:
         """Channels of a clip, and so of what the model takes."""
-        return clip_channels(self.modality, self.stack)
+        return sum(clip_parts(self.modality, self.stack))
 
     @property
     def clip_span_s(self) -> float:
         """Seconds of video that a clip stands for where its frames lie ``stride / fps`` seconds apart."""
         return self.frames * self.stride / self.fps
+
+    def sources(self, sample: Located) -> tuple[str, str | None]:
+        """What clips of a sample are read from: a video or flow, and the flow beside it for both at once."""
+        rgb_channels, flow_channels = clip_parts(self.modality, self.stack)
+        if not rgb_channels:
+            return sample.flow or sample.uri, None  # a data set may come as flow alone
+        return sample.uri, (sample.flow or None) if flow_channels else None
 
     def train_clips(
         self,
@@ -133,6 +153,7 @@ class Preprocessing(BaseModel):
         sample: Spanned,
         rngs: Sequence[np.random.Generator],
         *,
+        flow: Source | None = None,
         index: PacketIndex | None = None,
         allocate: Allocate | None = None,
     ) -> np.ndarray:
@@ -141,32 +162,36 @@ class Preprocessing(BaseModel):
         Returns uint8 [N, T, crop, crop, C]. For each clip the moments are drawn (``samplers.train_times``);
         then a short side, a crop of the frame at that size and, if ``flip``, a mirror image half of the
         time (as for SlowFast on Kinetics, arXiv 1812.03982, appendix A). The crop is cut out of the frame
-        before it is scaled, at the nearest whole pixels of the source. ``index``: of the video file, if it
-        is known. ``allocate`` gives the array to write into. Raises DecodeError, or ConfigError for a
-        source of the other modality.
+        before it is scaled, at the nearest whole pixels of the source.
+
+        ``source`` and ``flow``: as ``sources`` names them. With both, all is drawn for ``source``, and flow
+        shows the same moments and the same part of the picture. ``index``: of the video file, if it is
+        known. ``allocate`` gives the array to write into. Raises DecodeError, or ConfigError for a source
+        of another modality, and where there is no flow.
         """
         size = (self.crop, self.crop)
-        with open_video(source, index=index) as video:
-            info = self._checked(video)
+        with self._opened(source, flow, index) as parts:
+            info = parts[0].info  # of what is read from ``source``; flow follows it
             span_s = _span(info, sample.start_s, sample.end_s)
             times_nt = np.empty((len(rngs), self.frames))
-            cuts: list[tuple[Box, bool]] = []
+            cuts: list[tuple[tuple[int, int], tuple[int, int], bool]] = []
             for times_t, rng in zip(times_nt, rngs, strict=True):
-                times_t[:] = train_times(self.sampling, *span_s, **self._clip_of(info), rng=rng)
+                times_t[:] = train_times(self.sampling, *span_s, **self._clip_of(parts), rng=rng)
                 short_side = int(rng.integers(self.short_side[0], self.short_side[1], endpoint=True))
                 height, width = scaled_size(info.height, info.width, short_side)
                 top = int(rng.integers(0, height - self.crop, endpoint=True))
                 left = int(rng.integers(0, width - self.crop, endpoint=True))
                 mirror = rng.random() < 0.5
-                box = crop_box(info, (height, width), (top, left), self.crop)
-                cuts.append((box, self.flip and mirror))
+                cuts.append(((height, width), (top, left), self.flip and mirror))
             clips_nthwc = (allocate or _empty)((*times_nt.shape, *size, self.channels))
-            for places, picture in self._pictures(video, times_nt, span_s):
-                for clip, of_clip in groupby(places, key=itemgetter(0)):
-                    box, mirror = cuts[clip]
-                    pixels_hwc = self._rescaled(video, picture.pixels(box=box, size=size, mirror=mirror))
-                    for _, frame, channels in of_clip:
-                        clips_nthwc[clip, frame, :, :, channels] = pixels_hwc
+            for part in parts:
+                boxes = [crop_box(part.info, scaled, corner, self.crop) for scaled, corner, _ in cuts]
+                for places, picture in part.pictures(times_nt, span_s):
+                    for clip, of_clip in groupby(places, key=itemgetter(0)):
+                        pixels_hwc = picture.pixels(box=boxes[clip], size=size, mirror=cuts[clip][2])
+                        pixels_hwc = self._rescaled(part.video, pixels_hwc)
+                        for _, frame, channels in of_clip:
+                            clips_nthwc[clip, frame, :, :, channels] = pixels_hwc
         return clips_nthwc
 
     def eval_views(
@@ -177,6 +202,7 @@ class Preprocessing(BaseModel):
         views: int = 1,
         crops: int = 1,
         *,
+        flow: Source | None = None,
         index: PacketIndex | None = None,
         allocate: Allocate | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -185,27 +211,28 @@ class Preprocessing(BaseModel):
         Returns uint8 [V * crops, T, eval_crop, eval_crop, C], the crops of a view side by side, and the
         timestamps in seconds, float64 [V, T]. V is ``views``; with sequences fewer where the span holds
         fewer. ``samplers.eval_times`` says where the views lie. One crop is the centre; three lie at the
-        start, centre and end of the long side. ``index`` and ``allocate`` as in ``train_clips``. Raises
-        DecodeError, or ConfigError for a source of the other modality.
+        start, centre and end of the long side. ``flow``, ``index``, ``allocate`` and what is raised: as in
+        ``train_clips``.
         """
         if crops not in (1, 3):
             raise ConfigError(f"crops: {crops} must be 1 or 3")
         side = self.eval_crop
-        with open_video(source, index=index) as video:
-            info = self._checked(video)
+        with self._opened(source, flow, index) as parts:
+            info = parts[0].info
             span_s = _span(info, start_s, end_s)
-            times_vt = eval_times(self.sampling, *span_s, **self._clip_of(info), views=views)
+            times_vt = eval_times(self.sampling, *span_s, **self._clip_of(parts), views=views)
             size = scaled_size(info.height, info.width, self.eval_short_side)
             corners = [_corner(*size, side, place) for place in ((1,) if crops == 1 else (0, 1, 2))]
             shape = (len(times_vt) * crops, self.frames, side, side, self.channels)
             clips_nthwc = (allocate or _empty)(shape)
-            for places, picture in self._pictures(video, times_vt, span_s):
-                # The whole frame, then cut: a crop has the same pixels whichever others are wanted with it.
-                pixels_hwc = self._rescaled(video, picture.pixels(size=size))
-                for view, frame, channels in places:
-                    for crop, (top, left) in enumerate(corners):
-                        cut_hwc = pixels_hwc[top : top + side, left : left + side]
-                        clips_nthwc[view * crops + crop, frame, :, :, channels] = cut_hwc
+            for part in parts:
+                for places, picture in part.pictures(times_vt, span_s):
+                    # The whole frame, then cut: a crop has the same pixels whichever others are wanted.
+                    pixels_hwc = self._rescaled(part.video, picture.pixels(size=size))
+                    for view, frame, channels in places:
+                        for crop, (top, left) in enumerate(corners):
+                            cut_hwc = pixels_hwc[top : top + side, left : left + side]
+                            clips_nthwc[view * crops + crop, frame, :, :, channels] = cut_hwc
         return clips_nthwc, times_vt
 
     def normalise(self, clips_bthwc: "torch.Tensor") -> "torch.Tensor":
@@ -215,49 +242,53 @@ class Preprocessing(BaseModel):
         clips_bcthw = clips_bthwc.permute(0, 4, 1, 2, 3).to(
             torch.float32, memory_format=torch.contiguous_format
         )
+        rgb_channels, _ = clip_parts(self.modality, self.stack)
         # Plain numbers per channel: a tensor of them would be copied to the device at every step.
         for channel in range(clips_bcthw.shape[1]):
-            mean, std = self.mean[channel % len(self.mean)], self.std[channel % len(self.std)]
+            # After red, green and blue, u and v take turns.
+            value = channel if channel < rgb_channels else rgb_channels + (channel - rgb_channels) % 2
+            mean, std = self.mean[value], self.std[value]
             clips_bcthw[:, channel].mul_(1 / (255 * std)).sub_(mean / std)
         return clips_bcthw
 
-    def _checked(self, video: Reader) -> VideoInfo:
-        """What the source says of itself. Raises ConfigError unless it holds what the model takes."""
-        info = video.info
-        if (info.channels == 2) != (self.modality != "rgb"):
-            holds, needs = ("optical flow", "rgb") if info.channels == 2 else ("RGB frames", self.modality)
-            raise ConfigError(f"{video.name}: holds {holds}, but data.modality is {needs}")
-        return info
+    @contextmanager
+    def _opened(
+        self, source: Source, flow: Source | None, index: PacketIndex | None
+    ) -> Iterator[list["_Part"]]:
+        """What a clip is read from, ``source`` first. Raises ConfigError unless it holds what is needed."""
+        rgb, of_flow = clip_parts(self.modality, self.stack)
+        with ExitStack() as opened:
+            readers = [opened.enter_context(open_video(source, index=index))]
+            if rgb and of_flow and flow is not None:
+                readers.append(opened.enter_context(open_video(flow)))
+            needed = ["RGB frames"] * bool(rgb) + ["optical flow"] * bool(of_flow)
+            for reader, needs in zip(readers, needed, strict=False):
+                holds = "optical flow" if reader.info.channels == 2 else "RGB frames"
+                if holds != needs:
+                    raise ConfigError(
+                        f"{reader.name}: holds {holds}, but data.modality is {self.modality}"
+                        + (f", which needs {needs} there" if len(needed) > 1 else "")
+                    )
+            if len(readers) < len(needed):
+                raise ConfigError(
+                    f"{readers[0].name}: has no optical flow beside it, which data.modality={self.modality}"
+                    " needs; 'kineray data flow' computes it for the videos of a manifest"
+                )
+            parts = [_Part(readers[0], 0, 1)] if rgb else []
+            if of_flow:
+                parts.append(_Part(readers[-1], rgb, of_flow // 2))
+            yield parts
 
-    @property
-    def _stack(self) -> int:
-        return self.stack if self.modality == "flow_stack" else 1
-
-    def _clip_of(self, info: VideoInfo) -> "_ClipArguments":
+    def _clip_of(self, parts: Sequence["_Part"]) -> "_ClipArguments":
+        """What says where the moments of a clip may lie: those of stacks leave room for frames of flow."""
+        last = parts[-1]
         return {
             "frames": self.frames,
             "stride": self.stride,
             "fps": self.fps,
-            "source_fps": info.fps,
-            "stack": self._stack,
+            "source_fps": (last if last.stack > 1 else parts[0]).info.fps,
+            "stack": last.stack,
         }
-
-    def _pictures(
-        self, video: Reader, times_nt: np.ndarray, span_s: tuple[float, float]
-    ) -> Iterator[tuple[list[tuple[int, int, slice]], Picture]]:
-        """Every frame that clips at ``times_nt`` want, once, with the places where it goes.
-
-        A place is (clip, frame of the clip, channels); those of a clip follow each other. With stacked
-        flow, the frames after each moment are wanted too.
-        """
-        info, stack = video.info, self._stack
-        times_m, shape = times_nt.ravel(), (*times_nt.shape, stack)
-        if self.modality == "flow_stack":
-            times_m = stack_times(times_m, stack, *span_s, info.fps).ravel()
-        per_frame = [slice(n * info.channels, (n + 1) * info.channels) for n in range(stack)]
-        for rows, picture in video.pictures(times_m):
-            places = zip(*(where.tolist() for where in np.unravel_index(rows, shape)), strict=True)
-            yield [(clip, frame, per_frame[nth]) for clip, frame, nth in places], picture
 
     def _rescaled(self, video: Reader, pixels_hwc: np.ndarray) -> np.ndarray:
         """Flow that was stored with another bound than ``flow_bound``, as if it had been stored with that."""
@@ -265,6 +296,38 @@ class Preprocessing(BaseModel):
             return pixels_hwc
         rescaled_hwc: np.ndarray = _grey_values(video.bound / self.flow_bound)[pixels_hwc]
         return rescaled_hwc
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Channels of a clip that are read from one video: from ``first`` on, those of ``stack`` frames."""
+
+    video: Reader
+    first: int
+    stack: int
+
+    @property
+    def info(self) -> VideoInfo:
+        """What the video says of itself."""
+        return self.video.info
+
+    def pictures(
+        self, times_nt: np.ndarray, span_s: tuple[float, float]
+    ) -> Iterator[tuple[list[tuple[int, int, slice]], Picture]]:
+        """Every frame that clips at ``times_nt`` want, once, with the places where it goes.
+
+        A place is (clip, frame of the clip, channels); those of a clip follow each other. With stacked
+        flow, the frames after each moment are wanted too.
+        """
+        size, shape = self.info.channels, (*times_nt.shape, self.stack)
+        times_m = times_nt.ravel()
+        if self.stack > 1:
+            times_m = stack_times(times_m, self.stack, *span_s, self.info.fps).ravel()
+        starts = range(self.first, self.first + self.stack * size, size)
+        channels = [slice(start, start + size) for start in starts]
+        for rows, picture in self.video.pictures(times_m):
+            places = zip(*(where.tolist() for where in np.unravel_index(rows, shape)), strict=True)
+            yield [(clip, frame, channels[nth]) for clip, frame, nth in places], picture
 
 
 def trained_heads(data: DataConfig, heads: Iterable[str]) -> tuple[str, ...]:

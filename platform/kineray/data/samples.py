@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ABSENT = -1  # a label that is not known
 _LABEL_PREFIX = "label."
+_OPTIONAL = ("boxes", "subsets", "flow")  # columns that a file does not have where no sample has any
 _CHUNK = 8192  # samples that are made or read together
 
 
@@ -48,6 +49,7 @@ class Sample:
     ``labels`` holds a class index for every head, -1 where it is not known. ``group`` names what must
     not be cut by a split (a source video, a person). A key frame of a detection set has ``start_s`` =
     ``end_s`` = its time, and ``boxes``. ``subsets`` names parts of the split that are scored on their own.
+    ``flow`` is the URI of the video's optical flow (``kineray.video.frames``), "" where there is none.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Sample:
     split: str
     boxes: tuple[BoxLabel, ...] = ()
     subsets: frozenset[str] = frozenset()
+    flow: str = ""
 
 
 class Samples(Sequence[Sample]):
@@ -93,8 +96,8 @@ class Samples(Sequence[Sample]):
 
         columns = {}
         for name, kind in _types(heads).items():
-            if name in ("boxes", "subsets") and name not in table.column_names:
-                columns[name] = _empty_lists(kind, len(table))
+            if name in _OPTIONAL and name not in table.column_names:
+                columns[name] = _empty(kind, len(table))
                 continue
             columns[name] = _one_array(table[name].cast(kind))
             if columns[name].null_count and name != "end_s":
@@ -108,7 +111,7 @@ class Samples(Sequence[Sample]):
 
     def column(self, name: str) -> "pa.Array":
         """One field of all samples: ``id``, ``uri``, ``start_s``, ``end_s``, ``group``, ``split``,
-        ``boxes``, ``subsets`` or ``label.<head>``."""
+        ``boxes``, ``subsets``, ``flow`` or ``label.<head>``."""
         values = self._columns[name]
         if self._rows is None:
             return values
@@ -190,10 +193,12 @@ class Samples(Sequence[Sample]):
     def compact(self) -> "pa.Table":
         """A table of these rows alone, its columns in order of name, without those that are empty."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         columns = {name: self.column(name) for name in sorted(self._columns)}
-        for name in ("boxes", "subsets"):
-            if len(columns[name].flatten()) == 0:
+        for name in _OPTIONAL:
+            length = pc.binary_length if name == "flow" else pc.list_value_length
+            if not pc.sum(length(columns[name])).as_py():
                 del columns[name]
         return pa.table(columns)
 
@@ -228,12 +233,13 @@ def _types(heads: Sequence[str]) -> dict[str, Any]:
         **{_LABEL_PREFIX + head: pa.int32() for head in heads},
         "boxes": pa.list_(box),
         "subsets": pa.list_(pa.string()),
+        "flow": pa.string(),
     }
 
 
 def _values(samples: Sequence[Sample], heads: Sequence[str]) -> dict[str, list[Any]]:
     """Column -> its values."""
-    plain = ("id", "uri", "start_s", "end_s", "group", "split")
+    plain = ("id", "uri", "start_s", "end_s", "group", "split", "flow")
     return {
         **{name: [getattr(sample, name) for sample in samples] for name in plain},
         **{_LABEL_PREFIX + head: [sample.labels[head] for sample in samples] for head in heads},
@@ -253,15 +259,18 @@ def _sample(row: Mapping[str, Any], heads: Sequence[str]) -> Sample:
         row["split"],
         tuple(BoxLabel(**box | {"labels": tuple(box["labels"])}) for box in row["boxes"]),
         frozenset(row["subsets"]),
+        row["flow"],
     )
 
 
-def _empty_lists(kind: Any, count: int) -> "pa.Array":
+def _empty(kind: Any, count: int) -> "pa.Array":
+    """``count`` empty lists or texts."""
     import pyarrow as pa
 
-    offsets = pa.Array.from_buffers(
-        pa.int32(), count + 1, [None, pa.py_buffer(np.zeros(count + 1, np.int32))]
-    )
+    zeros = pa.py_buffer(np.zeros(count + 1, np.int32))
+    if pa.types.is_string(kind):
+        return pa.Array.from_buffers(kind, count, [None, zeros, pa.py_buffer(b"")])
+    offsets = pa.Array.from_buffers(pa.int32(), count + 1, [None, zeros])
     return pa.ListArray.from_arrays(offsets, pa.nulls(0, kind.value_type), type=kind)
 
 

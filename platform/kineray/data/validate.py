@@ -35,8 +35,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Validation:
-    """``videos``: how many were opened; ``indexes``: URI -> ``PacketIndex.to_bytes``, of whole
-    files."""
+    """``videos``: how many were opened, folders of flow included; ``indexes``: URI ->
+    ``PacketIndex.to_bytes``, of whole files."""
 
     videos: int
     problems: tuple[Problem, ...]
@@ -63,12 +63,15 @@ def validate(
     workers: int = 1,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> Validation:
-    """Open every distinct video in a process that it may hang or crash, and check the samples' spans.
+    """Open every distinct video, and the flow beside it, in a process that it may hang or crash, and check
+    the samples' spans.
 
     The first, the middle and the last frame are decoded, or with ``every`` all of them. ``progress`` is
     called with (done, of all, bad). Raises StorageError where a bucket cannot be reached.
     """
-    uris = list(dict.fromkeys(manifest.columns.column("uri").to_pylist()))
+    columns = manifest.columns
+    named = [*columns.column("uri").to_pylist(), *columns.column("flow").to_pylist()]
+    uris = list(dict.fromkeys(filter(None, named)))
     failures: dict[str, DecodeError] = {}
     durations_s: dict[str, float] = {}
     indexes: dict[str, bytes] = {}
@@ -83,12 +86,14 @@ def validate(
             progress(outcome.done, len(uris), len(failures))
     problems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for sample in manifest:
-        failure = failures.get(sample.uri)
-        if failure is not None:
-            message = str(failure).removeprefix(f"{sample.uri}: ")
-            problems[sample.uri, failure.code, message].append(sample.id)
+        bad = next((uri for uri in (sample.uri, sample.flow) if uri in failures), None)
+        if bad is not None:
+            message = str(failures[bad]).removeprefix(f"{bad}: ")
+            problems[bad, failures[bad].code, message].append(sample.id)
         elif outside := outside_of(sample, durations_s[sample.uri]):
             problems[sample.uri, "span", outside].append(sample.id)
+        elif sample.flow and (short := short_of(sample, durations_s[sample.uri], durations_s[sample.flow])):
+            problems[sample.flow, "span", short].append(sample.id)
     return Validation(
         len(uris), tuple(Problem(*key, tuple(names)) for key, names in problems.items()), indexes
     )
@@ -131,6 +136,17 @@ def outside_of(sample: Sample, duration_s: float) -> str | None:
         return f"the clip starts at {start_s:.2f} s, but the video lasts {duration_s:.2f} s"
     if end_s is not None and end_s > duration_s + LATE_END_S:
         return f"the clip ends at {end_s:.2f} s, but the video lasts {duration_s:.2f} s"
+    return None
+
+
+def short_of(sample: Sample, duration_s: float, flow_s: float) -> str | None:
+    """How the flow of a video of ``duration_s`` ends before a sample does; None where it reaches its end.
+
+    Flow always ends some frames before its video.
+    """
+    end_s = duration_s if sample.end_s is None else min(sample.end_s, duration_s)
+    if end_s > flow_s + LATE_END_S:
+        return f"the clip ends at {end_s:.2f} s, but the flow lasts {flow_s:.2f} s"
     return None
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from kineray.data import Failure, Manifest, eval_clips, storage
 from kineray.data.index_cache import IndexCache
+from kineray.data.manifest import check_flow
 from kineray.data.samples import ABSENT
 from kineray.errors import ManifestError
 from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
@@ -60,10 +61,12 @@ def evaluate(
     averaged over all of them. A video that cannot be decoded counts as wrong. Labels are joined by
     class name. ``decoders`` processes decode; ``indexes``: of the manifest's videos, if they are known.
     ``checkpoint`` was loaded onto ``device``; ``progress(done, total)`` is called after
-    every video. Raises ManifestError when the split is empty or its classes are not the checkpoint's.
+    every video. Raises ManifestError when the split is empty, its classes are not the checkpoint's, or it
+    lacks the optical flow that the checkpoint needs.
     """
     preprocessing = checkpoint.preprocessing
     samples = manifest.split(split)
+    check_flow(samples, preprocessing.modality)
     labels = _join_labels(samples, preprocessing.labels)
     probabilities, failures = _classify(
         checkpoint, samples, views, crops, device, decoders, indexes, progress

@@ -22,9 +22,10 @@ _CLIPS_AT_ONCE = 8  # clips in one forward pass: bounds the memory of a request 
 def decode_views(
     file: str | Path | BinaryIO, preprocessing: "Preprocessing", *, views: int, crops: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The clips of a whole video: uint8 [views * crops, T, C, C, 3], timestamps_s float64 [views, T].
+    """The clips of a whole video: uint8 [views * crops, T, S, S, C], timestamps_s float64 [views, T].
 
-    ``file`` is a path or an open binary file. Raises DecodeError.
+    ``file`` is a path or an open binary file. Raises DecodeError, and ConfigError for a modality that the
+    file alone does not have.
     """
     from kineray.data.decoding import eval_file
 
@@ -95,7 +96,8 @@ def predict(
 ) -> dict[str, Any]:
     """Classify one video with a checkpoint that was loaded onto ``device``; see ``answer``.
 
-    Raises DecodeError for a file that is not a readable video.
+    Raises DecodeError for a file that is not a readable video, and ConfigError where it is RGB and the
+    model needs optical flow.
     """
     started = time.perf_counter()
     clips, timestamps_s = decode_views(file, checkpoint.preprocessing, views=views, crops=crops)

@@ -26,7 +26,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
-from kineray.errors import CheckpointError, DecodeError
+from kineray.errors import CheckpointError, ConfigError, DecodeError
 from kineray.serving.body import RequestError, error_response, read_video
 
 MAX_BATCH = 8  # requests in one batch
@@ -92,7 +92,7 @@ class Decoder:
         self._threads = ThreadPoolExecutor(cores, thread_name_prefix="decode")
 
     async def decode(self, video: bytes, plan: Plan) -> Decoded:
-        """Raises DecodeError."""
+        """Raises DecodeError, and ConfigError for a video that the plan's model cannot take."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, video, plan)
 
     def _decode(self, video: bytes, plan: Plan) -> Decoded:
@@ -267,6 +267,8 @@ class Api:
         except RayTaskError as error:
             if isinstance(error.cause, DecodeError):
                 raise RequestError(400, error.cause.code, str(error.cause)) from None
+            if isinstance(error.cause, ConfigError):  # RGB for a model of optical flow, or no flow beside it
+                raise RequestError(400, "wrong_modality", str(error.cause)) from None
             raise
         except BackPressureError:
             raise RequestError(503, "overloaded", "too many requests; try again", retry_after_s=1) from None

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from kineray.config import Experiment, differing_keys
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
 from kineray.data.index_cache import IndexCache
+from kineray.data.manifest import check_flow
 from kineray.data.preprocessing import balance_of
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import build_model, set_batch_norm_group
@@ -84,7 +85,7 @@ def train(
         torch.cuda.set_device(place)
     emit = on_event if rank == 0 else _ignore
 
-    preprocessing = Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    preprocessing = _preprocessing(experiment, train_set, val_set)
     model = _new_model(experiment, preprocessing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
@@ -172,6 +173,12 @@ def train(
                 uri, best = checkpoints.save(model, optimizer, experiment, preprocessing, state, score=score)
                 emit(CheckpointEvent(done, uri, best))
     return _outcome(workers, checkpoints, total_steps)
+
+
+def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:
+    for part in (train_set, val_set):
+        check_flow(part, experiment.data.modality)
+    return Preprocessing.from_config(experiment.data, train_set.vocabularies)
 
 
 def _new_model(experiment: Experiment, preprocessing: Preprocessing) -> nn.Module:

@@ -8,7 +8,14 @@ import numpy as np
 
 from kineray.video.container import Source
 from kineray.video.decode import Video
-from kineray.video.frames import FlowFolder, FrameFolder, frames_uri, is_frames_uri, open_frames
+from kineray.video.frames import (
+    FlowFolder,
+    FrameFolder,
+    frames_uri,
+    is_flow_uri,
+    is_frames_uri,
+    open_frames,
+)
 from kineray.video.index import PacketIndex, index_video
 from kineray.video.picture import Box, scaled_size
 from kineray.video.reader import Picture, Reader, VideoInfo
@@ -25,6 +32,7 @@ __all__ = [
     "VideoInfo",
     "frames_uri",
     "index_video",
+    "is_flow_uri",
     "is_frames_uri",
     "open_video",
     "probe",

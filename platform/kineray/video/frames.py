@@ -29,6 +29,7 @@ from kineray.video.reader import Reader, VideoInfo, checked_times
 _TOLERANCE_S = 1e-6  # absorbs the rounding of timestamps held in floats, as for video files
 # A URI that means a frame folder, well-formed or not: anything else is the name of a video file.
 _FRAMES = re.compile(r"#[^/]*\b(fps|bound)=|%\d*d[^/]*\.(jpe?g|png)(#[^/]*)?$", re.IGNORECASE)
+_FLOW = re.compile(r"#[^/]*\bbound=", re.IGNORECASE)
 _NUMBER = re.compile(r"%(?:0(\d+))?d")
 _PAIR = re.compile(r"\{([^{},/]+),([^{},/]+)\}")
 _EXAMPLES = "write /folder/frame_%010d.jpg#fps=60, or for flow /folder/{u,v}/frame_%010d.jpg#fps=30&bound=20"
@@ -64,6 +65,11 @@ class FramesUri:
 def is_frames_uri(source: object) -> bool:
     """Whether ``source`` names a frame folder rather than a video file."""
     return isinstance(source, str | Path) and _FRAMES.search(str(source)) is not None
+
+
+def is_flow_uri(source: object) -> bool:
+    """Whether ``source`` names folders of optical flow."""
+    return isinstance(source, str | Path) and _FLOW.search(str(source)) is not None
 
 
 def frames_uri(pattern: str | Path, *, fps: float, bound: float | None = None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray.data import storage
-from kineray.data.formats.epic_pictures import folder_places, numbered_fps, video_places
+from kineray.data.formats.epic_pictures import Place, folder_places, numbered_fps, video_places
 from kineray.data.formats.files import (
     Files,
     as_list,
@@ -94,11 +94,12 @@ def from_epic(
 ) -> Manifest:
     """Import EPIC-KITCHENS-100 or -55 from its CSV files or the folder that holds them.
 
-    The pictures come from exactly one of three places. ``videos``: files called like the video, anywhere
-    below the folder, cut by ``start_timestamp`` and ``stop_timestamp``. ``frames``: folders of extracted
-    pictures, cut by ``start_frame`` and ``stop_frame``, which count at 60 frames per second in videos of
-    EPIC-55 (``P01_01``) and at 50 in those that came later (``P01_101``), whatever a video's own rate.
-    ``flow``: folders of optical flow, 30 per second with bound 25, or 50 with bound 8.
+    The pictures come from ``videos`` or from ``frames``, with ``flow`` beside them or without, or from
+    ``flow`` alone; clips that are not in all that is given are missing. ``videos``: files called like the
+    video, anywhere below the folder, cut by ``start_timestamp`` and ``stop_timestamp``. ``frames``: folders
+    of extracted pictures, cut by ``start_frame`` and ``stop_frame``, which count at 60 frames per second in
+    videos of EPIC-55 (``P01_01``) and at 50 in those that came later (``P01_101``), whatever a video's own
+    rate. ``flow``: folders of optical flow, 30 per second with bound 25, or 50 with bound 8.
 
     Heads: ``verb``, ``noun``, ``action`` (named ``<verb> <noun>``: the pairs that the training segments
     have, or, without any, the validation segments) and for EPIC-100 ``verb_category`` and
@@ -107,9 +108,8 @@ def from_epic(
     noun in the tail), where their lists are beside the CSV files; of EPIC-55's ``test``: ``seen`` and
     ``unseen``. The group is the video. Raises ManifestError.
     """
-    given = [root for root in (videos, frames, flow) if root is not None]
-    if len(given) != 1:
-        raise ManifestError("EPIC-KITCHENS: give one folder: either of videos, of frames or of flow")
+    if all(root is None for root in (videos, frames, flow)) or None not in (videos, frames):
+        raise ManifestError("EPIC-KITCHENS: give a folder of videos or of frames, one of flow, or both")
     files = _chosen(sources)
     edition = _edition(files)
     around = {file_name(file): file for file in [*beside(files), *files_of(sources)]}
@@ -151,20 +151,24 @@ def from_epic(
                 )
         return made
 
+    last_frames: dict[str, int] = defaultdict(int)
+    for segment in segments:
+        last_frames[segment.video] = max(last_frames[segment.video], segment.frames[1])
+    persons = {segment.video: segment.person for segment in segments}
+    pictures: list[dict[str, Place]] = []
     if videos is not None:
-        places = video_places(videos, {segment.video for segment in segments})
-    else:
-        last_frames: dict[str, int] = defaultdict(int)
-        for segment in segments:
-            last_frames[segment.video] = max(last_frames[segment.video], segment.frames[1])
-        persons = {segment.video: segment.person for segment in segments}
-        places = folder_places(given[0], last_frames, persons, flow=flow is not None)
+        pictures.append(video_places(videos, last_frames))
+    pictures += [
+        folder_places(folder, last_frames, persons, flow=is_flow)
+        for folder, is_flow in ((frames, False), (flow, True))
+        if folder is not None
+    ]
     missing: dict[str, list[str]] = defaultdict(list)
 
     def samples() -> Iterator[Sample]:
         for segment in segments:
-            place = places.get(segment.video)
-            if place is None or segment.frames[0] > place.last_frame:
+            found = [places[segment.video] for places in pictures if segment.video in places]
+            if len(found) < len(pictures) or segment.frames[0] > min(place.last_frame for place in found):
                 missing[segment.split].append(segment.id)
                 continue
             start_s, end_s = segment.span_s
@@ -173,13 +177,14 @@ def from_epic(
                 start_s, end_s = (max(segment.frames[0], 1) - 1) / fps, segment.frames[1] / fps
             yield Sample(
                 segment.id,
-                place.uri,
+                found[0].uri,
                 start_s,
                 end_s,
                 labels(segment),
                 segment.video,
                 segment.split,
                 subsets=segment.subsets,
+                flow=found[1].uri if len(found) > 1 else "",
             )
 
     return made_manifest(edition.name, samples(), vocabularies, missing)
