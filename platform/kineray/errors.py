@@ -28,6 +28,10 @@ class CheckpointError(KinerayError):
     """A checkpoint folder that is missing, incomplete or of another model."""
 
 
+class ExportError(KinerayError):
+    """A model that cannot be written as a file of another format."""
+
+
 class ServingError(KinerayError):
     """A service that cannot be started or reached, or a version that it cannot be given."""
 

@@ -39,7 +39,7 @@ def test_help_imports_nothing_slow(words):
 def test_the_help_lists_every_verb(kineray):
     code, out, _ = kineray("--help")
     assert code == 0
-    verbs = "doctor demo data models train sweep eval runs promote rollback serve predict"
+    verbs = "doctor demo data models train sweep eval runs promote rollback serve predict export"
     for verb in verbs.split():
         assert f"\n  {verb}" in out
 

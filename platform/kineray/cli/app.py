@@ -12,6 +12,7 @@ from kineray.cli.data import data
 from kineray.cli.demo import demo
 from kineray.cli.doctor import doctor
 from kineray.cli.evaluate import evaluate, predict
+from kineray.cli.export import export
 from kineray.cli.models import models
 from kineray.cli.runs import runs
 from kineray.cli.serve import promote, rollback, serve
@@ -38,7 +39,21 @@ def cli(verbose: bool) -> None:
     )
 
 
-for verb in (doctor, demo, data, models, train, sweep, evaluate, runs, promote, rollback, serve, predict):
+for verb in (
+    doctor,
+    demo,
+    data,
+    models,
+    train,
+    sweep,
+    evaluate,
+    runs,
+    promote,
+    rollback,
+    serve,
+    predict,
+    export,
+):
     cli.add_command(verb)
 
 

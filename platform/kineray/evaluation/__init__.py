@@ -1,6 +1,7 @@
 """What a model says of a video, and how often it is right."""
 
 from kineray.evaluation.evaluate import Evaluation, evaluate, save_predictions
+from kineray.evaluation.export import Exported, check_onnx, export
 from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
 from kineray.evaluation.predict import (
     DEFAULT_CROPS,
@@ -18,9 +19,12 @@ __all__ = [
     "DEFAULT_TOP_K",
     "DEFAULT_VIEWS",
     "Evaluation",
+    "Exported",
     "answer",
+    "check_onnx",
     "decode_views",
     "evaluate",
+    "export",
     "mean_class_accuracy",
     "per_class_accuracy",
     "predict",

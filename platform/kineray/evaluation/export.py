@@ -1,0 +1,156 @@
+"""A trained model as one file that needs no kineray: ONNX, or PyTorch's own exported program.
+
+The model takes normalised clips, ``clips`` float32 [batch, C, T, H, W] of any batch size, and returns the
+logits of each head by its name. The file carries ``preprocessing.json`` (how clips are sampled, scaled and
+normalised), ``labels.json`` ({head: class names}) and ``weights_sha256``:
+
+    onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map["labels.json"]
+
+    extra = {"labels.json": ""}
+    model = torch.export.load(file, extra_files=extra).module()  # extra["labels.json"] is bytes now
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from kineray.data import storage
+from kineray.errors import ExportError
+from kineray.training import Checkpoint
+
+Format = Literal["onnx", "pt2"]
+Run = Callable[[Tensor], Mapping[str, Tensor]]
+
+TOLERANCE = 1e-4
+BATCHES = (1, 3)
+_TRACED = 2  # clips: torch.export takes a batch of one for a constant
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file that was written. ``shape``: of a clip (C, T, H, W); ``heads``: their numbers of classes.
+
+    ``difference``: the largest one from the model's own logits, relative to the largest logit if that is
+    above 1.
+    """
+
+    uri: str
+    format: Format
+    bytes: int
+    shape: tuple[int, int, int, int]
+    heads: Mapping[str, int]
+    difference: float
+
+
+def export(checkpoint: Checkpoint, uri: str, file_format: Format) -> Exported:
+    """Write the model of ``checkpoint``, which is on the CPU, to the file ``uri`` (a path or s3://).
+
+    The file is written after its answers to random clips, in batches of 1 and 3, were found equal to the
+    model's within 1e-4. Raises ExportError where they are not, where the model cannot be exported, or where
+    the packages of ONNX are missing.
+    """
+    if file_format == "onnx":
+        check_onnx()
+    preprocessing = checkpoint.preprocessing
+    side = preprocessing.eval_crop
+    shape = (preprocessing.channels, preprocessing.frames, side, side)
+    metadata = {
+        "preprocessing.json": preprocessing.to_json(),
+        "labels.json": json.dumps(preprocessing.labels),
+        "weights_sha256": checkpoint.weights_sha256,
+    }
+    model = checkpoint.model.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"model.{file_format}")
+        with _explained(checkpoint.uri, file_format):
+            program = _trace(model, shape)
+            if file_format == "onnx":
+                _save_onnx(program, file, list(preprocessing.labels), metadata)
+                run = _load_onnx(file)
+            else:
+                torch.export.save(program, file, extra_files=metadata)
+                run = torch.export.load(file).module()
+            difference = _difference(model, run, shape)
+        if not difference <= TOLERANCE:
+            problem = f"its logits would be off by {difference:.2g}"
+            raise ExportError(f"{checkpoint.uri}: cannot be written as {file_format}: {problem}")
+        content = file.read_bytes()
+    storage.write_bytes(uri, content)
+    heads = {head: len(names) for head, names in preprocessing.labels.items()}
+    return Exported(uri, file_format, len(content), shape, heads, difference)
+
+
+def check_onnx() -> None:
+    """Raise ExportError where a package is missing that ONNX needs."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ExportError(f"ONNX needs the package {error.name}: pip install 'kineray[export]'") from None
+
+
+def _trace(model: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
+    clips_bcthw = torch.zeros(_TRACED, *shape)
+    with torch.no_grad():
+        return torch.export.export(model, (clips_bcthw,), dynamic_shapes=({0: Dim("batch")},))
+
+
+def _save_onnx(program: ExportedProgram, file: Path, heads: list[str], metadata: Mapping[str, str]) -> None:
+    with redirect_stdout(StringIO()):  # it reports its steps there
+        onnx_program = torch.onnx.export(
+            program, dynamo=True, input_names=["clips"], output_names=heads, verbose=False
+        )
+    assert onnx_program is not None
+    batch = onnx_program.model.graph.inputs[0].shape[0]
+    onnx_program.rename_axes({batch: "batch"})
+    onnx_program.model.metadata_props.update(metadata)
+    onnx_program.save(file)
+
+
+def _load_onnx(file: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    heads = [output.name for output in session.get_outputs()]
+
+    def run(clips_bcthw: Tensor) -> dict[str, Tensor]:
+        logits = session.run(heads, {"clips": clips_bcthw.numpy()})
+        return dict(zip(heads, map(torch.from_numpy, logits), strict=True))
+
+    return run
+
+
+def _difference(model: nn.Module, run: Run, shape: tuple[int, ...]) -> float:
+    """The largest difference of the logits on random clips; NaN if any logit is."""
+    generator = torch.Generator().manual_seed(0)
+    found = [torch.zeros(())]
+    for count in BATCHES:
+        clips_bcthw = torch.randn(count, *shape, generator=generator)
+        with torch.no_grad():
+            expected, given = model(clips_bcthw), run(clips_bcthw)
+        for head, logits_bk in expected.items():
+            scale = logits_bk.abs().max().clamp(min=1)
+            found.append((given[head] - logits_bk).abs().max() / scale)
+    return float(torch.stack(found).max())
+
+
+@contextmanager
+def _explained(uri: str, file_format: Format) -> Iterator[None]:
+    """What torch raises for a network that it cannot export, of many kinds, as one line."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger(__name__).debug("the export failed", exc_info=True)
+        first: Any = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"{uri}: cannot be written as {file_format}: {first}") from error

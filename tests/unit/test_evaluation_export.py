@@ -1,0 +1,180 @@
+"""Exported files, read as someone reads them who has no kineray: the same answers, and all they need."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import SMALL
+
+from kineray.config import DataConfig, Experiment
+from kineray.data import Preprocessing
+from kineray.errors import ExportError
+from kineray.evaluation import export
+from kineray.evaluation.export import TOLERANCE
+from kineray.models import build_model
+from kineray.training import Checkpoint, load_checkpoint
+from small_checkpoint import CLASSES, save_small_checkpoint
+
+HEADS = {"verb": ("take", "put"), "noun": ("cup", "knife", "pan")}
+
+every_format = pytest.mark.parametrize("file_format", ["pt2", "onnx"])
+
+
+def reader(path):
+    """(clips -> {head: logits}, metadata) of an exported file, without kineray."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        assert [entry.name for entry in session.get_inputs()] == ["clips"]
+        assert session.get_inputs()[0].shape[0] == "batch"
+        names = [entry.name for entry in session.get_outputs()]
+
+        def run(clips):
+            logits = session.run(None, {"clips": clips.numpy()})
+            return dict(zip(names, map(torch.from_numpy, logits), strict=True))
+
+        return run, session.get_modelmeta().custom_metadata_map
+    extra = {"preprocessing.json": "", "labels.json": "", "weights_sha256": ""}
+    program = torch.export.load(path, extra_files=extra)
+    return program.module(), extra
+
+
+def assert_same(expected, given):
+    assert list(given) == list(expected)
+    for head, logits in expected.items():
+        torch.testing.assert_close(given[head], logits, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+@every_format
+def test_a_file_answers_as_the_model_and_says_what_it_needs(tmp_path, file_format):
+    loaded = load_checkpoint(save_small_checkpoint(tmp_path / "run/checkpoints", heads=HEADS))
+    target = tmp_path / f"new/small.{file_format}"
+    made = export(loaded, str(target), file_format)
+    assert made.bytes == target.stat().st_size
+    assert made.shape == (3, 8, 32, 32)
+    assert made.heads == {"verb": 2, "noun": 3}
+    assert 0 <= made.difference <= TOLERANCE
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+    run, metadata = reader(target)
+    preprocessing = Preprocessing.from_json(metadata["preprocessing.json"])
+    assert preprocessing == loaded.preprocessing
+    assert json.loads(metadata["labels.json"]) == {head: list(names) for head, names in HEADS.items()}
+    sha256 = metadata["weights_sha256"]
+    assert (sha256.decode() if isinstance(sha256, bytes) else sha256) == loaded.weights_sha256
+    generator = torch.Generator().manual_seed(7)
+    for count in (1, 2, 5):
+        pixels = torch.randint(0, 256, (count, 8, 32, 32, 3), dtype=torch.uint8, generator=generator)
+        clips = preprocessing.normalise(pixels)
+        with torch.no_grad():
+            assert_same(loaded.model(clips), run(clips))
+
+
+@pytest.mark.slow
+@every_format
+@pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
+def test_every_architecture_can_be_exported(tmp_path, small, file_format):
+    torch.manual_seed(0)
+    model = build_model(small.config, {head: len(names) for head, names in HEADS.items()})
+    data = DataConfig(
+        frames=small.frames,
+        short_side=(small.side, small.side),
+        crop=small.side,
+        eval_short_side=small.side,
+        eval_crop=small.side,
+    )
+    experiment = Experiment(data=data, model=small.config)
+    loaded = Checkpoint("small", model.eval(), experiment, Preprocessing.from_config(data, HEADS), {}, "0")
+    target = tmp_path / f"small.{file_format}"
+    export(loaded, str(target), file_format)
+    run, _ = reader(target)
+    clips = torch.randn(
+        4, 3, small.frames, small.side, small.side, generator=torch.Generator().manual_seed(1)
+    )
+    with torch.no_grad():
+        assert_same(model(clips), run(clips))
+
+
+class Moody(torch.nn.Module):
+    """Answers otherwise when it is called again, so that no file can answer as it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, clips_bcthw):
+        self.calls += 1
+        return {"verb": clips_bcthw.mean((2, 3, 4))[:, :2] + self.calls}
+
+
+class Looking(torch.nn.Module):
+    """Decides by the pixels what to compute."""
+
+    def forward(self, clips_bcthw):
+        features = clips_bcthw.mean((2, 3, 4))[:, :2]
+        return {"verb": features if features.sum() > 0 else -features}
+
+
+@pytest.mark.parametrize("model", [Moody(), Looking()], ids=["answers otherwise", "control flow"])
+def test_what_cannot_be_exported_is_one_line_and_no_file(tmp_path, model):
+    data = DataConfig(frames=8, short_side=(32, 32), crop=32, eval_short_side=32, eval_crop=32)
+    preprocessing = Preprocessing.from_config(data, {"verb": ("take", "put")})
+    loaded = Checkpoint("moody", model, Experiment(), preprocessing, {}, "0")
+    with pytest.raises(ExportError, match=r"^moody: cannot be written as pt2: ") as error:
+        export(loaded, str(tmp_path / "model.pt2"), "pt2")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_exports_a_run_by_its_name(kineray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    uri = save_small_checkpoint("runs/small/checkpoints")
+    code, out, err = kineray("export", "small", "--format", "pt2", "--out", "small.pt2", "--json")
+    assert code == 0, err
+    made = json.loads(out)
+    assert made["checkpoint"] == uri
+    assert made["input"] == {"name": "clips", "shape": ["batch", 3, 8, 32, 32], "dtype": "float32"}
+    assert made["outputs"] == {"action": ["batch", len(CLASSES)]}
+    assert made["bytes"] == Path("small.pt2").stat().st_size
+    code, out, err = kineray("export", uri, "--format", "onnx", "--out", "small.onnx")
+    assert code == 0
+    assert out.startswith("small.onnx: ")
+    assert len(out.splitlines()) == 2
+    assert "kineray export --help" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing", "--format", "pt2", "--out", "m.pt2"], "nothing: not a checkpoint: no such folder"),
+        (["small", "--format", "onnx", "--out", "m.pt2"], "--out m.pt2: the name of such a file must end in"),
+        (["small", "--format", "pt2", "--out", "file/m.pt2"], "file/m.pt2"),
+        (["small", "--format", "tflite", "--out", "m"], "Invalid value for '--format'"),
+        (["small", "--format", "pt2"], "Missing option '--out'"),
+    ],
+)
+def test_bad_input_is_one_line(kineray, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    save_small_checkpoint("runs/small/checkpoints")
+    Path("file").touch()
+    code, out, err = kineray("export", *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("kineray: ") and message in err and len(err.splitlines()) == 1, err
+
+
+def test_without_onnx_the_extra_is_named(tmp_path):
+    """None in sys.modules is Python's own way to make an import fail as where nothing is installed."""
+    save_small_checkpoint(tmp_path / "runs/small/checkpoints")
+    words = ["export", "small", "--format", "onnx", "--out", "m.onnx"]
+    code = f"import sys; sys.modules['onnxscript'] = None\nfrom kineray.cli import run\nrun({words!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kineray: ONNX needs the package onnxscript: pip install 'kineray[export]'\n"
