@@ -108,10 +108,9 @@ def _trace(model: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
 
 def _save_onnx(program: ExportedProgram, file: Path, heads: list[str], metadata: Mapping[str, str]) -> None:
     with redirect_stdout(StringIO()):  # it reports its steps there
-        onnx_program = torch.onnx.export(
+        onnx_program: Any = torch.onnx.export(
             program, dynamo=True, input_names=["clips"], output_names=heads, verbose=False
         )
-    assert onnx_program is not None
     batch = onnx_program.model.graph.inputs[0].shape[0]
     onnx_program.rename_axes({batch: "batch"})
     onnx_program.model.metadata_props.update(metadata)
