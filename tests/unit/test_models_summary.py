@@ -1,5 +1,7 @@
 """What a network costs: against published numbers, and against what its layers must cost by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_models import PARAMETERS, SMALL
@@ -130,3 +132,11 @@ def test_overrides_of_a_preset_give_it_back(name):
     assert experiment.data == preset.data
     assert (experiment.data.channels, experiment.data.frames) == (preset.channels, preset.frames)
     assert experiment.data.eval_crop == preset.side
+
+
+@pytest.mark.parametrize(("channels", "modality"), [(2, "flow"), (20, "flow_stack"), (5, "rgb_flow")])
+def test_clips_of_flow(channels, modality):
+    preset = replace(MODEL_PRESETS["slowfast_r50_4x16"], channels=channels, stride=0, side=112)
+    data = preset.data
+    assert (data.channels, data.modality, data.sampling) == (channels, modality, "uniform")
+    assert (data.crop, data.eval_crop, data.eval_short_side, data.short_side) == (112, 112, 128, (128, 160))

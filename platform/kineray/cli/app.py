@@ -39,21 +39,9 @@ def cli(verbose: bool) -> None:
     )
 
 
-for verb in (
-    doctor,
-    demo,
-    data,
-    models,
-    train,
-    sweep,
-    evaluate,
-    runs,
-    promote,
-    rollback,
-    serve,
-    predict,
-    export,
-):
+for verb in (doctor, demo, data, models, train, sweep, evaluate, runs):
+    cli.add_command(verb)
+for verb in (promote, rollback, serve, predict, export):
     cli.add_command(verb)
 
 

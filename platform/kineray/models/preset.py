@@ -10,8 +10,8 @@ class ModelPreset:
     """An architecture and the clips it was published with.
 
     ``frames`` frames, ``stride`` / 30 s apart (0: spread over the whole segment), of ``side`` x ``side``
-    pixels in evaluation, with ``channels`` channels. ``source``: the paper or code that defines it;
-    ``study``: those of the five studies that use it.
+    pixels in evaluation. ``channels``: of RGB, of flow (an even number), or of both. ``source``: the paper
+    or code that defines it; ``study``: those of the five studies that use it.
     """
 
     config: ModelConfig
@@ -28,10 +28,14 @@ class ModelPreset:
         clips: dict[str, object] = {"frames": self.frames, "sampling": "dense" if self.stride else "uniform"}
         if self.stride:
             clips["stride"] = self.stride
-        if self.channels != 3:
-            clips |= {"modality": "flow", "mean": (0.5, 0.5), "std": (0.226, 0.226)}
-        if self.channels > 3:
-            clips |= {"modality": "flow_stack", "stack": self.channels // 2}
+        rgb = 3 * (self.channels % 2)  # flow has u and v
+        flow = self.channels - rgb
+        if flow:
+            kind = "flow" if flow == 2 else "flow_stack"
+            clips["modality"] = f"rgb_{kind}" if rgb else kind
+            clips |= {"mean": (0.45,) * rgb + (0.5, 0.5), "std": (0.225,) * rgb + (0.226, 0.226)}
+        if flow > 2:
+            clips["stack"] = flow // 2
         if self.side != 256:
             low, high = round(self.side * 8 / 7), round(self.side * 10 / 7)
             clips |= {"crop": self.side, "short_side": (low, high)}
