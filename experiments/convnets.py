@@ -1,7 +1,7 @@
 """Modern ConvNets on UCF-101: I3D by inflation, and image networks under one temporal subsystem.
 
 Source: a lecture on convolutional networks, after Carreira and Zisserman, Quo Vadis, Action Recognition,
-arXiv 1705.07750. I3D-Inception-v1 with weights inflated from ImageNet; SGD with momentum 0.9 at 0.1, divided by
+arXiv 1705.07750. I3D-Inception-v1, weights inflated from ImageNet; SGD with momentum 0.9 at 0.1, divided by
 10 when it stops to improve (here at fixed epochs); clips of 64 frames, 25 a second.
 Hardware: 8 GPUs, some hours.
 Expected: UCF-101 top-1 of I3D from ImageNet 84.5 (RGB), 90.6 (flow), 93.4 (both); C3D with an SVM 82.3.
