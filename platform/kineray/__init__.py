@@ -29,12 +29,14 @@ _WHERE = {
     "ResidualConfig": "kineray.config",
     "ResNet3dConfig": "kineray.config",
     "RpropConfig": "kineray.config",
+    "STResNetConfig": "kineray.config",
+    "SgdConfig": "kineray.config",
     "S3DConfig": "kineray.config",
     "S3DV3Config": "kineray.config",
-    "SgdConfig": "kineray.config",
     "SlowFastConfig": "kineray.config",
     "TimeceptionConfig": "kineray.config",
     "TrainConfig": "kineray.config",
+    "TwoStreamConfig": "kineray.config",
     "Uniform": "kineray.config",
     "VideoResNet18Config": "kineray.config",
     "KinerayError": "kineray.errors",
@@ -74,8 +76,10 @@ if TYPE_CHECKING:
     from kineray.config import S3DV3Config as S3DV3Config
     from kineray.config import SgdConfig as SgdConfig
     from kineray.config import SlowFastConfig as SlowFastConfig
+    from kineray.config import STResNetConfig as STResNetConfig
     from kineray.config import TimeceptionConfig as TimeceptionConfig
     from kineray.config import TrainConfig as TrainConfig
+    from kineray.config import TwoStreamConfig as TwoStreamConfig
     from kineray.config import Uniform as Uniform
     from kineray.config import VideoResNet18Config as VideoResNet18Config
     from kineray.data import load_manifest as load_manifest

@@ -20,7 +20,9 @@ from kineray.config import (
     S3DConfig,
     S3DV3Config,
     SlowFastConfig,
+    STResNetConfig,
     TimeceptionConfig,
+    TwoStreamConfig,
     VideoResNet18Config,
 )
 
@@ -29,12 +31,14 @@ from kineray.config import (
 class Small:
     """A network that a test can train, and clips for it: ``frames`` of ``side`` x ``side`` pixels.
 
-    ``accepted``: other (frames, height, width) that it takes; ``refused``: some that it does not.
+    ``channels``: of the clips. ``accepted``: other (frames, height, width) that it takes; ``refused``: some
+    that it does not.
     """
 
     config: ModelConfig
     frames: int = 4
     side: int = 32
+    channels: int = 3
     accepted: tuple[tuple[int, int, int], ...] = ()
     refused: tuple[tuple[int, int, int], ...] = ()
 
@@ -44,6 +48,7 @@ _ONE_BLOCK_EACH = (1, 1, 1, 1)
 # The first layers of image networks: 24 and 64 channels, a quarter of the height and width.
 MOBILENET = {"backbone": "mobilenet_v2", "cut": "features.3"}
 RESNET = {"backbone": "resnet18", "cut": "layer1"}
+_SLOWFAST = SlowFastConfig(stage_blocks=_ONE_BLOCK_EACH, width=8, alpha=2, beta_inv=4, head_pool=1)
 
 SMALL: dict[str, Small] = {
     "s3d": Small(
@@ -169,6 +174,23 @@ SMALL: dict[str, Small] = {
     "frame_attention": Small(
         FrameConfig(**MOBILENET, temporal=AttentionConfig(filters=6)), accepted=((1, 33, 48),)
     ),
+    "st_resnet": Small(
+        STResNetConfig(position="49_55", connection="conv_relu", connections=2),
+        frames=3,
+        side=64,
+        accepted=((3, 32, 32), (4, 48, 33)),
+        refused=((2, 64, 64),),
+    ),
+    "two_stream": Small(
+        TwoStreamConfig(rgb=_SLOWFAST, flow=_SLOWFAST.model_copy(update={"width": 16, "alpha": 4})),
+        channels=5,
+        accepted=((4, 48, 33), (8, 64, 32)),
+        refused=((3, 32, 32), (2, 32, 32)),
+    ),
+    "two_stream_mid": Small(
+        TwoStreamConfig(rgb=_SLOWFAST, flow=_SLOWFAST, fusion="linear", mid="slow.res4", mid_fusion="conv"),
+        channels=5,
+    ),
 }
 
 # Trainable and frozen parameters with 400 classes of one head. A change here is a change of the architecture.
@@ -231,4 +253,16 @@ PARAMETERS: dict[str, int] = {
     "resnext50_average": 23_799_504,
     "densenet121_average": 7_363_856,
     "highway_average": 20_570_256,
+    "st_resnet50": 24_327_632,
+    "st_resnet50_5_11": 24_327_632,
+    "st_resnet50_49_55": 24_327_632,
+    "st_resnet50_86_92": 24_327_632,
+    "st_resnet50_conv": 28_523_984,
+    "st_resnet50_conv_relu": 28_523_984,
+    "st_resnet50_context3": 24_327_632,
+    "st_resnet50_context5": 24_327_632,
+    "st_resnet50_special3": 24_327_632,
+    "two_stream_i3d_inception": 25_372_576,
+    "two_stream_r2plus1d_34": 127_489_610,
+    "two_stream_slowfast_r50_4x16": 68_955_336,
 }

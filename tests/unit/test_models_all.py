@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import PARAMETERS, SMALL
 
-from kineray.config import Experiment
+from kineray.config import Experiment, TwoStreamConfig
 from kineray.errors import ConfigError
 from kineray.models import (
     AUXILIARY,
@@ -21,18 +21,20 @@ from kineray.models import (
 
 HEADS = {"verb": 5, "noun": 7}
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 every_architecture = pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
 every_preset = pytest.mark.parametrize("name", list_models())
 
 
-def built(small, in_channels=3, seed=0):
+def built(small, in_channels=None, seed=0, heads=HEADS):
     torch.manual_seed(seed)
-    return build_model(small.config, HEADS, in_channels)
+    return build_model(small.config, heads, in_channels or small.channels)
 
 
-def clips(small, count, channels=3, shape=None, seed=0):
-    frames, height, width = shape or (small.frames, small.side, small.side)
-    return torch.randn(count, channels, frames, height, width, generator=torch.Generator().manual_seed(seed))
+def clips(small, count, channels=None, shape=None, seed=0):
+    size = (count, channels or small.channels, *(shape or (small.frames, small.side, small.side)))
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
 def run(model, inputs):
@@ -140,6 +142,8 @@ def test_weights_go_from_one_network_to_another(small):
 @every_architecture
 @pytest.mark.parametrize("channels", [2, 10])
 def test_flow_instead_of_rgb(small, channels):
+    if isinstance(small.config, TwoStreamConfig):
+        channels += 3  # flow beside RGB
     logits = run(built(small, channels).eval(), clips(small, 2, channels))
     assert {name: tuple(values.shape) for name, values in logits.items()} == {
         name: (2, classes) for name, classes in HEADS.items()
@@ -160,6 +164,10 @@ def test_other_sizes(small):
 
 @every_architecture
 def test_classifiers_are_in_the_head(small):
-    """What is new when the classes are others."""
-    names = {name for name in built(small).state_dict() if ".linear.verb." in name}
-    assert "head.linear.verb.weight" in names
+    """What is new when the classes are others. A two-stream network has them in the heads of its streams."""
+    with torch.device("meta"):
+        before = built(small).state_dict()
+        after = built(small, heads={**HEADS, "verb": 6}).state_dict()
+    names = {name for name in before if ".linear.verb." in name}
+    assert any(name.endswith("head.linear.verb.weight") for name in names)
+    assert {name for name in before if before[name].shape != after[name].shape} == names

@@ -93,14 +93,18 @@ def test_the_parts_of_a_published_model_make_the_whole():
 
 @pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
 def test_a_given_network_is_left_as_it_is(small):
-    model = build_model(small.config, {"action": 3}).train()
+    def hooks():
+        return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+
+    model = build_model(small.config, {"action": 3}, small.channels).train()
+    own = hooks()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    summary = summarise(model, (3, small.frames, small.side, small.side))
+    summary = summarise(model, (small.channels, small.frames, small.side, small.side))
     assert summary.cost.weighted > 0
     assert summary.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks() == own
 
 
 def test_twice_the_frames_cost_twice():
@@ -140,3 +144,11 @@ def test_clips_of_flow(channels, modality):
     data = preset.data
     assert (data.channels, data.modality, data.sampling) == (channels, modality, "uniform")
     assert (data.crop, data.eval_crop, data.eval_short_side, data.short_side) == (112, 112, 128, (128, 160))
+
+
+def test_parts_cost_what_the_network_costs_where_containers_are_not_called():
+    """The ResNet inside a spatio-temporal one is read layer by layer, not called as a whole."""
+    summary = summarise("st_resnet50")
+    parts = {part.name: part.cost.weighted for part in summary.parts}
+    assert sum(cost for name, cost in parts.items() if "." not in name) == summary.cost.weighted
+    assert parts["backbone"] > parts["backbone.layer3"] > 0

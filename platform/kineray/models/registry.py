@@ -18,6 +18,8 @@ from kineray.config import (
     S3DConfig,
     S3DV3Config,
     SlowFastConfig,
+    STResNetConfig,
+    TwoStreamConfig,
     VideoResNet18Config,
     apply_overrides,
 )
@@ -31,6 +33,8 @@ from kineray.models import (
     s3d,
     s3d_v3,
     slowfast,
+    st_resnet,
+    two_stream,
     video_resnet18,
 )
 from kineray.models.preset import ModelPreset
@@ -49,6 +53,8 @@ _BUILDERS: Mapping[type, Callable[..., nn.Module]] = {
     ResNet3dConfig: resnet3d.ResNet3d,
     VideoResNet18Config: video_resnet18.VideoResNet18,
     FrameConfig: frame.FrameNet,
+    STResNetConfig: st_resnet.STResNet,
+    TwoStreamConfig: two_stream.TwoStream,
 }
 
 MODEL_PRESETS: Mapping[str, ModelPreset] = {
@@ -61,6 +67,8 @@ MODEL_PRESETS: Mapping[str, ModelPreset] = {
     **resnet3d.PRESETS,
     **video_resnet18.PRESETS,
     **frame.PRESETS,
+    **st_resnet.PRESETS,
+    **two_stream.PRESETS,
 }
 
 

@@ -103,20 +103,18 @@ class _Watch:
 
     def cost(self, module: nn.Module) -> Cost:
         """Of all calls of a module; of one that is not called itself, that of its children."""
-        if _is_called(module):
+        if module in self.outputs:
             return self.costs[module]
         return sum((self.cost(child) for child in module.children()), Cost())
 
     def _watch(self, module: nn.Module) -> None:
         if module in self.costs:
             return
-        if _is_called(module):
-            self.costs[module] = Cost()
-            module.register_forward_pre_hook(self._begin)
-            module.register_forward_hook(self._end)
-        else:
-            for child in module.children():
-                self._watch(child)
+        self.costs[module] = Cost()
+        module.register_forward_pre_hook(self._begin)
+        module.register_forward_hook(self._end)
+        for child in module.children():
+            self._watch(child)
 
     def _begin(self, *_: object) -> None:
         self._begun.append(self._cost_so_far())
@@ -124,11 +122,6 @@ class _Watch:
     def _end(self, module: nn.Module, _: object, output: object) -> None:
         self.costs[module] += self._cost_so_far() - self._begun.pop()
         self.outputs[module] = tuple(_shapes(output))
-
-
-def _is_called(module: nn.Module) -> bool:
-    """Whether it has a ``forward``; if not, as in a ModuleList, others call what it holds."""
-    return type(module).forward is not nn.Module.forward
 
 
 def _cost(counter: FlopCounterMode) -> Cost:

@@ -13,6 +13,8 @@ from kineray.config.models.resnet3d import ResNet3dConfig
 from kineray.config.models.s3d import S3DConfig
 from kineray.config.models.s3d_v3 import S3DV3Config
 from kineray.config.models.slowfast import SlowFastConfig
+from kineray.config.models.st_resnet import STResNetConfig
+from kineray.config.models.stream import AnyStream, StreamConfig
 from kineray.config.models.temporal import (
     AttentionConfig,
     AverageConfig,
@@ -25,20 +27,11 @@ from kineray.config.models.temporal import (
     TemporalConfig,
     TimeceptionConfig,
 )
+from kineray.config.models.two_stream import TwoStreamConfig
 from kineray.config.models.video_resnet18 import VideoResNet18Config
 
-ModelConfig = Annotated[
-    SlowFastConfig
-    | S3DConfig
-    | S3DV3Config
-    | C3DConfig
-    | P3DConfig
-    | R2Plus1DConfig
-    | VideoResNet18Config
-    | ResNet3dConfig
-    | FrameConfig,
-    Field(discriminator="type"),
-]
+# A new architecture goes into ``AnyStream``.
+ModelConfig = Annotated[AnyStream | TwoStreamConfig, Field(discriminator="type")]
 
 __all__ = [
     "AttentionConfig",
@@ -58,8 +51,11 @@ __all__ = [
     "ResidualConfig",
     "S3DConfig",
     "S3DV3Config",
+    "STResNetConfig",
     "SlowFastConfig",
+    "StreamConfig",
     "TemporalConfig",
     "TimeceptionConfig",
+    "TwoStreamConfig",
     "VideoResNet18Config",
 ]

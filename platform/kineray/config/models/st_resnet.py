@@ -1,0 +1,59 @@
+"""Spatio-temporal residual networks."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kineray.config.models.base import ModelSection
+
+Position = Literal["5_11", "49_55", "86_92", "98_104"]
+POSITIONS: tuple[Position, ...] = ("5_11", "49_55", "86_92", "98_104")
+
+
+class STResNetConfig(ModelSection):
+    """ResNet-50 with temporal skip connections (Iqbal et al., arXiv 1706.08807); the defaults are its best.
+
+    A connection adds the output of a layer at frame t - 1 to that of a later layer at frame t.
+    ``position``: the source's numbers of the two layers (see ``kineray.models.st_resnet``):
+
+        5_11    layer1.0.bn1           -> layer1.1.bn1
+        49_55   layer3.0.downsample.1  -> layer3.0.bn3
+        86_92   layer4.0.downsample.0  -> layer4.0.conv3
+        98_104  layer4.1.conv3         -> layer4.2.conv3
+
+    ``connection``: what is on the way, nothing, a 1 x 1 convolution, or that and a ReLU. ``connections``:
+    how many there are, the last at ``position``, the others at the positions above it in this table.
+    ``delay`` 2 reads frame t - 2 in place of t - 1. The network sees the last 1 + connections x delay
+    frames of a clip.
+    """
+
+    type: Literal["st_resnet"] = "st_resnet"
+    position: Position = "98_104"
+    connection: Literal["identity", "conv", "conv_relu"] = "identity"
+    connections: Annotated[int, Field(ge=1, le=len(POSITIONS))] = 1
+    delay: Annotated[int, Field(ge=1, le=2)] = 1
+
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """Where the connections are, the first one first."""
+        last = POSITIONS.index(self.position) + 1
+        return POSITIONS[last - self.connections : last]
+
+    @property
+    def context(self) -> int:
+        """Frames that decide the result."""
+        return 1 + self.connections * self.delay
+
+    @model_validator(mode="after")
+    def _positions_suffice(self) -> Self:
+        available = POSITIONS.index(self.position) + 1
+        if self.connections > available:
+            raise ValueError(
+                f"connections {self.connections} is more than the {available} positions up to {self.position}"
+            )
+        return self
+
+    def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
+        """Raise ValueError for a clip that is shorter than the temporal context."""
+        if frames < self.context:
+            raise ValueError(f"data.frames {frames} must be at least {self.context}, the temporal context")

@@ -1,0 +1,180 @@
+"""Spatio-temporal residual networks: Iqbal, Richard, Kuehne, Gall, arXiv 1706.08807.
+
+ResNet-50 reads the frames of a sequence one after the other. A temporal skip connection adds the output of
+a layer at frame t - 1 to the output of a later layer at frame t, so what lies between them learns the
+residual with respect to the previous frame. The output at the last frame is that of the sequence.
+
+The source numbers the layers of ResNet-50. Convolutions and batch norms count, from 0, in the order in
+which they run, the projection of a shortcut before the branch; that makes 106, and every studied connection
+joins maps of one shape, as an identity has to. In torchvision's names:
+
+    0, 1      conv1, bn1
+    2 - 21    layer1 (the source's block 1)     a stage's first block:  downsample.0, downsample.1, and
+    22 - 47   layer2 (block 2)                                          those of the others
+    48 - 85   layer3 (block 3)                  every other block:      conv1, bn1, conv2, bn2, conv3, bn3
+    86 - 105  layer4 (block 4)
+
+    connection   from                    to               channels    map of a 224 x 224 frame
+    5 -> 11      layer1.0.bn1            layer1.1.bn1     64          56 x 56
+    49 -> 55     layer3.0.downsample.1   layer3.0.bn3     1024        14 x 14
+    86 -> 92     layer4.0.downsample.0   layer4.0.conv3   2048        7 x 7
+    98 -> 104    layer4.1.conv3          layer4.2.conv3   2048        7 x 7
+
+Features after layers 85 and 105 are the outputs of layer3 and layer4. Those "after layer 48" are the output
+of layer2, which ends with 47 here: no uniform count fits all three.
+
+Each connection reaches one frame further back, since its source depends on the targets before it: one, two
+and four connections have a context of two, three and five frames. The source's "special 3" sends layer 98
+through an identity layer at t - 1 to layer 104 at t: it is ``delay`` 2.
+
+A video is classified by the mean of the probabilities of its sequences, which are its views in evaluation:
+``data.sampling=sequences`` with as many ``data.frames`` as the context.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import ResNet, resnet50
+
+from kineray.config import STResNetConfig
+from kineray.errors import ConfigError
+from kineray.models.blocks import GroupBatchNorm, adopt
+from kineray.models.heads import FeatureHead
+from kineray.models.preset import ModelPreset
+
+CHANNELS = 2048  # of the feature of a frame
+STAGES = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}  # blocks
+
+
+def _number_layers() -> Iterator[str]:
+    """Names of the convolutions and batch norms, in the source's order."""
+    yield from ("conv1", "bn1")
+    for stage, blocks in STAGES.items():
+        yield from (f"{stage}.0.downsample.0", f"{stage}.0.downsample.1")
+        for block in range(blocks):
+            for layer in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"):
+                yield f"{stage}.{block}.{layer}"
+
+
+LAYERS = tuple(_number_layers())
+
+
+class STResNet(nn.Module):
+    """The whole network. ``heads`` maps the name of each head to its number of classes."""
+
+    def __init__(self, config: STResNetConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
+        super().__init__()
+        self.context = config.context
+        self.delay = config.delay
+        self.backbone = _backbone(in_channels)
+        self.source_of: dict[str, str] = {}  # from the name of a target to that of its source
+        self.connections = nn.ModuleDict()
+        for position in config.positions:
+            source, target = (LAYERS[int(number)] for number in position.split("_"))
+            self.source_of[target] = source
+            self.connections[position] = _connection(config.connection, self._channels(source))
+        self.connection_to = dict(zip(self.source_of, self.connections, strict=True))
+        self.head = FeatureHead(CHANNELS, heads, dropout=0.0)
+
+    def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
+        """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
+
+        Of a clip that is longer than the context only the last frames matter, and only they are looked at.
+        Raises ConfigError for a shorter one.
+        """
+        frames = clips_bcthw.shape[2]
+        if frames < self.context:
+            raise ConfigError(f"data.frames {frames} must be at least {self.context}, the temporal context")
+        sources: dict[str, Tensor] = {}
+        features_btchw = clips_bcthw[:, :, frames - self.context :].transpose(1, 2)
+        features_btchw = F.relu(self._layer("bn1", self._layer("conv1", features_btchw, sources), sources))
+        features_btchw = _each_frame(self.backbone.maxpool, features_btchw)
+        for stage, blocks in STAGES.items():
+            for block in range(blocks):
+                features_btchw = self._block(f"{stage}.{block}", features_btchw, sources)
+        # Every connection has used up its part of the context: one frame is left.
+        features_bc = self.backbone.avgpool(features_btchw.squeeze(1)).flatten(1)
+        logits: dict[str, Tensor] = self.head(features_bc)
+        return logits
+
+    def _block(self, name: str, features_btchw: Tensor, sources: dict[str, Tensor]) -> Tensor:
+        """A bottleneck of torchvision's, layer by layer."""
+        shortcut_btchw = features_btchw
+        if name.endswith(".0"):
+            for layer in ("downsample.0", "downsample.1"):
+                shortcut_btchw = self._layer(f"{name}.{layer}", shortcut_btchw, sources)
+        for number in (1, 2, 3):
+            features_btchw = self._layer(f"{name}.conv{number}", features_btchw, sources)
+            features_btchw = self._layer(f"{name}.bn{number}", features_btchw, sources)
+            if number < 3:
+                features_btchw = F.relu(features_btchw)  # not in place: a source may be kept
+        return F.relu(features_btchw + shortcut_btchw[:, -features_btchw.shape[1] :])
+
+    def _layer(self, name: str, features_btchw: Tensor, sources: dict[str, Tensor]) -> Tensor:
+        """Apply a layer to every frame, keep its output if it is a source, and connect it if it is a target.
+
+        [B, T, C, H, W] -> the same T, or ``delay`` less after a target: its first frames have nothing
+        before them and nothing later needs them.
+        """
+        output_btchw = _each_frame(self.backbone.get_submodule(name), features_btchw)
+        if name in self.source_of.values():
+            sources[name] = output_btchw
+        if name not in self.source_of:
+            return output_btchw
+        earlier_btchw = sources[self.source_of[name]][:, : -self.delay]
+        connection = self.connections[self.connection_to[name]]
+        return output_btchw[:, self.delay :] + _each_frame(connection, earlier_btchw)
+
+    def _channels(self, name: str) -> int:
+        layer = self.backbone.get_submodule(name)
+        return layer.num_features if isinstance(layer, GroupBatchNorm) else int(layer.out_channels)
+
+
+def _each_frame(layer: nn.Module, features_btchw: Tensor) -> Tensor:
+    """Apply a layer for images to all frames at once."""
+    frames = features_btchw.shape[1]
+    if isinstance(layer, GroupBatchNorm):
+        layer.rows_per_clip = frames
+    output: Tensor = layer(features_btchw.flatten(0, 1))
+    return torch.unflatten(output, 0, (-1, frames))
+
+
+def _backbone(in_channels: int) -> ResNet:
+    backbone = adopt(resnet50(weights=None))
+    backbone.fc = nn.Identity()
+    if in_channels != 3:
+        backbone.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return backbone
+
+
+def _connection(kind: str, channels: int) -> nn.Module:
+    if kind == "identity":
+        return nn.Identity()
+    conv = nn.Conv2d(channels, channels, 1)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv if kind == "conv" else nn.Sequential(conv, nn.ReLU(inplace=True))
+
+
+def _preset(config: STResNetConfig) -> ModelPreset:
+    # Every tenth frame of UCF-101, which has 25 a second.
+    return ModelPreset(
+        config, frames=config.context, stride=12, side=224, source="arXiv 1706.08807", study="ST-ResNet"
+    )
+
+
+PRESETS = {
+    "st_resnet50": _preset(STResNetConfig()),
+    "st_resnet50_5_11": _preset(STResNetConfig(position="5_11")),
+    "st_resnet50_49_55": _preset(STResNetConfig(position="49_55")),
+    "st_resnet50_86_92": _preset(STResNetConfig(position="86_92")),
+    "st_resnet50_conv": _preset(STResNetConfig(connection="conv")),
+    "st_resnet50_conv_relu": _preset(STResNetConfig(connection="conv_relu")),
+    "st_resnet50_context3": _preset(STResNetConfig(connections=2)),
+    "st_resnet50_context5": _preset(STResNetConfig(connections=4)),
+    "st_resnet50_special3": _preset(STResNetConfig(delay=2)),
+}

@@ -1,0 +1,230 @@
+"""Two-stream networks: Simonyan and Zisserman, arXiv 1406.2199.
+
+One network reads the RGB frames of a clip, another its optical flow. What each of them is, and how both are
+fused, is the configuration's:
+
+    fusion average   mean of the two streams' probabilities ("fusion by averaging" of softmax scores)
+    fusion linear    for each head a linear classifier on both streams' L2-normalised probabilities, stacked
+                     (the paper trains an SVM on these); it starts as their sum
+    mid              in addition, features of flow go into the RGB stream after one layer; both streams run
+                     to their end and are fused there too (Feichtenhofer et al., arXiv 1604.06573, found
+                     both together best)
+    mid_fusion sum   rgb + flow
+    mid_fusion conv  a convolution of size 1 of both, concatenated; it starts as their sum
+
+The source trains each stream alone. Here the loss is that of the fused result; start from streams that were
+trained alone, in experiments of their own, to do as the source does.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kineray.config import StreamConfig, TwoStreamConfig
+from kineray.errors import ConfigError
+from kineray.models import r2plus1d, s3d, slowfast
+from kineray.models.heads import AUXILIARY, check_heads
+from kineray.models.preset import ModelPreset
+
+RGB = 3  # channels
+_FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # of a clip that is looked for, only for its shapes
+
+
+class TwoStream(nn.Module):
+    """Both streams and their fusion. ``heads`` maps the name of each head to its number of classes.
+
+    ``in_channels``: of the clips; 3 of RGB, which come first, and then those of flow (2, or more if
+    stacked). Raises ConfigError if there are none of flow, or ``mid`` is no layer that can be fused.
+    """
+
+    def __init__(self, config: TwoStreamConfig, heads: Mapping[str, int], in_channels: int = 5) -> None:
+        from kineray.models.registry import build_model  # which imports this file
+
+        super().__init__()
+        if in_channels <= RGB:
+            raise ConfigError(
+                f"data.modality: clips of {in_channels} channels; model.type=two_stream needs 3 of RGB and"
+                " those of flow"
+            )
+        check_heads(heads)
+        self.rgb = build_model(config.rgb, heads, RGB)
+        self.flow = build_model(config.flow, heads, in_channels - RGB)
+        self.head: nn.Module = LinearFusion(heads) if config.fusion == "linear" else AverageFusion()
+        self.mid: MidFusion | None = None
+        if config.mid:
+            self.mid = _mid_fusion(config, in_channels - RGB)
+            self.flow.get_submodule(config.mid).register_forward_hook(self.mid.keep)
+            self.rgb.get_submodule(config.mid).register_forward_hook(self.mid.fuse)
+
+    def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
+        """Normalised clips, float [B, 3 + F, T, H, W] -> {head: logits [B, classes]}.
+
+        Auxiliary classifiers that only one of the streams has stay as they are.
+        """
+        flow = self.flow(clips_bcthw[:, RGB:])  # first: ``mid`` hands its features to the other
+        rgb = self.rgb(clips_bcthw[:, :RGB])
+        fused: dict[str, Tensor] = self.head(rgb, flow)
+        return {**rgb, **flow, **fused}
+
+
+class AverageFusion(nn.Module):
+    """The logarithm of the mean probability, for each head."""
+
+    def forward(self, rgb: Mapping[str, Tensor], flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of both streams, {head: [B, classes]} -> the same of their fusion."""
+        return {name: _average(rgb[name], flow[name]) for name in rgb if name in flow}
+
+
+class LinearFusion(AverageFusion):
+    """A linear classifier of the L2-normalised probabilities; auxiliary classifiers are averaged."""
+
+    def __init__(self, heads: Mapping[str, int]) -> None:
+        super().__init__()
+        self.linear = nn.ModuleDict(
+            {name: nn.Linear(2 * classes, classes) for name, classes in heads.items()}
+        )
+        for linear in self.linear.values():
+            _start_as_sum(linear)
+
+    def forward(self, rgb: Mapping[str, Tensor], flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of both streams, {head: [B, classes]} -> the same of their fusion."""
+        auxiliary = {name: logits for name, logits in rgb.items() if name.startswith(AUXILIARY)}
+        fused = super().forward(auxiliary, flow)
+        for name, linear in self.linear.items():
+            scores = [F.normalize(stream[name].softmax(1), dim=1) for stream in (rgb, flow)]
+            fused[name] = linear(torch.cat(scores, dim=1))
+        return fused
+
+
+class MidFusion(nn.Module):
+    """Adds features of the flow stream to those of the RGB stream, or mixes both by a convolution.
+
+    ``keep`` and ``fuse`` are forward hooks of the layer in the two streams, so that any network will do.
+    """
+
+    def __init__(self, conv: nn.Module | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.flow_features: Tensor | None = None
+
+    def keep(self, _layer: nn.Module, _inputs: object, features_flow: Tensor) -> None:
+        """Remember the output of the flow stream's layer."""
+        self.flow_features = features_flow.clone()  # the layer after it may work in place
+
+    def fuse(self, _layer: nn.Module, _inputs: object, features_rgb: Tensor) -> Tensor:
+        """Replace the output of the RGB stream's layer."""
+        features_flow, self.flow_features = self.flow_features, None
+        assert features_flow is not None
+        fused: Tensor = self(features_rgb, features_flow)
+        return fused
+
+    def forward(self, features_rgb: Tensor, features_flow: Tensor) -> Tensor:
+        """[B, C, ...] and [B, F, ...] -> [B, C, ...]."""
+        if self.conv is None:
+            return features_rgb + features_flow
+        mixed: Tensor = self.conv(torch.cat([features_rgb, features_flow], dim=1))
+        return mixed
+
+
+def _average(logits_rgb: Tensor, logits_flow: Tensor) -> Tensor:
+    dtype = torch.promote_types(logits_rgb.dtype, torch.float32)
+    rgb, flow = (F.log_softmax(logits, dim=1, dtype=dtype) for logits in (logits_rgb, logits_flow))
+    return torch.logaddexp(rgb, flow) - math.log(2)
+
+
+def _start_as_sum(layer: nn.Module) -> None:
+    """Two identity matrices side by side: the output is the sum of both halves of the input."""
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    outputs, inputs = weight.shape[:2]
+    with torch.no_grad():
+        weight.zero_()
+        for first in (0, outputs):
+            width = min(outputs, inputs - first)
+            matrix = weight[:, first : first + width].flatten(1)
+            matrix.copy_(torch.eye(outputs, width))
+        bias.zero_()
+
+
+def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
+    """The fusion after ``config.mid``; ConfigError where that cannot be."""
+    rgb, flow = (_shapes(config, *stream) for stream in ((config.rgb, RGB), (config.flow, flow_channels)))
+    if config.mid not in rgb or config.mid not in flow:
+        common = [name for name in rgb if name in flow]
+        # The outermost will do; some networks have them inside one part.
+        names = [name for name in common if "." not in name] or [n for n in common if n.count(".") == 1]
+        choice = f"choose from {', '.join(names)}" if names else "they have none in common"
+        raise ConfigError(f"model.mid={config.mid}: not a layer of both streams; {choice}")
+    of_rgb, of_flow = rgb[config.mid], flow[config.mid]
+    differ = of_rgb != of_flow if config.mid_fusion == "sum" else of_rgb[1:] != of_flow[1:]
+    if differ:
+        raise ConfigError(
+            f"model.mid={config.mid}: features of {list(of_rgb)} in model.rgb and {list(of_flow)} in"
+            f" model.flow; model.mid_fusion={config.mid_fusion} needs equal ones"
+            + (" except for the channels, which come first" if config.mid_fusion == "conv" else "")
+        )
+    if config.mid_fusion == "sum":
+        return MidFusion(None)
+    convolution = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}[1 + len(of_rgb)]
+    conv = convolution(of_rgb[0] + of_flow[0], of_rgb[0], 1)
+    _start_as_sum(conv)
+    return MidFusion(conv)
+
+
+def _shapes(config: TwoStreamConfig, stream: StreamConfig, channels: int) -> dict[str, tuple[int, ...]]:
+    """Shape, without the batch, of what each layer of a stream gives to one of the smallest clips.
+
+    Only layers that run once and give one feature map, or one for each frame.
+    """
+    from kineray.models.registry import build_model
+
+    sizes = [size for size in product(_FRAMES, _SIDES) if _takes(config, *size)]
+    if not sizes:
+        raise ConfigError("model.mid: there are no clips that model.rgb and model.flow can both take")
+    frames, side = sizes[0]
+    outputs: dict[str, list[object]] = {}
+    with torch.device("meta"), torch.no_grad():
+        network = build_model(stream, {"probe": 1}, channels).eval()
+        for name, layer in network.named_modules():
+            outputs[name] = []
+            layer.register_forward_hook(partial(_record, outputs[name]))
+        network(torch.empty(1, channels, frames, side, side))
+    return {
+        name: tuple(found[0].shape[1:])
+        for name, found in outputs.items()
+        if len(found) == 1
+        and isinstance(found[0], Tensor)
+        and 3 <= found[0].ndim <= 5
+        and not name.startswith("head")
+    }
+
+
+def _record(outputs: list[object], _layer: nn.Module, _inputs: object, output: object) -> None:
+    outputs.append(output)
+
+
+def _takes(config: TwoStreamConfig, frames: int, side: int) -> bool:
+    try:
+        config.check_clip(frames, side, side)
+    except ValueError:
+        return False
+    return True
+
+
+def _twice(preset: ModelPreset) -> ModelPreset:
+    """Two of a published network, for RGB and for flow (u and v)."""
+    assert not isinstance(preset.config, TwoStreamConfig)
+    config = TwoStreamConfig(rgb=preset.config, flow=preset.config)
+    return replace(preset, config=config, channels=RGB + 2)
+
+
+PRESETS = {
+    "two_stream_i3d_inception": _twice(s3d.PRESETS["i3d_inception"]),
+    "two_stream_r2plus1d_34": _twice(r2plus1d.PRESETS["r2plus1d_34"]),
+    "two_stream_slowfast_r50_4x16": _twice(slowfast.PRESETS["slowfast_r50_4x16"]),
+}
