@@ -1,13 +1,12 @@
 """A run that starts from weights: once, on every worker alike, from a folder, a file or a bucket."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from gloo import run_workers
 
-from kineray.config import apply_overrides
+from kineray.config import SlowFastConfig, apply_overrides
 from kineray.data import load_manifest, storage
 from kineray.errors import ConfigError
 from kineray.models import build_model
@@ -15,7 +14,7 @@ from kineray.training import (
     CheckpointStore,
     InitialisedEvent,
     StepEvent,
-    absolute_init,
+    absolute_inits,
     load_checkpoint,
     train,
 )
@@ -84,20 +83,20 @@ def test_from_a_bucket(checkpoint, s3):
     storage.put_folder(checkpoint, f"{s3}/init")
     for init in (f"{s3}/init", f"{s3}/init/model.safetensors"):
         model = fresh(checkpoint)
-        assert init in initialise(model, init, Workers())
+        assert init in initialise(model, "", init, Workers())
         assert is_that_of(checkpoint, model)
 
 
 def test_what_is_not_in_the_bucket_is_named(checkpoint, s3):
     with pytest.raises(ConfigError, match=rf"^model\.init={s3}/absent\.pyth: ") as error:
-        initialise(fresh(checkpoint), f"{s3}/absent.pyth", Workers())
+        initialise(fresh(checkpoint), "", f"{s3}/absent.pyth", Workers())
     assert "\n" not in str(error.value)
 
 
 def load_on_a_worker(rank, size, checkpoint, init):
     torch.manual_seed(rank)
     model = fresh(checkpoint)
-    initialise(model, init if rank == 0 else "what the other workers do not read", Workers(rank, size))
+    initialise(model, "", init if rank == 0 else "what the other workers do not read", Workers(rank, size))
     return is_that_of(checkpoint, model)
 
 
@@ -110,6 +109,9 @@ def test_every_worker_gets_the_weights_or_the_error(checkpoint, tmp_path):
 
 def test_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert absolute_init("a/x.pyth") == str(Path(tmp_path, "a/x.pyth"))
-    for same in ("", "torchvision:resnet50", "s3://bucket/run", "/a/b"):
-        assert absolute_init(same) == same
+    absolute = {
+        init: absolute_inits(SlowFastConfig(init=init)) for init in ("", "a/x.pyth", "torchvision:s3d")
+    }
+    assert absolute[""] == {}
+    assert absolute["a/x.pyth"] == {"model.init": str(tmp_path / "a/x.pyth")}
+    assert absolute["torchvision:s3d"] == {"model.init": "torchvision:s3d"}

@@ -132,7 +132,7 @@ class TrainingProgress:
 
         match event:
             case InitialisedEvent():
-                self._line(f"{prefix}initialised with {event.message}")
+                self._line(f"{prefix}{event.part or 'network'} initialised with {event.message}")
             case StepEvent():
                 now = time.monotonic()
                 if now - self._last >= self._every_s or event.step == event.total_steps:

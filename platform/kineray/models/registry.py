@@ -89,10 +89,11 @@ def create_model(
     """
     preset = find_preset(name)
     experiment = Experiment(data=preset.data, model=preset.config)
-    config = apply_overrides(experiment, {f"model.{key}": value for key, value in overrides.items()}).model
+    changes = {f"model.{key}": value for key, value in {"init": init, **overrides}.items()}
+    config = apply_overrides(experiment, changes).model
     model = build_model(config, heads, in_channels)
-    if init:
-        log.info("%s", load_weights(model, init))
+    for part, weights in config.inits().items():
+        log.info("%s", load_weights(model.get_submodule(part), weights))
     return model
 
 

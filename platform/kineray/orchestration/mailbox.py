@@ -47,7 +47,7 @@ def record(run: Run, event: Event | tuple[str, int, str, int]) -> None:
     """Write one event of the training loop to the run's record."""
     match event:
         case InitialisedEvent():
-            run.set_tags({"initialised": event.message})
+            run.set_tags({f"initialised.{event.part}".rstrip("."): event.message})
         case StepEvent():
             run.log_metrics(
                 {

@@ -24,7 +24,7 @@ from kineray.errors import (
 )
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.tracking import Run, get_run, list_runs, resume_run, start_run, unused_name
-from kineray.training import Event, absolute_init, check_micro_batch
+from kineray.training import Event, absolute_inits, check_micro_batch
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
             "data.manifest: no manifest given; pass data.manifest=PATH (kineray data import makes one)"
         )
     uri = storage.absolute(experiment.data.manifest)
-    paths = {"data.manifest": uri, "model.init": absolute_init(experiment.model.init)}
+    paths = {"data.manifest": uri, **absolute_inits(experiment.model)}
     return apply_overrides(experiment, paths), load_manifest(uri)
 
 

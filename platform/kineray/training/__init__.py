@@ -9,7 +9,7 @@ from kineray.training.events import (
     StepEvent,
     ValidationEvent,
 )
-from kineray.training.initial import absolute_init
+from kineray.training.initial import absolute_inits
 from kineray.training.loop import TrainResult, check_micro_batch, train
 from kineray.training.optim import build_optimizer
 from kineray.training.schedule import learning_rate
@@ -24,7 +24,7 @@ __all__ = [
     "StepEvent",
     "TrainResult",
     "ValidationEvent",
-    "absolute_init",
+    "absolute_inits",
     "build_optimizer",
     "check_micro_batch",
     "learning_rate",

@@ -7,8 +7,9 @@ from kineray.data import Failure
 
 @dataclass(frozen=True)
 class InitialisedEvent:
-    """A new run starts from the weights model.init; ``message`` says what was loaded and what is new."""
+    """A ``part`` of the network ("": all) starts from weights; ``message``: what is loaded, and new."""
 
+    part: str
     message: str
 
 

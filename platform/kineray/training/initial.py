@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from kineray.config import ModelConfig
 from kineray.data import storage
 from kineray.errors import CheckpointError, ConfigError, StorageError
 from kineray.models import load_weights
@@ -16,13 +17,16 @@ from kineray.training.synchronise import Workers
 _NAMED = "torchvision:"
 
 
-def absolute_init(init: str) -> str:
-    """``model.init`` in a form that means the same from every working directory."""
-    return init if not init or init.startswith(_NAMED) else storage.absolute(init)
+def absolute_inits(model: ModelConfig) -> dict[str, str]:
+    """Overrides by which the weights to start from mean the same in every working directory."""
+    return {
+        _key(part): init if init.startswith(_NAMED) else storage.absolute(init)
+        for part, init in model.inits().items()
+    }
 
 
-def initialise(model: nn.Module, init: str, workers: Workers) -> str:
-    """Give the ``model`` of every worker the weights ``init``; returns what there is to say of it.
+def initialise(model: nn.Module, part: str, init: str, workers: Workers) -> str:
+    """Give a part of the ``model`` of every worker the weights ``init``; returns what there is to say of it.
 
     Rank 0 alone reads them, from a local path, s3:// or torchvision. Raises ConfigError on every worker.
     """
@@ -30,14 +34,18 @@ def initialise(model: nn.Module, init: str, workers: Workers) -> str:
     if workers.rank == 0:
         try:
             with _local(init) as path:
-                told = str(load_weights(model, init, path=path))
+                told = str(load_weights(model.get_submodule(part), init, path=path))
         except (CheckpointError, StorageError) as error:
-            problem = f"model.init={error}"
+            problem = f"{_key(part)}={error}"
     told, problem = workers.gather((told, problem))[0]
     if problem:
         raise ConfigError(problem)
     workers.broadcast_(model)
     return str(told)
+
+
+def _key(part: str) -> str:
+    return f"model.{part}.init" if part else "model.init"
 
 
 @contextmanager

@@ -96,8 +96,9 @@ def train(
     first_step, undecodable = 0, dict[str, Failure]()  # by sample id
     if last is not None:
         first_step, undecodable = _restore(last, experiment, train_set, model, optimizer)
-    elif experiment.model.init:
-        emit(InitialisedEvent(initialise(model, experiment.model.init, workers)))
+    else:
+        for part, init in experiment.model.inits().items():
+            emit(InitialisedEvent(part, initialise(model, part, init, workers)))
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
     stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)

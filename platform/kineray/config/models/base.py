@@ -12,6 +12,15 @@ class ModelSection(Section):
 
     init: str = ""
 
+    def inits(self) -> dict[str, str]:
+        """{part: weights to start from}, of the whole ("") and of the networks that it is made of."""
+        found = {"": self.init} if self.init else {}
+        for name in type(self).model_fields:
+            part = getattr(self, name)
+            if isinstance(part, ModelSection) and part.init:
+                found[name] = part.init
+        return found
+
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ValueError, naming the key, for clips that the network cannot take.
 

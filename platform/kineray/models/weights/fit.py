@@ -142,7 +142,7 @@ def _is_loaded(head: str, ours: Mapping[str, Tensor], chosen: Mapping[str, Tenso
 
 
 def _about_head(head: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
-    name = f"head.linear.{head}.bias"
+    name = next(name for name in ours if _head_of(name) == head and name.endswith(".bias"))
     in_file = f", {len(theirs[name])} in the file" if name in theirs else ""
     return f"head {head} is new: {len(ours[name])} classes{in_file}"
 
