@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 import yaml
 
-from kineray.config import ResNet3dConfig, SlowFastConfig
+from kineray.config import FrameConfig, LstmConfig, ResNet3dConfig, SlowFastConfig
 from kineray.errors import CheckpointError, KinerayError
 from kineray.models import build_model, create_model, load_weights
 from kineray.training import load_checkpoint
@@ -378,6 +378,52 @@ def test_a_video_network_of_torchvision_keeps_its_classifier(torch_home, classes
     assert loaded.notes == (f"trained with {normalisation}", *head_is_new)
     message = refused(create_model("r3d_18", {"action": 5}), "torchvision:mc3_18")
     assert "weights have other shapes (backbone.layer2.0.conv1.0.weight is 128x64x1x3x3, " in message
+
+
+@pytest.mark.parametrize(
+    ("backbone", "cut", "weights"),
+    [
+        ("resnet18", "", "ResNet18_Weights.IMAGENET1K_V1"),
+        ("resnet18", "layer2", "ResNet18_Weights.IMAGENET1K_V1"),
+        ("mobilenet_v2", "features.13", "MobileNet_V2_Weights.IMAGENET1K_V2"),
+        pytest.param(*("googlenet", "", "GoogLeNet_Weights.IMAGENET1K_V1"), marks=pytest.mark.slow),
+        pytest.param(*("inception_v3", "", "Inception_V3_Weights.IMAGENET1K_V1"), marks=pytest.mark.slow),
+        pytest.param(*("densenet121", "", "DenseNet121_Weights.IMAGENET1K_V1"), marks=pytest.mark.slow),
+    ],
+)
+def test_an_image_network_for_every_frame(torch_home, backbone, cut, weights):
+    options = {"init_weights": False} if backbone in {"googlenet", "inception_v3"} else {}
+    network = torch_home(backbone, weights, **options)
+    model = build_model(FrameConfig(backbone=backbone, cut=cut, temporal=LstmConfig()), {"action": 5})
+    loaded = load_weights(model, f"torchvision:{backbone}")
+    assert "what is behind the backbone is new" in loaded.notes
+    assert not any(name.startswith("backbone.") for name in loaded.new)
+    assert any(name.startswith("temporal.") for name in loaded.new)
+    theirs = network.state_dict()
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, theirs[name])
+
+
+@pytest.mark.slow
+def test_names_in_the_files_of_densenet(tmp_path):
+    """Older than those of the network: torchvision renames them when it loads them, and so do we."""
+    from torchvision.models import densenet121
+
+    state = densenet121().state_dict()
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): value for name, value in state.items()
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    model = build_model(FrameConfig(backbone="densenet121"), {"action": 5})
+    loaded = load_weights(model, str(saved(old, tmp_path / "densenet121.pth")))
+    assert all(name.startswith("head.") for name in loaded.new)
+
+
+@pytest.mark.parametrize("blocks", [(2, 2, 3, 2), (2, 2, 1, 2)])
+def test_another_depth_is_refused_for_every_frame(tmp_path, blocks):
+    state = image_network(blocks, kind="basic").state_dict()
+    model = build_model(FrameConfig(backbone="resnet18"), {"action": 5})
+    assert "backbone.layer3." in refused(model, saved(state, tmp_path / "resnet.pth"))
 
 
 def test_s3d_of_torchvision(torch_home):
