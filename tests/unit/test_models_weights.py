@@ -426,6 +426,7 @@ def test_another_depth_is_refused_for_every_frame(tmp_path, blocks):
     assert "backbone.layer3." in refused(model, saved(state, tmp_path / "resnet.pth"))
 
 
+@pytest.mark.slow
 def test_s3d_of_torchvision(torch_home):
     network = torch_home("s3d", "S3D_Weights.KINETICS400_V1").eval()
     model = create_model("s3d", {"action": 400}, init="torchvision:s3d").eval()
@@ -438,7 +439,7 @@ def test_s3d_of_torchvision(torch_home):
     assert "are not of this model (conv1.spatial.conv.weight, " in message
 
 
-@pytest.mark.parametrize("name", ["s3d", "i3d_inception"])
+@pytest.mark.parametrize("name", ["s3d", pytest.param("i3d_inception", marks=pytest.mark.slow)])
 def test_inflated_googlenet(torch_home, name):
     """A module with convolutions over space, over time and a pool sees what it sees in an image."""
     network = torch_home("googlenet", "GoogLeNet_Weights.IMAGENET1K_V1", init_weights=False).eval()
@@ -452,6 +453,7 @@ def test_inflated_googlenet(torch_home, name):
         torch.testing.assert_close(features, network.inception3a(image), rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_inflated_inception_v3(torch_home):
     network = torch_home("inception_v3", "Inception_V3_Weights.IMAGENET1K_V1", init_weights=False).eval()
     model = create_model("s3d_v3", {"action": 5}).eval()
