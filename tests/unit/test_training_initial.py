@@ -6,7 +6,7 @@ import pytest
 import torch
 from gloo import run_workers
 
-from kineray.config import SlowFastConfig, apply_overrides
+from kineray.config import SlowFastConfig, TwoStreamConfig, apply_overrides
 from kineray.data import load_manifest, storage
 from kineray.errors import ConfigError
 from kineray.models import build_model
@@ -85,6 +85,22 @@ def test_from_a_bucket(checkpoint, s3):
         model = fresh(checkpoint)
         assert init in initialise(model, "", init, Workers())
         assert is_that_of(checkpoint, model)
+
+
+def test_each_stream_starts_from_a_network_that_was_trained_alone(checkpoint):
+    alone = load_checkpoint(checkpoint).experiment.model
+    streams = TwoStreamConfig(
+        rgb=alone.model_copy(update={"init": checkpoint}), flow=alone.model_copy(update={"init": checkpoint})
+    )
+    assert absolute_inits(streams) == {"model.rgb.init": checkpoint, "model.flow.init": checkpoint}
+    model = build_model(streams, {"action": 4}, 5)
+    for part, init in streams.inits().items():
+        initialise(model, part, init, Workers())
+    assert is_that_of(checkpoint, model.rgb)
+    mean = model.rgb.slow.stem.conv.weight.mean(1, keepdim=True)
+    torch.testing.assert_close(model.flow.slow.stem.conv.weight, mean.expand(-1, 2, -1, -1, -1))
+    with pytest.raises(ConfigError, match=r"^model\.flow\.init=absent\.pyth: no such file"):
+        initialise(model, "flow", "absent.pyth", Workers())
 
 
 def test_what_is_not_in_the_bucket_is_named(checkpoint, s3):
