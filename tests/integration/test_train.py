@@ -115,7 +115,7 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
     ]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
     index = tmp_path / "runs/tiny/checkpoints/index.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not index.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(first.pid, signal.SIGKILL)
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_a_run_as_killed_with_the_way_to_go_on(tiny_experiment, tmp_
     command = [sys.executable, "-m", "kineray", "train", "tiny.yaml", "--workers", "2"]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     index = tmp_path / "runs/tiny/checkpoints/index.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not index.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     first.send_signal(signal.SIGINT)
