@@ -12,8 +12,8 @@ fused, is the configuration's:
     mid_fusion sum   rgb + flow
     mid_fusion conv  a convolution of size 1 of both, concatenated; it starts as their sum
 
-The source trains each stream alone. Here the loss is that of the fused result; start from streams that were
-trained alone, in experiments of their own, to do as the source does.
+The source trains each stream alone. Here the loss is that of the fused result; to do as the source does,
+train the streams in experiments of their own and start from them: ``model.rgb.init``, ``model.flow.init``.
 """
 
 import math
@@ -50,7 +50,7 @@ class TwoStream(nn.Module):
         if in_channels <= RGB:
             raise ConfigError(
                 f"data.modality: clips of {in_channels} channels; model.type=two_stream needs 3 of RGB and"
-                " those of flow"
+                " those of flow, as in data.modality=rgb_flow"
             )
         check_heads(heads)
         self.rgb = build_model(config.rgb, heads, RGB)

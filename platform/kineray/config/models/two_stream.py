@@ -10,10 +10,11 @@ from kineray.config.models.stream import StreamConfig
 class TwoStreamConfig(ModelSection):
     """A network for RGB and one for optical flow (Simonyan and Zisserman, arXiv 1406.2199).
 
-    ``rgb`` and ``flow``: any other architectures. ``fusion``: average, the mean of the two streams'
-    probabilities; linear, a classifier on both. ``mid``: a layer of both streams (``slow.res4``) whose
-    features of flow also go into the RGB stream (Feichtenhofer et al., arXiv 1604.06573); none, if it is
-    empty. ``mid_fusion``: sum, they are added; conv, concatenated and mixed by a convolution of size 1.
+    ``rgb`` and ``flow``: any other architectures, each with an ``init`` of its own. ``fusion``: average, the
+    mean of the two streams' probabilities; linear, a classifier on both. ``mid``: a layer of both streams
+    (``slow.res4``) whose features of flow also go into the RGB stream (Feichtenhofer et al., arXiv
+    1604.06573); none, if it is empty. ``mid_fusion``: sum, they are added; conv, concatenated and mixed by a
+    convolution of size 1.
     """
 
     type: Literal["two_stream"] = "two_stream"
