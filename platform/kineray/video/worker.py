@@ -89,7 +89,8 @@ class DecodeProcess:
             return
         child.kill()
         child.wait()
-        cast(Any, child.stdin).close()
+        with suppress(BrokenPipeError):  # what it did not read any more
+            cast(Any, child.stdin).close()
         os.close(self._replies)
         os.close(self._memory_fd)
         self._memory = None
