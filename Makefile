@@ -26,11 +26,13 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Ratios against other readers, measured here. They are installed for this; torchcodec needs FFmpeg's libraries.
+# Ratios against other readers and networks, measured here. They are installed for this; torchcodec needs
+# FFmpeg's libraries.
 benchmark: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/models.py
 
 # Choose current versions anew.
 lock:

@@ -1,0 +1,364 @@
+"""Clips per second and memory of SlowFast R50 4x16 at 112 pixels, against PyTorchVideo's of the same weights.
+
+    python benchmarks/models.py [--quick] [--out FILE]
+
+Both networks, each in a process of its own, first give the logits of the same clips, which must be equal.
+Then they take turns: the forward pass of evaluation, and a training step (forward, loss, backward, SGD). All
+in float32 on the CPU; on a GPU, if there is one, also in bfloat16, with channels last and with torch.compile.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from content import machine, table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FRAMES, SIDE, ALPHA, KERNEL, CLASSES = 32, 112, 8, 5, 400
+POOL = 4  # side of the last feature map
+LEARNING_RATE = 1e-3  # small: the loss must stay finite on noise
+TOLERANCE = 1e-3  # of logits of about 1, summed in another order
+OURS = "kineray"
+MODELS = (OURS, "pytorchvideo")
+PYTHON = (sys.executable, "-W", "ignore::FutureWarning", __file__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a network runs. ``clips``: in a batch."""
+
+    device: str
+    clips: int
+    bfloat16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """``GPU, bfloat16, channels last, compiled``."""
+        words = ["GPU" if self.device == "cuda" else "CPU", "bfloat16" if self.bfloat16 else "float32"]
+        words += ["channels last"] * self.channels_last + ["compiled"] * self.compiled
+        return ", ".join(words)
+
+
+# -- the networks -----------------------------------------------------------------------------------
+
+
+class PyTorchVideo(nn.Module):
+    """Takes the clips of both pathways in one, as ours does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from pytorchvideo.models.slowfast import create_slowfast
+
+        self.network = create_slowfast(
+            slowfast_fusion_conv_kernel_size=(KERNEL, 1, 1),
+            slowfast_fusion_conv_stride=(ALPHA, 1, 1),
+            model_depth=50,
+            model_num_class=CLASSES,
+            head_pool_kernel_sizes=((FRAMES // ALPHA, POOL, POOL), (FRAMES, POOL, POOL)),
+        )
+        self.register_buffer("indices", torch.linspace(0, FRAMES - 1, FRAMES // ALPHA).long())
+
+    def forward(self, clips_bcthw: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> logits [B, classes]."""
+        logits: Tensor = self.network([clips_bcthw.index_select(2, self.indices), clips_bcthw])
+        return logits
+
+
+class Ours(nn.Module):
+    """Gives the logits of its one head."""
+
+    def __init__(self, weights: Path, group: int) -> None:
+        super().__init__()
+        from kineray.models import create_model, set_batch_norm_group
+
+        self.network = create_model(
+            "slowfast_r50_4x16", {"action": CLASSES}, head_pool=POOL, init=str(weights)
+        )
+        set_batch_norm_group(self.network, group)
+
+    def forward(self, clips_bcthw: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> logits [B, classes]."""
+        logits: Tensor = self.network(clips_bcthw)["action"]
+        return logits
+
+
+def write_weights(file: Path) -> None:
+    """Weights with which logits differ clearly from clip to clip, as PyTorchVideo's checkpoints are."""
+    torch.manual_seed(0)
+    model = PyTorchVideo()
+    for name, value in model.network.state_dict().items():
+        if value.is_floating_point() and value.ndim == 1 and "running" not in name:
+            value.uniform_(0.5, 1)
+        if name.endswith("proj.weight"):
+            value.normal_(std=0.05)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.momentum = 1.0  # the statistics of these clips
+    with torch.no_grad():
+        model.train()(random_clips(2))
+    torch.save({"model_state": model.network.state_dict()}, file)
+
+
+def random_clips(count: int) -> Tensor:
+    """The same noise everywhere, float32 [B, C, T, H, W]."""
+    return torch.randn(count, 3, FRAMES, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+# -- in the process of a network ----------------------------------------------------------------------
+
+
+class Runner:
+    """A network that makes forward passes and training steps in a setting."""
+
+    def __init__(self, name: str, setting: Setting, weights: Path) -> None:
+        self._setting = setting
+        self._device = torch.device(setting.device)
+        if name == OURS:
+            model: nn.Module = Ours(weights, setting.clips)
+        else:
+            model = PyTorchVideo()
+            model.network.load_state_dict(torch.load(weights, weights_only=True)["model_state"])
+        layout = torch.channels_last_3d if setting.channels_last else torch.contiguous_format
+        self._model = model.to(self._device)
+        for parameter in self._model.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.contiguous(memory_format=layout)
+        self._run = torch.compile(self._model) if setting.compiled else self._model
+        self._clips = random_clips(setting.clips).to(self._device).contiguous(memory_format=layout)
+        self._labels = torch.arange(setting.clips, device=self._device)
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True
+        )
+
+    def logits(self) -> list[list[float]]:
+        """Of two clips, in evaluation and float32."""
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            values: list[list[float]] = self._model.eval()(self._clips[:2]).float().tolist()
+        return values
+
+    def forward(self) -> float:
+        """Seconds of the forward pass of evaluation."""
+        self._model.eval()
+        began = self._now()
+        with torch.no_grad(), self._autocast():
+            self._run(self._clips)
+        return self._now() - began
+
+    def step(self) -> float:
+        """Seconds of a training step."""
+        self._model.train()
+        began = self._now()
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            logits_bk = self._run(self._clips)
+        loss = F.cross_entropy(logits_bk.float(), self._labels)
+        loss.backward()
+        self._optimizer.step()
+        if isinstance(self._model, Ours):
+            from kineray.models import commit_batch_norm
+
+            commit_batch_norm(self._model)
+        seconds = self._now() - began
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"the loss is {loss.item()}")
+        return seconds
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._setting.bfloat16)
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def serve(name: str, setting: Setting, weights: Path) -> None:
+    """Do what is asked for, one word a line: logits, forward, step; memory says and forgets the peak."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print
+
+    def answer(value: object) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    try:
+        runner = Runner(name, setting, weights)
+    except ImportError as error:
+        answer({"absent": f"{type(error).__name__}: {error}"})
+        return
+    answer({"absent": None})
+    _forget_peak(setting)
+    for line in sys.stdin:
+        word = line.strip()
+        if word == "memory":
+            answer(_peak_mib(setting))
+            _forget_peak(setting)
+        else:
+            answer(getattr(runner, word)())
+
+
+def _peak_mib(setting: Setting) -> float:
+    """Of the process; on a GPU, of what torch has allocated there."""
+    if setting.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _forget_peak(setting: Setting) -> None:
+    if setting.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+# -- the comparison -----------------------------------------------------------------------------------
+
+
+class Process:
+    """A network in a process of its own, which runs when it is told to."""
+
+    def __init__(self, name: str, setting: Setting, weights: Path) -> None:
+        self.name = name
+        command = [*PYTHON, "--arm", name, "--weights", str(weights)]
+        command += ["--setting", json.dumps(asdict(setting))]
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.absent: str | None = self._answer()["absent"]
+
+    def ask(self, word: str) -> Any:
+        """What the process answers to ``word``."""
+        assert self._child.stdin
+        self._child.stdin.write(f"{word}\n")
+        self._child.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """End it."""
+        self._child.communicate()
+
+    def _answer(self) -> Any:
+        assert self._child.stdout
+        line = self._child.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name}: its process ended with {self._child.wait()}")
+        return json.loads(line)
+
+
+def measure(setting: Setting, weights: Path, rounds: int) -> dict[str, dict[str, Any]]:
+    """What each network does in a setting; they take turns, in another order each time."""
+    processes = [Process(name, setting, weights) for name in MODELS]
+    results: dict[str, dict[str, Any]] = {
+        process.name: {"absent": process.absent} for process in processes if process.absent
+    }
+    there = [process for process in processes if not process.absent]
+    logits = {process.name: torch.tensor(process.ask("logits")) for process in there}
+    for process in there:
+        difference = float((logits[process.name] - logits[OURS]).abs().max())
+        if not difference <= TOLERANCE:
+            raise SystemExit(f"{process.name}: its logits are off by {difference:.3g}: not the same network")
+        results[process.name] = {"logits_off_by": difference}
+        process.ask("memory")
+    for work in ("forward", "step"):
+        for process in there:
+            results[process.name][f"{work}_first_s"] = process.ask(work)  # what happens once, as compilation
+        seconds: dict[str, list[float]] = {process.name: [] for process in there}
+        for turn in range(rounds):
+            shift = turn % len(there)
+            for process in [*there[shift:], *there[:shift]]:
+                seconds[process.name].append(process.ask(work))
+        for process in there:
+            median = statistics.median(seconds[process.name])
+            results[process.name] |= {
+                f"{work}_s": seconds[process.name],
+                f"{work}_clips_per_s": setting.clips / median,
+                f"{work}_peak_mib": process.ask("memory"),
+            }
+    for process in processes:
+        process.close()
+    return results
+
+
+def report(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, object]]:
+    """Rows for people. "ours is": how many times as fast."""
+    rows: list[dict[str, object]] = []
+    for name, result in results.items():
+        if "absent" in result:
+            continue
+        row: dict[str, object] = {"network": name}
+        for work, title in (("forward", "forward"), ("step", "training step")):
+            rate = result[f"{work}_clips_per_s"]
+            ratio = results[OURS][f"{work}_clips_per_s"] / rate
+            row[f"{title}, clips/s"] = f"{rate:.3g}"
+            row[f"{title}, ours is"] = "" if name == OURS else f"{ratio:.2f}x"
+            row[f"{title}, peak MiB"] = f"{result[f'{work}_peak_mib']:.0f}"
+        row["logits off by"] = f"{result['logits_off_by']:.1e}"
+        rows.append(row)
+    return rows
+
+
+def settings(quick: bool) -> Sequence[Setting]:
+    """What is measured on this machine."""
+    if quick:
+        return [Setting("cpu", clips=2)]
+    found = [Setting("cpu", clips=8)]
+    if torch.cuda.is_available():
+        found += [
+            Setting("cuda", clips=64),
+            Setting("cuda", clips=64, bfloat16=True),
+            Setting("cuda", clips=64, bfloat16=True, channels_last=True),
+            Setting("cuda", clips=64, bfloat16=True, channels_last=True, compiled=True),
+        ]
+    return found
+
+
+def main() -> None:
+    """Measure, print Markdown, and write JSON with --out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="under a minute, to see that it runs")
+    parser.add_argument("--rounds", type=int, default=9, help="of each measurement [default: 9]")
+    parser.add_argument("--out", type=Path, help="write everything that was measured as JSON")
+    for name in ("--arm", "--setting", "--weights", "--make-weights"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.make_weights:
+        write_weights(Path(options.make_weights))
+        return
+    if options.arm:
+        serve(options.arm, Setting(**json.loads(options.setting)), Path(options.weights))
+        return
+    here = machine()
+    if torch.cuda.is_available():
+        here["gpu"] = torch.cuda.get_device_name()
+    measured: dict[str, Any] = {"machine": here, "threads": torch.get_num_threads(), "settings": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, "weights.pyth")
+        subprocess.run([*PYTHON, "--make-weights", str(weights)], check=True)
+        for setting in settings(options.quick):
+            results = measure(setting, weights, 1 if options.quick else options.rounds)
+            measured["settings"][setting.name] = asdict(setting) | {"models": results}
+            print(f"\n{setting.name}, {setting.clips} clips\n\n{table(report(results))}", flush=True)
+            for name, result in results.items():
+                if "absent" in result:
+                    print(f"absent: {name} ({result['absent']})", flush=True)
+    if options.out:
+        options.out.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
