@@ -373,10 +373,10 @@ def test_a_checkpoint_with_corrupt_weights_changes_nothing(service, store, video
 def test_a_version_that_replicas_cannot_load_leaves_the_old_one_serving(service, store, videos, client):
     """What the checks before a deploy cannot see: the weights change before the replica reads them."""
     before = get_version(store, MODEL)
-    other = dataclasses.replace(before, version=before.version + 100, sha256="0" * 64)
+    other = dataclasses.replace(before, version=before.version + 100, content="0" * 64)
     with Load(service, videos) as load:
         load.wait(2)
-        expected = f"version {other.version} cannot be served.*not the weights"
+        expected = f"version {other.version} cannot be served.*not the files"
         with pytest.raises(ServingError, match=expected), service.deployed(other):
             pytest.fail("it was deployed")
         load.wait(2)

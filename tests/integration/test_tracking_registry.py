@@ -25,6 +25,7 @@ from kineray.tracking import (
     set_champion,
     start_run,
 )
+from kineray.tracking.client import open_client
 
 MANIFEST = Manifest(name="none", samples=(), vocabularies={"action": ("left", "right")})
 
@@ -74,8 +75,8 @@ def test_a_version_is_a_copy_of_the_best_checkpoint(store, tmp_path):
     best, last = write_checkpoint(tmp_path / "best", 1), write_checkpoint(tmp_path / "last", 2)
     version = register(store, trained(store, "copy", best=best, last=last), "copied")
     digest = hashlib.sha256((tmp_path / "best" / "model.safetensors").read_bytes()).hexdigest()
-    run_id = get_run(store, "copy").run_id
-    assert version == ModelVersion("copied", 1, f"runs:/{run_id}/checkpoint/{digest[:12]}", digest, "copy")
+    source = f"runs:/{get_run(store, 'copy').run_id}/checkpoint/{version.content[:12]}"
+    assert version == ModelVersion("copied", 1, source, digest, version.content, "copy")
     files = {path.name: path.read_bytes() for path in Path(best).iterdir()}
     shutil.rmtree(best)  # the run went on and deleted it
     folder = fetch(store, get_version(store, "copied", 1))
@@ -91,6 +92,24 @@ def test_a_later_version_of_a_run_leaves_the_earlier_one_alone(store, tmp_path):
     second = register(store, name, "two-of-one")
     assert (first.version, second.version) == (1, 2)
     assert [weight(fetch(store, version)) for version in (first, second)] == [1, 2]
+
+
+def test_the_same_weights_under_another_preprocessing_are_another_model(store, tmp_path):
+    one, two = Path(write_checkpoint(tmp_path / "one", 1)), Path(write_checkpoint(tmp_path / "two", 1))
+    (two / "preprocessing.json").write_text('{"frames": 8}')
+    first = register(store, trained(store, "plain", best=str(one)), "same-weights")
+    second = register(store, trained(store, "other", best=str(two)), "same-weights")
+    assert first.sha256 == second.sha256
+    fetched = [(fetch(store, version) / "preprocessing.json").read_text() for version in (first, second)]
+    assert fetched == ["{}", '{"frames": 8}']
+
+
+def test_a_version_that_something_else_registered(store):
+    client = open_client(store)
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", "/somewhere")
+    with pytest.raises(TrackingError, match="model foreign: kineray did not register version 1"):
+        get_version(store, "foreign", 1)
 
 
 def test_champion_previous_and_rollback(store, tmp_path):
@@ -141,12 +160,13 @@ def test_runs_without_a_checkpoint(store, tmp_path):
         get_version(store)
 
 
-def test_other_bytes_are_refused_by_their_hash(store, tmp_path):
-    run = trained(store, "tampered", best=write_checkpoint(tmp_path / "a", 1))
-    version = register(store, run, "tampered")
-    (kept,) = Path(store, "artifacts", get_run(store, run).run_id).rglob("model.safetensors")
-    save_file({"weight": torch.zeros(3)}, kept)
-    with pytest.raises(CheckpointError, match="not the weights of tampered version 1"):
+@pytest.mark.parametrize("name", ["model.safetensors", "preprocessing.json"])
+def test_other_bytes_are_refused_by_their_hash(store, tmp_path, name):
+    run = trained(store, f"tampered-{name}", best=write_checkpoint(tmp_path / "a", 1))
+    version = register(store, run, f"tampered-{name}")
+    (kept,) = Path(store, "artifacts", get_run(store, run).run_id).rglob(name)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"!")
+    with pytest.raises(CheckpointError, match=f"not the files of tampered-{name} version 1"):
         fetch(store, version)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
@@ -177,7 +197,7 @@ def test_a_checkpoint_in_a_bucket_stays_in_the_bucket(bucket, tmp_path, monkeypa
     uri = f"{bucket}/far/checkpoints/step-1"
     storage.put_folder(tmp_path / "local", uri, commit_last="state.json")
     version = register(bucket, trained(bucket, "far", best=uri))
-    assert version.source == f"{bucket}/models/video-classifier/{version.sha256[:12]}"
+    assert version.source == f"{bucket}/models/video-classifier/{version.content[:12]}"
     storage.delete_folder(uri)  # the run went on and deleted it
     folder = fetch(bucket, get_version(bucket, alias_or_number=1))
     assert sorted(path.name for path in folder.iterdir()) == sorted(

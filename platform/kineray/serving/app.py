@@ -26,7 +26,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
-from kineray.errors import CheckpointError, ConfigError, DecodeError
+from kineray.errors import ConfigError, DecodeError
 from kineray.serving.body import RequestError, error_response, read_video
 
 MAX_BATCH = 8  # requests in one batch
@@ -52,6 +52,7 @@ class AppArgs(BaseModel):
     version: int
     source: str
     sha256: str
+    content: str
     run_name: str
     views: int
     crops: int
@@ -127,11 +128,10 @@ class Model:
             version=args.version,
             source=args.source,
             sha256=args.sha256,
+            content=args.content,
             run_name=args.run_name,
         )
         self._checkpoint = load_checkpoint(str(fetch(args.storage, version)), device=self._device)
-        if self._checkpoint.weights_sha256 != args.sha256:
-            raise CheckpointError(f"{self._checkpoint.uri}: not the weights of {args.name} {args.version}")
         preprocessing = self._checkpoint.preprocessing
         self._plan = Plan(preprocessing.to_json(), args.views, args.crops)
         # A model that cannot run must fail here, where the version before it still serves.

@@ -1,7 +1,7 @@
 """Model versions and the aliases ``champion`` and ``previous``, in MLflow's model registry.
 
 A version never changes: its checkpoint is copied when it is registered (a run goes on and deletes
-its old checkpoints), and whoever fetches it checks the hash of its weights.
+its old checkpoints), and whoever fetches it checks the hash of its files.
 """
 
 import contextlib
@@ -25,16 +25,22 @@ DEFAULT_MODEL = "video-classifier"
 CHAMPION = "champion"
 PREVIOUS = "previous"
 _WEIGHTS = "model.safetensors"
+# What a model is: the same weights under another preprocessing are another model.
+_FILES = (_WEIGHTS, "experiment.yaml", "preprocessing.json", "state.json")
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A registered version: where its checkpoint is, the SHA-256 of its weights, the run that made it."""
+    """A registered version: where its checkpoint is, and the run that made it.
+
+    ``sha256`` is that of its weights; ``content`` that of all the files that make the model.
+    """
 
     name: str
     version: int
     source: str
     sha256: str
+    content: str
     run_name: str
 
 
@@ -50,17 +56,17 @@ def register(where: str, run_name: str, model_name: str = DEFAULT_MODEL) -> Mode
         raise CheckpointError(f"run {run.name}: has no checkpoint yet; train it first")
     client = open_client(where)
     with _local_checkpoint(checkpoint) as folder:
-        sha256 = _sha256(folder / _WEIGHTS)
+        sha256, content = _sha256(folder / _WEIGHTS), _content(folder)
         with reaching(tracking_uri(where)):
             if storage.is_remote(checkpoint):
-                source = storage.join(where, "models", model_name, sha256[:12])
+                source = storage.join(where, "models", model_name, content[:12])
                 storage.put_folder(folder, source, commit_last="state.json")
             else:
-                artifact = f"checkpoint/{sha256[:12]}"
+                artifact = f"checkpoint/{content[:12]}"
                 client.log_artifacts(run.run_id, str(folder), artifact)
                 source = f"runs:/{run.run_id}/{artifact}"
             _make_model(client, model_name)
-            tags = {"sha256": sha256, "run_name": run.name, "checkpoint": checkpoint}
+            tags = {"sha256": sha256, "content": content, "run_name": run.name, "checkpoint": checkpoint}
             return _ours(client.create_model_version(model_name, source, run_id=run.run_id, tags=tags))
 
 
@@ -110,12 +116,12 @@ def previous_version(where: str, model_name: str = DEFAULT_MODEL) -> ModelVersio
 
 
 def fetch(where: str, version: ModelVersion) -> Path:
-    """The local checkpoint folder of a version; copied once per host, and its weights' hash checked.
+    """The local checkpoint folder of a version; copied once per host, and the hash of its files checked.
 
-    Raises CheckpointError when the weights are not those that were registered, StorageError or
+    Raises CheckpointError when the files are not those that were registered, StorageError or
     TrackingError when they cannot be read.
     """
-    target = _cache() / "models" / version.sha256
+    target = _cache() / "models" / version.content
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
@@ -143,10 +149,10 @@ def _download(where: str, version: ModelVersion, folder: Path) -> None:
 
 
 def _check(folder: Path, version: ModelVersion) -> None:
-    if _sha256(folder / _WEIGHTS) != version.sha256:
+    if _content(folder) != version.content:
         raise CheckpointError(
-            f"{folder / _WEIGHTS}: not the weights of {version.name} version {version.version} "
-            f"(SHA-256 {version.sha256[:12]}...); delete {folder} to fetch them again from {version.source}"
+            f"{folder}: not the files of {version.name} version {version.version} "
+            f"(SHA-256 {version.content[:12]}...); delete it to fetch them again from {version.source}"
         )
 
 
@@ -190,13 +196,24 @@ def _make_model(client: "MlflowClient", model_name: str) -> None:
 
 
 def _ours(version: Any) -> ModelVersion:
+    if "content" not in version.tags:
+        raise TrackingError(
+            f"model {version.name}: kineray did not register version {version.version}, or an older one "
+            "did; kineray promote its run again"
+        )
     return ModelVersion(
         name=version.name,
         version=int(version.version),
         source=version.source,
         sha256=version.tags["sha256"],
+        content=version.tags["content"],
         run_name=version.tags["run_name"],
     )
+
+
+def _content(folder: Path) -> str:
+    listed = "".join(f"{name} {_sha256(folder / name)}\n" for name in _FILES)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
