@@ -3,8 +3,9 @@
     python benchmarks/models.py [--quick] [--out FILE]
 
 Both networks, each in a process of its own, first give the logits of the same clips, which must be equal.
-Then they take turns: the forward pass of evaluation, and a training step (forward, loss, backward, SGD). All
-in float32 on the CPU; on a GPU, if there is one, also in bfloat16, with channels last and with torch.compile.
+Then they take turns: the forward pass of evaluation, and a training step (forward, loss, backward, SGD), ours
+also with activation checkpointing. All in float32 on the CPU; on a GPU, if there is one, also in bfloat16, with
+channels last and with torch.compile.
 """
 
 import argparse
@@ -32,7 +33,8 @@ POOL = 4  # side of the last feature map
 LEARNING_RATE = 1e-3  # small: the loss must stay finite on noise
 TOLERANCE = 1e-3  # of logits of about 1, summed in another order
 OURS = "kineray"
-MODELS = (OURS, "pytorchvideo")
+CHECKPOINTED = "kineray, activation checkpointing"
+MODELS = (OURS, CHECKPOINTED, "pytorchvideo")
 PYTHON = (sys.executable, "-W", "ignore::FutureWarning", __file__)
 
 
@@ -82,14 +84,16 @@ class PyTorchVideo(nn.Module):
 class Ours(nn.Module):
     """Gives the logits of its one head."""
 
-    def __init__(self, weights: Path, group: int) -> None:
+    def __init__(self, weights: Path, group: int, checkpointed: bool) -> None:
         super().__init__()
-        from kineray.models import create_model, set_batch_norm_group
+        from kineray.models import checkpoint_activations, create_model, set_batch_norm_group
 
         self.network = create_model(
             "slowfast_r50_4x16", {"action": CLASSES}, head_pool=POOL, init=str(weights)
         )
         set_batch_norm_group(self.network, group)
+        if checkpointed:
+            checkpoint_activations(self.network)
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
         """[B, C, T, H, W] -> logits [B, classes]."""
@@ -128,8 +132,8 @@ class Runner:
     def __init__(self, name: str, setting: Setting, weights: Path) -> None:
         self._setting = setting
         self._device = torch.device(setting.device)
-        if name == OURS:
-            model: nn.Module = Ours(weights, setting.clips)
+        if name in (OURS, CHECKPOINTED):
+            model: nn.Module = Ours(weights, setting.clips, name == CHECKPOINTED)
         else:
             model = PyTorchVideo()
             model.network.load_state_dict(torch.load(weights, weights_only=True)["model_state"])

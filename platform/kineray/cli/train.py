@@ -67,6 +67,11 @@ def _launch_options(command: Callable[..., None]) -> Callable[..., None]:
             help="What decoded clips may take in each worker, such as 4GB [default: what keeps it busy].",
         ),
         click.option(
+            "--activation-checkpointing",
+            is_flag=True,
+            help="Less memory on the device for more time: compute activations again in the backward pass.",
+        ),
+        click.option(
             "--max-failures",
             type=click.IntRange(0),
             default=3,

@@ -2,6 +2,7 @@
 
 from kineray.models.blocks import (
     GroupBatchNorm,
+    checkpoint_activations,
     commit_batch_norm,
     discard_batch_norm,
     set_batch_norm_group,
@@ -27,6 +28,7 @@ __all__ = [
     "SlowFast",
     "Summary",
     "build_model",
+    "checkpoint_activations",
     "commit_batch_norm",
     "create_model",
     "discard_batch_norm",

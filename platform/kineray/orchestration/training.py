@@ -42,6 +42,7 @@ class Launch:
     worker holds at once, a multiple of train.bn_group. ``checkpoint_every``: steps between checkpoints,
     besides the one after each validation. ``decoders``: processes that decode for one worker (None: as
     many as it has CPUs); ``max_memory``: bytes that decoded clips may take in each worker.
+    ``activation_checkpointing``: less memory of the device, for a second forward pass.
     ``max_failures``: how often a lost worker is replaced before the run gives up.
     """
 
@@ -53,6 +54,7 @@ class Launch:
     checkpoint_every: int | None = None
     decoders: int | None = None
     max_memory: int | None = None
+    activation_checkpointing: bool = False
     max_failures: int = 3
     command: list[str] = field(default_factory=list)
 
@@ -219,6 +221,7 @@ def _fit(
         "checkpoint_every": launch.checkpoint_every,
         "decoders": launch.decoders,
         "max_memory": launch.max_memory,
+        "activation_checkpointing": launch.activation_checkpointing,
         "mailbox": mailbox,
     }
     # One CPU is reserved so that every worker finds a place; it uses its share of its host's.
@@ -304,6 +307,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
             checkpoint_every=settings["checkpoint_every"],
             decoders=settings["decoders"] or cpus,
             max_memory=settings["max_memory"],
+            activation_checkpointing=settings["activation_checkpointing"],
             resume=True,  # the folder is this run's own: a worker group that replaces another goes on
         )
     except _FINAL as error:

@@ -17,7 +17,7 @@ from kineray.data.index_cache import IndexCache
 from kineray.data.manifest import check_flow
 from kineray.data.preprocessing import balance_of
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.models import build_model, set_batch_norm_group
+from kineray.models import build_model, checkpoint_activations, set_batch_norm_group
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
@@ -61,13 +61,15 @@ def train(
     checkpoint_every: int | None = None,
     decoders: int = 1,
     max_memory: int | None = None,
+    activation_checkpointing: bool = False,
     resume: bool = False,
 ) -> TrainResult:
     """Train to the end of the schedule; every worker calls this with the same arguments but ``rank``.
 
     ``micro_batch``: clips on the device at once, a multiple of train.bn_group, which is the default.
     ``checkpoint_every``: steps between checkpoints, besides the one after each validation. ``decoders``
-    processes decode clips, which take at most ``max_memory`` bytes (``prefetched_batches``). ``resume``
+    processes decode clips, which take at most ``max_memory`` bytes (``prefetched_batches``).
+    ``activation_checkpointing`` trades time for memory of the device (``checkpoint_activations``). ``resume``
     continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only
     rank 0 writes checkpoints and calls ``on_event``.
 
@@ -88,6 +90,8 @@ def train(
     preprocessing = _preprocessing(experiment, train_set, val_set)
     model = _new_model(experiment, preprocessing).to(place)
     workers.broadcast_(model)
+    if activation_checkpointing:
+        checkpoint_activations(model)
     optimizer = build_optimizer(model, experiment.optim)
 
     last = workers.gather(checkpoints.last() if rank == 0 else None)[0]

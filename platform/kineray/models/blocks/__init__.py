@@ -13,6 +13,7 @@ from kineray.models.blocks.factorised import factorised, middle_channels
 from kineray.models.blocks.lateral import Lateral
 from kineray.models.blocks.non_local import NonLocal
 from kineray.models.blocks.pathway import Pathway
+from kineray.models.blocks.recompute import checkpoint_activations
 from kineray.models.blocks.residual import BasicBlock, Bottleneck, R2Plus1dBlock
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "R2Plus1dBlock",
     "SeparableConvNorm",
     "adopt",
+    "checkpoint_activations",
     "commit_batch_norm",
     "discard_batch_norm",
     "factorised",

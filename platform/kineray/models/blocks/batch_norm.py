@@ -23,13 +23,14 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.group_size: int | None = None
         self.rows_per_clip = 1
+        self.is_repeated = False  # a forward pass that was made before: its statistics are known
         self.pending: list[Tensor] = []  # [2, C] per group since the last commit: mean, unbiased variance
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, ...] -> the same shape; in training B must be a multiple of ``group_size``."""
-        if not self.training or self.group_size is None:
+        if not self.training or (self.group_size is None and not self.is_repeated):
             return super().forward(features)
-        rows = self.group_size * self.rows_per_clip
+        rows = self.group_size * self.rows_per_clip if self.group_size else features.shape[0]
         if features.shape[0] % rows:
             clips = features.shape[0] / self.rows_per_clip
             raise ValueError(f"{clips:g} clips are no multiple of the batch-norm group {self.group_size}")
@@ -45,7 +46,8 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         normalised = F.batch_norm(
             group, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps
         )
-        self.pending.append(statistics)
+        if not self.is_repeated:
+            self.pending.append(statistics)
         return normalised
 
 
