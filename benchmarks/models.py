@@ -3,9 +3,9 @@
     python benchmarks/models.py [--quick] [--out FILE]
 
 Both networks, each in a process of its own, first give the logits of the same clips, which must be equal.
-Then they take turns: the forward pass of evaluation, and a training step (forward, loss, backward, SGD), ours
-also with activation checkpointing. All in float32 on the CPU; on a GPU, if there is one, also in bfloat16, with
-channels last and with torch.compile.
+Then they take turns: the forward pass of evaluation, and a training step (forward, loss, backward, SGD),
+ours also with activation checkpointing. All in float32 on the CPU; on a GPU, if there is one, also in
+bfloat16, with channels last and with torch.compile.
 """
 
 import argparse

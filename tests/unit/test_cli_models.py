@@ -17,7 +17,7 @@ def test_every_model_is_one_row(kineray):
     header, *lines = rows.splitlines()
     assert [line.split()[0] for line in lines] == list_models()
     row = next(line for line in lines if line.startswith("slowfast_r101_nl_8x8"))
-    assert row.split()[1:7] == ["60.08", "114.57", "2.01", "3x32x256x256", "2", "SlowFast"]
+    assert row.split()[1:7] == ["60.08", "114.57", "2.01", "3x32x256x256", "2", "slowfast"]
     assert row.endswith("arXiv 1812.03982")
     for column in ("GFLOPs", "input", "stride"):
         assert all(line[header.index(column) - 1] == " " for line in lines)

@@ -108,6 +108,6 @@ PRESETS = {
         stride=1,
         side=112,
         source="arXiv 1412.0767",
-        study="SlowFast, Modern ConvNets",
+        study="convnets",
     )
 }

@@ -121,11 +121,11 @@ def _baseline(temporal: TemporalConfig) -> ModelPreset:
     """Features of a ResNet-50 that is not trained, for a linear classifier without dropout."""
     config = FrameConfig(backbone="resnet50", frozen=True, temporal=temporal, dropout=0.0)
     source = "arXiv 1512.03385 (ResNet) and a thesis on UCF-101"
-    return ModelPreset(config, frames=16, stride=0, side=224, source=source, study="spatio-temporal residual")
+    return ModelPreset(config, frames=16, stride=0, side=224, source=source, study="st_resnet")
 
 
 def _lecture(config: FrameConfig, source: str, frames: int = 16, side: int = 224) -> ModelPreset:
-    return ModelPreset(config, frames=frames, stride=0, side=side, source=source, study="modern ConvNets")
+    return ModelPreset(config, frames=frames, stride=0, side=side, source=source, study="convnets")
 
 
 PRESETS = {

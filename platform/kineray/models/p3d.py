@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from kineray.config import P3DConfig
 from kineray.errors import ConfigError
-from kineray.models.blocks import GroupBatchNorm
+from kineray.models.blocks import GroupBatchNorm, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -57,7 +57,7 @@ class P3D(nn.Module):
             stages.append(nn.Sequential(stage))
         self.res2, self.res3, self.res4, self.res5 = stages
         self.head = FeatureHead(channels, heads, config.dropout)
-        _initialise(self)
+        initialise(self, classifier_std=0.001)
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, 16 n, H, W] -> {head: logits [B, classes]}.
@@ -129,18 +129,8 @@ def _stem(in_channels: int, width: int) -> nn.Sequential:
     )
 
 
-def _initialise(model: nn.Module) -> None:
-    """He et al. (arXiv 1502.01852) by fan-out for convolutions, normal(0, 0.001) for the classifiers."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.001)
-            nn.init.zeros_(module.bias)
-
-
 def _preset(config: P3DConfig) -> ModelPreset:
-    return ModelPreset(config, frames=16, stride=1, side=160, source="arXiv 1711.10305", study="SlowFast")
+    return ModelPreset(config, frames=16, stride=1, side=160, source="arXiv 1711.10305", study="slowfast")
 
 
 PRESETS = {

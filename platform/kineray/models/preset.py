@@ -1,8 +1,11 @@
 """What a published model is, besides its weights."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from kineray.config import DataConfig, ModelConfig
+
+Study = Literal["slowfast", "st_resnet", "s3d", "convnets", "egocentric"]
 
 
 @dataclass(frozen=True)
@@ -11,7 +14,7 @@ class ModelPreset:
 
     ``frames`` frames, ``stride`` / 30 s apart (0: spread over the whole segment), of ``side`` x ``side``
     pixels in evaluation. ``channels``: of RGB, of flow (an even number), or of both. ``source``: the paper
-    or code that defines it; ``study``: those of the five studies that use it.
+    or code that defines it; ``study``: which script of ``experiments/`` is for it.
     """
 
     config: ModelConfig
@@ -19,7 +22,7 @@ class ModelPreset:
     stride: int
     side: int
     source: str
-    study: str
+    study: Study
     channels: int = 3
 
     @property

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config import R2Plus1DConfig
-from kineray.models.blocks import GroupBatchNorm, factorised
+from kineray.models.blocks import GroupBatchNorm, factorised, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -54,7 +54,7 @@ class R2Plus1D(nn.Module):
             stages.append(nn.Sequential(stage))
         self.res2, self.res3, self.res4, self.res5 = stages
         self.head = FeatureHead(channels, heads, config.dropout)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}. Any size will do."""
@@ -128,16 +128,6 @@ def _stem(in_channels: int, config: R2Plus1DConfig) -> nn.Sequential:
     )
 
 
-def _initialise(model: nn.Module) -> None:
-    """He et al. (arXiv 1502.01852) by fan-out for convolutions, normal(0, 0.01) for the classifiers."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
-
-
 _R34 = R2Plus1DConfig()
 _R152 = R2Plus1DConfig(stage_blocks=(3, 8, 36, 3), bottleneck=True)
 
@@ -145,7 +135,7 @@ _R152 = R2Plus1DConfig(stage_blocks=(3, 8, 36, 3), bottleneck=True)
 def _preset(config: R2Plus1DConfig) -> ModelPreset:
     # 32 consecutive frames: R(2+1)D-34 then takes the 152 billion multiply-adds a view, and R(2+1)D-152 the
     # 252, that comparisons with these networks quote (both with the 3x7x7 stem).
-    return ModelPreset(config, frames=32, stride=1, side=112, source="arXiv 1711.11248", study="SlowFast")
+    return ModelPreset(config, frames=32, stride=1, side=112, source="arXiv 1711.11248", study="slowfast")
 
 
 PRESETS = {"r2plus1d_34": _preset(_R34), "r2plus1d_152": _preset(_R152)}

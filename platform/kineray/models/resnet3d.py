@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from kineray.config import ResNet3dConfig
 from kineray.errors import ConfigError
-from kineray.models.blocks import Bottleneck, Pathway
-from kineray.models.blocks.pathway import check_pictures, initialise
+from kineray.models.blocks import Bottleneck, Pathway, initialise
+from kineray.models.blocks.pathway import check_pictures
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
 
@@ -89,7 +89,7 @@ _I3D, _I3D_R101 = (ResNet3dConfig(variant="i3d", stage_blocks=blocks) for blocks
 
 
 def _preset(config: ResNet3dConfig, source: str, frames: int = 8, stride: int = 8) -> ModelPreset:
-    return ModelPreset(config, frames=frames, stride=stride, side=256, source=source, study="SlowFast")
+    return ModelPreset(config, frames=frames, stride=stride, side=256, source=source, study="slowfast")
 
 
 def _with_nonlocal(config: ResNet3dConfig) -> ResNet3dConfig:

@@ -188,15 +188,13 @@ def _initialise(model: nn.Module) -> None:
 
 # Both were trained on 64 successive frames of 25 a second, and tested on central crops of the same side.
 PRESETS = {
-    "s3d": ModelPreset(
-        S3DConfig(), frames=64, stride=1, side=224, source="arXiv 1712.04851", study="S3D on mini-Kinetics"
-    ),
+    "s3d": ModelPreset(S3DConfig(), frames=64, stride=1, side=224, source="arXiv 1712.04851", study="s3d"),
     "i3d_inception": ModelPreset(
         S3DConfig(convolutions="full"),
         frames=64,
         stride=1,
         side=224,
         source="arXiv 1705.07750",
-        study="S3D on mini-Kinetics",
+        study="convnets",
     ),
 }

@@ -350,9 +350,7 @@ def _initialise(model: nn.Module) -> None:
 
 
 def _preset(config: S3DV3Config) -> ModelPreset:
-    return ModelPreset(
-        config, frames=64, stride=1, side=224, source="arXiv 1512.00567", study="S3D on mini-Kinetics"
-    )
+    return ModelPreset(config, frames=64, stride=1, side=224, source="arXiv 1512.00567", study="s3d")
 
 
 PRESETS = {

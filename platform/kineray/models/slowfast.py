@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from kineray.config import SlowFastConfig
 from kineray.errors import ConfigError
-from kineray.models.blocks import BasicBlock, Bottleneck, Lateral, Pathway, R2Plus1dBlock
-from kineray.models.blocks.pathway import check_pictures, initialise
+from kineray.models.blocks import BasicBlock, Bottleneck, Lateral, Pathway, R2Plus1dBlock, initialise
+from kineray.models.blocks.pathway import check_pictures
 from kineray.models.blocks.residual import ResidualBlock
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
@@ -136,7 +136,7 @@ _THIN = SlowFastConfig(block="basic", stage_blocks=(2, 2, 2, 2), width=32)
 
 
 def _preset(config: SlowFastConfig, frames: int = 32, source: str = "arXiv 1812.03982") -> ModelPreset:
-    return ModelPreset(config, frames=frames, stride=2, side=256, source=source, study="SlowFast")
+    return ModelPreset(config, frames=frames, stride=2, side=256, source=source, study="slowfast")
 
 
 _OTHER_BACKBONE = "arXiv 1812.03982 with another backbone"

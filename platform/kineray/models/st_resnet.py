@@ -163,7 +163,7 @@ def _connection(kind: str, channels: int) -> nn.Module:
 def _preset(config: STResNetConfig) -> ModelPreset:
     # Every tenth frame of UCF-101, which has 25 a second.
     return ModelPreset(
-        config, frames=config.context, stride=12, side=224, source="arXiv 1706.08807", study="ST-ResNet"
+        config, frames=config.context, stride=12, side=224, source="arXiv 1706.08807", study="st_resnet"
     )
 
 

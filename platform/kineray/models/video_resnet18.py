@@ -68,7 +68,7 @@ def _conv_for(conv: nn.Conv3d, in_channels: int) -> nn.Conv3d:
 def _preset(variant: str) -> ModelPreset:
     # torchvision's weights: clips of 16 frames at 15 frames per second.
     config = VideoResNet18Config.model_validate({"variant": variant})
-    return ModelPreset(config, frames=16, stride=2, side=112, source="arXiv 1711.11248", study="SlowFast")
+    return ModelPreset(config, frames=16, stride=2, side=112, source="arXiv 1711.11248", study="slowfast")
 
 
 PRESETS = {

@@ -88,10 +88,8 @@ def train(
     emit = on_event if rank == 0 else _ignore
 
     preprocessing = _preprocessing(experiment, train_set, val_set)
-    model = _new_model(experiment, preprocessing).to(place)
+    model = _new_model(experiment, preprocessing, activation_checkpointing).to(place)
     workers.broadcast_(model)
-    if activation_checkpointing:
-        checkpoint_activations(model)
     optimizer = build_optimizer(model, experiment.optim)
 
     last = workers.gather(checkpoints.last() if rank == 0 else None)[0]
@@ -186,11 +184,15 @@ def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifes
     return Preprocessing.from_config(experiment.data, train_set.vocabularies)
 
 
-def _new_model(experiment: Experiment, preprocessing: Preprocessing) -> nn.Module:
+def _new_model(
+    experiment: Experiment, preprocessing: Preprocessing, activation_checkpointing: bool
+) -> nn.Module:
     torch.manual_seed(experiment.seed)
     heads = {head: len(names) for head, names in preprocessing.labels.items()}
     model = build_model(experiment.model, heads, preprocessing.channels)
     set_batch_norm_group(model, experiment.train.bn_group)
+    if activation_checkpointing:
+        checkpoint_activations(model)
     return model
 
 

@@ -10,6 +10,7 @@ from kineray.models.blocks.batch_norm import (
 from kineray.models.blocks.conv_norm import ConvNorm, SeparableConvNorm
 from kineray.models.blocks.dropout import ClipDropout, set_clip_seeds
 from kineray.models.blocks.factorised import factorised, middle_channels
+from kineray.models.blocks.initialise import initialise
 from kineray.models.blocks.lateral import Lateral
 from kineray.models.blocks.non_local import NonLocal
 from kineray.models.blocks.pathway import Pathway
@@ -33,6 +34,7 @@ __all__ = [
     "discard_batch_norm",
     "factorised",
     "fold_frames",
+    "initialise",
     "middle_channels",
     "set_batch_norm_group",
     "set_clip_seeds",

@@ -65,18 +65,6 @@ def check_pictures(clips_bcthw: Tensor, smallest_side: int) -> None:
         )
 
 
-def initialise(model: nn.Module) -> None:
-    """He et al. (arXiv 1502.01852) by fan-out for convolutions, normal(0, 0.01) for the classifiers."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
-
-
 def _stem(in_channels: int, width: int, temporal_kernel: int) -> nn.Sequential:
     """``in_channels`` -> ``width`` channels, a quarter of the height and width."""
     conv = nn.Conv3d(

@@ -13,10 +13,10 @@ from kineray.models.blocks.batch_norm import GroupBatchNorm
 def checkpoint_activations(model: nn.Module) -> int:
     """Train ``model`` with less memory and a second forward pass; returns the number of its blocks.
 
-    Blocks are the members of every ``nn.Sequential`` that have layers of their own (residual blocks, inception
-    modules), and each ``nn.Sequential`` of nothing but layers, such as a stem. Logits, gradients and
-    batch-norm statistics are the same to the bit. After Chen et al., Training Deep Nets with Sublinear Memory
-    Cost, arXiv 1604.06174.
+    Blocks are the members of every ``nn.Sequential`` that have layers of their own (residual blocks,
+    inception modules), and each ``nn.Sequential`` of nothing but layers, such as a stem. Logits, gradients
+    and batch-norm statistics are the same to the bit. After Chen et al., Training Deep Nets with Sublinear
+    Memory Cost, arXiv 1604.06174.
     """
     blocks = list(_blocks(model))
     for block in blocks:
