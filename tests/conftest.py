@@ -13,6 +13,9 @@ os.environ.pop("KINERAY_WORKERS", None)
 os.environ.pop("KINERAY_CACHE_SIZE", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # there is a worker for every core
+
 
 @pytest.fixture(scope="session")
 def motion_manifest(tmp_path_factory):

@@ -177,8 +177,7 @@ SMALL: dict[str, Small] = {
     "st_resnet": Small(
         STResNetConfig(position="49_55", connection="conv_relu", connections=2),
         frames=3,
-        side=64,
-        accepted=((3, 32, 32), (4, 48, 33)),
+        accepted=((3, 64, 64), (4, 48, 33)),
         refused=((2, 64, 64),),
     ),
     "two_stream": Small(

@@ -108,9 +108,10 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
         (["eval", "s3://bucket/run"], "AWS_ENDPOINT_URL must be like"),
         (["data", "import", "folder/runs", "--out", "/dev/null/x.parquet"], "/dev/null/x.parquet: "),
         (["runs", "show", "nobody"], "nobody"),
-        (["promote", "nobody"], "nobody"),
-        (["rollback"], "video-classifier"),
-        (["serve"], "kineray promote RUN"),
+        # Each makes a tracker's database first.
+        pytest.param(["promote", "nobody"], "nobody", marks=pytest.mark.slow),
+        pytest.param(["rollback"], "video-classifier", marks=pytest.mark.slow),
+        pytest.param(["serve"], "kineray promote RUN", marks=pytest.mark.slow),
     ],
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, monkeypatch, words, message):
@@ -289,6 +290,7 @@ def test_eval_and_predict_say_what_comes_next(kineray):
     assert "kineray serve" in err
 
 
+@pytest.mark.slow
 def test_runs_show_offers_only_what_is_possible_and_heeds_json_before_it(kineray, motion_manifest):
     from kineray.config import Experiment
     from kineray.data import load_manifest

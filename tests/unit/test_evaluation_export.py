@@ -1,7 +1,6 @@
 """Exported files, read as someone reads them who has no kineray: the same answers, and all they need."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -168,13 +167,11 @@ def test_bad_input_is_one_line(kineray, tmp_path, monkeypatch, words, message):
     assert err.startswith("kineray: ") and message in err and len(err.splitlines()) == 1, err
 
 
-def test_without_onnx_the_extra_is_named(tmp_path):
+def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch, kineray):
     """None in sys.modules is Python's own way to make an import fail as where nothing is installed."""
-    save_small_checkpoint(tmp_path / "runs/small/checkpoints")
-    words = ["export", "small", "--format", "onnx", "--out", "m.onnx"]
-    code = f"import sys; sys.modules['onnxscript'] = None\nfrom kineray.cli import run\nrun({words!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "kineray: ONNX needs the package onnxscript: pip install 'kineray[export]'\n"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    save_small_checkpoint("runs/small/checkpoints")
+    code, out, err = kineray("export", "small", "--format", "onnx", "--out", "m.onnx")
+    assert (code, out) == (2, "")
+    assert err == "kineray: ONNX needs the package onnxscript: pip install 'kineray[export]'\n"

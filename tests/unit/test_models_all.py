@@ -1,5 +1,7 @@
 """What holds for every model, whatever its architecture."""
 
+import copy
+import functools
 from typing import get_args
 
 import pytest
@@ -24,12 +26,24 @@ HEADS = {"verb": 5, "noun": 7}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 every_architecture = pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
-every_preset = pytest.mark.parametrize("name", list_models())
+# One of every file of architectures; every preset takes its time.
+FAST = {
+    *("s3d", "s3d_v3", "slowfast_r18_4x16", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_50"),
+    *("mobilenet_v2_average", "highway_average", "st_resnet50", "two_stream_i3d_inception"),
+}
+every_preset = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in list_models()]
+)
 
 
 def built(small, in_channels=None, seed=0, heads=HEADS):
     torch.manual_seed(seed)
     return build_model(small.config, heads, in_channels or small.channels)
+
+
+# Initialising takes longer than running; whoever changes this one copies it.
+network = functools.cache(built)
+another = functools.cache(functools.partial(built, seed=1))
 
 
 def clips(small, count, channels=None, shape=None, seed=0):
@@ -73,7 +87,7 @@ def test_every_architecture_has_a_small_network():
 
 @every_architecture
 def test_trains_and_evaluates(small):
-    model = built(small).train()
+    model = copy.deepcopy(network(small)).train()
     set_batch_norm_group(model, 2)
     logits = model(clips(small, 4))
     assert {name for name in logits if not name.startswith(AUXILIARY)} == set(HEADS)
@@ -95,7 +109,7 @@ def test_trains_and_evaluates(small):
 
 @every_architecture
 def test_a_clip_is_classified_whatever_is_beside_it(small):
-    model = built(small).eval()
+    model = network(small).eval()
     inputs = clips(small, 3)
     together = run(model, inputs)
     for number in range(3):
@@ -109,7 +123,7 @@ def test_training_does_not_depend_on_the_micro_batch(small):
     """Batch norms over groups, dropout by clip: see ``GroupBatchNorm`` and ``ClipDropout``."""
     results = []
     for size in (2, 4):
-        model = built(small).train()
+        model = copy.deepcopy(network(small)).train()
         set_batch_norm_group(model, 2)
         inputs, outputs = clips(small, 4), []
         for first in range(0, 4, size):
@@ -125,14 +139,14 @@ def test_training_does_not_depend_on_the_micro_batch(small):
 
 @every_architecture
 def test_a_seed_decides_the_weights(small):
-    one, again, other = (built(small, seed=seed).state_dict() for seed in (3, 3, 4))
+    one, again, other = (build(small).state_dict() for build in (network, built, another))
     assert all(torch.equal(value, again[name]) for name, value in one.items())
     assert any(not torch.equal(value, other[name]) for name, value in one.items())
 
 
 @every_architecture
 def test_weights_go_from_one_network_to_another(small):
-    one, other = built(small, seed=1).eval(), built(small, seed=2).eval()
+    one, other = network(small).eval(), copy.deepcopy(another(small)).eval()
     other.load_state_dict(one.state_dict())
     inputs = clips(small, 2)
     for name, values in run(one, inputs).items():
@@ -140,7 +154,7 @@ def test_weights_go_from_one_network_to_another(small):
 
 
 @every_architecture
-@pytest.mark.parametrize("channels", [2, 10])
+@pytest.mark.parametrize("channels", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_flow_instead_of_rgb(small, channels):
     if isinstance(small.config, TwoStreamConfig):
         channels += 3  # flow beside RGB
@@ -152,7 +166,7 @@ def test_flow_instead_of_rgb(small, channels):
 
 @every_architecture
 def test_other_sizes(small):
-    model = built(small).eval()
+    model = network(small).eval()
     for shape in small.accepted:
         logits = run(model, clips(small, 2, shape=shape))
         assert all(torch.isfinite(values).all() and len(values) == 2 for values in logits.values()), shape
