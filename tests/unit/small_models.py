@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import pytest
+
 from kineray.config import (
     AttentionConfig,
     AverageConfig,
@@ -191,6 +193,20 @@ SMALL: dict[str, Small] = {
         channels=5,
     ),
 }
+
+# Each has much in common with another that is not here; only the slow tests of all networks have these too.
+VARIANTS = {
+    *("s3d, full", "s3d_v3, top-heavy", "slowfast, basic", "slowfast, r2plus1d", "resnet3d, i3d"),
+    *("r2plus1d_bottleneck", "frame_z_average", "frame_gru", "frame_conv_lstm_dense", "frame_conv1d"),
+    *("frame_residual", "frame_timeception", "frame_attention", "frame_conv_lstm", "two_stream_mid"),
+}
+every_architecture = pytest.mark.parametrize(
+    "small",
+    [
+        pytest.param(small, id=name, marks=pytest.mark.slow if name in VARIANTS else ())
+        for name, small in SMALL.items()
+    ],
+)
 
 # Trainable and frozen parameters with 400 classes of one head. A change here is a change of the architecture.
 PARAMETERS: dict[str, int] = {

@@ -34,7 +34,7 @@ def test_every_way_to_import_is_seen(tmp_path):
 def test_nothing_unpickles():
     # A decoding process takes its orders as pickles, from its own parent; it answers without.
     parents_words = SOURCE / "video" / "worker.py"
-    # It refuses all but arrays: see test_models_weights.
+    # It refuses all but arrays: see test_models_weights_published.
     arrays_only = SOURCE / "models" / "weights" / "caffe2.py"
     for path in SOURCE.rglob("*.py"):
         names = {name.partition(".")[0] for name in imports(path)}

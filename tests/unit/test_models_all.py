@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
-from small_models import PARAMETERS, SMALL
+from small_models import PARAMETERS, SMALL, every_architecture
 
 from kineray.config import Experiment, TwoStreamConfig
 from kineray.errors import ConfigError
@@ -25,7 +25,6 @@ HEADS = {"verb": 5, "noun": 7}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-every_architecture = pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
 # One of every file of architectures; every preset takes its time.
 FAST = {
     *("s3d", "s3d_v3", "slowfast_r18_4x16", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_50"),

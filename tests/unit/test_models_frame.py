@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
+from slow_cases import slow_after
 from torchvision.models import get_model
 
 from kineray.config import AverageConfig, ConvLstmConfig, FrameConfig, LstmConfig, TimeceptionConfig
@@ -38,13 +39,16 @@ def trainable(name, heads):
 
 @pytest.mark.parametrize(
     ("name", "heads", "parameters"),
-    [
-        ("mobilenet_v2_lstm", {"verb": 13}, 266_963),
-        ("mobilenet_v2_conv_lstm", {"verb": 13}, 659_621),
-        ("mobilenet_v2_mid_conv_lstm", {"verb": 13}, 446_909),
-        ("mobilenet_v2_conv1d", {"verb": 13}, 46_353),
-        ("mobilenet_v2_conv1d", {"verb": 97, "noun": 300}, 85_137),
-    ],
+    slow_after(
+        2,
+        [
+            ("mobilenet_v2_lstm", {"verb": 13}, 266_963),
+            ("mobilenet_v2_conv_lstm", {"verb": 13}, 659_621),
+            ("mobilenet_v2_mid_conv_lstm", {"verb": 13}, 446_909),
+            ("mobilenet_v2_conv1d", {"verb": 13}, 46_353),
+            ("mobilenet_v2_conv1d", {"verb": 97, "noun": 300}, 85_137),
+        ],
+    ),
 )
 def test_trainable_parameters_of_the_egocentric_study(name, heads, parameters):
     assert trainable(name, heads) == parameters
@@ -94,15 +98,18 @@ def test_channels(name, cut, channels):
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [
-        ("vgg11_bn", 32),
-        ("googlenet", 64),
-        ("inception_v3", 75),
-        ("resnet18", 64),
-        ("resnext50_32x4d", 64),
-        ("densenet121", 64),
-        ("mobilenet_v2", 64),
-    ],
+    slow_after(
+        2,
+        [
+            ("resnet18", 64),
+            ("mobilenet_v2", 64),
+            ("vgg11_bn", 32),
+            ("googlenet", 64),
+            ("inception_v3", 75),
+            ("resnext50_32x4d", 64),
+            ("densenet121", 64),
+        ],
+    ),
 )
 def test_same_features_as_torchvision(name, side):
     theirs = get_model(name, weights=None, **_UNTOUCHED.get(name, {}))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from slow_cases import slow_after
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import googlenet, inception_v3
@@ -91,7 +92,7 @@ def pair(convolutions):
     return ours, theirs
 
 
-@pytest.mark.parametrize("convolutions", ["separable", "full"])
+@pytest.mark.parametrize("convolutions", slow_after(1, ["separable", "full"]))
 def test_same_features_as_torchvision(convolutions):
     ours, theirs = pair(convolutions)
     clips = noise(2, 3, 11, 49, 66)
@@ -184,6 +185,7 @@ def image_network():
     return ours, theirs
 
 
+@pytest.mark.slow
 def test_one_frame_is_classified_as_by_torchvision(image_network):
     ours, theirs = image_network
     for side in (75, 107):
@@ -203,7 +205,7 @@ def test_without_temporal_convolutions_every_eighth_frame_is_a_picture(image_net
         torch.testing.assert_close(ours(clip)["action"], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("first", [0, 9, 12])
+@pytest.mark.parametrize("first", slow_after(1, [9, 0, 12]))
 def test_temporal_layers_are_those_after_temporal_from(first):
     """Where a convolution looks at several frames; the pools in space (4, 7) and 1 x 1 (5) never do."""
     model = on_meta(S3DV3Config(temporal_from=first))
@@ -244,6 +246,7 @@ def test_identity_in_time_is_the_image_network(image_network):
     torch.testing.assert_close(x[:, :, 3], y[:, :, 1], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_it_costs():
     """The docstring's table: the source's "twice GoogLeNet" and "half" are not what these networks have."""
     everywhere, top, image = (on_meta(S3DV3Config(temporal_from=first)) for first in (0, 9, 18))
@@ -271,7 +274,7 @@ def test_maps_of_the_table():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["batch_norm", "dropout"])
+@pytest.mark.parametrize("kind", slow_after(1, ["batch_norm", "dropout"]))
 def test_auxiliary_logits_are_given_in_training_and_have_gradients(kind):
     torch.manual_seed(0)
     model = build_model(S3DV3Config(width=2, auxiliary=kind), {"verb": 3, "noun": 4})
@@ -298,12 +301,15 @@ def test_new_classes_change_only_classifiers():
 
 @pytest.mark.parametrize(
     ("config", "names", "theirs"),
-    [
-        (S3DConfig(), s3d.torchvision_name, googlenet),
-        (S3DConfig(convolutions="full"), s3d.torchvision_name, googlenet),
-        (S3DV3Config(), s3d_v3.torchvision_name, inception_v3),
-        (S3DV3Config(temporal_from=9), s3d_v3.torchvision_name, inception_v3),
-    ],
+    slow_after(
+        1,
+        [
+            (S3DConfig(), s3d.torchvision_name, googlenet),
+            (S3DConfig(convolutions="full"), s3d.torchvision_name, googlenet),
+            (S3DV3Config(), s3d_v3.torchvision_name, inception_v3),
+            (S3DV3Config(temporal_from=9), s3d_v3.torchvision_name, inception_v3),
+        ],
+    ),
 )
 def test_names_of_the_image_network(config, names, theirs):
     """Every tensor of the image network but its classifiers has its place, of the same shape in space."""

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import torchvision
+from slow_cases import slow_after
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import video
@@ -43,7 +44,7 @@ def multiply_adds(model, frames, side):
 # -- 18 layers ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", ["r3d", "mc3", "r2plus1d"])
+@pytest.mark.parametrize("variant", slow_after(1, ["mc3", "r3d", "r2plus1d"]))
 def test_logits_of_torchvision(variant):
     ours = build_model(VideoResNet18Config(variant=variant), HEADS).eval()
     randomise(ours)
@@ -58,7 +59,7 @@ def test_logits_of_torchvision(variant):
     torch.testing.assert_close(logits_of(ours, clips)["action"], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["r3d", "mc3", "r2plus1d"])
+@pytest.mark.parametrize("variant", slow_after(1, ["r2plus1d", "r3d", "mc3"]))
 def test_published_counts_of_18_layers(variant):
     """What torchvision publishes with its weights, for 16 frames of 112 pixels."""
     name = f"{variant}_18"
@@ -69,7 +70,7 @@ def test_published_counts_of_18_layers(variant):
     assert multiply_adds(model, 16, 112) == pytest.approx(meta["_ops"], rel=2e-3)
 
 
-@pytest.mark.parametrize("variant", ["r3d", "r2plus1d"])
+@pytest.mark.parametrize("variant", slow_after(1, ["r3d", "r2plus1d"]))
 def test_flow_changes_only_the_first_convolution_of_18_layers(variant):
     config = VideoResNet18Config(variant=variant)
     with torch.device("meta"):
@@ -94,12 +95,15 @@ def test_a_stem_for_flow_is_initialised_as_that_for_rgb():
 
 @pytest.mark.parametrize(
     ("name", "stem", "parameters", "billions"),
-    [
-        ("r2plus1d_34", "3x7x7", 63_697_175, {112: 152.4, 128: 199.0}),
-        ("r2plus1d_152", "3x7x7", 118_226_785, {112: 252.0, 128: 329.1}),
-        ("r2plus1d_34", "7x7x7", 63_747_500, {}),
-        ("r2plus1d_152", "7x7x7", 118_277_110, {}),
-    ],
+    slow_after(
+        1,
+        [
+            ("r2plus1d_34", "3x7x7", 63_697_175, {112: 152.4, 128: 199.0}),
+            ("r2plus1d_152", "3x7x7", 118_226_785, {112: 252.0, 128: 329.1}),
+            ("r2plus1d_34", "7x7x7", 63_747_500, {}),
+            ("r2plus1d_152", "7x7x7", 118_277_110, {}),
+        ],
+    ),
 )
 def test_published_counts(name, stem, parameters, billions):
     """At 128 pixels: the authors' own table. At 112: 115 views are 17,480, and 32 views 8,064 billion."""
@@ -159,7 +163,7 @@ def torchvision_keys(state):
     return renamed
 
 
-@pytest.mark.parametrize(("bottleneck", "stem"), [(False, "7x7x7"), (True, "3x7x7")])
+@pytest.mark.parametrize(("bottleneck", "stem"), slow_after(1, [(True, "3x7x7"), (False, "7x7x7")]))
 def test_logits_of_torchvision_with_the_middle_channels_of_each_convolution(bottleneck, stem):
     blocks = (1, 2, 1, 1)
     ours = build_model(R2Plus1DConfig(stage_blocks=blocks, bottleneck=bottleneck, stem=stem), HEADS).eval()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from published_numbers import multiply_adds, size
 from pytorchvideo_names import as_pytorchvideo, randomise
+from slow_cases import slow_after
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,19 +22,22 @@ KERNELS = {
 
 @pytest.mark.parametrize(
     ("name", "of_400", "of_600", "gmacs"),
-    [
-        ("slow_r50_4x16", 32_454_096, 32_863_896, 27.26),
-        ("slow_r50_8x8", 32_454_096, 32_863_896, 54.52),
-        ("slow_nl_r50_8x8", 39_812_560, 40_222_360, None),
-        ("c2d_r50_8x8", 24_327_632, 24_737_432, 25.46),
-        ("c2d_nl_r50_8x8", 31_686_096, 32_095_896, None),
-        ("c2d_r101_8x8", 43_319_760, 43_729_560, None),
-        ("c2d_nl_r101_8x8", 50_678_224, 51_088_024, None),
-        ("i3d_r50_8x8", 28_043_472, 28_453_272, 37.10),
-        ("i3d_nl_r50_8x8", 35_401_936, 35_811_736, 43.81),
-        ("i3d_r101_8x8", 51_754_192, 52_163_992, 61.33),
-        ("i3d_nl_r101_8x8", 59_112_656, 59_522_456, 68.04),
-    ],
+    slow_after(
+        1,
+        [
+            ("slow_r50_4x16", 32_454_096, 32_863_896, 27.26),
+            ("slow_r50_8x8", 32_454_096, 32_863_896, 54.52),
+            ("slow_nl_r50_8x8", 39_812_560, 40_222_360, None),
+            ("c2d_r50_8x8", 24_327_632, 24_737_432, 25.46),
+            ("c2d_nl_r50_8x8", 31_686_096, 32_095_896, None),
+            ("c2d_r101_8x8", 43_319_760, 43_729_560, None),
+            ("c2d_nl_r101_8x8", 50_678_224, 51_088_024, None),
+            ("i3d_r50_8x8", 28_043_472, 28_453_272, 37.10),
+            ("i3d_nl_r50_8x8", 35_401_936, 35_811_736, 43.81),
+            ("i3d_r101_8x8", 51_754_192, 52_163_992, 61.33),
+            ("i3d_nl_r101_8x8", 59_112_656, 59_522_456, 68.04),
+        ],
+    ),
 )
 def test_published_numbers(name, of_400, of_600, gmacs):
     """Parameters with 400 and 600 classes, multiply-adds of the convolutions for a view of 256 x 256."""
@@ -80,7 +84,7 @@ def test_non_local_block_is_its_definition(form):
 
 @pytest.mark.parametrize("nonlocal_blocks", [{}, {"nonlocal_res3": (1, 3), "nonlocal_res4": (1, 3, 5)}])
 @pytest.mark.parametrize(
-    ("variant", "form"), [("slow", "dot_product"), ("c2d", "softmax"), ("i3d", "softmax")]
+    ("variant", "form"), slow_after(1, [("i3d", "softmax"), ("slow", "dot_product"), ("c2d", "softmax")])
 )
 def test_same_logits_as_pytorchvideo(variant, form, nonlocal_blocks):
     """With our non-local blocks, by their definition, behind its residual ones: it has none."""
@@ -114,7 +118,7 @@ def test_same_logits_as_pytorchvideo(variant, form, nonlocal_blocks):
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["slow_r50", "c2d_r50", "i3d_r50"])
+@pytest.mark.parametrize("name", slow_after(1, ["i3d_r50", "slow_r50", "c2d_r50"]))
 def test_every_tensor_of_the_pytorchvideo_hub(name):
     from pytorchvideo.models import hub
 

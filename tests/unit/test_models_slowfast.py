@@ -7,6 +7,7 @@ import pytest
 import torch
 from published_numbers import multiply_adds, size
 from pytorchvideo_names import as_pytorchvideo, randomise
+from slow_cases import slow_after
 from torch.nn import functional as F
 
 from kineray.config import SlowFastConfig
@@ -17,20 +18,23 @@ from kineray.models.blocks import BasicBlock, R2Plus1dBlock
 
 @pytest.mark.parametrize(
     ("name", "of_400", "of_600", "gmacs"),
-    [
-        ("slowfast_r50_4x16", 34_480_216, 34_941_216, 36.10),
-        ("slowfast_r50_8x8", 34_566_488, 35_027_488, 65.71),
-        ("slowfast_r50_nl_8x8", 41_838_680, 42_299_680, None),
-        ("slowfast_r101_8x8", 53_774_808, 54_235_808, 106.51),
-        ("slowfast_r101_16x8", 53_774_808, 54_235_808, 213.02),
-        ("slowfast_r101_50_101_8x8", 53_914_072, 54_375_072, None),
-        ("slowfast_r101_101_101_8x8", 62_826_968, 63_287_968, 125.90),
-        ("slowfast_r101_nl_8x8", 60_080_088, 60_541_088, 114.56),
-        ("slowfast_r101_nl_16x8", 60_080_088, 60_541_088, 229.13),
-        # Not published, but meant to cost far less than the others.
-        ("slowfast_shallow_4x16", 9_414_424, 9_529_824, 10.646),
-        ("slowfast_thin_4x16", 5_509_444, 5_567_244, 5.7005),
-    ],
+    slow_after(
+        1,
+        [
+            ("slowfast_r50_4x16", 34_480_216, 34_941_216, 36.10),
+            ("slowfast_r50_8x8", 34_566_488, 35_027_488, 65.71),
+            ("slowfast_r50_nl_8x8", 41_838_680, 42_299_680, None),
+            ("slowfast_r101_8x8", 53_774_808, 54_235_808, 106.51),
+            ("slowfast_r101_16x8", 53_774_808, 54_235_808, 213.02),
+            ("slowfast_r101_50_101_8x8", 53_914_072, 54_375_072, None),
+            ("slowfast_r101_101_101_8x8", 62_826_968, 63_287_968, 125.90),
+            ("slowfast_r101_nl_8x8", 60_080_088, 60_541_088, 114.56),
+            ("slowfast_r101_nl_16x8", 60_080_088, 60_541_088, 229.13),
+            # Not published, but meant to cost far less than the others.
+            ("slowfast_shallow_4x16", 9_414_424, 9_529_824, 10.646),
+            ("slowfast_thin_4x16", 5_509_444, 5_567_244, 5.7005),
+        ],
+    ),
 )
 def test_published_numbers(name, of_400, of_600, gmacs):
     """Parameters with 400 and 600 classes, multiply-adds of the convolutions for a view of 256 x 256."""
@@ -166,12 +170,12 @@ class Reference:
         return logits.softmax(4).mean((1, 2, 3))
 
 
-@pytest.mark.parametrize("positions", [1, 2])
+@pytest.mark.parametrize("positions", slow_after(1, [1, 2]))
 @pytest.mark.parametrize(
     "config",
     [
         pytest.param({"width": 8}, id="r50_4x16"),
-        pytest.param({"width": 8, "alpha": 4, "fusion_kernel": 7}, id="r50_8x8"),
+        pytest.param({"width": 8, "alpha": 4, "fusion_kernel": 7}, id="r50_8x8", marks=pytest.mark.slow),
         pytest.param(
             {
                 "width": 8,
@@ -183,6 +187,7 @@ class Reference:
                 "nonlocal_res4": (6, 13, 20),
             },
             id="r101_nl",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -204,7 +209,7 @@ def test_same_function_as_a_second_implementation(config, positions):
     ("depth", "config", "ratio", "kernel", "alpha"),
     [
         pytest.param(18, {"stage_blocks": (1, 1, 1, 1), "width": 8, "beta_inv": 4}, 4, 5, 2, id="one block"),
-        pytest.param(50, {"width": 8}, 8, 7, 4, id="r50"),
+        pytest.param(50, {"width": 8}, 8, 7, 4, id="r50", marks=pytest.mark.slow),
     ],
 )
 def test_same_logits_as_pytorchvideo(depth, config, ratio, kernel, alpha):
@@ -235,11 +240,14 @@ def test_same_logits_as_pytorchvideo(depth, config, ratio, kernel, alpha):
 
 @pytest.mark.parametrize(
     ("name", "hub_name"),
-    [
-        ("slowfast_r50_8x8", "slowfast_r50"),
-        ("slowfast_r101_101_101_8x8", "slowfast_r101"),
-        ("slowfast_r101_16x8", "slowfast_16x8_r101_50_50"),
-    ],
+    slow_after(
+        1,
+        [
+            ("slowfast_r50_8x8", "slowfast_r50"),
+            ("slowfast_r101_101_101_8x8", "slowfast_r101"),
+            ("slowfast_r101_16x8", "slowfast_16x8_r101_50_50"),
+        ],
+    ),
 )
 def test_every_tensor_of_the_pytorchvideo_hub(name, hub_name):
     from pytorchvideo.models import hub
@@ -334,6 +342,7 @@ def test_blocks_of_two_convolutions(cls, stride):
         torch.testing.assert_close(block(x), expected)
 
 
+@pytest.mark.slow
 def test_exports_for_any_number_of_clips():
     model = build_model(TINY, {"action": 6}).eval()
     clips = torch.randn(3, 3, 12, 32, 32)
@@ -372,7 +381,7 @@ def test_named_heads_share_features_and_return_logits_in_both_modes():
         assert not torch.allclose(logits.sum(1), torch.ones(2), atol=1e-3)  # probabilities would sum to 1
 
 
-@pytest.mark.parametrize("channels", [2, 10])
+@pytest.mark.parametrize("channels", slow_after(1, [2, 10]))
 def test_flow_enters_by_wider_or_narrower_stems(channels):
     """Only the two stem convolutions change; for RGB nothing does."""
     rgb, flow = (build_model(TINY, {"action": 6}, in_channels) for in_channels in (3, channels))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from slow_cases import slow_after
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
@@ -149,18 +150,21 @@ def test_every_connection_joins_maps_of_one_shape(images):
 
 @pytest.mark.parametrize(
     ("position", "connections", "delay", "positions"),
-    [
-        ("5_11", 1, 1, ("5_11",)),
-        ("49_55", 1, 1, ("49_55",)),
-        ("86_92", 1, 1, ("86_92",)),
-        ("98_104", 1, 1, ("98_104",)),
-        ("98_104", 2, 1, ("86_92", "98_104")),
-        ("98_104", 4, 1, ALL),
-        ("98_104", 1, 2, ("98_104",)),
-        ("86_92", 2, 2, ("49_55", "86_92")),
-    ],
+    slow_after(
+        2,
+        [
+            ("98_104", 4, 1, ALL),
+            ("86_92", 2, 2, ("49_55", "86_92")),
+            ("5_11", 1, 1, ("5_11",)),
+            ("49_55", 1, 1, ("49_55",)),
+            ("86_92", 1, 1, ("86_92",)),
+            ("98_104", 1, 1, ("98_104",)),
+            ("98_104", 2, 1, ("86_92", "98_104")),
+            ("98_104", 1, 2, ("98_104",)),
+        ],
+    ),
 )
-@pytest.mark.parametrize("connection", ["identity", "conv", "conv_relu"])
+@pytest.mark.parametrize("connection", slow_after(1, ["conv_relu", "identity", "conv"]))
 def test_equals_a_loop_over_frames(images, connection, position, connections, delay, positions):
     config = STResNetConfig(connection=connection, position=position, connections=connections, delay=delay)
     model = with_weights_of(images, config)
@@ -173,7 +177,7 @@ def test_equals_a_loop_over_frames(images, connection, position, connections, de
     assert (logits - alone).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("position", ALL)
+@pytest.mark.parametrize("position", slow_after(1, ALL))
 def test_without_what_the_connection_adds_it_is_the_last_frame_alone(images, position):
     model = with_weights_of(images, STResNetConfig(connection="conv", position=position))
     inputs = clips(2)
@@ -185,12 +189,15 @@ def test_without_what_the_connection_adds_it_is_the_last_frame_alone(images, pos
 
 @pytest.mark.parametrize(
     ("fields", "reached"),
-    [
-        ({}, [False, False, False, False, True, True]),
-        ({"connections": 2}, [False, False, False, True, True, True]),
-        ({"connections": 4}, [False, True, True, True, True, True]),
-        ({"delay": 2}, [False, False, False, True, False, True]),
-    ],
+    slow_after(
+        2,
+        [
+            ({}, [False, False, False, False, True, True]),
+            ({"connections": 2}, [False, False, False, True, True, True]),
+            ({"connections": 4}, [False, True, True, True, True, True]),
+            ({"delay": 2}, [False, False, False, True, False, True]),
+        ],
+    ),
 )
 def test_gradients_reach_the_context(images, fields, reached):
     model = with_weights_of(images, STResNetConfig(**fields)).requires_grad_(False)

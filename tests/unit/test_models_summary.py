@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import PARAMETERS, SMALL
+from slow_cases import slow_after
+from small_models import PARAMETERS, every_architecture
 from torch import nn
 
 from kineray.config import Experiment, apply_overrides, overrides_of
@@ -29,7 +30,7 @@ PUBLISHED = {
 PAPERS = {"slowfast_r50_4x16": 36.1, "slowfast_r50_8x8": 65.7, "slowfast_r101_8x8": 106}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", slow_after(1, list(PUBLISHED)))
 def test_gflops_are_the_published_ones(name):
     summary = summarise(name)
     assert summary.cost.weighted / 1e9 == pytest.approx(PUBLISHED[name], rel=0.01)
@@ -40,6 +41,7 @@ def test_gflops_are_the_published_ones(name):
     assert summary.clip == (preset.channels, preset.frames, preset.side, preset.side)
 
 
+@pytest.mark.slow
 def test_non_local_blocks_are_attention_besides():
     assert summarise("slowfast_r101_8x8").cost.attention == 0
     # Three blocks: 512 x 512 channels for every position, and for the quarter that is left after pooling.
@@ -80,6 +82,7 @@ def test_the_costs_of_parts():
     assert summary.parameters == sum(p.numel() for p in toy.parameters())
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_published_model_make_the_whole():
     summary = summarise("slowfast_r101_nl_8x8")
     top = [part for part in summary.parts if "." not in part.name]
@@ -91,7 +94,7 @@ def test_the_parts_of_a_published_model_make_the_whole():
     assert top[-1].outputs == ((1, 400),)
 
 
-@pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
+@every_architecture
 def test_a_given_network_is_left_as_it_is(small):
     def hooks():
         return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]

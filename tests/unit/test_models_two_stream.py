@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from slow_cases import slow_after
 from small_models import SMALL
 from torch.nn import functional as F
 
@@ -245,7 +246,7 @@ def test_clips_without_flow():
         network(channels=3)
 
 
-@pytest.mark.parametrize("name", ["slowfast_r50_4x16", "r2plus1d_34", "i3d_inception"])
+@pytest.mark.parametrize("name", slow_after(1, ["i3d_inception", "slowfast_r50_4x16", "r2plus1d_34"]))
 def test_a_preset_is_two_of_another(name):
     preset, single = MODEL_PRESETS[f"two_stream_{name}"], MODEL_PRESETS[name]
     assert preset.config.rgb == preset.config.flow == single.config
