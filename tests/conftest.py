@@ -1,6 +1,7 @@
 """What several kinds of tests share: made videos, a small experiment, one Ray cluster for the session."""
 
 import os
+import sys
 
 import pytest
 
@@ -12,6 +13,10 @@ os.environ.pop("KINERAY_STORAGE", None)
 os.environ.pop("KINERAY_WORKERS", None)
 os.environ.pop("KINERAY_CACHE_SIZE", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+# Many tests start processes that import the same packages: let the first to do so write their bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # there is a worker for every core

@@ -121,6 +121,7 @@ def test_the_layout_and_the_manifest(rgb, flow):
     assert not list(folder.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_videos_are_made_smaller_but_not_larger(tmp_path):
     path = write_video(tmp_path / "wide.mp4", frames=4, width=128, height=64, fps=FPS)
     manifest = one_video(path)
@@ -144,6 +145,7 @@ def test_another_rate(tmp_path):
     assert flows.manifest[0].flow.endswith("#fps=5&bound=20")
 
 
+@pytest.mark.slow
 def test_a_long_video_is_computed_in_pieces(tmp_path, monkeypatch):
     """With the same pictures as in one piece."""
     path = write_video(tmp_path / "a.mp4", frames=20, fps=25)
@@ -163,6 +165,7 @@ def test_a_long_video_is_computed_in_pieces(tmp_path, monkeypatch):
             assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_what_is_decoded_from_its_start(tmp_path):
     """AVI holds no presentation times."""
     options = {"width": 96, "height": 64, "frames": 40, "fps": 25}
@@ -176,6 +179,7 @@ def test_what_is_decoded_from_its_start(tmp_path):
     np.testing.assert_array_equal(*grey)
 
 
+@pytest.mark.slow
 def test_a_video_of_one_frame_rests(tmp_path):
     flows = compute_flow(
         one_video(write_video(tmp_path / "a.mp4", frames=1)),
@@ -278,6 +282,7 @@ def test_the_command(tmp_path):
     assert "data.modality=flow data.mean=0.5,0.5 data.std=0.226,0.226" in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("modality", ["flow", "rgb_flow_stack"])
 def test_from_videos_to_a_model_of_their_flow(tiny_experiment, kineray, tmp_path, modality):

@@ -379,6 +379,7 @@ def test_without_anybody_to_ask_yes_is_needed(source, tmp_path, kineray):
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "copies"), [("y", 3), ("n", 0)])
 def test_a_person_is_asked(source, tmp_path, answer, copies):
     """A pseudo terminal is what makes a process think that somebody is there."""
@@ -400,6 +401,7 @@ def test_a_person_is_asked(source, tmp_path, answer, copies):
     assert (b"3 of 4 videos copied" in text) == (copies == 3)
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_the_truth(tmp_path):
     paths = [
         write_video(tmp_path / f"{number}.mp4", frames=250, gop=250, width=64, height=64, params="scenecut=0")
@@ -431,6 +433,7 @@ def test_a_full_disk_is_told_before(tmp_path):
         check_space(replace(cost, bytes_after=1e18), todo.folder)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_in_the_middle_is_one_line_and_no_half_file(source, tmp_path):
     """A limit on the size of files fails like a full disk."""
     out = tmp_path / "copies"

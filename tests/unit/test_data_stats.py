@@ -159,6 +159,7 @@ def test_a_sample_of_the_videos_is_always_the_same(tmp_path):
     assert found.splits[0].clip_hours * 3600 == pytest.approx(4)
 
 
+@pytest.mark.slow
 def test_the_command_warns_of_rare_key_frames(tmp_path, kineray):
     rare = write_video(tmp_path / "rare.mp4", frames=200, gop=500, params="scenecut=0", width=16, height=16)
     often = write_video(tmp_path / "often.mp4", frames=200, gop=10, width=16, height=16)

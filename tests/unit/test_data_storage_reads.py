@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from slow_cases import slow_after
 from video_files import write_video
 
 from kineray.data import remote_file, storage
@@ -102,7 +103,7 @@ def faulty(server, kind):
 
 
 @pytest.mark.parametrize("kind", ["503", "500", "reset", "cut", "nothing sent", "slow"])
-@pytest.mark.parametrize("whole_up_to", [10**6, 0])
+@pytest.mark.parametrize("whole_up_to", slow_after(1, [10**6, 0]))
 def test_what_passes_is_outlasted(uri, s3_server, kind, whole_up_to):
     faulty(s3_server, kind)
     assert read(uri, whole_up_to=whole_up_to) == DATA
@@ -111,7 +112,7 @@ def test_what_passes_is_outlasted(uri, s3_server, kind, whole_up_to):
         assert [request.range for request in s3_server.requests][1] == "bytes=30000-"
 
 
-@pytest.mark.parametrize("kind", ["503", "reset", "cut"])
+@pytest.mark.parametrize("kind", slow_after(1, ["cut", "503", "reset"]))
 def test_every_kind_of_request_outlasts_failures(s3_server, s3, kind, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "state.json").write_text("{}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from slow_cases import slow_after
 
 from kineray.data import load_manifest, synth, synthesize
 from kineray.video import probe, read_clip
@@ -117,7 +118,7 @@ def test_the_classifiers_would_find_a_class_that_shows(path):
         assert right > most_by_chance(VAL)
 
 
-@pytest.mark.parametrize("index", [0, 5])
+@pytest.mark.parametrize("index", slow_after(1, [0, 5]))
 def test_frame_statistics_are_equal_in_every_class(path, index):
     manifest = load_manifest(path)
     frames, labels = frames_of(manifest, index), labels_of(manifest)

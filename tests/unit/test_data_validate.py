@@ -234,6 +234,7 @@ def test_the_list_lies_beside_the_manifest():
     assert quarantine_path("s3://bucket/set") == "s3://bucket/set/manifest.quarantine.csv"
 
 
+@pytest.mark.slow
 def test_the_command_lists_cleans_and_exits_with_1(folder, tmp_path, kineray):
     path = str(tmp_path / "set.parquet")
     good, bad = folder / "plain.mp4", folder / "truncated.mp4"
@@ -278,6 +279,7 @@ def test_a_good_set_exits_with_0_and_replaces_an_older_list(folder, tmp_path, ki
     assert (tmp_path / "set.quarantine.csv").read_text() == "uri,code,message,samples\n"
 
 
+@pytest.mark.slow
 def test_objects_of_a_bucket_are_called_by_their_uris(s3, tmp_path, kineray):
     good = write_video(tmp_path / "good.mp4")
     storage.write_bytes(f"{s3}/set/good.mp4", good.read_bytes())

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from small_models import SMALL
+from small_models import SMALL, every_architecture
 
 from kineray.models import (
     build_model,
@@ -15,8 +15,6 @@ from kineray.models import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-every_architecture = pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
 
 
 @contextmanager

@@ -136,6 +136,7 @@ def test_features_of_flow_are_mixed_in_by_a_convolution():
         torch.testing.assert_close(values, expected[head], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_convolution_joins_streams_of_different_widths():
     wide = STREAM.model_copy(update={"width": 16})
     model = network(flow=wide, mid="slow.res5", mid_fusion="conv")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from gloo import run_workers
+from slow_cases import slow_after
 
 from kineray.config import apply_overrides
 from kineray.data import load_manifest
@@ -105,12 +106,13 @@ def test_events(uninterrupted, experiment):
     assert state["manifest"] == load_manifest(experiment.data.manifest).split("train").content_hash
 
 
+@pytest.mark.slow
 def test_the_same_run_elsewhere_is_the_same_to_the_bit(uninterrupted, experiment, tmp_path):
     run(experiment, tmp_path, decoders=1, activation_checkpointing=True)
     assert content(tmp_path) == content(uninterrupted[0])
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5])
+@pytest.mark.parametrize("stop_after", slow_after(1, [5, 1, 4]))
 def test_stop_and_resume_equals_uninterrupted(uninterrupted, experiment, tmp_path, stop_after):
     """Stopped before the first checkpoint, and in the middle of the second epoch."""
     run(experiment, tmp_path, stop_after=stop_after, checkpoint_every=2)
@@ -207,6 +209,7 @@ def test_undecodable_clips_are_replaced_named_and_counted(experiment, tmp_path):
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_undecodable_validation_videos_count_as_wrong(uninterrupted, experiment, tmp_path):
     manifest = load_manifest(experiment.data.manifest)
     bad = [sample.id for sample in manifest.split("val")]
@@ -276,6 +279,7 @@ def test_resume_refuses_another_experiment_or_manifest(experiment, tmp_path):
     assert run(renamed, tmp_path, stop_after=3, resume=True)[1]
 
 
+@pytest.mark.slow
 def test_an_epoch_with_more_clips_of_each_video_is_longer(experiment, tmp_path):
     result, events = run(apply_overrides(experiment, ["data.clips_per_sample=2"]), tmp_path)
     steps = [event for event in events if isinstance(event, StepEvent)]

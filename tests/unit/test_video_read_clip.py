@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_cases import slow_after
 from video_files import copy_packets, decode_all, moving, picture, reference_clip, write_video
 
 from kineray.video import PacketIndex, decode, index_video, open_video, probe, read_clip
@@ -498,8 +499,8 @@ class CountedFile(io.BytesIO):
         return data
 
 
-@pytest.mark.parametrize("params", ["", "open-gop=1:scenecut=0"])
-@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("params", slow_after(1, ["open-gop=1:scenecut=0", ""]))
+@pytest.mark.parametrize("suffix", slow_after(1, ["mp4", "mkv"]))
 def test_only_the_wanted_part_of_a_long_file_is_read(tmp_path, suffix, params):
     path = write_video(tmp_path / f"long.{suffix}", frames=500, width=128, height=128, gop=25, params=params)
     index = PacketIndex.from_bytes(index_video(path).to_bytes())
