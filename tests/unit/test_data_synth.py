@@ -44,8 +44,8 @@ def chance_of_such_groups(values, labels):
     def spread(groups):
         return sum((values[groups == label].mean() - values.mean()) ** 2 for label in range(4))
 
-    rng = np.random.default_rng(0)
-    return np.mean([spread(rng.permutation(labels)) >= spread(labels) for _ in range(1000)])
+    rng, found = np.random.default_rng(0), spread(labels)
+    return np.mean([spread(rng.permutation(labels)) >= found for _ in range(1000)])
 
 
 def features(frames_nhwc):
