@@ -11,7 +11,8 @@ Expected: UCF-101 top-1 of I3D from ImageNet 84.5 (RGB), 90.6 (flow), 93.4 (both
 
     data.modality=flow data.mean=0.5,0.5 data.std=0.226,0.226                        the flow stream
     model.type=c3d data.frames=16 data.stride=2 data.crop=112 data.eval_crop=112     C3D
-    model.type=frame model.backbone=vgg16 data.sampling=segments data.frames=8       an image network, such as
+    model.type=frame model.backbone=vgg16 model.init=torchvision:vgg16 data.sampling=segments data.frames=8
+        data.mean=0.485,0.456,0.406 data.std=0.229,0.224,0.225 optim.lr=0.01      an image network, such as
         vgg11 to vgg19, googlenet, inception_v3, resnet18 to resnet152, resnext50_32x4d, densenet121, highway
     model.type=frame model.temporal.type=timeception data.sampling=segments data.frames=128   minutes of video
 
@@ -25,7 +26,15 @@ import kineray
 experiment = kineray.Experiment(
     name="convnets",
     data=kineray.DataConfig(
-        frames=64, stride=1, fps=25, short_side=(256, 320), crop=224, eval_short_side=256, eval_crop=224
+        frames=64,
+        stride=1,
+        fps=25,
+        short_side=(256, 320),
+        crop=224,
+        eval_short_side=256,
+        eval_crop=224,
+        mean=(0.5, 0.5, 0.5),  # as the weights that it starts from were trained
+        std=(0.5, 0.5, 0.5),
     ),
     model=kineray.S3DConfig(init="torchvision:googlenet", convolutions="full", dropout=0.5),
     optim=kineray.SgdConfig(lr=0.1, reference_batch=96, momentum=0.9, weight_decay=1e-7),

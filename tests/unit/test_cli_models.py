@@ -16,7 +16,7 @@ def test_every_model_is_one_row(kineray):
     assert "multiply-adds" in units and "400 classes" in units
     header, *lines = rows.splitlines()
     assert [line.split()[0] for line in lines] == list_models()
-    row = next(line for line in lines if line.startswith("slowfast_r101_nl_8x8"))
+    row = next(line for line in lines if line.startswith("slowfast_nl_r101_8x8"))
     assert row.split()[1:7] == ["60.08", "114.57", "2.01", "3x32x256x256", "2", "slowfast"]
     assert row.endswith("arXiv 1812.03982")
     for column in ("GFLOPs", "input", "stride"):
@@ -60,11 +60,9 @@ def test_show_explains_one_block_by_block(kineray):
     rows = [line.split() for line in out.splitlines()]
     assert ["slow.res3", "Sequential", "1x512x8x32x32", "1,260,544", "11.27"] in rows
     assert "attention" not in out
-    assert (
-        "kineray train experiments/slowfast.py data.manifest=MANIFEST model.type=slowfast model.alpha=4"
-        in err
-    )
-    assert "attention" in kineray("models", "show", "slowfast_r101_nl_8x8")[1]
+    assert "kineray train experiments/slowfast.py data.manifest=MANIFEST data.frames=32" in err
+    assert "model.type=slowfast model.alpha=4 model.fusion_kernel=7" in err
+    assert "attention" in kineray("models", "show", "slowfast_nl_r101_8x8")[1]
 
 
 def test_show_speaks_json(kineray):

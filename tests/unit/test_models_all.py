@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import PARAMETERS, SMALL, every_architecture
 
-from kineray.config import Experiment, TwoStreamConfig
+from kineray.config import Experiment, GruConfig, SlowFastConfig, TwoStreamConfig
 from kineray.errors import ConfigError
 from kineray.models import (
     AUXILIARY,
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 # One of every file of architectures; every preset takes its time.
 FAST = {
-    *("s3d", "s3d_v3", "slowfast_r18_4x16", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_50"),
+    *("s3d", "s3d_v3", "slowfast_r18_4x16", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_63"),
     *("mobilenet_v2_average", "highway_average", "st_resnet50", "two_stream_i3d_inception"),
 }
 every_preset = pytest.mark.parametrize(
@@ -67,12 +67,52 @@ def test_parameters_and_output_of_every_preset(name):
     """On the meta device: shapes without numbers."""
     preset = MODEL_PRESETS[name]
     with torch.device("meta"):
-        model = create_model(name, {"action": 400}, in_channels=preset.channels)
+        model = create_model(name, {"action": 400})
         assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
         shape = (2, preset.channels, preset.frames, preset.side, preset.side)
         logits = model.eval()(torch.empty(shape))
     assert {head: tuple(values.shape) for head, values in logits.items()} == {"action": (2, 400)}
     assert preset.source and preset.study
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"heads": {}}, "heads: {} names none; give at least one"),
+        ({"heads": ["action"]}, "heads: ['action'] names none"),
+        ({"heads": {1: 4}}, "heads: '1' cannot be the name of a head"),
+        ({"heads": {"action": "400"}}, "heads: 'action' has '400' classes; it needs at least one"),
+        ({"in_channels": 0}, "in_channels: 0 is no number of channels"),
+        ({"in_channels": "3"}, "in_channels: '3' is no number of channels"),
+        ({"type": ["s3d"]}, "model.type=['s3d']: not one of slowfast, "),
+        ({"alfa": 4}, "model.alfa: unknown key; did you mean model.alpha?"),
+        ({"width": 0}, "model.width=0: input should be greater than 0"),
+        ({"rgb": SlowFastConfig()}, "model.rgb.init: a field of model.type=two_stream, but "),
+    ],
+)
+def test_what_cannot_be_created(arguments, message):
+    with pytest.raises(ConfigError) as error, torch.device("meta"):
+        create_model("slowfast_r50_8x8", **{"heads": HEADS, **arguments})
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("temporal", [GruConfig(units=9), {"type": "gru", "units": 9}])
+def test_a_part_of_the_configuration_is_an_argument(temporal):
+    with torch.device("meta"):
+        model = create_model("resnet50_average", HEADS, temporal=temporal)
+    assert model.config.temporal == GruConfig(units=9)
+
+
+def test_fields_are_not_tied_to_the_clips_of_the_preset():
+    """Its 32 frames are no multiple of 6."""
+    with torch.device("meta"):
+        assert create_model("slowfast_r50_4x16", HEADS, alpha=6).alpha == 6
+
+
+def test_a_backbone_that_is_frozen_with_random_weights_is_told(caplog):
+    with torch.device("meta"):
+        create_model("mobilenet_v2_lstm", HEADS)
+    assert "the backbone has random weights, and is frozen; model.init=torchvision:NAME" in caplog.text
 
 
 # -- architectures ------------------------------------------------------------------------------------
@@ -177,10 +217,10 @@ def test_other_sizes(small):
 
 @every_architecture
 def test_classifiers_are_in_the_head(small):
-    """What is new when the classes are others. A two-stream network has them in the heads of its streams."""
+    """What is new when the classes are others. A two-stream network has them in its streams' heads, too."""
     with torch.device("meta"):
         before = built(small).state_dict()
         after = built(small, heads={**HEADS, "verb": 6}).state_dict()
-    names = {name for name in before if ".linear.verb." in name}
+    names = {name for name in before if ".linear.verb." in name or ".fuse.verb." in name}
     assert any(name.endswith("head.linear.verb.weight") for name in names)
     assert {name for name in before if before[name].shape != after[name].shape} == names

@@ -13,7 +13,7 @@ from kineray.models import build_model, create_model
 HEADS = {"action": 6}
 
 
-@pytest.mark.parametrize(("name", "image_network"), [("p3d_50", "resnet50"), ("p3d_199", "resnet152")])
+@pytest.mark.parametrize(("name", "image_network"), [("p3d_63", "resnet50"), ("p3d_199", "resnet152")])
 def test_temporal_convolutions_are_all_that_is_added_to_the_image_network(name, image_network):
     """One in each block of res2, res3 and res4, with its batch norm: 50 + 13 and 152 + 47 layers."""
     with torch.device("meta"):
@@ -21,7 +21,7 @@ def test_temporal_convolutions_are_all_that_is_added_to_the_image_network(name, 
         images = getattr(torchvision.models, image_network)(weights=None, num_classes=400)
     temporal = [value for key, value in model.named_parameters() if ".conv_t." in key or ".norm_t." in key]
     total = sum(p.numel() for p in model.parameters())
-    assert len(temporal) // 3 == {"p3d_50": 13, "p3d_199": 47}[name]
+    assert len(temporal) // 3 == {"p3d_63": 13, "p3d_199": 47}[name]
     assert total - sum(p.numel() for p in temporal) == sum(p.numel() for p in images.parameters())
 
 
@@ -112,7 +112,7 @@ def test_the_kinds_take_turns_in_the_published_networks():
 
 def test_frames_at_every_stage():
     with torch.device("meta"):
-        model = create_model("p3d_50", HEADS).eval()
+        model = create_model("p3d_63", HEADS).eval()
         shapes = []
         for stage in (model.stem, model.res2, model.res3, model.res4, model.res5):
             stage.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape[1:])))
@@ -126,9 +126,9 @@ def test_blocks_are_checked():
     with pytest.raises(ValidationError, match="blocks has no kind"):
         P3DConfig(blocks=())
     with pytest.raises(ConfigError, match="blocks D is not one of A, B, C"):
-        create_model("p3d_50", HEADS, blocks="A,D")
+        create_model("p3d_63", HEADS, blocks="A,D")
     with torch.device("meta"):
-        model = create_model("p3d_50", HEADS, blocks="C,B")
+        model = create_model("p3d_63", HEADS, blocks="C,B")
     assert [block.kind for block in model.res2] == ["C", "B", "C"]
 
 

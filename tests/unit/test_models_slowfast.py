@@ -23,13 +23,13 @@ from kineray.models.blocks import BasicBlock, R2Plus1dBlock
         [
             ("slowfast_r50_4x16", 34_480_216, 34_941_216, 36.10),
             ("slowfast_r50_8x8", 34_566_488, 35_027_488, 65.71),
-            ("slowfast_r50_nl_8x8", 41_838_680, 42_299_680, None),
+            ("slowfast_nl_r50_8x8", 41_838_680, 42_299_680, None),
             ("slowfast_r101_8x8", 53_774_808, 54_235_808, 106.51),
             ("slowfast_r101_16x8", 53_774_808, 54_235_808, 213.02),
             ("slowfast_r101_50_101_8x8", 53_914_072, 54_375_072, None),
             ("slowfast_r101_101_101_8x8", 62_826_968, 63_287_968, 125.90),
-            ("slowfast_r101_nl_8x8", 60_080_088, 60_541_088, 114.56),
-            ("slowfast_r101_nl_16x8", 60_080_088, 60_541_088, 229.13),
+            ("slowfast_nl_r101_8x8", 60_080_088, 60_541_088, 114.56),
+            ("slowfast_nl_r101_16x8", 60_080_088, 60_541_088, 229.13),
             # Not published, but meant to cost far less than the others.
             ("slowfast_shallow_4x16", 9_414_424, 9_529_824, 10.646),
             ("slowfast_thin_4x16", 5_509_444, 5_567_244, 5.7005),
@@ -262,7 +262,7 @@ def test_every_tensor_of_the_pytorchvideo_hub(name, hub_name):
 
 def test_shapes_of_the_model_zoo():
     with torch.device("meta"):
-        state = pyslowfast_keys(create_model("slowfast_r101_nl_8x8", {"action": 400}).state_dict())
+        state = pyslowfast_keys(create_model("slowfast_nl_r101_8x8", {"action": 400}).state_dict())
     shapes = {
         "s1.pathway0_stem.conv.weight": (64, 3, 1, 7, 7),
         "s1.pathway1_stem.conv.weight": (8, 3, 5, 7, 7),

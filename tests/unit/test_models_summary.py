@@ -1,6 +1,7 @@
 """What a network costs: against published numbers, and against what its layers must cost by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from slow_cases import slow_after
 from small_models import PARAMETERS, every_architecture
 from torch import nn
 
-from kineray.config import Experiment, apply_overrides, overrides_of
+from kineray.cli.scripts import load_script
+from kineray.config import apply_overrides, overrides_of
 from kineray.errors import ConfigError
 from kineray.models import (
     MODEL_PRESETS,
@@ -23,8 +25,8 @@ PUBLISHED = {
     "slowfast_r50_4x16": 36.10,
     "slowfast_r50_8x8": 65.71,
     "slowfast_r101_8x8": 106.51,
-    "slowfast_r101_nl_8x8": 114.56,
-    "slowfast_r101_nl_16x8": 229.13,
+    "slowfast_nl_r101_8x8": 114.56,
+    "slowfast_nl_r101_16x8": 229.13,
 }
 # The papers' own numbers, which count a little more or less.
 PAPERS = {"slowfast_r50_4x16": 36.1, "slowfast_r50_8x8": 65.7, "slowfast_r101_8x8": 106}
@@ -47,7 +49,7 @@ def test_non_local_blocks_are_attention_besides():
     # Three blocks: 512 x 512 channels for every position, and for the quarter that is left after pooling.
     positions = 8 * 16 * 16
     expected = 3 * 512 * 512 * (positions + positions // 4)
-    assert summarise("slowfast_r101_nl_8x8").cost.attention == expected
+    assert summarise("slowfast_nl_r101_8x8").cost.attention == expected
 
 
 class Toy(nn.Module):
@@ -84,7 +86,7 @@ def test_the_costs_of_parts():
 
 @pytest.mark.slow
 def test_the_parts_of_a_published_model_make_the_whole():
-    summary = summarise("slowfast_r101_nl_8x8")
+    summary = summarise("slowfast_nl_r101_8x8")
     top = [part for part in summary.parts if "." not in part.name]
     assert sum((part.cost for part in top), Cost()) == summary.cost
     assert sum(part.parameters for part in top) == summary.parameters
@@ -130,20 +132,26 @@ def test_clear_errors():
 
 @pytest.mark.parametrize("name", list_models())
 def test_overrides_of_a_preset_give_it_back(name):
-    """What ``kineray models show`` prints can be put behind ``kineray train``."""
+    """What ``kineray models show`` prints can be put behind the script of its study."""
     preset = MODEL_PRESETS[name]
-    words = [*overrides_of(preset.data, "data"), *overrides_of(preset.config, "model")]
+    words = [*preset.clip_overrides(), *overrides_of(preset.config, "model")]
     assert not any(set(word) & set(" '\"()[]") for word in words)
-    experiment = apply_overrides(Experiment(), words)
-    assert experiment.model == preset.config
-    assert experiment.data == preset.data
-    assert (experiment.data.channels, experiment.data.frames) == (preset.channels, preset.frames)
-    assert experiment.data.eval_crop == preset.side
+    script = load_script(str(Path(__file__).parents[2] / "experiments" / f"{preset.study}.py"))
+    experiment = apply_overrides(script.experiment, words)
+    of_recipe = {
+        key: getattr(experiment.model, key) for key in ("init", "dropout") if hasattr(preset.config, key)
+    }
+    assert experiment.model == preset.config.model_copy(update=of_recipe)
+    data = experiment.data
+    assert (data.channels, data.frames, data.sampling) == (preset.channels, preset.frames, preset.sampling)
+    assert data.eval_crop == preset.side
+    assert not preset.stride or data.stride / data.fps == preset.stride / 30
+    assert not preset.config.init or preset.config.init == experiment.model.init
 
 
 @pytest.mark.parametrize(("channels", "modality"), [(2, "flow"), (20, "flow_stack"), (5, "rgb_flow")])
 def test_clips_of_flow(channels, modality):
-    preset = replace(MODEL_PRESETS["slowfast_r50_4x16"], channels=channels, stride=0, side=112)
+    preset = replace(MODEL_PRESETS["slowfast_r50_4x16"], channels=channels, sampling="uniform", side=112)
     data = preset.data
     assert (data.channels, data.modality, data.sampling) == (channels, modality, "uniform")
     assert (data.crop, data.eval_crop, data.eval_short_side, data.short_side) == (112, 112, 128, (128, 160))

@@ -115,11 +115,16 @@ def test_gru(z_norm):
 
 
 def convolve(x, weight, stride=1):
-    """[N, C, H, W] * [F, C, k, k], with zeros around: of k - stride, the smaller half before."""
+    """[N, C, H, W] * [F, C, k, k], with zeros around as TensorFlow's "same" has them.
+
+    They make ceil(H / stride) windows of the map; the smaller half of them is before it.
+    """
     kernel = weight.shape[2]
-    total = max(kernel - stride, 0)
-    pad = (total // 2, total - total // 2)
-    x = np.pad(x, ((0, 0), (0, 0), pad, pad))
+    pads = []
+    for side in x.shape[2:]:
+        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        pads.append((total // 2, total - total // 2))
+    x = np.pad(x, ((0, 0), (0, 0), *pads))
     rows = range(0, x.shape[2] - kernel + 1, stride)
     columns = range(0, x.shape[3] - kernel + 1, stride)
     out = np.zeros((x.shape[0], weight.shape[0], len(rows), len(columns)))
@@ -142,7 +147,9 @@ def conv_lstm_step(x, h, c, w, stride=1):
 @pytest.mark.parametrize(
     ("config", "size", "state"),
     [
-        (ConvLstmConfig(filters=3), (8, 9), (2, 2)),
+        (ConvLstmConfig(filters=3), (8, 8), (2, 2)),
+        (ConvLstmConfig(filters=3), (7, 9), (2, 3)),
+        (ConvLstmConfig(filters=3, kernel=3, stride=2), (3, 1), (2, 1)),
         (ConvLstmConfig(filters=3, kernel=3, stride=1, norm=False, dense=5), (4, 3), (4, 3)),
     ],
 )

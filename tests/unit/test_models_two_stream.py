@@ -5,12 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from slow_cases import slow_after
 from small_models import SMALL
 from torch.nn import functional as F
 
 from kineray.config import (
     Experiment,
+    ResNet3dConfig,
     SlowFastConfig,
     STResNetConfig,
     TwoStreamConfig,
@@ -19,7 +21,14 @@ from kineray.config import (
     to_yaml,
 )
 from kineray.errors import ConfigError
-from kineray.models import MODEL_PRESETS, build_model, create_model, set_clip_seeds
+from kineray.models import (
+    MODEL_PRESETS,
+    build_model,
+    checkpoint_activations,
+    create_model,
+    load_weights,
+    set_clip_seeds,
+)
 from kineray.models.two_stream import LinearFusion
 from kineray.models.weights.inflation import across_modalities
 
@@ -77,7 +86,7 @@ def test_a_linear_fusion_starts_as_the_sum_of_normalised_scores():
 def test_a_linear_fusion_weighs_both_streams():
     fusion = LinearFusion({"action": 2})
     with torch.no_grad():
-        fusion.linear["action"].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 2.0]]))
+        fusion.fuse["action"].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 2.0]]))
     rgb, flow = {"action": torch.tensor([[9.0, 0.0]])}, {"action": torch.tensor([[0.0, 9.0]])}
     torch.testing.assert_close(fusion(rgb, flow)["action"], torch.tensor([[1.0, 2.0]]), rtol=1e-3, atol=0)
 
@@ -88,6 +97,35 @@ def test_auxiliary_classifiers_are_averaged_where_both_streams_have_them():
     fused = fusion({"action": one, "aux.action": one}, {"action": other, "aux.action": other})
     expected = (one.softmax(1) + other.softmax(1)) / 2
     torch.testing.assert_close(fused["aux.action"].exp(), expected)
+
+
+def test_a_fusion_of_other_classes_is_new(tmp_path):
+    four = build_model(TwoStreamConfig(rgb=STREAM, flow=STREAM, fusion="linear"), {"action": 4}, 5)
+    save_file(four.state_dict(), tmp_path / "model.safetensors")
+    five = build_model(TwoStreamConfig(rgb=STREAM, flow=STREAM, fusion="linear"), {"action": 5}, 5)
+    loaded = load_weights(five, str(tmp_path))
+    assert loaded.notes == ("the fusion is new", "head action is new: 5 classes, 4 in the file")
+    average = build_model(TwoStreamConfig(rgb=STREAM, flow=STREAM), {"action": 4}, 5)
+    save_file(average.state_dict(), tmp_path / "model.safetensors")
+    assert load_weights(four, str(tmp_path)).notes == ("the fusion is new",)
+    for stream in ("rgb", "flow"):
+        new, given = (model.get_submodule(stream).head.state_dict() for model in (four, average))
+        assert all(torch.equal(value, given[name]) for name, value in new.items())
+
+
+@pytest.mark.parametrize("mid", ["backbone.res3", "backbone.res3.block0.conv_a", "backbone.stem.conv"])
+def test_activations_of_a_fusion_in_the_middle_are_computed_again(mid):
+    """What is inside a block that is computed again would be fused twice."""
+    stream = ResNet3dConfig(stage_blocks=(1, 1, 1, 1), width=8, head_pool=1)
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = build_model(TwoStreamConfig(rgb=stream, flow=stream, mid=mid), {"action": 3}, 5).train()
+        if checkpointed:
+            assert checkpoint_activations(model) > 4
+        model(clips())["action"].square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 # -- fusion in the middle -----------------------------------------------------------------------------

@@ -6,9 +6,21 @@ import re
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
+from small_models import RESNET
+from torchvision.models import resnet18
 from weights_files import SLOWFAST, built, logits, refused, save
 
-from kineray.config import SlowFastConfig
+from kineray.config import (
+    FrameConfig,
+    GruConfig,
+    P3DConfig,
+    ResNet3dConfig,
+    SlowFastConfig,
+    STResNetConfig,
+    TwoStreamConfig,
+    change_model,
+)
 from kineray.errors import CheckpointError
 from kineray.models import build_model, create_model, load_weights
 from kineray.training import load_checkpoint
@@ -152,6 +164,49 @@ def test_another_alpha_has_the_same_shapes_and_is_told(tmp_path, checkpoint):
     # PyTorchVideo and Caffe2 do not say it, but all public networks with these laterals have alpha 4.
     wide = SLOWFAST.model_copy(update={"fusion_kernel": 7, "alpha": 8})
     assert load_weights(built(wide), save(built(wide), tmp_path / "x.pkl")).notes == told
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "note"),
+    [
+        (P3DConfig(stage_blocks=(1, 1, 2, 1), width=8), {"blocks": "C,B,A"}, "blocks=A,B,C"),
+        (STResNetConfig(), {"delay": 2}, "delay=1"),
+        (
+            FrameConfig(**RESNET, temporal=GruConfig(units=3)),
+            {"temporal.z_norm": True},
+            "temporal.z_norm=false",
+        ),
+        (TwoStreamConfig(rgb=SLOWFAST, flow=SLOWFAST), {"flow.alpha": 2}, "flow.alpha=4"),
+    ],
+)
+def test_settings_that_no_shape_shows_are_told(tmp_path, theirs, ours, note):
+    channels = 5 if isinstance(theirs, TwoStreamConfig) else 3
+    save_file(built(theirs, channels=channels).state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"model": theirs.model_dump(mode="json")}))
+    loaded = load_weights(built(change_model(theirs, ours), channels=channels), str(tmp_path))
+    assert loaded.notes == (f"trained with model.{note}, which is another here",)
+    others = {"dropout": 0.9, "init": "x"} if hasattr(theirs, "dropout") else {}
+    assert load_weights(built(change_model(theirs, others), channels=channels), str(tmp_path)).notes == ()
+
+
+def test_weights_of_one_stream_are_for_one_stream(tmp_path, checkpoint):
+    model = built(TwoStreamConfig(rgb=SLOWFAST, flow=SLOWFAST), channels=5)
+    assert refused(model, checkpoint).endswith(
+        "; set model.rgb.init or model.flow.init to start a stream from it"
+    )
+
+
+def test_advice_is_not_given_where_it_cannot_help(tmp_path):
+    """A 3D ResNet has no basic blocks, however many of them there are."""
+    torch.save(resnet18(num_classes=2).state_dict(), tmp_path / "resnet18.pth")
+    model = built(ResNet3dConfig(stage_blocks=(1, 1, 1, 1), width=8, head_pool=1))
+    assert refused(model, str(tmp_path / "resnet18.pth")).endswith("; choose the model that they are of")
+
+
+def test_names_that_only_look_like_those_of_pytorchvideo(tmp_path):
+    names = ("blocks.x.y.res_blocks.z", "blocks.0.a")
+    torch.save({name: torch.zeros(2) for name in names}, tmp_path / "x.pyth")
+    assert "not the weights of this model" in refused(built(), str(tmp_path / "x.pyth"))
 
 
 def test_weights_of_something_else(tmp_path):

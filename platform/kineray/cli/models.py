@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _UNITS = """parameters: millions, with 400 classes
 GFLOPs: billions of multiply-adds of one view in convolutions and linear layers, which papers quote
 attention: further ones, between activations (non-local blocks, attention)
+stride: from frame to frame of a clip, at 30 a second; or how they are spread (data.sampling)
 """
 _COLUMNS = ("name", "parameters", "GFLOPs", "attention", "input", "stride", "study", "source")
 
@@ -96,9 +97,9 @@ def show_model(json_of_group: bool, name: str, as_json: bool) -> None:
         for part in summary.parts
     ]
     result = _facts(name, preset, summary) | {"overrides": overrides, "parts": parts}
-    words = ["data.manifest=MANIFEST", *overrides_of(preset.data, "data"), *overrides]
+    words = ["data.manifest=MANIFEST", *preset.clip_overrides(), *overrides]
     then = (
-        f"kineray train experiments/slowfast.py {' '.join(words)}",
+        f"kineray train experiments/{preset.study}.py {' '.join(words)}",
         f"python -c \"import kineray; print(kineray.create_model('{name}', heads={{'action': 400}}))\"",
         "kineray models",
     )
@@ -113,6 +114,7 @@ def _facts(name: str, preset: "ModelPreset", summary: "Summary") -> dict[str, An
         "channels": preset.channels,
         "frames": preset.frames,
         "side": preset.side,
+        "sampling": preset.sampling,
         "stride": preset.stride,
         "source": preset.source,
         "study": preset.study,
@@ -131,7 +133,7 @@ def _row(name: str, preset: "ModelPreset") -> dict[str, str]:
         "GFLOPs": "",
         "attention": "",
         "input": _size(preset),
-        "stride": str(preset.stride) if preset.stride else "spread",
+        "stride": str(preset.stride) if preset.stride else preset.sampling,
         "study": preset.study,
         "source": preset.source,
     }
@@ -158,9 +160,7 @@ def _size(preset: "ModelPreset") -> str:
 def _stride(preset: "ModelPreset") -> str:
     if preset.frames == 1:
         return "one picture"
-    if not preset.stride:
-        return "frames spread over the whole segment"
-    return f"frames {preset.stride}/30 s apart"
+    return f"{preset.sampling} sampling" + (f", frames {preset.stride}/30 s apart" if preset.stride else "")
 
 
 def _echo_row(cells: Sequence[str], widths: Sequence[int]) -> None:

@@ -29,6 +29,8 @@ from kineray.config.models import (
 )
 from kineray.config.overrides import (
     apply_overrides,
+    as_arguments,
+    change_model,
     differing_keys,
     fingerprint,
     from_yaml,
@@ -95,6 +97,8 @@ __all__ = [
     "Uniform",
     "VideoResNet18Config",
     "apply_overrides",
+    "as_arguments",
+    "change_model",
     "check_space",
     "differing_keys",
     "fingerprint",

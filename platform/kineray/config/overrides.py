@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kineray.config.fields import Section
+from kineray.config.models import ModelConfig
 from kineray.config.schema import Experiment
 from kineray.errors import ConfigError
 
@@ -23,35 +24,61 @@ def apply_overrides(experiment: Experiment, overrides: Iterable[str] | Mapping[s
     with different values, or a bad value.
     """
     pairs = dict(overrides) if isinstance(overrides, Mapping) else _parse_pairs(overrides)
-    tree = experiment.model_dump()
+    return _validate(_changed(experiment.model_dump(), pairs), given=pairs)
+
+
+def _changed(tree: dict[str, Any], pairs: Mapping[str, object]) -> dict[str, Any]:
+    """``tree`` with other leaves, and other variants of its sections."""
     # Variants first, the outer ones before those inside them, so that the order of the arguments is free.
     for key in sorted(pairs, key=lambda key: key.count(".")):
         section, _, leaf = key.rpartition(".")
         options = _options_at(tree, section)
         if leaf != "type" or "" in options or not options:
             continue
-        node, name = _node(tree, section), pairs[key]
+        node, name = _node(tree, section), str(pairs[key])
         if name not in options:
             names = list(options)
-            raise ConfigError(f"{key}={name}: not one of {', '.join(names)}{_did_you_mean(str(name), names)}")
+            raise ConfigError(f"{key}={name}: not one of {', '.join(names)}{_did_you_mean(name, names)}")
         if node["type"] != name:
             node.clear()
-            node.update(options[str(name)]().model_dump())
+            node.update(options[name]().model_dump())
     for key, value in pairs.items():
         _check_key(key, tree)
         section, _, leaf = key.rpartition(".")
         _node(tree, section)[leaf] = None if value == "none" else value
-    return _validate(tree, given=pairs)
+    return tree
 
 
 def overrides_of(section: Section, path: str) -> list[str]:
     """The ``key=value`` that turn the defaults of a section at ``path`` into ``section``.
 
-    For one that has a ``type``, that comes first and what follows differs from the type's defaults.
+    Of one that has a ``type``, that is always there, and what follows differs from the type's defaults.
     """
     kind = getattr(section, "type", None)
     chosen = [] if kind is None else [f"{path}.type={kind}"]
     return chosen + list(_changes(section, type(section)(), path))
+
+
+def as_arguments(tree: Mapping[str, Any]) -> dict[str, str]:
+    """The leaves of a section as it is in YAML, written as in ``key=value``: ``{"temporal.units": "50"}``."""
+    return {key: _as_argument(value) for key, value in _flatten(tree)}
+
+
+def change_model(model: ModelConfig, fields: Mapping[str, object]) -> ModelConfig:
+    """``model`` with other fields, whatever clips it takes then.
+
+    A field that is a section may be named by its dotted keys (``{"temporal.type": "gru"}``), or given as a
+    section or mapping. Raises ConfigError as ``apply_overrides`` does, for the keys ``model.*``.
+    """
+    plain = {
+        key: value.model_dump() if isinstance(value, BaseModel) else value for key, value in fields.items()
+    }
+    pairs = dict(_flatten(plain, "model."))
+    tree = _changed(Experiment().model_dump() | {"model": model.model_dump()}, pairs)
+    try:
+        return TypeAdapter[ModelConfig](ModelConfig).validate_python(tree["model"])
+    except ValidationError as error:
+        raise _bad_value(error, pairs, ("model",)) from None
 
 
 def leaf_keys(experiment: Experiment) -> dict[str, object]:
@@ -111,7 +138,7 @@ def fingerprint(experiment: Experiment, manifest_hash: str = "") -> str:
 def _changes(section: Section, default: Section, path: str) -> Iterator[str]:
     for name in type(section).model_fields:
         value, usual, key = getattr(section, name), getattr(default, name), f"{path}.{name}"
-        if isinstance(value, Section) and type(value) is not type(usual):
+        if isinstance(value, Section) and (type(value) is not type(usual) or hasattr(value, "type")):
             yield from overrides_of(value, key)
         elif isinstance(value, Section):
             yield from _changes(value, usual, key)
@@ -120,7 +147,7 @@ def _changes(section: Section, default: Section, path: str) -> Iterator[str]:
 
 
 def _as_argument(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(map(_as_argument, value))
     if value is None or isinstance(value, bool):
         return "none" if value is None else str(value).lower()
@@ -244,13 +271,20 @@ def _validate(tree: dict[str, Any], given: Mapping[str, object]) -> Experiment:
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = _key_of(first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        if key in given:
-            raise ConfigError(f"{key}={given[key]}: {message}") from None
-        raise ConfigError(f"{key}: {message}" if key else message) from None
+        raise _bad_value(error, given) from None
+
+
+def _bad_value(
+    error: ValidationError, given: Mapping[str, object], path: tuple[str, ...] = ()
+) -> ConfigError:
+    """The first problem of the section at ``path``."""
+    first = error.errors()[0]
+    key = _key_of((*path, *first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if key in given:
+        return ConfigError(f"{key}={given[key]}: {message}")
+    return ConfigError(f"{key}: {message}" if key else message)
 
 
 def _key_of(location: Sequence[int | str]) -> str:

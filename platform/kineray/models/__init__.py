@@ -8,7 +8,7 @@ from kineray.models.blocks import (
     set_batch_norm_group,
     set_clip_seeds,
 )
-from kineray.models.frame import FrameNet
+from kineray.models.frame import FROZEN_AT_RANDOM, FrameNet
 from kineray.models.heads import AUXILIARY
 from kineray.models.preset import ModelPreset
 from kineray.models.registry import MODEL_PRESETS, build_model, create_model, find_preset, list_models
@@ -18,6 +18,7 @@ from kineray.models.weights import Loaded, load_weights
 
 __all__ = [
     "AUXILIARY",
+    "FROZEN_AT_RANDOM",
     "MODEL_PRESETS",
     "Cost",
     "FrameNet",

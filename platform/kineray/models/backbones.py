@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from kineray.errors import ConfigError
+from kineray.models.blocks import take_channels
 from kineray.models.highway import highway
 
 _CLASSIFIER = ("avgpool", "classifier")  # the first of these ends the layers that make features
@@ -37,9 +38,7 @@ def build_backbone(name: str, cut: str = "", in_channels: int = 3) -> nn.Sequent
     backbone = highway() if name == "highway" else _torchvision(name)
     if cut:
         backbone = _up_to(backbone, cut, name)
-    if in_channels != 3:
-        _replace_first_convolution(backbone, in_channels)
-    return backbone
+    return take_channels(backbone, in_channels)
 
 
 def backbone_channels(name: str, cut: str = "") -> int:
@@ -66,32 +65,16 @@ def _torchvision(name: str) -> nn.Sequential:
 
 def _up_to(layers: nn.Sequential, cut: str, path: str) -> nn.Sequential:
     """The layers up to ``cut``, which may lie inside one: "features.13". ``path``: their name in errors."""
-    first, _, inside = cut.partition(".")
+    first, dot, inside = cut.partition(".")
     kept: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer in layers.named_children():
         kept[name] = layer
-        if name == first and not inside:
+        if name == first and not dot:
             return nn.Sequential(kept)
         if name == first and isinstance(layer, nn.Sequential):
             kept[name] = _up_to(layer, inside, f"{path}.{name}")
             return nn.Sequential(kept)
         if name == first:
-            raise ConfigError(f"model.cut: {path}.{first} cannot be cut at '{inside}'; cut after {first}")
+            whole = f"{path}.{first}".partition(".")[2]
+            raise ConfigError(f"model.cut: {path}.{first} cannot be cut at '{inside}'; set model.cut={whole}")
     raise ConfigError(f"model.cut: {path} has no layer '{first}'; it has {', '.join(kept)}")
-
-
-def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
-    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(
-        in_channels,
-        old.out_channels,
-        (old.kernel_size[0], old.kernel_size[1]),
-        stride=(old.stride[0], old.stride[1]),
-        padding=old.padding if isinstance(old.padding, str) else (old.padding[0], old.padding[1]),
-        bias=old.bias is not None,
-    )
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    if new.bias is not None:
-        nn.init.zeros_(new.bias)
-    parent, _, leaf = name.rpartition(".")
-    setattr(network.get_submodule(parent), leaf, new)

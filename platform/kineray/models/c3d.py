@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config import C3DConfig
-from kineray.errors import ConfigError
 from kineray.models.blocks import ClipDropout
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
+from kineray.models.shape import check_shape
 
 
 class C3D(nn.Module):
@@ -67,10 +67,7 @@ class C3D(nn.Module):
 
         Raises ConfigError for clips of another size.
         """
-        try:
-            self.config.check_clip(*clips_bcthw.shape[2:])
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        check_shape(self.config, clips_bcthw)
         features_bc = self.features(clips_bcthw).flatten(1)
         features_bc = self.dropout(F.relu(self.fc6(features_bc)))
         logits: dict[str, Tensor] = self.head(F.relu(self.fc7(features_bc)))

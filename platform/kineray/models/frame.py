@@ -34,12 +34,14 @@ from kineray.config import (
     TemporalConfig,
     TimeceptionConfig,
 )
-from kineray.errors import ConfigError
 from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.blocks import adopt, fold_frames
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
+from kineray.models.shape import check_shape
 from kineray.models.temporal import build_temporal
+
+FROZEN_AT_RANDOM = "random weights, and is frozen; model.init=torchvision:NAME gives it those of images"
 
 
 class FrameNet(nn.Module):
@@ -61,10 +63,6 @@ class FrameNet(nn.Module):
         consensus = isinstance(config.temporal, ConsensusConfig)
         head = ConsensusHead if consensus else FeatureHead
         self.head = head(self.temporal.features, heads, config.dropout)
-        for linear in self.head.linear.values():
-            assert isinstance(linear, nn.Linear)
-            nn.init.normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
@@ -75,11 +73,7 @@ class FrameNet(nn.Module):
 
     def frame_maps(self, clips_bcthw: Tensor) -> Tensor:
         """The backbone's part: feature maps of every frame, [B, T, C, H', W']."""
-        frames, height, width = clips_bcthw.shape[2:]
-        try:
-            self.config.check_clip(frames, min(height, width), min(height, width))
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        check_shape(self.config, clips_bcthw)
         if self.config.frozen:
             with torch.no_grad():
                 return fold_frames(self.backbone, clips_bcthw)
@@ -112,20 +106,24 @@ class ConsensusHead(FeatureHead):
 
 def _egocentric(temporal: TemporalConfig, cut: str = "") -> ModelPreset:
     """20 frames of 256 pixels through a MobileNetV2 that is not trained."""
-    config = FrameConfig(backbone="mobilenet_v2", cut=cut, frozen=True, temporal=temporal)
+    config = FrameConfig(
+        init="torchvision:mobilenet_v2", backbone="mobilenet_v2", cut=cut, frozen=True, temporal=temporal
+    )
     source = "arXiv 1801.04381 (MobileNetV2) and a report on EPIC-KITCHENS"
-    return ModelPreset(config, frames=20, stride=0, side=256, source=source, study="egocentric")
+    return ModelPreset(config, frames=20, sampling="uniform", side=256, source=source, study="egocentric")
 
 
 def _baseline(temporal: TemporalConfig) -> ModelPreset:
     """Features of a ResNet-50 that is not trained, for a linear classifier without dropout."""
-    config = FrameConfig(backbone="resnet50", frozen=True, temporal=temporal, dropout=0.0)
+    config = FrameConfig(
+        init="torchvision:resnet50", backbone="resnet50", frozen=True, temporal=temporal, dropout=0.0
+    )
     source = "arXiv 1512.03385 (ResNet) and a thesis on UCF-101"
-    return ModelPreset(config, frames=16, stride=0, side=224, source=source, study="st_resnet")
+    return ModelPreset(config, frames=16, sampling="uniform", side=224, source=source, study="st_resnet")
 
 
 def _lecture(config: FrameConfig, source: str, frames: int = 16, side: int = 224) -> ModelPreset:
-    return ModelPreset(config, frames=frames, stride=0, side=side, source=source, study="convnets")
+    return ModelPreset(config, frames=frames, sampling="segments", side=side, source=source, study="convnets")
 
 
 PRESETS = {
@@ -144,7 +142,9 @@ PRESETS = {
     "resnet50_tsn": _lecture(FrameConfig(temporal=ConsensusConfig()), "arXiv 1608.00859", frames=8),
     # Minutes of video: 128 moments, and a backbone that is not trained with what is behind it.
     "resnet50_timeception": _lecture(
-        FrameConfig(frozen=True, temporal=TimeceptionConfig()), "arXiv 1812.01289", frames=128
+        FrameConfig(init="torchvision:resnet50", frozen=True, temporal=TimeceptionConfig()),
+        "arXiv 1812.01289",
+        frames=128,
     ),
     "vgg16_average": _lecture(FrameConfig(backbone="vgg16"), "arXiv 1409.1556"),
     "googlenet_average": _lecture(FrameConfig(backbone="googlenet"), "arXiv 1409.4842"),

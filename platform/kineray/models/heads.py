@@ -14,13 +14,19 @@ AUXILIARY = "aux."  # before a head's name: logits of a classifier in the middle
 
 
 class Classifiers(nn.Module):
-    """A linear classifier for each named head, after dropout. Every model has its own in ``head``."""
+    """A linear classifier for each named head, after dropout. Every model has its own in ``head``.
+
+    Their weights start as normal(0, 0.01).
+    """
 
     def __init__(self, channels: int, heads: Mapping[str, int], dropout: float) -> None:
         super().__init__()
         check_heads(heads)
         self.dropout = ClipDropout(dropout)
         self.linear = nn.ModuleDict({name: nn.Linear(channels, classes) for name, classes in heads.items()})
+        for linear in self.linear.values():
+            nn.init.normal_(linear.get_parameter("weight"), std=0.01)
+            nn.init.zeros_(linear.get_parameter("bias"))
 
 
 class FeatureHead(Classifiers):
@@ -61,16 +67,16 @@ class Head(Classifiers):
 
 def check_heads(heads: Mapping[str, int]) -> None:
     """Raise ConfigError unless there is a head, each has a usable name and at least one class."""
-    if not heads:
-        raise ConfigError("heads: none given; name at least one, as in {'action': 400}")
+    if not isinstance(heads, Mapping) or not heads:
+        raise ConfigError(f"heads: {heads!r} names none; give at least one, as in {{'action': 400}}")
     reserved = nn.ModuleDict()
     for name, classes in heads.items():
-        if not name.replace("-", "_").isidentifier() or hasattr(reserved, name):
+        if not isinstance(name, str) or not name.replace("-", "_").isidentifier() or hasattr(reserved, name):
             raise ConfigError(
                 f"heads: '{name}' cannot be the name of a head; use another word, as in 'action'"
             )
-        if classes < 1:
-            raise ConfigError(f"heads: '{name}' has {classes} classes; it needs at least one")
+        if not isinstance(classes, int) or classes < 1:
+            raise ConfigError(f"heads: '{name}' has {classes!r} classes; it needs at least one")
 
 
 def _average_positions(logits_bpk: Tensor) -> Tensor:

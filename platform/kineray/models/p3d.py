@@ -18,8 +18,9 @@ combined in one of three ways, which take turns from block to block:
     head    average over frames and positions, dropout, linear
 
 Each T adds a layer to the ResNet-50 or -152. Where the paper is silent (poolings, res5 without T, the places
-of the ReLUs, the stride in the first 1x1x1 convolution) this is the authors' published Caffe network; only,
-that one halves the sum of C, which the batch norm after conv c undoes.
+of the ReLUs, the stride in the first 1x1x1 convolution) this is the authors' published Caffe network, but
+for two things: that one halves the sum of C, which the batch norm after conv c undoes, and its first pool
+does not pad.
 """
 
 from collections import OrderedDict
@@ -29,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config import P3DConfig
-from kineray.errors import ConfigError
 from kineray.models.blocks import GroupBatchNorm, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
+from kineray.models.shape import check_shape
 
 EXPANSION = 4  # channels at the end of a bottleneck relative to its inside
 
@@ -64,10 +65,7 @@ class P3D(nn.Module):
 
         Raises ConfigError where the number of frames is not a multiple of 16.
         """
-        try:
-            self.config.check_clip(*clips_bcthw.shape[2:])
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        check_shape(self.config, clips_bcthw)
         features_bcthw = self.stem(clips_bcthw)
         for stage in (self.res2, self.res3, self.res4):
             features_bcthw = F.max_pool3d(stage(features_bcthw), (2, 1, 1))
@@ -134,6 +132,6 @@ def _preset(config: P3DConfig) -> ModelPreset:
 
 
 PRESETS = {
-    "p3d_50": _preset(P3DConfig()),
+    "p3d_63": _preset(P3DConfig()),
     "p3d_199": _preset(P3DConfig(stage_blocks=(3, 8, 36, 3))),
 }

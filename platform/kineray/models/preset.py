@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from kineray.config import DataConfig, ModelConfig
+from kineray.config import DataConfig, ModelConfig, as_arguments
+from kineray.config.fields import Sampling
+
+RGB = 3  # channels
+USUAL_SIDE = 256  # pixels, in evaluation
 
 Study = Literal["slowfast", "st_resnet", "s3d", "convnets", "egocentric"]
 
@@ -12,26 +16,38 @@ Study = Literal["slowfast", "st_resnet", "s3d", "convnets", "egocentric"]
 class ModelPreset:
     """An architecture and the clips it was published with.
 
-    ``frames`` frames, ``stride`` / 30 s apart (0: spread over the whole segment), of ``side`` x ``side``
-    pixels in evaluation. ``channels``: of RGB, of flow (an even number), or of both. ``source``: the paper
-    or code that defines it; ``study``: which script of ``experiments/`` is for it.
+    ``frames`` frames of ``side`` x ``side`` pixels in evaluation, where ``sampling`` takes them
+    (``DataConfig``), ``stride`` / 30 s apart if it heeds that. ``channels``: of RGB, of flow (an even
+    number), or of both. ``config.init``: what a frozen backbone has to start from. ``source``: the paper or
+    code that defines it; ``study``: which script of ``experiments/`` is for it.
     """
 
     config: ModelConfig
     frames: int
-    stride: int
     side: int
     source: str
     study: Study
+    sampling: Sampling = "dense"
+    stride: int = 0
     channels: int = 3
+
+    def clip_overrides(self) -> list[str]:
+        """Such clips as arguments, whatever an experiment has: ``data.frames=32``, ..."""
+        keys = ["frames", "sampling", "modality", "eval_short_side", "eval_crop"]
+        keys += ["short_side", "crop"] if self.side != USUAL_SIDE else []
+        keys += ["stride", "fps"] if self.stride else []
+        keys += ["mean", "std"] if self.channels != RGB else []
+        keys += ["stack"] if self.data.modality.endswith("stack") else []
+        clips = as_arguments(self.data.model_dump(mode="json"))
+        return [f"data.{key}={clips[key]}" for key in keys]
 
     @property
     def data(self) -> DataConfig:
         """Such clips. A network that is evaluated at 256 was trained at 224, others at ``side``."""
-        clips: dict[str, object] = {"frames": self.frames, "sampling": "dense" if self.stride else "uniform"}
+        clips: dict[str, object] = {"frames": self.frames, "sampling": self.sampling, "fps": 30}
         if self.stride:
             clips["stride"] = self.stride
-        rgb = 3 * (self.channels % 2)  # flow has u and v
+        rgb = RGB * (self.channels % 2)  # flow has u and v
         flow = self.channels - rgb
         if flow:
             kind = "flow" if flow == 2 else "flow_stack"
@@ -39,7 +55,7 @@ class ModelPreset:
             clips |= {"mean": (0.45,) * rgb + (0.5, 0.5), "std": (0.225,) * rgb + (0.226, 0.226)}
         if flow > 2:
             clips["stack"] = flow // 2
-        if self.side != 256:
+        if self.side != USUAL_SIDE:
             low, high = round(self.side * 8 / 7), round(self.side * 10 / 7)
             clips |= {"crop": self.side, "short_side": (low, high)}
             clips |= {"eval_crop": self.side, "eval_short_side": low}

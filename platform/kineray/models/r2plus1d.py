@@ -38,6 +38,7 @@ class R2Plus1D(nn.Module):
 
     def __init__(self, config: R2Plus1DConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
+        self.config = config
         self.stem = _stem(in_channels, config)
         channels = config.width
         stages = []

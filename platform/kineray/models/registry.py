@@ -3,13 +3,13 @@
 import difflib
 import logging
 from collections.abc import Callable, Mapping
+from os import PathLike, fspath
 from typing import Any
 
 from torch import nn
 
 from kineray.config import (
     C3DConfig,
-    Experiment,
     FrameConfig,
     ModelConfig,
     P3DConfig,
@@ -21,7 +21,7 @@ from kineray.config import (
     STResNetConfig,
     TwoStreamConfig,
     VideoResNet18Config,
-    apply_overrides,
+    change_model,
 )
 from kineray.errors import ConfigError
 from kineray.models import (
@@ -78,22 +78,29 @@ def list_models() -> list[str]:
 
 
 def create_model(
-    name: str, heads: Mapping[str, int], *, in_channels: int = 3, init: str = "", **overrides: Any
+    name: str,
+    heads: Mapping[str, int],
+    *,
+    in_channels: int | None = None,
+    init: str | PathLike[str] | None = None,
+    **overrides: Any,
 ) -> nn.Module:
     """A new model: ``create_model("slowfast_r50_8x8", heads={"action": 400})``.
 
-    It is initialised randomly, or from the weights ``init`` (``load_weights``). ``overrides`` are fields of
-    its configuration (``dropout=0.2``). The model takes normalised clips, float [B, ``in_channels``, T, H,
-    W], and returns {head: logits [B, classes]}. Raises ConfigError for an unknown name or field, and
-    CheckpointError for weights that cannot be read or are not of this model.
+    It is initialised randomly, or from the weights ``init`` (``load_weights``); what of these is not used,
+    or is new, is logged as a warning. ``overrides`` are fields of its configuration (``dropout=0.2``,
+    ``temporal=GruConfig()``). The model takes normalised clips, float [B, ``in_channels``, T, H, W], by
+    default those of the preset, and returns {head: logits [B, classes]}. Raises ConfigError for an unknown
+    name or field, and CheckpointError for weights that cannot be read or are not of this model.
     """
     preset = find_preset(name)
-    experiment = Experiment(data=preset.data, model=preset.config)
-    changes = {f"model.{key}": value for key, value in {"init": init, **overrides}.items()}
-    config = apply_overrides(experiment, changes).model
-    model = build_model(config, heads, in_channels)
+    config = change_model(preset.config, {"init": fspath(init or ""), **overrides})
+    model = build_model(config, heads, preset.channels if in_channels is None else in_channels)
     for part, weights in config.inits().items():
-        log.info("%s", load_weights(model.get_submodule(part), weights))
+        loaded = load_weights(model.get_submodule(part), weights)
+        log.log(logging.WARNING if loaded.notes else logging.INFO, "%s", loaded)
+    if isinstance(config, FrameConfig) and config.is_frozen_at_random:
+        log.warning("the backbone has %s", frame.FROZEN_AT_RANDOM)
     return model
 
 
@@ -109,6 +116,8 @@ def find_preset(name: str) -> ModelPreset:
 def build_model(config: ModelConfig, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
     """A new, randomly initialised model of a configuration, whatever its ``init``, for ``in_channels``.
 
-    Raises ConfigError for unusable heads.
+    Raises ConfigError for unusable heads or channels.
     """
+    if not isinstance(in_channels, int) or in_channels < 1:
+        raise ConfigError(f"in_channels: {in_channels!r} is no number of channels; RGB has 3, flow 2")
     return _BUILDERS[type(config)](config, heads, in_channels)

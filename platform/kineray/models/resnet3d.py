@@ -43,6 +43,7 @@ class ResNet3d(nn.Module):
 
     def __init__(self, config: ResNet3dConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
+        self.config = config
         self.variant = config.variant
         self.smallest_side = config.smallest_side
         kernels = zip(_TEMPORAL_KERNELS[config.variant], config.stage_blocks, strict=True)

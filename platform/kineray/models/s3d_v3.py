@@ -29,8 +29,8 @@ What that source does not say is chosen here as follows.
   inside the modules are as large in time as in space.
 * Layers are counted by the rows of this table, pools among them: the source's 9 is half of 18. A 2D layer
   keeps its stride in time, as in the code of S3D; all variants have feature maps of the same sizes.
-* Batch norm, initialisation and the auxiliary classifier are those of Inception-v3; the map is pooled to
-  5 x 5 before that classifier, which otherwise needs pictures of 299.
+* Batch norm and the auxiliary classifier are those of Inception-v3; the map is pooled to 5 x 5 before that
+  classifier, which otherwise needs pictures of 299. Convolutions start as in He et al., arXiv 1502.01852.
 
 With 400 classes, and without the auxiliary classifier (2,865,296 parameters):
 

@@ -45,6 +45,7 @@ class SlowFast(nn.Module):
 
     def __init__(self, config: SlowFastConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
+        self.config = config
         self.alpha = config.alpha
         self.smallest_side = config.smallest_side
         fast_width = config.width // config.beta_inv
@@ -145,14 +146,14 @@ PRESETS = {
     "slowfast_r50_4x16": _preset(_R50_4X16),
     "slowfast_r50_8x8": _preset(_R50_8X8),
     "slowfast_r50_16x8": _preset(_R50_8X8, frames=64),
-    "slowfast_r50_nl_4x16": _preset(_R50_NL_4X16),
-    "slowfast_r50_nl_8x8": _preset(_R50_NL_8X8),
+    "slowfast_nl_r50_4x16": _preset(_R50_NL_4X16),
+    "slowfast_nl_r50_8x8": _preset(_R50_NL_8X8),
     "slowfast_r101_8x8": _preset(_R101),
     "slowfast_r101_16x8": _preset(_R101, frames=64),
     "slowfast_r101_50_101_8x8": _preset(_R101_50_101),
     "slowfast_r101_101_101_8x8": _preset(_R101_101_101),
-    "slowfast_r101_nl_8x8": _preset(_R101_NL),
-    "slowfast_r101_nl_16x8": _preset(_R101_NL, frames=64),
+    "slowfast_nl_r101_8x8": _preset(_R101_NL),
+    "slowfast_nl_r101_16x8": _preset(_R101_NL, frames=64),
     "slowfast_r18_4x16": _preset(_R18, source=_OTHER_BACKBONE),
     "slowfast_r34_4x16": _preset(_R34, source=_OTHER_BACKBONE),
     "slowfast_r2plus1d_34_4x16": _preset(_R2PLUS1D_34, source=_OTHER_BACKBONE),

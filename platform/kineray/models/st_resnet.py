@@ -40,7 +40,7 @@ from torchvision.models import ResNet, resnet50
 
 from kineray.config import STResNetConfig
 from kineray.errors import ConfigError
-from kineray.models.blocks import GroupBatchNorm, adopt
+from kineray.models.blocks import GroupBatchNorm, adopt, take_channels
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -66,6 +66,7 @@ class STResNet(nn.Module):
 
     def __init__(self, config: STResNetConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
+        self.config = config
         self.context = config.context
         self.delay = config.delay
         self.backbone = _backbone(in_channels)
@@ -142,11 +143,8 @@ def _each_frame(layer: nn.Module, features_btchw: Tensor) -> Tensor:
 
 
 def _backbone(in_channels: int) -> ResNet:
-    backbone = adopt(resnet50(weights=None))
+    backbone = adopt(take_channels(resnet50(weights=None), in_channels))
     backbone.fc = nn.Identity()
-    if in_channels != 3:
-        backbone.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
     return backbone
 
 
@@ -163,7 +161,13 @@ def _connection(kind: str, channels: int) -> nn.Module:
 def _preset(config: STResNetConfig) -> ModelPreset:
     # Every tenth frame of UCF-101, which has 25 a second.
     return ModelPreset(
-        config, frames=config.context, stride=12, side=224, source="arXiv 1706.08807", study="st_resnet"
+        config,
+        frames=config.context,
+        sampling="sequences",
+        stride=12,
+        side=224,
+        source="arXiv 1706.08807",
+        study="st_resnet",
     )
 
 

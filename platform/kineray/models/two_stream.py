@@ -47,6 +47,7 @@ class TwoStream(nn.Module):
         from kineray.models.registry import build_model  # which imports this file
 
         super().__init__()
+        self.config = config
         if in_channels <= RGB:
             raise ConfigError(
                 f"data.modality: clips of {in_channels} channels; model.type=two_stream needs 3 of RGB and"
@@ -86,17 +87,15 @@ class LinearFusion(AverageFusion):
 
     def __init__(self, heads: Mapping[str, int]) -> None:
         super().__init__()
-        self.linear = nn.ModuleDict(
-            {name: nn.Linear(2 * classes, classes) for name, classes in heads.items()}
-        )
-        for linear in self.linear.values():
+        self.fuse = nn.ModuleDict({name: nn.Linear(2 * classes, classes) for name, classes in heads.items()})
+        for linear in self.fuse.values():
             _start_as_sum(linear)
 
     def forward(self, rgb: Mapping[str, Tensor], flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits of both streams, {head: [B, classes]} -> the same of their fusion."""
         auxiliary = {name: logits for name, logits in rgb.items() if name.startswith(AUXILIARY)}
         fused = super().forward(auxiliary, flow)
-        for name, linear in self.linear.items():
+        for name, linear in self.fuse.items():
             scores = [F.normalize(stream[name].softmax(1), dim=1) for stream in (rgb, flow)]
             fused[name] = linear(torch.cat(scores, dim=1))
         return fused

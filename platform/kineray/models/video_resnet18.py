@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from kineray.config import VideoResNet18Config
-from kineray.models.blocks import adopt
+from kineray.models.blocks import adopt, take_channels
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -31,38 +31,19 @@ class VideoResNet18(nn.Module):
 
     def __init__(self, config: VideoResNet18Config, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
+        self.config = config
         from torchvision.models import video
 
         make = {"r3d": video.r3d_18, "mc3": video.mc3_18, "r2plus1d": video.r2plus1d_18}[config.variant]
         network = make(weights=None, num_classes=1)
         network.fc = nn.Identity()
-        if in_channels != 3:
-            network.stem[0] = _conv_for(network.stem[0], in_channels)
-        self.backbone = adopt(network)
+        self.backbone = adopt(take_channels(network, in_channels))
         self.head = FeatureHead(FEATURES, heads, config.dropout)
-        for module in self.head.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}. Any size will do."""
         logits: dict[str, Tensor] = self.head(self.backbone(clips_bcthw))
         return logits
-
-
-def _conv_for(conv: nn.Conv3d, in_channels: int) -> nn.Conv3d:
-    """A convolution as ``conv`` for another number of channels, initialised as torchvision does."""
-    other = nn.Conv3d(
-        in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        stride=conv.stride,  # type: ignore[arg-type]
-        padding=conv.padding,  # type: ignore[arg-type]
-        bias=False,
-    )
-    nn.init.kaiming_normal_(other.weight, mode="fan_out", nonlinearity="relu")
-    return other
 
 
 def _preset(variant: str) -> ModelPreset:

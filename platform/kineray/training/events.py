@@ -7,7 +7,10 @@ from kineray.data import Failure
 
 @dataclass(frozen=True)
 class InitialisedEvent:
-    """A ``part`` of the network ("": all) starts from weights; ``message``: what is loaded, and new."""
+    """A ``part`` of the network ("": all) starts from weights; ``message``: what is loaded, and new.
+
+    Or it should: a backbone is frozen with random weights.
+    """
 
     part: str
     message: str

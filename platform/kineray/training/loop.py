@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kineray.config import Experiment, differing_keys
+from kineray.config import Experiment, FrameConfig, differing_keys
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
 from kineray.data.index_cache import IndexCache
 from kineray.data.manifest import check_flow
 from kineray.data.preprocessing import balance_of
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.models import build_model, checkpoint_activations, set_batch_norm_group
+from kineray.models import FROZEN_AT_RANDOM, build_model, checkpoint_activations, set_batch_norm_group
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
@@ -99,8 +99,7 @@ def train(
     if last is not None:
         first_step, undecodable = _restore(last, experiment, train_set, model, optimizer)
     else:
-        for part, init in experiment.model.inits().items():
-            emit(InitialisedEvent(part, initialise(model, part, init, workers)))
+        _initialise(experiment, model, workers, emit)
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
     stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)
@@ -194,6 +193,15 @@ def _new_model(
     if activation_checkpointing:
         checkpoint_activations(model)
     return model
+
+
+def _initialise(
+    experiment: Experiment, model: nn.Module, workers: Workers, emit: Callable[[Event], None]
+) -> None:
+    for part, init in experiment.model.inits().items():
+        emit(InitialisedEvent(part, initialise(model, part, init, workers)))
+    if isinstance(experiment.model, FrameConfig) and experiment.model.is_frozen_at_random:
+        emit(InitialisedEvent("backbone", FROZEN_AT_RANDOM))
 
 
 def _share(experiment: Experiment, rank: int, world_size: int) -> range:

@@ -30,6 +30,11 @@ class FrameConfig(ModelSection):
     temporal: TemporalConfig = AverageConfig()
     dropout: Probability = 0.5
 
+    @property
+    def is_frozen_at_random(self) -> bool:
+        """Whether the features would be those of a network that has learnt nothing."""
+        return self.frozen and not self.init
+
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ValueError for pictures too small for the backbone, or frames that do not fit."""
         smallest = 75 if self.backbone == "inception_v3" else 32

@@ -10,8 +10,8 @@ class R2Plus1DConfig(ModelSection):
     """R(2+1)D networks (Tran et al., arXiv 1711.11248); the defaults are R(2+1)D-34.
 
     ``bottleneck``: blocks of three convolutions, of which the middle one is factorised, as in the 152
-    layers; otherwise of two factorised ones. ``stem``: the 3D kernel that the stem factorises; 3x7x7 is
-    that of the weights trained on IG-65M.
+    layers; otherwise of two factorised ones. ``stem``: the 3D kernel that the stem factorises, 7x7x7 or,
+    as in torchvision's 18 layers, 3x7x7.
     """
 
     type: Literal["r2plus1d"] = "r2plus1d"

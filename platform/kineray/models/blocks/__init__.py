@@ -1,6 +1,6 @@
 """The parts that architectures are made of."""
 
-from kineray.models.blocks.adopt import adopt, fold_frames
+from kineray.models.blocks.adopt import adopt, fold_frames, take_channels
 from kineray.models.blocks.batch_norm import (
     GroupBatchNorm,
     commit_batch_norm,
@@ -38,4 +38,5 @@ __all__ = [
     "middle_channels",
     "set_batch_norm_group",
     "set_clip_seeds",
+    "take_channels",
 ]

@@ -1,6 +1,6 @@
 """Networks of other libraries, made to train as ours do; and image networks that look at every frame."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,31 @@ def adopt(network: Module) -> Module:
             setattr(network, name, ClipDropout(child.p))
         else:
             adopt(child)
+    return network
+
+
+def take_channels(network: Module, in_channels: int) -> Module:
+    """Make ``network``, which takes RGB, take ``in_channels`` channels: returns it.
+
+    For other than 3 its first convolution becomes a new one (He et al., arXiv 1502.01852, by fan-out).
+    """
+    if in_channels == 3:
+        return network
+    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+    make: Any = type(old)
+    new = make(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,
+        stride=old.stride,
+        padding=old.padding,
+        bias=old.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, new)
     return network
 
 

@@ -18,7 +18,7 @@ def checkpoint_activations(model: nn.Module) -> int:
     and batch-norm statistics are the same to the bit. After Chen et al., Training Deep Nets with Sublinear
     Memory Cost, arXiv 1604.06174.
     """
-    blocks = list(_blocks(model))
+    blocks = [block for block in _blocks(model) if not _is_heard(block)]
     for block in blocks:
         layers = [module for module in block.modules() if isinstance(module, GroupBatchNorm)]
         block.forward = _checkpointed(block.forward, layers)
@@ -35,6 +35,11 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
         else:
             yield from _blocks(child)
+
+
+def _is_heard(block: nn.Module) -> bool:
+    """Whether somebody waits for what is inside (mid fusion), and must not hear it twice."""
+    return any(module._forward_hooks for module in block.modules() if module is not block)
 
 
 def _has_layers(module: nn.Module) -> bool:

@@ -7,11 +7,12 @@
 without the paper's terms W_c c ("peepholes"), as in Keras and as the published sizes show.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.errors import ConfigError
 from kineray.models.blocks import GroupBatchNorm
 from kineray.models.temporal.base import Temporal, he_
 
@@ -19,7 +20,7 @@ from kineray.models.temporal.base import Temporal, he_
 class ConvLstmCell(nn.Module):
     """One step. The gates lie in the order i, f, c, o along the channels of both convolutions.
 
-    ``kernel`` is of both; ``stride`` is of the input's alone, so that the state has maps of H / stride.
+    ``kernel`` is of both; ``stride`` is of the input's alone, so that the state has maps of ceil(H / stride).
     The borders are those of TensorFlow's "same": an odd row of zeros goes behind the map.
     """
 
@@ -35,19 +36,11 @@ class ConvLstmCell(nn.Module):
         nn.init.ones_(self.input.bias[filters : 2 * filters])  # a new network remembers
 
     def gates(self, maps_nchw: Tensor) -> Tensor:
-        """The input's part of the gates: [N, C, H, W] -> [N, 4 filters, H / stride, W / stride].
+        """The input's part of the gates: [N, C, H, W] -> [N, 4 filters, ceil(H / stride), ceil(W / stride)].
 
-        It does not depend on the state, so all frames can be given at once. Raises ConfigError for maps
-        smaller than the kernel.
+        It does not depend on the state, so all frames can be given at once.
         """
-        padded = _pad(maps_nchw, self.kernel, self.stride)
-        if min(padded.shape[2:]) < self.kernel:
-            height, width = maps_nchw.shape[2:]
-            raise ConfigError(
-                f"data.crop: the backbone's maps of {height} x {width} are less than model.temporal.kernel="
-                f"{self.kernel}; use larger pictures"
-            )
-        gates: Tensor = self.input(padded)
+        gates: Tensor = self.input(_pad(maps_nchw, self.kernel, self.stride))
         return gates
 
     def forward(self, gates_nchw: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +78,11 @@ class ConvLstm(Temporal):
 
 
 def _pad(maps_nchw: Tensor, kernel: int, stride: int) -> Tensor:
-    total = max(kernel - stride, 0)
-    before, after = total // 2, total - total // 2
-    return F.pad(maps_nchw, (before, after, before, after))
+    height, width = (_border(side, kernel, stride) for side in maps_nchw.shape[2:])
+    return F.pad(maps_nchw, (*width, *height))
+
+
+def _border(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after ``side`` positions, so that ceil(side / stride) windows fit."""
+    total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2

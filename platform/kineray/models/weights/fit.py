@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kineray.config import ModelSection, as_arguments
 from kineray.errors import CheckpointError
-from kineray.models.blocks import NonLocal
 from kineray.models.weights.hints import overrides_for
 from kineray.models.weights.inflation import across_modalities, inflate
 from kineray.models.weights.read import Weights
 from kineray.models.weights.renames import ANY_HEAD
 
+_FREE = {"init", "dropout", "frozen"}  # settings that weights do not depend on
 _CLASSIFIER = re.compile(r"(?:.*\.)?linear\.([^.]+)\.(?:weight|bias)")
 _NON_LOCAL = r".*\.nonlocal\d+\..*"
+_FUSION = r"head\.fuse\..*"
 _COUNTER = "num_batches_tracked"  # not in every file, and nothing depends on it
 _RGB = 3
 
@@ -42,7 +44,7 @@ def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
     """Load ``weights`` into ``model``. Raises CheckpointError where they are of another network."""
     ours = model.state_dict()
     heads = {head for name in ours if (head := _head_of(name))}
-    theirs = _with_named_head(weights.tensors, heads)
+    theirs = _without_other_fusion(_with_named_head(weights.tensors, heads), ours)
     chosen: dict[str, Tensor] = {}
     missing: list[str] = []
     other_shapes: list[str] = []
@@ -71,9 +73,9 @@ def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
             "are missing": missing,
             "are not of this model": unknown,
         }
-        is_other = not any(_must_fit(name) for name in theirs.keys() & ours.keys())
-        known_type = {"type": weights.settings["type"]} if is_other and "type" in weights.settings else {}
-        raise CheckpointError(_misfit(problems, known_type or {**settings, **overrides_for(theirs, ours)}))
+        if "type" not in settings:
+            settings |= overrides_for(theirs, ours)
+        raise CheckpointError(_misfit(problems, _advice(settings, _settings_of(model).get("type"))))
     model.load_state_dict(chosen, strict=False)
     notes += [f"trained with model.{key}={value}, which is another here" for key, value in settings.items()]
     notes += [f"{part} new" for part in new_parts]
@@ -115,7 +117,7 @@ def _new_parts(
     A new non-local block is the identity: networks with them start from those without (arXiv 1711.07971,
     section 4.1).
     """
-    parts = {**may_be_new, "the non-local blocks are": _NON_LOCAL}
+    parts = {**may_be_new, "the non-local blocks are": _NON_LOCAL, "the fusion is": _FUSION}
     return {
         what: names
         for what, names in parts.items()
@@ -124,16 +126,30 @@ def _new_parts(
     }
 
 
+def _without_other_fusion(theirs: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The fusion of two streams for other classes is no use: it is made of theirs."""
+    fused = [name for name in theirs if re.fullmatch(_FUSION, name) and name in ours]
+    if all(theirs[name].shape == ours[name].shape for name in fused):
+        return theirs
+    return {name: value for name, value in theirs.items() if name not in fused}
+
+
+def _settings_of(model: nn.Module) -> dict[str, str]:
+    config = getattr(model, "config", None)
+    return as_arguments(config.model_dump(mode="json")) if isinstance(config, ModelSection) else {}
+
+
 def _other_settings(model: nn.Module, weights: Weights) -> dict[str, str]:
-    """Settings that tensors do not show and that are others in ``model``."""
-    ours = {"alpha": getattr(model, "alpha", None)}
-    if any(re.fullmatch(_NON_LOCAL, name) for name in weights.tensors):
-        forms = (module.form for module in model.modules() if isinstance(module, NonLocal))
-        ours["nonlocal_form"] = next(forms, None)
+    """Settings that the weights were trained with and that are others in ``model``."""
+    ours, theirs = _settings_of(model), weights.settings
+    if theirs.get("type", ours.get("type")) != ours.get("type"):
+        return {"type": theirs["type"]}
+    has_non_local = any(re.fullmatch(_NON_LOCAL, name) for name in weights.tensors)
+    free = _FREE if has_non_local else {*_FREE, "nonlocal_form"}
     return {
-        key: weights.settings[key]
-        for key, value in ours.items()
-        if value is not None and weights.settings.get(key, str(value)) != str(value)
+        key: value
+        for key, value in theirs.items()
+        if ours.get(key, value) != value and key.rpartition(".")[2] not in free
     }
 
 
@@ -147,15 +163,20 @@ def _about_head(head: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tens
     return f"head {head} is new: {len(ours[name])} classes{in_file}"
 
 
-def _misfit(problems: Mapping[str, list[str]], settings: Mapping[str, str]) -> str:
+def _advice(settings: Mapping[str, str], our_type: str | None) -> str:
+    if our_type == "two_stream" and settings.get("type", our_type) != our_type:
+        return "set model.rgb.init or model.flow.init to start a stream from it"
+    if settings:
+        return "set " + " ".join(f"model.{key}={value}" for key, value in settings.items())
+    return "choose the model that they are of"
+
+
+def _misfit(problems: Mapping[str, list[str]], advice: str) -> str:
     parts = [
         f"{len(names)} weights {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
         for what, names in problems.items()
         if names
     ]
-    advice = "choose the model that they are of"
-    if settings:
-        advice = "set " + " ".join(f"model.{key}={value}" for key, value in settings.items())
     return f"not the weights of this model: {'; '.join(parts)}; {advice}"
 
 

@@ -15,6 +15,8 @@ def overrides_for(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> d
     wanted, present = _seen_in_shapes(theirs), _seen_in_shapes(ours)
     if "type" in wanted and wanted["type"] != present.get("type"):
         return wanted
+    if wanted.get("block") == "basic" and "block" not in present:
+        return {}  # there are no such blocks in this architecture
     return {key: value for key, value in wanted.items() if present.get(key, value) != value}
 
 

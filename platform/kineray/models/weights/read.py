@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from kineray.config import as_arguments
 from kineray.errors import CheckpointError
 from kineray.models.weights.caffe2 import read_caffe2
 from kineray.models.weights.hints import public_settings
@@ -28,8 +29,8 @@ TORCHVISION = "torchvision"
 class Weights:
     """Tensors by our names (torchvision's by their own), and what else their file says.
 
-    ``origin``: whose file it is. ``settings``: fields of the configuration that they were trained with and
-    that have no weights, as far as known. ``notes``: for the user. ``may_be_new``: what to say of parts of
+    ``origin``: whose file it is. ``settings``: fields of the configuration that they were trained with, as
+    far as known, as arguments are written. ``notes``: for the user. ``may_be_new``: what to say of parts of
     the network that these weights cannot have -> the names in it, a regular expression.
     """
 
@@ -83,9 +84,8 @@ def _kineray(file: Path) -> Weights:
 def _kineray_settings(path: Path) -> dict[str, str]:
     """From the experiment beside the weights; nothing for a model.safetensors that is alone."""
     try:
-        model = yaml.safe_load(path.read_text())["model"]
-        return {key: str(model[key]) for key in ("type", "alpha", "nonlocal_form") if key in model}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return as_arguments(yaml.safe_load(path.read_text())["model"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {}
 
 

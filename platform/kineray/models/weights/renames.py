@@ -117,7 +117,8 @@ def _number_stages(names: Iterable[str]) -> dict[str, str]:
 
     Which number a stage has depends on the network: c2d and i3d have a pooling block between two stages.
     """
-    stages = sorted({name.split(".")[1] for name in names if ".res_blocks." in name}, key=int)
+    found = (re.match(r"blocks\.(\d+)\..*\bres_blocks\.", name) for name in names)
+    stages = sorted({match[1] for match in found if match}, key=int)
     number = {block: stage for stage, block in enumerate(stages, start=2)}
 
     def numbered(name: str) -> str:
