@@ -5,7 +5,7 @@ Hardware: 128 GPUs x 8 clips (synchronized SGD, global batch 1024); fewer GPUs g
 Expected: 75.6 / 92.0 top-1 / top-5 on Kinetics-400 validation with 10 views x 3 crops.
 
     kineray data import kinetics-400/train.csv kinetics-400/val.csv --out kinetics-400/manifest.parquet
-    ray submit ray_cluster.yaml experiments/slowfast.py data.manifest=s3://bucket/k400/manifest.parquet
+    ray submit ray_cluster.yaml experiments/slowfast.py -- data.manifest=s3://bucket/k400/manifest.parquet
 
 On a laptop, on video files that kineray makes, in about a minute (4 motion classes, over 90 % top-1):
 

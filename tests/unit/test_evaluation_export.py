@@ -19,6 +19,7 @@ from small_checkpoint import CLASSES, save_small_checkpoint
 
 HEADS = {"verb": ("take", "put"), "noun": ("cup", "knife", "pan")}
 
+FLOW = {"modality": "rgb_flow", "mean": (0.45,) * 3 + (0.5,) * 2, "std": (0.225,) * 5}
 every_format = pytest.mark.parametrize("file_format", ["pt2", "onnx"])
 
 
@@ -79,13 +80,15 @@ def test_a_file_answers_as_the_model_and_says_what_it_needs(tmp_path, file_forma
 @pytest.mark.parametrize("small", SMALL.values(), ids=SMALL)
 def test_every_architecture_can_be_exported(tmp_path, small, file_format):
     torch.manual_seed(0)
-    model = build_model(small.config, {head: len(names) for head, names in HEADS.items()})
+    heads = {head: len(names) for head, names in HEADS.items()}
+    model = build_model(small.config, heads, small.channels)
     data = DataConfig(
         frames=small.frames,
         short_side=(small.side, small.side),
         crop=small.side,
         eval_short_side=small.side,
         eval_crop=small.side,
+        **FLOW if small.channels == 5 else {},
     )
     experiment = Experiment(data=data, model=small.config)
     loaded = Checkpoint("small", model.eval(), experiment, Preprocessing.from_config(data, HEADS), {}, "0")
@@ -93,7 +96,7 @@ def test_every_architecture_can_be_exported(tmp_path, small, file_format):
     export(loaded, str(target), file_format)
     run, _ = reader(target)
     clips = torch.randn(
-        4, 3, small.frames, small.side, small.side, generator=torch.Generator().manual_seed(1)
+        4, small.channels, small.frames, small.side, small.side, generator=torch.Generator().manual_seed(1)
     )
     with torch.no_grad():
         assert_same(model(clips), run(clips))
