@@ -4,8 +4,8 @@
 
 Both networks, each in a process of its own, first give the logits of the same clips, which must be equal.
 Then they take turns: the forward pass of evaluation, and a training step (forward, loss, backward, SGD),
-ours also with activation checkpointing. All in float32 on the CPU; on a GPU, if there is one, also in
-bfloat16, with channels last and with torch.compile.
+ours also with activation checkpointing. All in float32 on the CPU, with channels first and last in the
+memory of the clips; on a GPU, if there is one, also in bfloat16 and with torch.compile.
 """
 
 import argparse
@@ -40,7 +40,10 @@ PYTHON = (sys.executable, "-W", "ignore::FutureWarning", __file__)
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how a network runs. ``clips``: in a batch."""
+    """Where and how a network runs. ``clips``: in a batch.
+
+    ``channels_last``: of the clips, as kineray hands them to networks on a CPU; on a GPU of the weights, too.
+    """
 
     device: str
     clips: int
@@ -140,7 +143,7 @@ class Runner:
         layout = torch.channels_last_3d if setting.channels_last else torch.contiguous_format
         self._model = model.to(self._device)
         for parameter in self._model.parameters():
-            if parameter.ndim == 5:
+            if parameter.ndim == 5 and setting.device == "cuda":
                 parameter.data = parameter.data.contiguous(memory_format=layout)
         self._run = torch.compile(self._model) if setting.compiled else self._model
         self._clips = random_clips(setting.clips).to(self._device).contiguous(memory_format=layout)
@@ -320,7 +323,7 @@ def settings(quick: bool) -> Sequence[Setting]:
     """What is measured on this machine."""
     if quick:
         return [Setting("cpu", clips=2)]
-    found = [Setting("cpu", clips=8)]
+    found = [Setting("cpu", clips=8), Setting("cpu", clips=8, channels_last=True)]
     if torch.cuda.is_available():
         found += [
             Setting("cuda", clips=64),

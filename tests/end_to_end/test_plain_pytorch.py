@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 UV = ROOT / ".venv/bin/uv"
 PACKAGES = (
     "torch==2.11.0 torchvision==0.26.0 av boto3 click numpy pyarrow pydantic pyyaml safetensors "
-    "hypothesis moto[server] pytest pytest-timeout pytest-xdist scipy"
+    "hypothesis moto[server] pytest pytest-timeout pytest-xdist pytorchvideo scipy"
 )
 
 

@@ -173,8 +173,8 @@ def test_bad_input_is_one_line(kineray, tmp_path, monkeypatch, words, message):
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch, kineray):
     """None in sys.modules is Python's own way to make an import fail as where nothing is installed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     save_small_checkpoint("runs/small/checkpoints")
     code, out, err = kineray("export", "small", "--format", "onnx", "--out", "m.onnx")
     assert (code, out) == (2, "")
-    assert err == "kineray: ONNX needs the package onnxscript: pip install 'kineray[export]'\n"
+    assert err == "kineray: ONNX needs the package onnx: pip install 'kineray[export]'\n"

@@ -236,12 +236,16 @@ class Preprocessing(BaseModel):
         return clips_nthwc, times_vt
 
     def normalise(self, clips_bthwc: "torch.Tensor") -> "torch.Tensor":
-        """uint8 [B, T, H, W, C] -> float32 [B, C, T, H, W], (x / 255 - mean) / std, on the same device."""
+        """uint8 [B, T, H, W, C] -> float32 [B, C, T, H, W], (x / 255 - mean) / std, on the same device.
+
+        On a CPU the channels of a pixel stay side by side in memory, which makes networks faster there
+        (``benchmarks/models.py``).
+        """
         import torch
 
-        clips_bcthw = clips_bthwc.permute(0, 4, 1, 2, 3).to(
-            torch.float32, memory_format=torch.contiguous_format
-        )
+        on_cpu = clips_bthwc.device.type == "cpu"
+        layout = torch.channels_last_3d if on_cpu else torch.contiguous_format
+        clips_bcthw = clips_bthwc.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=layout)
         rgb_channels, _ = clip_parts(self.modality, self.stack)
         # Plain numbers per channel: a tensor of them would be copied to the device at every step.
         for channel in range(clips_bcthw.shape[1]):

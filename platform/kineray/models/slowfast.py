@@ -82,8 +82,9 @@ class SlowFast(nn.Module):
         pictures that are too small for the non-local blocks.
         """
         check_pictures(clips_bcthw, self.smallest_side)
-        indices = torch.tensor(slow_indices(clips_bcthw.shape[2], self.alpha), device=clips_bcthw.device)
-        slow = self.slow.stem(clips_bcthw.index_select(2, indices))
+        indices = slow_indices(clips_bcthw.shape[2], self.alpha)
+        # Not index_select, which would put the channels of a pixel apart in memory.
+        slow = self.slow.stem(torch.cat([clips_bcthw[:, :, index : index + 1] for index in indices], dim=2))
         fast = self.fast.stem(clips_bcthw)
         stages = zip(self.laterals, self.slow.stages(), self.fast.stages(), strict=True)
         for fuse, slow_stage, fast_stage in stages:

@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
         branch = F.relu(self.norm_a(self.conv_a(features_bcthw)), inplace=True)
         branch = F.relu(self.norm_b(self.conv_b(branch)), inplace=True)
         branch = self.norm_c(self.conv_c(branch))
-        return F.relu(branch + self.shortcut(features_bcthw), inplace=True)
+        return F.relu(branch.add_(self.shortcut(features_bcthw)), inplace=True)
 
 
 class _TwoConvolutions(nn.Module):
@@ -59,7 +59,7 @@ class _TwoConvolutions(nn.Module):
         """[B, in_channels, T, H, W] -> [B, inner, T, H/stride, W/stride]."""
         branch = F.relu(self.norm_a(self.conv_a(features_bcthw)), inplace=True)
         branch = self.norm_b(self.conv_b(branch))
-        return F.relu(branch + self.shortcut(features_bcthw), inplace=True)
+        return F.relu(branch.add_(self.shortcut(features_bcthw)), inplace=True)
 
 
 class BasicBlock(_TwoConvolutions):
