@@ -5,7 +5,8 @@
 Both networks, each in a process of its own, first give the logits of the same clips, which must be equal.
 Then they take turns: the forward pass of evaluation, and a training step (forward, loss, backward, SGD),
 ours also with activation checkpointing. All in float32 on the CPU, with channels first and last in the
-memory of the clips; on a GPU, if there is one, also in bfloat16 and with torch.compile.
+memory of the clips; on a GPU, if there is one, also in bfloat16 and with torch.compile. Last, what that
+layout of the clips is worth to our other networks.
 """
 
 import argparse
@@ -319,6 +320,67 @@ def report(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, object]]:
     return rows
 
 
+# -- the layout of clips on the CPU -------------------------------------------------------------------
+
+# Name -> frames and side of the clips.
+LAYOUT_MODELS = {
+    "slowfast_r50_4x16": (32, 112),
+    "slow_r50_8x8": (8, 112),
+    "i3d_r50_8x8": (8, 112),
+    "r2plus1d_18": (8, 112),
+    "s3d": (16, 112),
+    "s3d_v3": (16, 112),
+    "p3d_63": (16, 112),
+    "c3d": (16, 112),
+    "st_resnet50": (2, 112),
+    "resnet50_average": (4, 112),
+    "mobilenet_v2_lstm": (8, 112),
+}
+LAYOUT_CLIPS = 4
+
+
+def measure_layouts(names: Sequence[str], rounds: int) -> list[dict[str, object]]:
+    """How many times as fast our networks are on the CPU where clips keep their channels last in memory."""
+    rows: list[dict[str, object]] = []
+    for name in names:
+        row: dict[str, object] = {"network": name}
+        for work, title in (("forward", "forward"), ("step", "training step")):
+            seconds = _layout_seconds(name, work, rounds)
+            row[f"{title}, channels last are"] = f"{seconds[False] / seconds[True]:.2f}x"
+        rows.append(row)
+    return rows
+
+
+def _layout_seconds(name: str, work: str, rounds: int) -> dict[bool, float]:
+    """Medians of channels first (False) and last (True), which take turns."""
+    from kineray.models import commit_batch_norm, create_model, set_batch_norm_group
+
+    frames, side = LAYOUT_MODELS[name]
+    torch.manual_seed(0)
+    model = create_model(name, {"action": CLASSES}).train(work == "step")
+    set_batch_norm_group(model, LAYOUT_CLIPS)
+    first = torch.randn(LAYOUT_CLIPS, 3, frames, side, side)
+    clips = {False: first, True: first.contiguous(memory_format=torch.channels_last_3d)}
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(rounds + 1):
+        for last, clips_bcthw in clips.items():
+            began = time.perf_counter()
+            with torch.set_grad_enabled(work == "step"):
+                logits = model(clips_bcthw)
+                if work == "step":
+                    labels = torch.zeros(LAYOUT_CLIPS, dtype=torch.long)
+                    torch.stack(
+                        [F.cross_entropy(value, labels) for value in logits.values()]
+                    ).sum().backward()
+                    model.zero_grad(set_to_none=True)
+            seconds[last].append(time.perf_counter() - began)
+            commit_batch_norm(model)
+    return {last: statistics.median(times[1:]) for last, times in seconds.items()}
+
+
+# -- the program --------------------------------------------------------------------------------------
+
+
 def settings(quick: bool) -> Sequence[Setting]:
     """What is measured on this machine."""
     if quick:
@@ -363,6 +425,9 @@ def main() -> None:
             for name, result in results.items():
                 if "absent" in result:
                     print(f"absent: {name} ({result['absent']})", flush=True)
+    names = list(LAYOUT_MODELS)[-1:] if options.quick else list(LAYOUT_MODELS)
+    measured["layouts"] = measure_layouts(names, 1 if options.quick else options.rounds)
+    print(f"\nCPU, float32, {LAYOUT_CLIPS} clips, ours alone\n\n{table(measured['layouts'])}", flush=True)
     if options.out:
         options.out.write_text(json.dumps(measured, indent=1) + "\n")
 

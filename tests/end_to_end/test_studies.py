@@ -30,7 +30,7 @@ def test_the_small_network_trains(name, tmp_path):
         sys.executable,
         str(STUDIES / f"{name}.py"),
         "--smoke",
-        "train.epochs=1",
+        "train.epochs=2",
         "--workers",
         "2",
         "--json",
@@ -38,4 +38,4 @@ def test_the_small_network_trains(name, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["step"] == 8 and 0 <= result["score"] <= 1
+    assert result["step"] == 16 and 0 <= result["score"] <= 1
