@@ -33,12 +33,13 @@ class ModelPreset:
 
     def clip_overrides(self) -> list[str]:
         """Such clips as arguments, whatever an experiment has: ``data.frames=32``, ..."""
+        data = self.data
         keys = ["frames", "sampling", "modality", "eval_short_side", "eval_crop"]
         keys += ["short_side", "crop"] if self.side != USUAL_SIDE else []
         keys += ["stride", "fps"] if self.stride else []
         keys += ["mean", "std"] if self.channels != RGB else []
-        keys += ["stack"] if self.data.modality.endswith("stack") else []
-        clips = as_arguments(self.data.model_dump(mode="json"))
+        keys += ["stack"] if data.modality.endswith("stack") else []
+        clips = as_arguments(data.model_dump(mode="json"))
         return [f"data.{key}={clips[key]}" for key in keys]
 
     @property

@@ -26,7 +26,7 @@ CHAMPION = "champion"
 PREVIOUS = "previous"
 _WEIGHTS = "model.safetensors"
 # What a model is: the same weights under another preprocessing are another model.
-_FILES = (_WEIGHTS, "experiment.yaml", "preprocessing.json", "state.json")
+_OTHER_FILES = ("experiment.yaml", "preprocessing.json", "state.json")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def register(where: str, run_name: str, model_name: str = DEFAULT_MODEL) -> Mode
         raise CheckpointError(f"run {run.name}: has no checkpoint yet; train it first")
     client = open_client(where)
     with _local_checkpoint(checkpoint) as folder:
-        sha256, content = _sha256(folder / _WEIGHTS), _content(folder)
+        sha256 = _sha256(folder / _WEIGHTS)
+        content = _content(folder, sha256)
         with reaching(tracking_uri(where)):
             if storage.is_remote(checkpoint):
                 source = storage.join(where, "models", model_name, content[:12])
@@ -149,7 +150,7 @@ def _download(where: str, version: ModelVersion, folder: Path) -> None:
 
 
 def _check(folder: Path, version: ModelVersion) -> None:
-    if _content(folder) != version.content:
+    if _content(folder, _sha256(folder / _WEIGHTS)) != version.content:
         raise CheckpointError(
             f"{folder}: not the files of {version.name} version {version.version} "
             f"(SHA-256 {version.content[:12]}...); delete it to fetch them again from {version.source}"
@@ -211,8 +212,10 @@ def _ours(version: Any) -> ModelVersion:
     )
 
 
-def _content(folder: Path) -> str:
-    listed = "".join(f"{name} {_sha256(folder / name)}\n" for name in _FILES)
+def _content(folder: Path, weights_sha256: str) -> str:
+    """The hash of all files that make a model; that of the weights, which are large, is given."""
+    hashes = {_WEIGHTS: weights_sha256} | {name: _sha256(folder / name) for name in _OTHER_FILES}
+    listed = "".join(f"{name} {digest}\n" for name, digest in hashes.items())
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
