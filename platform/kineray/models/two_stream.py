@@ -30,9 +30,8 @@ from kineray.config import StreamConfig, TwoStreamConfig
 from kineray.errors import ConfigError
 from kineray.models import r2plus1d, s3d, slowfast
 from kineray.models.heads import AUXILIARY, check_heads
-from kineray.models.preset import ModelPreset
+from kineray.models.preset import RGB, ModelPreset
 
-RGB = 3  # channels
 _FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # of a clip that is looked for, only for its shapes
 
 

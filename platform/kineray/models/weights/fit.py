@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kineray.config import ModelSection, as_arguments
 from kineray.errors import CheckpointError
+from kineray.models.preset import RGB
 from kineray.models.weights.hints import overrides_for
 from kineray.models.weights.inflation import across_modalities, inflate
 from kineray.models.weights.read import Weights
@@ -18,7 +19,6 @@ _CLASSIFIER = re.compile(r"(?:.*\.)?linear\.([^.]+)\.(?:weight|bias)")
 _NON_LOCAL = r".*\.nonlocal\d+\..*"
 _FUSION = r"head\.fuse\..*"
 _COUNTER = "num_batches_tracked"  # not in every file, and nothing depends on it
-_RGB = 3
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _shaped(given: Tensor, wanted: Tensor) -> Tensor | None:
     """``given`` in the shape of ``wanted``: inflated in time, and for other channels of the clip."""
     if given.ndim == 4 and wanted.ndim == 5:
         given = inflate(given, wanted.shape[2])
-    if given.ndim > 3 and given.shape[1] == _RGB != wanted.shape[1]:
+    if given.ndim > 3 and given.shape[1] == RGB != wanted.shape[1]:
         given = across_modalities(given, wanted.shape[1])
     return given if given.shape == wanted.shape else None
 
