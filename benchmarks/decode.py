@@ -270,7 +270,7 @@ ARMS: dict[str, Callable[[Path], Arm]] = {
 def eval_in_one_read(path: Path) -> Arm:
     """``Preprocessing.eval_views``: every frame is decoded once for all views and crops."""
     from kineray.config import DataConfig
-    from kineray.data.preprocessing import Preprocessing
+    from kineray.data.clips.preprocessing import Preprocessing
     from kineray.video import PacketIndex, index_video
 
     preprocessing = Preprocessing.from_config(DataConfig(), {"action": ("a", "b")})
@@ -333,7 +333,7 @@ def repeats_in_many_passes(path: Path) -> Arm:
 def _repeats(path: Path, run: Callable[..., list[np.ndarray]]) -> Arm:
     from kineray.config import DataConfig
     from kineray.data import Sample
-    from kineray.data.preprocessing import Preprocessing
+    from kineray.data.clips.preprocessing import Preprocessing
     from kineray.video import PacketIndex, index_video
 
     preprocessing = Preprocessing.from_config(DataConfig(), {"action": ("a", "b")})

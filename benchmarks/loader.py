@@ -44,8 +44,8 @@ from kineray.data import (
     synthesize,
     train_batches,
 )
-from kineray.data.index_cache import IndexCache, write
-from kineray.data.order import sample_rng
+from kineray.data.clips.seeds import sample_rng
+from kineray.data.manifest.index_cache import IndexCache, write
 from kineray.video import PacketIndex, index_video
 from kineray.video.worker import DecodeProcess
 

@@ -25,7 +25,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 @pytest.fixture(scope="session")
 def motion_manifest(tmp_path_factory):
     """Path of a manifest of 48 training and 16 validation videos."""
-    from kineray.data.synth import synthesize
+    from kineray.data.derive.synth import synthesize
 
     return synthesize(tmp_path_factory.mktemp("motion"), train=48, val=16)
 
@@ -94,7 +94,7 @@ def endpoint():
 @pytest.fixture
 def s3(endpoint, monkeypatch, tmp_path):
     """The environment as a user sets it up, with a cache of its own; the URI of an empty bucket."""
-    from kineray.data.s3 import call
+    from kineray.storage.s3 import call
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")

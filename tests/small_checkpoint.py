@@ -6,7 +6,7 @@ import torch
 from kineray.config import DataConfig, Experiment, SlowFastConfig, TrainConfig
 from kineray.config.schema import clip_parts
 from kineray.data import Preprocessing
-from kineray.data.synth import DRIFTS, drifting_texture
+from kineray.data.derive.synth import DRIFTS, drifting_texture
 from kineray.models import build_model
 from kineray.training import CheckpointStore, build_optimizer
 

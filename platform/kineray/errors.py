@@ -1,11 +1,26 @@
 """What went wrong, in one line that a user can act on."""
 
+from typing import Any
+
 
 class KinerayError(Exception):
     """A problem that the user can fix. The command line prints it as one line and exits with code 2.
 
-    The message names the file or key, what is wrong with it, and what to do.
+    ``problem``: what is wrong. ``code``: stable and machine readable, such as ``unknown_key``; tests and
+    programs compare it, never the text. ``key``: the dotted key, parameter, file or URI that it is about.
+    ``remedy``: what to do, in terms of parameters: one between backticks (```micro_batch```) is shown by
+    the command line as its flag. The message is ``key: problem; remedy``, as far as each is given.
     """
+
+    code = "error"
+
+    def __init__(self, problem: str, *, code: str = "", key: object = "", remedy: str = "") -> None:
+        self.problem, self.key, self.remedy = problem, str(key), remedy
+        self.code = code or type(self).code
+        super().__init__(f"{key}: " * bool(self.key) + problem + f"; {remedy}" * bool(remedy))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_restore, (type(self), self.args, self.__dict__))
 
 
 class ConfigError(KinerayError):
@@ -45,11 +60,7 @@ class DecodeError(KinerayError):
     """
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-    def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str]]:
-        return (type(self), (self.code, str(self)))
+        super().__init__(message, code=code)
 
 
 class NonFiniteLossError(KinerayError):
@@ -58,3 +69,11 @@ class NonFiniteLossError(KinerayError):
 
 class ErrorBudgetError(KinerayError):
     """More clips than the error budget allows could not be decoded; the message lists the files."""
+
+
+def _restore(kind: type[KinerayError], args: tuple[Any, ...], state: dict[str, Any]) -> KinerayError:
+    """An error that crossed a process border, whatever its constructor takes."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error

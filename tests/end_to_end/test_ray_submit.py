@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hosts import GATEWAY, Lab, why_not
 
-from kineray.data.synth import synthesize
+from kineray.data.derive.synth import synthesize
 from readme import blocks
 
 ROOT = Path(__file__).parents[2]

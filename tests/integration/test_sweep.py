@@ -10,7 +10,7 @@ import time
 import pytest
 
 from kineray.config import Choice, LogUniform, apply_overrides, to_yaml
-from kineray.data.synth import synthesize
+from kineray.data.derive.synth import synthesize
 from kineray.errors import ConfigError, KinerayError
 from kineray.orchestration import sweep
 from kineray.tracking import get_run, list_runs

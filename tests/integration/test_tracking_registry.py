@@ -190,7 +190,7 @@ def bucket(monkeypatch):
 
 @pytest.mark.slow
 def test_a_checkpoint_in_a_bucket_stays_in_the_bucket(bucket, tmp_path, monkeypatch):
-    from kineray.data import storage
+    from kineray import storage
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracker.db")
     write_checkpoint(tmp_path / "local", 7)

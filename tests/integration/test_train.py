@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
 
 
 def test_the_error_budget_lists_the_files(tiny_experiment, tmp_path):
-    from kineray.data.synth import synthesize
+    from kineray.data.derive.synth import synthesize
 
     manifest = synthesize(tmp_path / "broken", train=32, val=8)
     for path in sorted((tmp_path / "broken").rglob("*train*/**/*.mp4"))[:8]:

@@ -209,7 +209,7 @@ def test_data_synth_and_show_speak_json_on_stdout(kineray):
 def made_videos(folder):
     """Four real clips per split, flat: ``[(path, class, split)]``."""
     from kineray.data import load_manifest
-    from kineray.data.synth import synthesize
+    from kineray.data.derive.synth import synthesize
 
     manifest = load_manifest(synthesize(folder, train=4, val=4, size=16, seconds=0.2))
     classes = manifest.vocabularies["action"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from annotation_files import touch
 
-from kineray.data import flow, load_manifest
-from kineray.data.formats.detect import format_of
+from kineray.data import load_manifest
+from kineray.data.derive import flow
+from kineray.data.importers.detect import format_of
 from kineray.errors import ManifestError
 from kineray.video import encode
 

@@ -16,8 +16,8 @@ from video_files import write_video
 from kineray.cli.app import cli
 from kineray.config import DataConfig, apply_overrides
 from kineray.data import Manifest, Preprocessing, Sample, load_manifest, sample_rng, save_manifest, synthesize
-from kineray.data.flow import Settings, compute_flow, farneback, plan, to_grey
-from kineray.data.synth import DRIFTS, drifting_texture
+from kineray.data.derive.flow import Settings, compute_flow, farneback, plan, to_grey
+from kineray.data.derive.synth import DRIFTS, drifting_texture
 from kineray.errors import ConfigError, ManifestError, StorageError
 from kineray.training import CheckpointStore, train
 from kineray.video import open_video, probe
@@ -151,7 +151,7 @@ def test_a_long_video_is_computed_in_pieces(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", frames=20, fps=25)
     folders = {}
     for piece in (500, 8):
-        monkeypatch.setattr("kineray.data.flow._PIECE_PIXELS", piece * 64 * 48)
+        monkeypatch.setattr("kineray.data.derive.flow._PIECE_PIXELS", piece * 64 * 48)
         done = []
         flows = compute_flow(
             one_video(path), str(tmp_path / "m.parquet"), tmp_path / str(piece), Settings(),

@@ -11,8 +11,8 @@ from kineray.data import (
     save_manifest,
     synthesize,
 )
-from kineray.data.formats import from_mini_kinetics
-from kineray.data.formats.kinetics import clip_span
+from kineray.data.importers import from_mini_kinetics
+from kineray.data.importers.kinetics import clip_span
 from kineray.errors import ManifestError, StorageError
 
 HEADER = "label,youtube_id,time_start,time_end,split\n"

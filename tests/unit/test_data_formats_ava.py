@@ -4,9 +4,9 @@ import pytest
 from annotation_files import touch
 
 from kineray.data import load_manifest, save_manifest
-from kineray.data.formats import from_ava, from_ava_kinetics
-from kineray.data.formats.ava import EVALUATED_IDS
-from kineray.data.samples import BoxLabel
+from kineray.data.importers import from_ava, from_ava_kinetics
+from kineray.data.importers.ava import EVALUATED_IDS
+from kineray.data.manifest.samples import BoxLabel
 from kineray.errors import ManifestError
 
 FILM = "-5KQ66BBWC4"

@@ -3,7 +3,7 @@
 import pytest
 from annotation_files import touch
 
-from kineray.data.formats import from_hmdb51, from_ucf101
+from kineray.data.importers import from_hmdb51, from_ucf101
 from kineray.errors import ManifestError, StorageError
 
 CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")

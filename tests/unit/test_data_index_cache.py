@@ -2,8 +2,9 @@
 
 import pytest
 
-from kineray.data import index_cache, storage
-from kineray.data.index_cache import IndexCache
+from kineray import storage
+from kineray.data.manifest import index_cache
+from kineray.data.manifest.index_cache import IndexCache
 
 FILES = {f"{name}.mp4": name.encode() * 3 for name in ("b", "a", "ä", "a b", "z/9")}
 

@@ -19,14 +19,14 @@ from kineray.data import (
     Preprocessing,
     eval_clips,
     global_order,
-    index_cache,
     load_manifest,
     sample_rng,
     steps_per_epoch,
     synthesize,
     train_batches,
 )
-from kineray.data.loader import prefetched_batches
+from kineray.data.batches.loader import prefetched_batches
+from kineray.data.manifest import index_cache
 from kineray.errors import ConfigError, ManifestError
 from kineray.video import frames_uri, index_video
 from kineray.video.worker import decode_process, end_idle_processes

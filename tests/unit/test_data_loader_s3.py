@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from kineray import storage
 from kineray.config import DataConfig
 from kineray.data import (
     Preprocessing,
     eval_clips,
     load_manifest,
     save_manifest,
-    storage,
     synthesize,
     train_batches,
 )

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kineray.data import Manifest, Sample, load_manifest, save_manifest
-from kineray.data.manifest import check_flow
-from kineray.data.samples import BoxLabel
+from kineray.data.manifest.manifest import check_flow
+from kineray.data.manifest.samples import BoxLabel
 from kineray.errors import ManifestError
 
 HEADS = {"verb": ("cut", "wash"), "noun": ("knife", "café", "pan")}
@@ -141,7 +141,7 @@ def test_many_samples_are_columns_not_objects(tmp_path):
     save_manifest(a_manifest(rows), tmp_path / "manifest.parquet")
     code = f"""
 import gc, pickle, resource, sys
-from kineray.data.manifest import load_manifest
+from kineray.data.manifest.manifest import load_manifest
 import pyarrow.parquet, pyarrow.compute, numpy
 def resident(): return int(next(l for l in open("/proc/self/status") if "VmRSS" in l).split()[1]) / 1024
 before = resident()
@@ -157,7 +157,7 @@ assert "pandas" not in sys.modules and "torch" not in sys.modules
 
 
 def test_sample_is_imported_without_what_is_slow():
-    code = "import sys; from kineray.data.samples import Sample; print(*sys.modules)"
+    code = "import sys; from kineray.data.manifest.samples import Sample; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"pyarrow", "torch", "boto3", "pydantic"} & set(done.stdout.split())
 

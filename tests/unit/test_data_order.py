@@ -5,7 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kineray.data.order import balanced_order, global_order, repeats, sample_rng
+from kineray.data.batches.order import balanced_order, global_order, repeats
+from kineray.data.clips.seeds import sample_rng
 
 
 @given(n=st.integers(0, 300), seed=st.integers(0, 2**40), epoch=st.integers(0, 500))

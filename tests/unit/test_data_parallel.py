@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kineray.data.parallel import each
+from kineray.data.derive.parallel import each
 from kineray.errors import DecodeError, StorageError
 
 

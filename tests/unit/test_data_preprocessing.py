@@ -18,8 +18,8 @@ from video_files import write_video
 
 from kineray.config import DataConfig
 from kineray.data import Preprocessing, Sample, sample_rng
-from kineray.data.preprocessing import balance_of, crop_box, trained_heads
-from kineray.data.samplers import eval_times
+from kineray.data.clips.preprocessing import balance_of, crop_box, trained_heads
+from kineray.data.clips.samplers import eval_times
 from kineray.errors import ConfigError, DecodeError
 from kineray.video import Video, VideoInfo, frames_uri, index_video, probe, read_clip, scaled_size
 
@@ -72,7 +72,7 @@ def test_json_of_before_loads():
 
 def test_a_decoding_process_starts_without_torch():
     code = (
-        "import sys, kineray.data.preprocessing;"
+        "import sys, kineray.data.clips.preprocessing;"
         "print([name for name in ('torch', 'torchvision', 'pyarrow', 'boto3') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,10 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import picture, write_sound, write_video
 
-from kineray.data import storage
-from kineray.data.index_cache import IndexCache
-from kineray.data.manifest import Manifest, load_manifest, save_manifest
-from kineray.data.reencode import (
+from kineray import storage
+from kineray.data.derive.reencode import (
     SETTINGS_FILE,
     check_space,
     estimate,
@@ -28,7 +26,9 @@ from kineray.data.reencode import (
     plan,
     target_names,
 )
-from kineray.data.samples import BoxLabel, Sample
+from kineray.data.manifest.index_cache import IndexCache
+from kineray.data.manifest.manifest import Manifest, load_manifest, save_manifest
+from kineray.data.manifest.samples import BoxLabel, Sample
 from kineray.errors import DecodeError, ManifestError, StorageError
 from kineray.video import PacketIndex, index_video, open_video, probe, read_clip
 from kineray.video.encode import Settings, encode

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kineray.data.samplers import eval_times, train_times
+from kineray.data.clips.samplers import eval_times, train_times
 from kineray.errors import ConfigError
 
 SAMPLINGS = ("dense", "uniform", "segments", "sequences")

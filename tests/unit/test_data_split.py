@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kineray.data.manifest import Manifest
-from kineray.data.samples import Sample
-from kineray.data.split import divide
+from kineray.data.derive.split import divide
+from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
 CLASSES = {"verb": tuple("abcd"), "noun": tuple("xyz")}

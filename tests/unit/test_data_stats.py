@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import write_video
 
-from kineray.data.manifest import Manifest, save_manifest
-from kineray.data.samples import BoxLabel, Sample
-from kineray.data.stats import Range, class_balance, decoded_per_wanted, key_gaps, measure, some, stats
+from kineray.data.derive.stats import Range, class_balance, decoded_per_wanted, key_gaps, measure, some, stats
+from kineray.data.manifest.manifest import Manifest, save_manifest
+from kineray.data.manifest.samples import BoxLabel, Sample
 from kineray.errors import DecodeError
 from kineray.video import index_video
 

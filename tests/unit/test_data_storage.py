@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from kineray import storage
 from kineray.cli import run
-from kineray.data import Manifest, Sample, load_manifest, save_manifest, storage
+from kineray.data import Manifest, Sample, load_manifest, save_manifest
 from kineray.errors import StorageError
 
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kineray.data import cache as cache_module
-from kineray.data.cache import Cache, from_environment, name_of
 from kineray.errors import ConfigError, StorageError
+from kineray.storage import cache as cache_module
+from kineray.storage.cache import Cache, from_environment, name_of
 
 
 def content(name, size):
@@ -168,7 +168,7 @@ def test_a_file_that_is_removed_while_it_is_opened_is_fetched_again(tmp_path):
 WORK = """
 import random, sys, time
 from pathlib import Path
-from kineray.data.cache import Cache, name_of
+from kineray.storage.cache import Cache, name_of
 folder, limit, log, seed = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 cache, chance = Cache(Path(folder), limit), random.Random(seed)
 
@@ -213,7 +213,7 @@ def test_processes_that_drive_out_each_others_files_read_whole_ones(tmp_path):
 HALF = """
 import sys, time
 from pathlib import Path
-from kineray.data.cache import Cache, name_of
+from kineray.storage.cache import Cache, name_of
 
 def fetch(part):
     part.reserve(1000)
@@ -262,7 +262,7 @@ def test_what_a_killed_fetcher_left_makes_room(tmp_path):
 FULL = """
 import shutil, sys
 from pathlib import Path
-from kineray.data.cache import Cache, name_of
+from kineray.storage.cache import Cache, name_of
 from kineray.errors import StorageError
 folder = Path(sys.argv[1])
 cache = Cache(folder / "cache", 10**9)

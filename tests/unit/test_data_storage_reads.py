@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from slow_cases import slow_after
 from video_files import write_video
 
-from kineray.data import remote_file, storage
-from kineray.data import s3 as s3_requests
+from kineray import storage
 from kineray.errors import StorageError
+from kineray.storage import cache, remote_file
+from kineray.storage import s3 as s3_requests
 
 DATA = random.Random(0).randbytes(300_000)
 
@@ -64,7 +65,7 @@ def test_a_small_object_is_prefetched(uri, s3_server):
 
 
 def test_a_large_object_is_not_prefetched(uri, s3_server, monkeypatch):
-    monkeypatch.setattr(storage, "WHOLE_UP_TO", 10_000)
+    monkeypatch.setattr("kineray.storage.files.WHOLE_UP_TO", 10_000)
     s3_server.pause_s = 0.01
     for _ in range(2):
         storage.prefetch(uri)
@@ -312,8 +313,8 @@ def test_what_does_not_fit_the_cache_is_read_in_parts(uri, s3_server, small_bloc
     monkeypatch.setenv("KINERAY_CACHE_SIZE", "150KB")
     with storage.video_source(uri) as file:
         assert isinstance(file, io.BufferedReader) and file.read() == DATA
-    cache = storage.from_environment()
-    assert sum(path.stat().st_size for path in (cache.folder / "objects").rglob("*.*")) <= 150_000
+    shared = cache.from_environment()
+    assert sum(path.stat().st_size for path in (shared.folder / "objects").rglob("*.*")) <= 150_000
     with storage.local_file(uri) as path:
         assert path.read_bytes() == DATA
     assert not path.exists()
@@ -323,7 +324,8 @@ def test_what_does_not_fit_the_cache_is_read_in_parts(uri, s3_server, small_bloc
 
 READ = """
 import io, random, sys
-from kineray.data import remote_file, storage
+from kineray.storage import remote_file
+from kineray import storage
 remote_file.BLOCK = 10_000
 chance, data = random.Random(0), random.Random(0).randbytes(300_000)
 chance.seed(sys.argv[1])
@@ -382,7 +384,5 @@ def test_reads_outlast_the_end_and_the_restart_of_the_server(uri, s3_server, s3)
 
 def test_storage_is_light():
     heavy = "{'av', 'boto3', 'botocore', 'numpy', 'pyarrow', 'torch', 'urllib3'}"
-    code = (
-        f"import sys, kineray.data.storage; print({heavy} & {{name.split('.')[0] for name in sys.modules}})"
-    )
+    code = f"import sys, kineray.storage; print({heavy} & {{name.split('.')[0] for name in sys.modules}})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from slow_cases import slow_after
 
-from kineray.data import load_manifest, synth, synthesize
+from kineray.data import load_manifest, synthesize
+from kineray.data.derive import synth
 from kineray.video import probe, read_clip
 
 TRAIN, VAL, FPS = 480, 160, 10

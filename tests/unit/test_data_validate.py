@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from video_files import write_sound, write_video
 
-from kineray.data import storage
-from kineray.data.index_cache import IndexCache
-from kineray.data.manifest import Manifest, load_manifest, save_manifest
-from kineray.data.samples import BoxLabel, Sample
-from kineray.data.validate import check_video, outside_of, quarantine_path, validate, without
+from kineray import storage
+from kineray.data.derive.validate import check_video, outside_of, quarantine_path, validate, without
+from kineray.data.manifest.index_cache import IndexCache
+from kineray.data.manifest.manifest import Manifest, load_manifest, save_manifest
+from kineray.data.manifest.samples import BoxLabel, Sample
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, frames_uri, index_video
 

@@ -14,8 +14,9 @@ import pytest
 import safetensors.numpy
 import torch
 
+from kineray import storage
 from kineray.config import DataConfig, Experiment, SlowFastConfig, from_yaml
-from kineray.data import Preprocessing, storage
+from kineray.data import Preprocessing
 from kineray.errors import CheckpointError
 from kineray.models import build_model
 from kineray.training import CheckpointStore, build_optimizer, load_checkpoint

@@ -6,8 +6,9 @@ import pytest
 import torch
 from gloo import run_workers
 
+from kineray import storage
 from kineray.config import SlowFastConfig, TwoStreamConfig, apply_overrides
-from kineray.data import load_manifest, storage
+from kineray.data import load_manifest
 from kineray.errors import ConfigError
 from kineray.models import build_model
 from kineray.training import (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from video_files import picture, write_video
 
-from kineray.data.samplers import eval_times, train_times
+from kineray.data.clips.samplers import eval_times, train_times
 from kineray.errors import DecodeError
 from kineray.video import frames_uri, is_frames_uri, open_video, probe, read_clip
 from kineray.video.frames import FramesUri, parse_frames_uri

@@ -142,7 +142,7 @@ def test_a_child_starts_without_torch(process):
 
 
 def _heavy_modules():
-    import kineray.data.preprocessing
-    import kineray.data.storage  # noqa: F401
+    import kineray.data.clips.preprocessing
+    import kineray.storage  # noqa: F401
 
     return [name for name in ("torch", "pyarrow", "boto3", "ray", "mlflow") if name in sys.modules]

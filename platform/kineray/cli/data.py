@@ -55,7 +55,7 @@ for tool in (validate_command, stats_command, reencode_command, split_command, f
 def synth(folder: str, train: int, val: int, seed: int, as_json: bool) -> None:
     """Make H.264 videos in FOLDER whose class can only be told from their motion."""
     from kineray.data import load_manifest
-    from kineray.data.synth import synthesize
+    from kineray.data.derive.synth import synthesize
 
     path = synthesize(folder, train=train, val=val, seed=seed)
     _show(load_manifest(str(path)), str(path), as_json)
@@ -108,9 +108,9 @@ def import_(
     ava            ava_train_v2.2.csv and the .pbtxt with the actions, or their folder
     ava-kinetics   kinetics_train_v1.0.csv and the same .pbtxt, or their folder
     """
+    from kineray import storage as store
     from kineray.data import save_manifest
-    from kineray.data import storage as store
-    from kineray.data.formats.detect import format_of
+    from kineray.data.importers.detect import format_of
 
     if out and not out.endswith(".parquet"):
         raise ManifestError(f"--out {out}: the name of a manifest must end in .parquet")
@@ -150,7 +150,7 @@ def _refuse_others(layout: str, source: str, options: dict[str, Any]) -> None:
 
 
 def _read(layout: str, sources: tuple[str, ...], beside: str, options: dict[str, Any]) -> "Manifest":
-    from kineray.data import formats
+    from kineray.data import importers as formats
 
     if layout in ("folders", "ucf101", "hmdb51") and len(sources) > 1:
         kind = "folder of class folders" if layout == "folders" else f"folder of {layout}'s lists"
@@ -204,7 +204,7 @@ def _chosen_classes(classes: str | None) -> list[str] | None:
 
 
 def _show(manifest: "Manifest", path: str, as_json: bool) -> None:
-    from kineray.data.samples import ABSENT
+    from kineray.data.manifest.samples import ABSENT
 
     found = manifest.found
     rows: list[dict[str, Any]] = [

@@ -22,8 +22,8 @@ from kineray.cli.output import (
 from kineray.errors import ManifestError
 
 if TYPE_CHECKING:
-    from kineray.data.flow import Flows
-    from kineray.data.reencode import Copies
+    from kineray.data.derive.flow import Flows
+    from kineray.data.derive.reencode import Copies
 
 
 class _SettingOption(click.Option):
@@ -85,8 +85,9 @@ def reencode_command(
     Ids, labels, splits and times stay what they are. A few videos are encoded first to say what all will
     take. The same command again goes on where it stopped.
     """
-    from kineray.data import index_cache, load_manifest
-    from kineray.data.reencode import check_space, estimate, make_copies, plan
+    from kineray.data import load_manifest
+    from kineray.data.derive.reencode import check_space, estimate, make_copies, plan
+    from kineray.data.manifest import index_cache
     from kineray.video.encode import Settings
 
     if not (yes or dry_run or sys.stdin.isatty()):
@@ -151,14 +152,14 @@ def reencode_command(
     "--bound",
     type=click.FloatRange(0, min_open=True),
     cls=_SettingOption,
-    module="kineray.data.flow",
+    module="kineray.data.derive.flow",
     help="Largest motion that can be stored, in pixels per frame.",
 )
 @click.option(
     "--short-side",
     type=click.IntRange(16),
     cls=_SettingOption,
-    module="kineray.data.flow",
+    module="kineray.data.derive.flow",
     help="Videos are made this small first.",
 )
 @workers_option
@@ -179,9 +180,9 @@ def flow_command(
     goes on where it stopped.
     """
     from kineray.data import load_manifest
-    from kineray.data.flow import Settings, compute_flow
-    from kineray.data.manifest import FILE_NAME
-    from kineray.data.storage import join
+    from kineray.data.derive.flow import Settings, compute_flow
+    from kineray.data.manifest.manifest import FILE_NAME
+    from kineray.storage import join
 
     loaded = load_manifest(manifest)
     start = time.monotonic()

@@ -22,7 +22,7 @@ from kineray.errors import ManifestError
 
 if TYPE_CHECKING:
     from kineray.data import Manifest
-    from kineray.data.stats import ClassBalance, Range, SplitStats
+    from kineray.data.derive.stats import ClassBalance, Range, SplitStats
 
 _SHOWN = 4  # values of a long list
 
@@ -45,8 +45,9 @@ def validate_command(
 
     Exit code 0: all can be read; 1: some cannot, see the quarantine list; 2: the check itself failed.
     """
-    from kineray.data import index_cache, load_manifest, save_manifest
-    from kineray.data.validate import quarantine_path, validate, without, write_quarantine
+    from kineray.data import load_manifest, save_manifest
+    from kineray.data.derive.validate import quarantine_path, validate, without, write_quarantine
+    from kineray.data.manifest import index_cache
 
     target = out or quarantine_path(manifest)
     cleaned = _manifest_name("--clean", clean) if clean else None
@@ -114,8 +115,8 @@ def validate_command(
 def stats_command(manifest: str, sample: int | None, workers: int | None, as_json: bool) -> None:
     """Say what MANIFEST holds: hours, sizes, frame rates, classes, key frames; nothing is decoded."""
     from kineray.data import load_manifest
-    from kineray.data.index_cache import IndexCache
-    from kineray.data.stats import CLIP_S, DEAR, stats
+    from kineray.data.derive.stats import CLIP_S, DEAR, stats
+    from kineray.data.manifest.index_cache import IndexCache
 
     loaded = load_manifest(manifest)
     with Progress("videos") as progress:
@@ -172,7 +173,7 @@ def split_command(
     --val and --test are shares of the samples of --from; classes are spread as evenly as the groups allow.
     """
     from kineray.data import load_manifest, save_manifest
-    from kineray.data.split import divide
+    from kineray.data.derive.split import divide
 
     target = _manifest_name("--out", out)
     division = divide(load_manifest(manifest), {"val": val, "test": test}, source=source, seed=seed)

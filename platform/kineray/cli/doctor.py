@@ -166,7 +166,7 @@ def _s3(storage: str) -> Finding:
         return Finding(
             "S3", True, f"credentials from {credentials.method}, endpoint {endpoint}", needed=False
         )
-    from kineray.data import storage as store
+    from kineray import storage as store
     from kineray.errors import StorageError
 
     probe = store.join(storage, ".kineray-doctor")

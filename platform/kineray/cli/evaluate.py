@@ -60,7 +60,7 @@ def evaluate(
             )
     from kineray.config import apply_overrides
     from kineray.data import load_manifest
-    from kineray.data.index_cache import IndexCache
+    from kineray.data.manifest.index_cache import IndexCache
     from kineray.evaluation import evaluate as run_evaluation
     from kineray.evaluation import save_predictions
     from kineray.training import load_checkpoint
@@ -139,7 +139,7 @@ def predict(
 
 def find_checkpoint(reference: str, storage: str) -> str:
     """``reference`` as a location: a path or URI as it is, a run's name inside ``storage`` otherwise."""
-    from kineray.data import storage as store
+    from kineray import storage as store
 
     if store.is_remote(reference) or Path(reference).exists():
         return reference
@@ -149,7 +149,7 @@ def find_checkpoint(reference: str, storage: str) -> str:
 
 def check_writable(target: str) -> None:
     """Raise StorageError unless a file can be written at ``target``: now, not after hours of work."""
-    from kineray.data import storage as store
+    from kineray import storage as store
 
     probe = f"{target}.{uuid.uuid4().hex}.tmp"
     if not store.is_remote(target) and Path(target).is_dir():

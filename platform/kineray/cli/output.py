@@ -43,7 +43,7 @@ class Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from kineray.data.sizes import bytes_of
+        from kineray.storage.sizes import bytes_of
 
         try:
             return bytes_of(str(value))

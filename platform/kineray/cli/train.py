@@ -169,7 +169,7 @@ def with_smoke_data(experiment: "Experiment") -> "Experiment":
         return experiment
     manifest = Path(SMOKE_DATA) / "manifest.parquet"
     if not manifest.exists():
-        from kineray.data.synth import synthesize
+        from kineray.data.derive.synth import synthesize
 
         note(f"making video files in {SMOKE_DATA} (only their motion tells the class)")
         synthesize(SMOKE_DATA)

@@ -74,8 +74,9 @@ def clip_parts(modality: Modality, stack: int) -> tuple[int, int]:
 class DataConfig(Section):
     """Which clips are read, and how a clip is cut from a video.
 
-    ``sampling`` is where the ``frames`` frames of a clip lie (``kineray.data.samplers``): dense, ``stride
-    / fps`` seconds apart (32 x 2 at 30 fps spans 2.1 s); uniform, spread over the whole segment; segments,
+    ``sampling`` is where the ``frames`` frames of a clip lie (``kineray.data.clips.samplers``): dense,
+    ``stride / fps`` seconds apart (32 x 2 at 30 fps spans 2.1 s); uniform, spread over the whole segment;
+    segments,
     one random moment in each of ``frames`` parts (TSN); sequences, one of the parts of ``frames`` frames
     that a segment falls into at ``stride / fps``.
 

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kineray.data import Failure, Manifest, eval_clips, storage
-from kineray.data.index_cache import IndexCache
-from kineray.data.manifest import check_flow
-from kineray.data.samples import ABSENT
+from kineray import storage
+from kineray.data import Failure, Manifest, eval_clips
+from kineray.data.manifest.index_cache import IndexCache
+from kineray.data.manifest.manifest import check_flow
+from kineray.data.manifest.samples import ABSENT
 from kineray.errors import ManifestError
 from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
 from kineray.evaluation.predict import video_probabilities, view_probabilities

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from kineray.data import storage
+from kineray import storage
 from kineray.errors import ExportError
 from kineray.training import Checkpoint
 

@@ -27,7 +27,7 @@ def decode_views(
     ``file`` is a path or an open binary file. Raises DecodeError, and ConfigError for a modality that the
     file alone does not have.
     """
-    from kineray.data.decoding import eval_file
+    from kineray.data.clips.decoding import eval_file
 
     return eval_file(file, preprocessing, views, crops)
 

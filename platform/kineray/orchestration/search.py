@@ -23,10 +23,10 @@ from kineray.config import (
     trial_name,
 )
 from kineray.data import Manifest, load_manifest
-from kineray.data.storage import absolute, is_remote, join
 from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.training import open_manifest
+from kineray.storage import absolute, is_remote, join
 from kineray.tracking import Run, get_run, list_runs, resume_run, run_exists, start_run, unused_name
 from kineray.training import CheckpointEvent, Event, ValidationEvent
 

@@ -11,9 +11,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from kineray import storage
 from kineray.cluster import connect, cpus_of_this_node
 from kineray.config import Experiment, apply_overrides, differing_keys, fingerprint, from_yaml, to_yaml
-from kineray.data import Manifest, load_manifest, storage
+from kineray.data import Manifest, load_manifest
 from kineray.errors import (
     ConfigError,
     ErrorBudgetError,

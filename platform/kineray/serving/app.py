@@ -86,7 +86,7 @@ class Decoder:
     def __init__(self) -> None:
         import kineray.evaluation  # noqa: F401 - here, so that no request waits for it
         from kineray.cluster import cpus_of_this_node
-        from kineray.data.decoding import start_processes
+        from kineray.data.clips.decoding import start_processes
 
         cores = cpus_of_this_node()  # more at a time would only compete
         start_processes(cores)

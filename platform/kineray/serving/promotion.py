@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kineray.data import storage as store
+from kineray import storage as store
 from kineray.serving.service import find_service
 from kineray.tracking import (
     DEFAULT_MODEL,

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kineray import storage as store
 from kineray.cluster import connect
-from kineray.data import storage as store
 from kineray.errors import ServingError
 from kineray.evaluation import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
 from kineray.tracking import CHAMPION, DEFAULT_MODEL, ModelVersion, fetch, get_version

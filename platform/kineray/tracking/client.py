@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kineray.data import storage
+from kineray import storage
 from kineray.errors import TrackingError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kineray.data import storage
+from kineray import storage
 from kineray.errors import CheckpointError, TrackingError
 from kineray.tracking.client import open_client, reaching, shown, tracking_uri
 from kineray.tracking.runs import get_run

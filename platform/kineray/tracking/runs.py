@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from kineray import storage
 from kineray.config import Experiment, leaf_keys
-from kineray.data import Manifest, storage
+from kineray.data import Manifest
 from kineray.errors import ConfigError, TrackingError
 from kineray.tracking.client import experiment_id, open_client, reaching, shown, tracking_uri
 from kineray.tracking.journal import Journal, Sender, pending_folder, send_pending

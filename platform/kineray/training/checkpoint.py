@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kineray import storage
 from kineray.config import Experiment, from_yaml, to_yaml
-from kineray.data import Preprocessing, storage
+from kineray.data import Preprocessing
 from kineray.errors import CheckpointError, KinerayError, StorageError
 from kineray.models import build_model
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from kineray import storage
 from kineray.config import ModelConfig
-from kineray.data import storage
 from kineray.errors import CheckpointError, ConfigError, StorageError
 from kineray.models import load_weights
 from kineray.training.checkpoint import EXPERIMENT, WEIGHTS

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from kineray.config import Experiment, FrameConfig, differing_keys
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
-from kineray.data.index_cache import IndexCache
-from kineray.data.manifest import check_flow
-from kineray.data.preprocessing import balance_of
+from kineray.data.clips.preprocessing import balance_of
+from kineray.data.manifest.index_cache import IndexCache
+from kineray.data.manifest.manifest import check_flow
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import FROZEN_AT_RANDOM, build_model, checkpoint_activations, set_batch_norm_group
 from kineray.training.checkpoint import CheckpointStore, load_training_state

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kineray.data import Failure, Manifest, Preprocessing, Sample, eval_clips
-from kineray.data.index_cache import IndexCache
+from kineray.data.manifest.index_cache import IndexCache
 from kineray.training.step import autocast, clip_loss, shorten
 from kineray.training.synchronise import Workers
 

@@ -1,0 +1,122 @@
+"""What a decoding process does: from a sample to the pixels of its clips. Imports no torch."""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+
+from kineray import storage
+from kineray.data.clips.preprocessing import Preprocessing
+from kineray.data.clips.seeds import sample_rng
+from kineray.data.manifest.samples import Sample
+from kineray.video import PacketIndex
+from kineray.video.worker import DecodeProcess, allocate, decode_process
+
+SampleKey: TypeAlias = tuple[int, int, str, int, int]
+"""The arguments of ``sample_rng``: seed, epoch, sample id, attempt, repeat."""
+
+
+class ClipDecoder:
+    """Cuts clips in a child process. For one thread."""
+
+    def __init__(self, process: DecodeProcess, preprocessing: Preprocessing) -> None:
+        self._process = process
+        # Class names are of no use for pixels, and there may be hundreds to send with every clip.
+        self._preprocessing = preprocessing.model_copy(update={"labels": {}})
+
+    def uri(self, sample: Sample) -> str:
+        """The video that clips of a sample are read from, or its flow."""
+        return self._preprocessing.sources(sample)[0]
+
+    def train_clips(self, sample: Sample, keys: Sequence[SampleKey], index: bytes | None) -> np.ndarray:
+        """``Preprocessing.train_clips``: uint8 [N, T, crop, crop, C], in shared memory.
+
+        ``keys``: those of ``sample_rng`` for each clip. ``index``: ``PacketIndex.to_bytes`` of the sample's
+        video, if it is known. Raises DecodeError and StorageError.
+        """
+        clips: np.ndarray = self._process.call(
+            _train_clips, self._preprocessing, _bare(sample), keys, index, of=self.uri(sample)
+        )
+        return clips
+
+    def eval_views(
+        self, sample: Sample, views: int, crops: int, index: bytes | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``Preprocessing.eval_views`` of a sample, in shared memory. Raises DecodeError and StorageError."""
+        clips, times = self._process.call(
+            _eval_views, self._preprocessing, _bare(sample), views, crops, index, of=self.uri(sample)
+        )
+        return clips, times
+
+
+def eval_file(
+    file: str | Path | BinaryIO, preprocessing: Preprocessing, views: int, crops: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``Preprocessing.eval_views`` of a whole video, cut in a child process.
+
+    ``file``: a path, a URI or an open binary file. Raises DecodeError and StorageError, and ConfigError for
+    a modality that the file alone does not have.
+    """
+    content = storage.absolute(file) if isinstance(file, str | Path) else file.read()
+    bare = preprocessing.model_copy(update={"labels": {}})
+    name = str(file) if isinstance(file, str | Path) else "the upload"
+    with decode_process() as process:
+        clips, times = process.call(_eval_file, bare, content, views, crops, of=name)
+        return clips.copy(), times.copy()
+
+
+def start_processes(count: int) -> None:
+    """Start ``count`` decoding processes, so that the first files need not wait for them."""
+    with ExitStack() as held, ThreadPoolExecutor(count) as pool:
+        processes = [held.enter_context(decode_process()) for _ in range(count)]
+        list(pool.map(lambda process: process.call(_ready, of="a decoding process"), processes))
+
+
+def _ready() -> None:
+    """To call it, a child has to import this module and all that decoding needs."""
+
+
+def _bare(sample: Sample) -> Sample:
+    return replace(sample, labels={}, boxes=(), subsets=frozenset())
+
+
+def _train_clips(
+    preprocessing: Preprocessing, sample: Sample, keys: Sequence[SampleKey], index: bytes | None
+) -> np.ndarray:
+    rngs = [sample_rng(*key) for key in keys]
+    uri, flow = preprocessing.sources(sample)
+    with storage.video_source(uri) as source:
+        return preprocessing.train_clips(
+            source, sample, rngs, flow=flow, index=_index(index), allocate=allocate
+        )
+
+
+def _eval_views(
+    preprocessing: Preprocessing, sample: Sample, views: int, crops: int, index: bytes | None
+) -> tuple[np.ndarray, np.ndarray]:
+    uri, flow = preprocessing.sources(sample)
+    span_s = (sample.start_s, sample.end_s)
+    with storage.video_source(uri) as source:
+        return preprocessing.eval_views(
+            source, *span_s, views, crops, flow=flow, index=_index(index), allocate=allocate
+        )
+
+
+def _eval_file(
+    preprocessing: Preprocessing, content: str | bytes, views: int, crops: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(content, bytes):
+        return preprocessing.eval_views(io.BytesIO(content), views=views, crops=crops, allocate=allocate)
+    with storage.video_source(content) as source:
+        return preprocessing.eval_views(source, views=views, crops=crops, allocate=allocate)
+
+
+@lru_cache(maxsize=8)  # the clips of one long video come one after the other
+def _index(data: bytes | None) -> PacketIndex | None:
+    return None if data is None else PacketIndex.from_bytes(data)

@@ -1,0 +1,402 @@
+"""From a video to the pixels a model sees, as one value that is stored with the model."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypedDict
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from kineray.config import DataConfig
+from kineray.config.fields import (
+    Floats,
+    FramesPerSecond,
+    Modality,
+    PositiveFloat,
+    PositiveInt,
+    Sampling,
+    SideRange,
+)
+from kineray.config.schema import check_normalisation, check_picture_sizes, clip_parts
+from kineray.data.clips.samplers import eval_times, stack_times, train_times
+from kineray.errors import ConfigError
+from kineray.video import (
+    Box,
+    FlowFolder,
+    PacketIndex,
+    Picture,
+    Reader,
+    Source,
+    VideoInfo,
+    open_video,
+    scaled_size,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+Allocate: TypeAlias = Callable[[tuple[int, ...]], np.ndarray]
+"""Gives the uint8 array of a shape into which a clip is written, such as one in shared memory."""
+
+
+class _ClipArguments(TypedDict):
+    frames: int
+    stride: int
+    fps: float
+    source_fps: float
+    stack: int
+
+
+class Spanned(Protocol):
+    """A span of a video in seconds, as a Sample has it; ``end_s`` None: to the end."""
+
+    @property
+    def start_s(self) -> float: ...
+
+    @property
+    def end_s(self) -> float | None: ...
+
+
+class Located(Protocol):
+    """URIs of a video and of its optical flow, as a Sample has them; ``flow`` "": there is none."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def flow(self) -> str: ...
+
+
+class Preprocessing(BaseModel):
+    """How clips are sampled, scaled, cropped and normalised, and what the labels mean.
+
+    The fields are those of ``DataConfig``; ``labels`` holds the class names of every trained head by index.
+    Training, evaluation, prediction and serving all use this value and no other code. Clips have
+    ``channels`` C: 3 for RGB; 2 for flow, u and v; u1, v1, u2, v2, ... for stacked flow; for both, those of
+    RGB and then those of flow.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modality: Modality = "rgb"
+    sampling: Sampling = "dense"
+    frames: PositiveInt
+    stride: PositiveInt
+    fps: FramesPerSecond
+    stack: PositiveInt = 5
+    flow_bound: PositiveFloat | None = None
+    short_side: SideRange
+    crop: PositiveInt
+    flip: bool
+    eval_short_side: PositiveInt
+    eval_crop: PositiveInt
+    mean: Floats
+    std: Floats
+    labels: dict[str, tuple[str, ...]]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_picture_sizes(self.short_side, self.crop, self.eval_short_side, self.eval_crop)
+        check_normalisation(self.modality, self.mean, self.std)
+        return self
+
+    @classmethod
+    def from_config(cls, data: DataConfig, vocabularies: Mapping[str, tuple[str, ...]]) -> Self:
+        """The preprocessing that an experiment's ``data`` section describes, for a manifest's classes.
+
+        Raises ConfigError where ``data.heads`` names a head that the manifest does not have.
+        """
+        fields = {name: getattr(data, name) for name in cls.model_fields if name != "labels"}
+        heads = trained_heads(data, vocabularies)
+        return cls(**fields, labels={head: vocabularies[head] for head in heads})
+
+    def to_json(self) -> str:
+        """The value as JSON; ``from_json`` reads it back unchanged."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what ``to_json`` wrote. Raises ConfigError."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            reason = first["msg"].removeprefix("Value error, ").lower()
+            raise ConfigError(f"preprocessing: {where}: {reason}") from None
+
+    @property
+    def channels(self) -> int:
+        """Channels of a clip, and so of what the model takes."""
+        return sum(clip_parts(self.modality, self.stack))
+
+    @property
+    def clip_span_s(self) -> float:
+        """Seconds of video that a clip stands for where its frames lie ``stride / fps`` seconds apart."""
+        return self.frames * self.stride / self.fps
+
+    def sources(self, sample: Located) -> tuple[str, str | None]:
+        """What clips of a sample are read from: a video or flow, and the flow beside it for both at once."""
+        rgb_channels, flow_channels = clip_parts(self.modality, self.stack)
+        if not rgb_channels:
+            return sample.flow or sample.uri, None  # a data set may come as flow alone
+        return sample.uri, (sample.flow or None) if flow_channels else None
+
+    def train_clips(
+        self,
+        source: Source,
+        sample: Spanned,
+        rngs: Sequence[np.random.Generator],
+        *,
+        flow: Source | None = None,
+        index: PacketIndex | None = None,
+        allocate: Allocate | None = None,
+    ) -> np.ndarray:
+        """Random clips of ``sample``, one for each of ``rngs``, in one decoding pass.
+
+        Returns uint8 [N, T, crop, crop, C]. For each clip the moments are drawn (``samplers.train_times``);
+        then a short side, a crop of the frame at that size and, if ``flip``, a mirror image half of the
+        time (as for SlowFast on Kinetics, arXiv 1812.03982, appendix A). The crop is cut out of the frame
+        before it is scaled, at the nearest whole pixels of the source.
+
+        ``source`` and ``flow``: as ``sources`` names them. With both, all is drawn for ``source``, and flow
+        shows the same moments and the same part of the picture. ``index``: of the video file, if it is
+        known. ``allocate`` gives the array to write into. Raises DecodeError, or ConfigError for a source
+        of another modality, and where there is no flow.
+        """
+        size = (self.crop, self.crop)
+        with self._opened(source, flow, index) as parts:
+            info = parts[0].info  # of what is read from ``source``; flow follows it
+            span_s = _span(info, sample.start_s, sample.end_s)
+            times_nt = np.empty((len(rngs), self.frames))
+            cuts: list[tuple[tuple[int, int], tuple[int, int], bool]] = []
+            for times_t, rng in zip(times_nt, rngs, strict=True):
+                times_t[:] = train_times(self.sampling, *span_s, **self._clip_of(parts), rng=rng)
+                short_side = int(rng.integers(self.short_side[0], self.short_side[1], endpoint=True))
+                height, width = scaled_size(info.height, info.width, short_side)
+                top = int(rng.integers(0, height - self.crop, endpoint=True))
+                left = int(rng.integers(0, width - self.crop, endpoint=True))
+                mirror = rng.random() < 0.5
+                cuts.append(((height, width), (top, left), self.flip and mirror))
+            clips_nthwc = (allocate or _empty)((*times_nt.shape, *size, self.channels))
+            for part in parts:
+                boxes = [crop_box(part.info, scaled, corner, self.crop) for scaled, corner, _ in cuts]
+                for places, picture in part.pictures(times_nt, span_s):
+                    for clip, of_clip in groupby(places, key=itemgetter(0)):
+                        pixels_hwc = picture.pixels(box=boxes[clip], size=size, mirror=cuts[clip][2])
+                        pixels_hwc = self._rescaled(part.video, pixels_hwc)
+                        for _, frame, channels in of_clip:
+                            clips_nthwc[clip, frame, :, :, channels] = pixels_hwc
+        return clips_nthwc
+
+    def eval_views(
+        self,
+        source: Source,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        views: int = 1,
+        crops: int = 1,
+        *,
+        flow: Source | None = None,
+        index: PacketIndex | None = None,
+        allocate: Allocate | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fixed clips of a span, in one decoding pass.
+
+        Returns uint8 [V * crops, T, eval_crop, eval_crop, C], the crops of a view side by side, and the
+        timestamps in seconds, float64 [V, T]. V is ``views``; with sequences fewer where the span holds
+        fewer. ``samplers.eval_times`` says where the views lie. One crop is the centre; three lie at the
+        start, centre and end of the long side. ``flow``, ``index``, ``allocate`` and what is raised: as in
+        ``train_clips``.
+        """
+        if crops not in (1, 3):
+            raise ConfigError(f"crops: {crops} must be 1 or 3")
+        side = self.eval_crop
+        with self._opened(source, flow, index) as parts:
+            info = parts[0].info
+            span_s = _span(info, start_s, end_s)
+            times_vt = eval_times(self.sampling, *span_s, **self._clip_of(parts), views=views)
+            size = scaled_size(info.height, info.width, self.eval_short_side)
+            corners = [_corner(*size, side, place) for place in ((1,) if crops == 1 else (0, 1, 2))]
+            shape = (len(times_vt) * crops, self.frames, side, side, self.channels)
+            clips_nthwc = (allocate or _empty)(shape)
+            for part in parts:
+                for places, picture in part.pictures(times_vt, span_s):
+                    # The whole frame, then cut: a crop has the same pixels whichever others are wanted.
+                    pixels_hwc = self._rescaled(part.video, picture.pixels(size=size))
+                    for view, frame, channels in places:
+                        for crop, (top, left) in enumerate(corners):
+                            cut_hwc = pixels_hwc[top : top + side, left : left + side]
+                            clips_nthwc[view * crops + crop, frame, :, :, channels] = cut_hwc
+        return clips_nthwc, times_vt
+
+    def normalise(self, clips_bthwc: "torch.Tensor") -> "torch.Tensor":
+        """uint8 [B, T, H, W, C] -> float32 [B, C, T, H, W], (x / 255 - mean) / std, on the same device.
+
+        On a CPU the channels of a pixel stay side by side in memory, which makes networks faster there
+        (``benchmarks/models.py``).
+        """
+        import torch
+
+        on_cpu = clips_bthwc.device.type == "cpu"
+        layout = torch.channels_last_3d if on_cpu else torch.contiguous_format
+        clips_bcthw = clips_bthwc.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=layout)
+        rgb_channels, _ = clip_parts(self.modality, self.stack)
+        # Plain numbers per channel: a tensor of them would be copied to the device at every step.
+        for channel in range(clips_bcthw.shape[1]):
+            # After red, green and blue, u and v take turns.
+            value = channel if channel < rgb_channels else rgb_channels + (channel - rgb_channels) % 2
+            mean, std = self.mean[value], self.std[value]
+            clips_bcthw[:, channel].mul_(1 / (255 * std)).sub_(mean / std)
+        return clips_bcthw
+
+    @contextmanager
+    def _opened(
+        self, source: Source, flow: Source | None, index: PacketIndex | None
+    ) -> Iterator[list["_Part"]]:
+        """What a clip is read from, ``source`` first. Raises ConfigError unless it holds what is needed."""
+        rgb, of_flow = clip_parts(self.modality, self.stack)
+        with ExitStack() as opened:
+            readers = [opened.enter_context(open_video(source, index=index))]
+            if rgb and of_flow and flow is not None:
+                readers.append(opened.enter_context(open_video(flow)))
+            needed = ["RGB frames"] * bool(rgb) + ["optical flow"] * bool(of_flow)
+            for reader, needs in zip(readers, needed, strict=False):
+                holds = "optical flow" if reader.info.channels == 2 else "RGB frames"
+                if holds != needs:
+                    raise ConfigError(
+                        f"{reader.name}: holds {holds}, but data.modality is {self.modality}"
+                        + (f", which needs {needs} there" if len(needed) > 1 else "")
+                    )
+            if len(readers) < len(needed):
+                raise ConfigError(
+                    f"{readers[0].name}: has no optical flow beside it, which data.modality={self.modality}"
+                    " needs; 'kineray data flow' computes it for the videos of a manifest"
+                )
+            parts = [_Part(readers[0], 0, 1)] if rgb else []
+            if of_flow:
+                parts.append(_Part(readers[-1], rgb, of_flow // 2))
+            yield parts
+
+    def _clip_of(self, parts: Sequence["_Part"]) -> "_ClipArguments":
+        """What says where the moments of a clip may lie: those of stacks leave room for frames of flow."""
+        last = parts[-1]
+        return {
+            "frames": self.frames,
+            "stride": self.stride,
+            "fps": self.fps,
+            "source_fps": (last if last.stack > 1 else parts[0]).info.fps,
+            "stack": last.stack,
+        }
+
+    def _rescaled(self, video: Reader, pixels_hwc: np.ndarray) -> np.ndarray:
+        """Flow that was stored with another bound than ``flow_bound``, as if it had been stored with that."""
+        if self.flow_bound is None or not isinstance(video, FlowFolder) or video.bound == self.flow_bound:
+            return pixels_hwc
+        rescaled_hwc: np.ndarray = _grey_values(video.bound / self.flow_bound)[pixels_hwc]
+        return rescaled_hwc
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Channels of a clip that are read from one video: from ``first`` on, those of ``stack`` frames."""
+
+    video: Reader
+    first: int
+    stack: int
+
+    @property
+    def info(self) -> VideoInfo:
+        """What the video says of itself."""
+        return self.video.info
+
+    def pictures(
+        self, times_nt: np.ndarray, span_s: tuple[float, float]
+    ) -> Iterator[tuple[list[tuple[int, int, slice]], Picture]]:
+        """Every frame that clips at ``times_nt`` want, once, with the places where it goes.
+
+        A place is (clip, frame of the clip, channels); those of a clip follow each other. With stacked
+        flow, the frames after each moment are wanted too.
+        """
+        size, shape = self.info.channels, (*times_nt.shape, self.stack)
+        times_m = times_nt.ravel()
+        if self.stack > 1:
+            times_m = stack_times(times_m, self.stack, *span_s, self.info.fps).ravel()
+        starts = range(self.first, self.first + self.stack * size, size)
+        channels = [slice(start, start + size) for start in starts]
+        for rows, picture in self.video.pictures(times_m):
+            places = zip(*(where.tolist() for where in np.unravel_index(rows, shape)), strict=True)
+            yield [(clip, frame, channels[nth]) for clip, frame, nth in places], picture
+
+
+def trained_heads(data: DataConfig, heads: Iterable[str]) -> tuple[str, ...]:
+    """The heads of a manifest that are trained, in its order. Raises ConfigError for one it has not."""
+    known = tuple(heads)
+    for head in data.heads:
+        if head not in known:
+            raise ConfigError(f"data.heads={head}: the manifest has no such head; it has {', '.join(known)}")
+    return tuple(head for head in known if not data.heads or head in data.heads)
+
+
+def balance_of(data: DataConfig, heads: Sequence[str]) -> tuple[str, float] | None:
+    """Head and power for ``balanced_order``, or None where classes are seen as often as they occur.
+
+    ``heads``: those that are trained. Raises ConfigError where ``data.balance_head`` is not one of them,
+    or is left out though there are several.
+    """
+    if data.balance == "none":
+        return None
+    if data.balance_head not in heads and (data.balance_head or len(heads) != 1):
+        what = f"={data.balance_head}: is not trained" if data.balance_head else ": is not set"
+        raise ConfigError(
+            f"data.balance_head{what}; data.balance={data.balance} needs one of {', '.join(heads)}"
+        )
+    return data.balance_head or heads[0], {"sqrt": 0.5, "class": 0.0}[data.balance]
+
+
+def _span(info: VideoInfo, start_s: float, end_s: float | None) -> tuple[float, float]:
+    end_s = info.duration_s if end_s is None else min(end_s, info.duration_s)
+    return start_s, max(end_s, start_s)
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
+
+
+def crop_box(info: VideoInfo, scaled: tuple[int, int], corner: tuple[int, int], side: int) -> Box:
+    """The square of ``side`` at ``corner`` (top, left) of the scaled frame, in pixels of the source.
+
+    Its edges are rounded to the nearest pixel; it has one pixel at least.
+    """
+    top, height = _pixels(info.height / scaled[0], corner[0], side)
+    left, width = _pixels(info.width / scaled[1], corner[1], side)
+    return left, top, width, height
+
+
+def _pixels(scale: float, first: int, length: int) -> tuple[int, int]:
+    """(first, length) of the source pixels under some pixels of a frame that is ``scale`` times smaller."""
+    start, stop = round(first * scale), round((first + length) * scale)
+    if start == stop:
+        start, stop = math.floor(first * scale), math.floor(first * scale) + 1
+    return start, stop - start
+
+
+def _corner(height: int, width: int, side: int, place: int) -> tuple[int, int]:
+    """(top, left) of a square crop at the start, centre or end (0, 1, 2) of the frame's long side."""
+    top, left = math.ceil((height - side) / 2), math.ceil((width - side) / 2)
+    if place == 1:
+        return top, left
+    if height > width:
+        return (0 if place == 0 else height - side), left
+    return top, (0 if place == 0 else width - side)
+
+
+@cache
+def _grey_values(ratio: float) -> np.ndarray:
+    """What each grey value of flow becomes when its bound shrinks by ``ratio``: uint8 [256]."""
+    return np.round(127.5 + (np.arange(256) - 127.5) * ratio).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,196 @@
+"""Opens every video of a manifest once, and lists those that must not be trained on."""
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kineray import storage
+from kineray.data.derive.parallel import each
+from kineray.data.manifest.manifest import FILE_NAME, Manifest
+from kineray.data.manifest.samples import Sample
+from kineray.errors import DecodeError
+from kineray.video import PacketIndex, Source, Video, open_video
+from kineray.video.encode import MISCOUNT
+from kineray.video.sequence import every_frame
+
+LATE_END_S = 1.0  # how far a clip may reach past the end of its video: annotations are rounded
+_COLUMNS = ("uri", "code", "message", "samples")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why some samples of one video cannot be used; ``code`` is DecodeError's, or ``span``."""
+
+    uri: str
+    code: str
+    message: str
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """``videos``: how many were opened, folders of flow included; ``indexes``: URI ->
+    ``PacketIndex.to_bytes``, of whole files."""
+
+    videos: int
+    problems: tuple[Problem, ...]
+    indexes: Mapping[str, bytes]
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """Code -> number of samples, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for problem in self.problems:
+            counts[problem.code] += len(problem.samples)
+        return dict(counts.most_common())
+
+    @property
+    def bad_samples(self) -> frozenset[str]:
+        """Ids of the samples that cannot be used."""
+        return frozenset(name for problem in self.problems for name in problem.samples)
+
+
+def validate(
+    manifest: Manifest,
+    *,
+    every: bool = False,
+    workers: int = 1,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> Validation:
+    """Open every distinct video, and the flow beside it, in a process that it may hang or crash, and check
+    the samples' spans.
+
+    The first, the middle and the last frame are decoded, or with ``every`` all of them. ``progress`` is
+    called with (done, of all, bad). Raises StorageError where a bucket cannot be reached.
+    """
+    columns = manifest.columns
+    named = [*columns.column("uri").to_pylist(), *columns.column("flow").to_pylist()]
+    uris = list(dict.fromkeys(filter(None, named)))
+    failures: dict[str, DecodeError] = {}
+    durations_s: dict[str, float] = {}
+    indexes: dict[str, bytes] = {}
+    for outcome in each(_checked, uris, workers=workers, arguments=lambda uri: (uri, every)):
+        if outcome.error is not None:
+            failures[outcome.item] = outcome.error
+        else:
+            durations_s[outcome.item] = outcome.result["duration_s"]
+            if outcome.result["index"] is not None:
+                indexes[outcome.item] = outcome.result["index"]
+        if progress:
+            progress(outcome.done, len(uris), len(failures))
+    problems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for sample in manifest:
+        bad = next((uri for uri in (sample.uri, sample.flow) if uri in failures), None)
+        if bad is not None:
+            message = str(failures[bad]).removeprefix(f"{bad}: ")
+            problems[bad, failures[bad].code, message].append(sample.id)
+        elif outside := outside_of(sample, durations_s[sample.uri]):
+            problems[sample.uri, "span", outside].append(sample.id)
+        elif sample.flow and (short := short_of(sample, durations_s[sample.uri], durations_s[sample.flow])):
+            problems[sample.flow, "span", short].append(sample.id)
+    return Validation(
+        len(uris), tuple(Problem(*key, tuple(names)) for key, names in problems.items()), indexes
+    )
+
+
+def check_video(source: Source, *, every: bool = False) -> tuple[float, PacketIndex | None]:
+    """Decode the first, the middle and the last frame of a video, or all; (duration in s, index).
+
+    Folders of frames have no index. Raises DecodeError, ``wrong_frame_count`` for a file that has not so
+    many frames as it announces (but for one in a hundred: headers of AVI and FLV are written carelessly).
+    """
+    with open_video(source) as video:
+        info = video.info
+        video.read([0.0, info.duration_s / 2, np.inf], size=(16, 16))
+        if not isinstance(video, Video):
+            return info.duration_s, None
+        index = video.index
+    announced = index.announced
+    if announced is not None and abs(announced - len(index.pts)) > max(announced * MISCOUNT, 1):
+        raise DecodeError(
+            "wrong_frame_count",
+            f"{video.name}: it announces {announced} frames, but has {len(index.pts)}",
+        )
+    if every:
+        decoded = sum(1 for _ in every_frame(source, index))
+        if decoded != index.frames:
+            raise DecodeError(
+                "wrong_frame_count",
+                f"{video.name}: {index.frames} frames are stored, but {decoded} can be decoded",
+            )
+    return index.duration_s, index
+
+
+def outside_of(sample: Sample, duration_s: float) -> str | None:
+    """How a sample's span does not lie in its video of ``duration_s`` seconds; None if it does."""
+    start_s, end_s = sample.start_s, sample.end_s
+    if end_s is not None and end_s < start_s:
+        return f"the clip ends at {end_s:.2f} s, before its start at {start_s:.2f} s"
+    if start_s < 0 or (start_s > 0 and start_s >= duration_s):
+        return f"the clip starts at {start_s:.2f} s, but the video lasts {duration_s:.2f} s"
+    if end_s is not None and end_s > duration_s + LATE_END_S:
+        return f"the clip ends at {end_s:.2f} s, but the video lasts {duration_s:.2f} s"
+    return None
+
+
+def short_of(sample: Sample, duration_s: float, flow_s: float) -> str | None:
+    """How the flow of a video of ``duration_s`` ends before a sample does; None where it reaches its end.
+
+    Flow always ends some frames before its video.
+    """
+    end_s = duration_s if sample.end_s is None else min(sample.end_s, duration_s)
+    if end_s > flow_s + LATE_END_S:
+        return f"the clip ends at {end_s:.2f} s, but the flow lasts {flow_s:.2f} s"
+    return None
+
+
+def without(manifest: Manifest, bad: frozenset[str]) -> Manifest:
+    """The manifest without the samples whose ids are ``bad``; they are named in ``missing``."""
+    keep: list[int] = []
+    missing = {split: list(names) for split, names in manifest.missing.items()}
+    for row, sample in enumerate(manifest):
+        if sample.id in bad:
+            missing.setdefault(sample.split, []).append(sample.id)
+        else:
+            keep.append(row)
+    samples = manifest.columns.take(np.array(keep, np.int64))
+    return replace(
+        manifest, samples=samples, missing={split: tuple(names) for split, names in missing.items()}
+    )
+
+
+def quarantine_path(manifest_uri: str | Path) -> str:
+    """Where the list of a manifest's bad videos lies: ``<manifest's stem>.quarantine.csv`` beside it."""
+    uri = str(manifest_uri)
+    if not uri.endswith(".parquet"):
+        uri = storage.join(uri, FILE_NAME)
+    return f"{uri.removesuffix('.parquet')}.quarantine.csv"
+
+
+def write_quarantine(problems: Sequence[Problem], path: str) -> None:
+    """Write a CSV with a row for each problem; the ids of its samples are parted by ``|``.
+
+    It is written even where there are no problems, so that no older list is taken for a new one.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for problem in problems:
+        writer.writerow([problem.uri, problem.code, problem.message, " | ".join(problem.samples)])
+    storage.write_bytes(path, text.getvalue().encode())
+
+
+def _checked(uri: str, every: bool) -> dict[str, Any]:
+    with storage.video_source(uri) as source:
+        try:
+            duration_s, index = check_video(source, every=every)
+        except DecodeError as error:
+            # The cache's name of an object says nothing to anybody.
+            raise DecodeError(error.code, str(error).replace(str(source), uri, 1)) from None
+    return {"duration_s": duration_s, "index": None if index is None else index.to_bytes()}

@@ -1,0 +1,330 @@
+"""EPIC-KITCHENS-100 and -55. Their class numbers differ, so one manifest holds one of them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kineray import storage
+from kineray.data.importers.epic_pictures import Place, folder_places, numbered_fps, video_places
+from kineray.data.importers.files import (
+    Files,
+    as_list,
+    beside,
+    csv_rows,
+    file_name,
+    files_of,
+    made_manifest,
+    split_of,
+    stem,
+    text_of,
+)
+from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.samples import ABSENT, Sample
+from kineray.errors import ManifestError
+
+_TIMES = ("start_timestamp", "stop_timestamp", "start_frame", "stop_frame")
+
+
+@dataclass(frozen=True)
+class _Edition:
+    """What the annotation files of one edition are called."""
+
+    name: str
+    id_column: str
+    segments: tuple[str, ...]
+    verbs: tuple[str, ...]
+    nouns: tuple[str, ...]
+    key_columns: tuple[str, str]  # of the verbs and of the nouns: where a class's number stands
+    key: str
+
+
+_E100 = _Edition(
+    "epic-kitchens-100",
+    "narration_id",
+    ("EPIC_100_train.csv", "EPIC_100_validation.csv", "EPIC_100_test_timestamps.csv"),
+    ("EPIC_100_verb_classes.csv", "verb_classes.csv"),
+    ("EPIC_100_noun_classes.csv", "noun_classes.csv"),
+    ("id", "id"),
+    "key",
+)
+_E55 = _Edition(
+    "epic-kitchens-55",
+    "uid",
+    ("EPIC_train_action_labels.csv", "EPIC_test_s1_timestamps.csv", "EPIC_test_s2_timestamps.csv"),
+    ("EPIC_verb_classes.csv",),
+    ("EPIC_noun_classes.csv",),
+    ("verb_id", "noun_id"),
+    "class_key",
+)
+# Parts of a split that E100 scores on their own: file, its column, the split.
+_TAIL = (
+    ("tail_verb", "EPIC_100_tail_verbs.csv", "verb"),
+    ("tail_noun", "EPIC_100_tail_nouns.csv", "noun"),
+)
+_UNSEEN = (
+    ("val", "EPIC_100_unseen_participant_ids_validation.csv"),
+    ("test", "EPIC_100_unseen_participant_ids_test.csv"),
+)
+SEGMENT_FILES = (*_E100.segments, *_E55.segments)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A row of an annotation file."""
+
+    id: str
+    video: str
+    person: str
+    split: str
+    subsets: frozenset[str]
+    span_s: tuple[float, float]
+    frames: tuple[int, int]  # first and last, counted from 1
+    verb: int
+    noun: int
+
+
+def from_epic(
+    sources: Files,
+    *,
+    videos: str | Path | None = None,
+    frames: str | Path | None = None,
+    flow: str | Path | None = None,
+) -> Manifest:
+    """Import EPIC-KITCHENS-100 or -55 from its CSV files or the folder that holds them.
+
+    The pictures come from ``videos`` or from ``frames``, with ``flow`` beside them or without, or from
+    ``flow`` alone; clips that are not in all that is given are missing. ``videos``: files called like the
+    video, anywhere below the folder, cut by ``start_timestamp`` and ``stop_timestamp``. ``frames``: folders
+    of extracted pictures, cut by ``start_frame`` and ``stop_frame``, which count at 60 frames per second in
+    videos of EPIC-55 (``P01_01``) and at 50 in those that came later (``P01_101``), whatever a video's own
+    rate. ``flow``: folders of optical flow, 30 per second with bound 25, or 50 with bound 8.
+
+    Heads: ``verb``, ``noun``, ``action`` (named ``<verb> <noun>``: the pairs that the training segments
+    have, or, without any, the validation segments) and for EPIC-100 ``verb_category`` and
+    ``noun_category``. A segment's noun is its first. What a file does not tell, or a pair that is no class,
+    is -1. Subsets of EPIC-100's ``val``: ``unseen``, ``tail_verb``, ``tail_noun``, ``tail_action`` (verb or
+    noun in the tail), where their lists are beside the CSV files; of EPIC-55's ``test``: ``seen`` and
+    ``unseen``. The group is the video. Raises ManifestError.
+    """
+    if all(root is None for root in (videos, frames, flow)) or None not in (videos, frames):
+        raise ManifestError("EPIC-KITCHENS: give a folder of videos or of frames, one of flow, or both")
+    files = _chosen(sources)
+    edition = _edition(files)
+    around = {file_name(file): file for file in [*beside(files), *files_of(sources)]}
+    verbs = _classes(_one_of(edition.verbs, around, files[0]), edition.key_columns[0], edition.key)
+    nouns = _classes(_one_of(edition.nouns, around, files[0]), edition.key_columns[1], edition.key)
+    tails = {
+        subset: frozenset(_integer(number, around[name]) for number in _listed(around, name, column))
+        for subset, name, column in _TAIL
+    }
+    unseen = {split: frozenset(_listed(around, name, "participant_id")) for split, name in _UNSEEN}
+    segments = [
+        segment
+        for file in files
+        for segment in _segments(file, edition, (len(verbs.names), len(nouns.names)), tails, unseen)
+    ]
+    pairs = _pairs(segments)
+    index_of = {pair: index for index, pair in enumerate(pairs)}
+    vocabularies = {
+        "verb": verbs.names,
+        "noun": nouns.names,
+        "action": [f"{verbs.names[verb]} {nouns.names[noun]}" for verb, noun in pairs],
+    }
+    if edition is _E100:
+        vocabularies["verb_category"] = sorted(set(verbs.categories))
+        vocabularies["noun_category"] = sorted(set(nouns.categories))
+
+    def labels(segment: _Segment) -> dict[str, int]:
+        made = {
+            "verb": segment.verb,
+            "noun": segment.noun,
+            "action": index_of.get((segment.verb, segment.noun), ABSENT),
+        }
+        if edition is _E100:
+            for head, classes in (("verb", verbs), ("noun", nouns)):
+                categories = vocabularies[f"{head}_category"]
+                known = made[head] != ABSENT
+                made[f"{head}_category"] = (
+                    categories.index(classes.categories[made[head]]) if known else ABSENT
+                )
+        return made
+
+    last_frames: dict[str, int] = defaultdict(int)
+    for segment in segments:
+        last_frames[segment.video] = max(last_frames[segment.video], segment.frames[1])
+    persons = {segment.video: segment.person for segment in segments}
+    pictures: list[dict[str, Place]] = []
+    if videos is not None:
+        pictures.append(video_places(videos, last_frames))
+    pictures += [
+        folder_places(folder, last_frames, persons, flow=is_flow)
+        for folder, is_flow in ((frames, False), (flow, True))
+        if folder is not None
+    ]
+    missing: dict[str, list[str]] = defaultdict(list)
+
+    def samples() -> Iterator[Sample]:
+        for segment in segments:
+            found = [places[segment.video] for places in pictures if segment.video in places]
+            if len(found) < len(pictures) or segment.frames[0] > min(place.last_frame for place in found):
+                missing[segment.split].append(segment.id)
+                continue
+            start_s, end_s = segment.span_s
+            if videos is None:
+                fps = numbered_fps(segment.video)
+                start_s, end_s = (max(segment.frames[0], 1) - 1) / fps, segment.frames[1] / fps
+            yield Sample(
+                segment.id,
+                found[0].uri,
+                start_s,
+                end_s,
+                labels(segment),
+                segment.video,
+                segment.split,
+                subsets=segment.subsets,
+                flow=found[1].uri if len(found) > 1 else "",
+            )
+
+    return made_manifest(edition.name, samples(), vocabularies, missing)
+
+
+def _chosen(sources: Files) -> list[str]:
+    """The files of segments among ``sources``."""
+    files = []
+    for source in as_list(sources):
+        names = storage.list_names(source)
+        segments = [storage.join(source, name) for name in SEGMENT_FILES if name in names]
+        if names and not segments:
+            raise ManifestError(
+                f"{source}: no annotation file of EPIC-KITCHENS in it, such as {_E100.segments[0]}"
+            )
+        files += segments or [str(source)]
+    for file in files:
+        if file.endswith(".pkl"):
+            raise ManifestError(f"{file}: a pickle can run code when it is read; give the CSV file")
+    return files
+
+
+def _edition(files: Sequence[str]) -> _Edition:
+    """The edition of the files, told by their headers."""
+    editions = {}
+    for file in files:
+        header = [column.strip() for column in text_of(file).partition("\n")[0].split(",")]
+        editions[file] = _E100 if _E100.id_column in header else _E55
+        if editions[file] is not editions[files[0]]:
+            raise ManifestError(
+                f"{file}: belongs to {editions[file].name}, but {files[0]} to {editions[files[0]].name};"
+                " their classes have other numbers: make a manifest of each"
+            )
+    return editions[files[0]]
+
+
+def _one_of(names: Sequence[str], around: Mapping[str, str], file: str) -> str:
+    for name in names:
+        if name in around:
+            return around[name]
+    raise ManifestError(f"{file}: {names[0]} is not beside it; it says what the class numbers mean")
+
+
+@dataclass(frozen=True)
+class _Classes:
+    names: list[str]
+    categories: list[str]  # by class; empty in EPIC-55
+
+
+def _classes(file: str, number_column: str, key_column: str) -> _Classes:
+    names: list[str] = []
+    categories: list[str] = []
+    expected = f"the columns {number_column} and {key_column}"
+    for row in csv_rows(file, (number_column, key_column), expected):
+        if row[number_column] != str(len(names)):
+            raise ManifestError(f"{file}: class {row[number_column]} where {len(names)} should be")
+        names.append(row[key_column])
+        categories.append(row.get("category") or "")
+    return _Classes(names, categories)
+
+
+def _listed(around: Mapping[str, str], name: str, column: str) -> list[str]:
+    """A column of a file beside the annotations; nothing where there is no such file."""
+    if name not in around:
+        return []
+    return [row[column] for row in csv_rows(around[name], (column,), column)]
+
+
+def _segments(
+    file: str,
+    edition: _Edition,
+    classes: tuple[int, int],
+    tails: Mapping[str, frozenset[int]],
+    unseen: Mapping[str, frozenset[str]],
+) -> Iterator[_Segment]:
+    """The rows of a file. Lists in its columns (``all_nouns``) are not read: a segment has its first noun."""
+    split = split_of(stem(file), file)
+    # Only test files have no labels.
+    labels = () if split == "test" else ("verb_class", "noun_class")
+    columns = (edition.id_column, "participant_id", "video_id", *_TIMES, *labels)
+    for row in csv_rows(file, columns, f"the header of {edition.name}"):
+        where = f"{file}: {row[edition.id_column]}"
+        verb, noun = (
+            _label(row.get(f"{head}_class"), count, f"{where}: {head}_class")
+            for head, count in zip(("verb", "noun"), classes, strict=True)
+        )
+        subsets = set()
+        if edition is _E100:
+            if split == "val":
+                subsets = {
+                    subset
+                    for subset, label in (("tail_verb", verb), ("tail_noun", noun))
+                    if label in tails[subset]
+                }
+                if subsets and all(tails.values()):
+                    subsets.add("tail_action")
+            subsets |= {"unseen"} if row["participant_id"] in unseen.get(split, ()) else set()
+        elif split == "test":
+            subsets = {"unseen" if "_s2_" in stem(file) else "seen"}
+        yield _Segment(
+            row[edition.id_column],
+            row["video_id"],
+            row["participant_id"],
+            split,
+            frozenset(subsets),
+            (_seconds(row["start_timestamp"], where), _seconds(row["stop_timestamp"], where)),
+            (_integer(row["start_frame"], where), _integer(row["stop_frame"], where)),
+            verb,
+            noun,
+        )
+
+
+def _label(text: str | None, classes: int, where: str) -> int:
+    if text is None:
+        return ABSENT
+    label = _integer(text, where)
+    if not 0 <= label < classes:
+        raise ManifestError(f"{where}: {label}, but there are {classes} classes")
+    return label
+
+
+def _integer(text: str, where: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ManifestError(f"{where}: expected a whole number, got '{text[:80]}'") from None
+
+
+def _seconds(text: str, where: str) -> float:
+    """``00:30:21.75`` -> 1821.75, with any number of decimals."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip(), re.ASCII)
+    if not match:
+        raise ManifestError(f"{where}: expected a time as 00:30:21.75, got '{text[:80]}'")
+    # Whole seconds first: the sum has then the rounding of one number.
+    return float(int(match[1]) * 3600 + int(match[2]) * 60) + float(match[3])
+
+
+def _pairs(segments: Sequence[_Segment]) -> list[tuple[int, int]]:
+    for split in ("train", "val"):
+        pairs = {(s.verb, s.noun) for s in segments if s.split == split and ABSENT not in (s.verb, s.noun)}
+        if pairs:
+            return sorted(pairs)
+    return []

@@ -1,0 +1,74 @@
+"""HMDB51: three splits, a file for each class and split."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from kineray import storage
+from kineray.data.importers.files import HEAD, is_video, lines_of, made_manifest, stem
+from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.samples import Sample
+from kineray.errors import ManifestError
+
+_USES = {"0": None, "1": "train", "2": "test"}
+
+
+def from_hmdb51(annotations: str | Path, videos_root: str | Path, *, split: int = 1) -> Manifest:
+    """Import one of the three splits of HMDB51 from the folder of ``<class>_test_split<N>.txt``.
+
+    A line is ``<file> 0|1|2``: not used, train, test; there is no official validation split. Classes are
+    in alphabetical order. Videos lie at ``<class>/<file>`` or anywhere else below ``videos_root``, with any
+    suffix. A group is the source (a film, a video on the web) that the file's name begins with, before the
+    class; the file itself where the name does not hold its class. Raises ManifestError.
+    """
+    suffix = f"_test_split{split}.txt"
+    files = {
+        name.removesuffix(suffix): storage.join(annotations, name)
+        for name in storage.list_names(annotations)
+        if name.endswith(suffix)
+    }
+    if not files:
+        raise ManifestError(f"{annotations}: no file is called <class>{suffix}")
+    classes = sorted(files)
+    videos = _videos(videos_root)
+    missing: dict[str, list[str]] = defaultdict(list)
+
+    def samples() -> Iterator[Sample]:
+        for label, class_name in enumerate(classes):
+            for number, line in lines_of(files[class_name]):
+                # The names hold all kinds of characters, but the use is always the last word.
+                file, *use = line.rsplit(None, 1)
+                if not use or use[0] not in _USES:
+                    raise ManifestError(
+                        f"{files[class_name]}:{number}: expected '<file> 0|1|2', got '{line[:200]}'"
+                    )
+                name = _USES[use[0]]
+                if name is None:
+                    continue
+                video = videos.get(f"{class_name}/{stem(file)}") or videos.get(stem(file))
+                if video is None:
+                    missing[name].append(f"{class_name}/{file}")
+                    continue
+                uri = storage.absolute(storage.join(videos_root, video))
+                sample_id = f"{class_name}/{stem(file)}"
+                group = _source(file, class_name) or sample_id
+                yield Sample(sample_id, uri, 0.0, None, {HEAD: label}, group, name)
+
+    return made_manifest(f"hmdb51-split{split}", samples(), {HEAD: classes}, missing)
+
+
+def _source(file: str, class_name: str) -> str:
+    """``April_09`` of ``April_09_brush_hair_u_nm_np1_ba_goo_0.avi``, or nothing."""
+    parts = re.split(rf"_{re.escape(class_name)}_(?=[a-z]_)", stem(file), flags=re.IGNORECASE)
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _videos(root: str | Path) -> dict[str, str]:
+    """``<folder>/<name>`` and ``<name>``, without suffix -> path; of two copies the first by name."""
+    videos: dict[str, str] = {}
+    for path in storage.list_files(root):
+        if is_video(path):
+            videos.setdefault("/".join([*path.split("/")[-2:-1], stem(path)]), path)
+            videos.setdefault(stem(path), path)
+    return videos

@@ -1,0 +1,69 @@
+"""UCF-101: three splits in train and test."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from kineray import storage
+from kineray.data.importers.files import HEAD, by_stem, lines_of, made_manifest, stem
+from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.samples import Sample
+from kineray.errors import ManifestError
+
+_GROUP = re.compile(r"_(g\d+)_c\d+$", re.IGNORECASE)
+
+
+def from_ucf101(annotations: str | Path, videos_root: str | Path, *, split: int = 1) -> Manifest:
+    """Import one of the three splits of UCF-101 from the folder of ``classInd.txt`` and the lists.
+
+    The list ``testlist0N.txt`` becomes the split ``test``; there is no official validation split. A label
+    is that of the listed directory: the files of HandstandPushups are called ``v_HandStandPushups_*``.
+    Videos lie anywhere below ``videos_root``, with any suffix. A group is the source video: class and gNN;
+    one that is in both lists is refused. Raises ManifestError.
+    """
+    classes = _classes(storage.join(annotations, "classInd.txt"))
+    index_of = {name: index for index, name in enumerate(classes)}
+    videos = {name.casefold(): path for name, path in by_stem(videos_root).items()}
+    missing: dict[str, list[str]] = defaultdict(list)
+    seen: dict[str, str] = {}
+
+    def samples() -> Iterator[Sample]:
+        for name, listing in (("train", "trainlist"), ("test", "testlist")):
+            file = storage.join(annotations, f"{listing}{split:02d}.txt")
+            for number, line in lines_of(file):
+                path, _, own_label = line.partition(" ")
+                directory, slash, _ = path.rpartition("/")
+                if not slash or directory not in index_of:
+                    raise ManifestError(f"{file}:{number}: '{path}' is not in a class of classInd.txt")
+                if own_label and own_label != str(index_of[directory] + 1):
+                    raise ManifestError(
+                        f"{file}:{number}: the label of {path} is {own_label}, but classInd.txt says"
+                        f" {index_of[directory] + 1}"
+                    )
+                sample_id = f"{directory}/{stem(path)}"
+                found = _GROUP.search(stem(path))
+                group = f"{directory}/{found[1].lower()}" if found else sample_id
+                if seen.setdefault(group, name) != name:
+                    raise ManifestError(f"{file}:{number}: the group {group} is in both lists of the split")
+                video = videos.get(stem(path).casefold())
+                if video is None:
+                    missing[name].append(path)
+                    continue
+                uri = storage.absolute(storage.join(videos_root, video))
+                yield Sample(sample_id, uri, 0.0, None, {HEAD: index_of[directory]}, group, name)
+
+    return made_manifest(f"ucf101-split{split}", samples(), {HEAD: classes}, missing)
+
+
+def _classes(file: str) -> list[str]:
+    """Names by index; the file's numbers start at 1."""
+    names: list[str] = []
+    for number, line in lines_of(file):
+        label, _, name = line.partition(" ")
+        if label != str(len(names) + 1) or not name:
+            raise ManifestError(f"{file}:{number}: expected '{len(names) + 1} ClassName', got '{line[:80]}'")
+        names.append(name)
+    if not names:
+        raise ManifestError(f"{file}: no classes in it")
+    return names

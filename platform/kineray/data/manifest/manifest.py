@@ -1,0 +1,294 @@
+"""The list of clips of a data set, with the names of its classes: what it holds, and its file."""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kineray import storage
+from kineray.config.fields import Modality
+from kineray.data.manifest.samples import ABSENT, Sample, Samples, as_numpy, wrong_heads
+from kineray.errors import ManifestError
+from kineray.video import is_flow_uri
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILE_NAME = "manifest.parquet"
+_METADATA_KEY = b"kineray.manifest"
+_ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+_NOT_RELATIVE = rf"{_ABSOLUTE}|^$"  # a sample without flow has an empty URI there
+_URIS = ("uri", "flow")  # columns
+
+
+@dataclass(frozen=True, init=False)
+class Manifest:
+    """Samples in a fixed order, with the class names of every head.
+
+    ``vocabularies``: head -> class names by index. ``missing``: split -> names of the clips that the
+    annotations list but that were not found when the manifest was made. ``evaluated``: head -> indices of
+    the classes that the set's metric counts, for the heads where these are not all.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    vocabularies: Mapping[str, tuple[str, ...]]
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    evaluated: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        name: str,
+        samples: Iterable[Sample],
+        vocabularies: Mapping[str, tuple[str, ...]],
+        missing: Mapping[str, tuple[str, ...]] | None = None,
+        evaluated: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        """``samples`` may be any iterable: its samples are turned into columns as they come.
+
+        Raises ManifestError for an id that occurs twice, and for labels that the vocabularies do not have.
+        """
+        columns = samples if isinstance(samples, Samples) else Samples.of(samples, list(vocabularies), name)
+        _check(name, columns, vocabularies, evaluated or {})
+        self._set(name, columns, vocabularies, missing or {}, evaluated or {})
+
+    def _set(self, *values: object) -> None:
+        for name, value in zip(self.__dataclass_fields__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @property
+    def columns(self) -> Samples:
+        """The samples as columns."""
+        assert isinstance(self.samples, Samples)
+        return self.samples
+
+    def labels(self, head: str) -> np.ndarray:
+        """The class index of every sample, -1 where it is not known: int64 [N]. Raises ManifestError."""
+        if head not in self.vocabularies:
+            raise ManifestError(f"{self.name}: has no head '{head}'; it has {', '.join(self.vocabularies)}")
+        return self.columns.labels(head)
+
+    @property
+    def found(self) -> dict[str, int]:
+        """Number of samples in each split."""
+        return self.columns.counts("split")
+
+    @property
+    def subsets(self) -> dict[str, int]:
+        """Number of samples in each subset, by name."""
+        return dict(sorted(self.columns.counts("subsets").items()))
+
+    @property
+    def listed(self) -> dict[str, int]:
+        """Number of clips that the annotations list in each split, found or not."""
+        found = self.found
+        splits = [*found, *(split for split in self.missing if split not in found)]
+        return {split: found.get(split, 0) + len(self.missing.get(split, ())) for split in splits}
+
+    def split(self, name: str) -> "Manifest":
+        """The samples of one split, in order. Raises ManifestError if there are none."""
+        rows = self.columns.where("split", name)
+        if not len(rows):
+            splits = ", ".join(f"{split} ({count})" for split, count in sorted(self.found.items())) or "none"
+            raise ManifestError(f"{self.name}: no samples in split '{name}'; its splits are {splits}")
+        missing = {name: self.missing[name]} if name in self.missing else {}
+        part = object.__new__(Manifest)  # a part of what was checked needs no check
+        part._set(self.name, self.columns.take(rows), self.vocabularies, missing, self.evaluated)
+        return part
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 (hex) of the rows in their order and of the vocabularies.
+
+        A video is known by its sample's id, not by its URI: copies of a data set in two folders, or
+        on a disk and in a bucket, have the same hash. Boxes, subsets, flow (its frame rate and bound) and
+        ``evaluated`` enter it where there are any.
+        """
+        digest = hashlib.sha256()
+        vocabularies = {head: list(names) for head, names in sorted(self.vocabularies.items())}
+        digest.update(json.dumps(vocabularies).encode())
+        for sample in self.samples:
+            end_s = None if sample.end_s is None else float(sample.end_s)
+            row = [sample.id, float(sample.start_s), end_s, sample.group, sample.split]
+            digest.update(b"\n" + json.dumps([*row, sorted(sample.labels.items())]).encode())
+            if sample.boxes or sample.subsets:
+                boxes = [[box.x1, box.y1, box.x2, box.y2, box.labels, box.person_id] for box in sample.boxes]
+                digest.update(json.dumps([boxes, sorted(sample.subsets)]).encode())
+            if sample.flow:
+                digest.update(json.dumps(sample.flow.rpartition("#")[2]).encode())
+        if self.evaluated:
+            digest.update(b"\n" + json.dumps(sorted(self.evaluated.items())).encode())
+        return digest.hexdigest()
+
+
+def save_manifest(manifest: Manifest, path: str | Path) -> None:
+    """Write a manifest as Parquet to a local path or an s3 URI.
+
+    URIs inside the manifest's folder are stored relative to it, so that the folder can be moved.
+    """
+    import pyarrow.parquet as pq
+
+    folder = _folder_of(str(path))
+    table = _with_uris(manifest.columns.compact(), _relative, folder)
+    about = {
+        "version": 1,
+        "name": manifest.name,
+        "vocabularies": {head: list(names) for head, names in manifest.vocabularies.items()},
+        "missing": {split: list(names) for split, names in manifest.missing.items()},
+        "evaluated": {head: list(classes) for head, classes in manifest.evaluated.items()},
+    }
+    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    storage.write_bytes(path, buffer.getvalue())
+
+
+def load_manifest(uri: str | Path) -> Manifest:
+    """Read a manifest from a Parquet file or from the folder that holds ``manifest.parquet``.
+
+    The samples' URIs are absolute afterwards. Raises ManifestError, or StorageError if there is no file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = str(uri)
+    if not path:
+        raise ManifestError("data.manifest: not set; give the path of a manifest")
+    if not path.endswith(".parquet"):
+        path = storage.join(path, FILE_NAME)
+    if not storage.exists(path):
+        raise ManifestError(
+            f"{path}: no such manifest; make one with 'kineray data import' or 'kineray data synth'"
+        )
+    try:
+        # Not pq.read_table: its scanner threads can outlive the call and abort a process that is ending.
+        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(path))).read(use_threads=False)
+        about = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+        vocabularies = {head: tuple(names) for head, names in about["vocabularies"].items()}
+        table = _with_uris(table, _absolute, _folder_of(path))
+        samples = Samples.from_table(table, list(vocabularies))
+    except (pa.ArrowException, KeyError, ValueError):
+        raise ManifestError(f"{path}: not a kineray manifest; make one with 'kineray data import'") from None
+    if about["version"] != 1:
+        raise ManifestError(f"{path}: manifest version {about['version']}; this kineray reads version 1")
+    missing = {split: tuple(names) for split, names in about["missing"].items()}
+    evaluated = {head: tuple(classes) for head, classes in about.get("evaluated", {}).items()}
+    manifest = Manifest(about["name"], samples, vocabularies, missing, evaluated)
+    del table
+    pa.default_memory_pool().release_unused()  # Arrow would keep what reading and checking took
+    return manifest
+
+
+def check_flow(manifest: Manifest, modality: Modality) -> None:
+    """Raise ManifestError unless every sample has the optical flow that clips of ``modality`` need."""
+    if modality == "rgb":
+        return
+    columns = manifest.columns
+    pairs = zip(columns.column("uri").to_pylist(), columns.column("flow").to_pylist(), strict=True)
+    # A data set may also come as flow alone.
+    alone = modality in ("flow", "flow_stack")
+    lacking = sum(not flow and not (alone and is_flow_uri(uri)) for uri, flow in pairs)
+    if lacking:
+        raise ManifestError(
+            f"{manifest.name}: {lacking} of {len(manifest)} samples in {', '.join(manifest.found)} have no"
+            f" optical flow{'' if alone else ' beside their video'}, which data.modality={modality} needs;"
+            " 'kineray data flow' computes it"
+        )
+
+
+def _check(
+    name: str,
+    samples: Samples,
+    vocabularies: Mapping[str, tuple[str, ...]],
+    evaluated: Mapping[str, tuple[int, ...]],
+) -> None:
+    import pyarrow.compute as pc
+
+    ids = samples.column("id")
+    if pc.count_distinct(ids).as_py() < len(ids):
+        repeated = next(value for value, count in samples.counts("id").items() if count > 1)
+        raise ManifestError(f"{name}: the id {repeated} occurs more than once; ids must be unique")
+    if len(samples) and set(samples.heads) != vocabularies.keys():
+        raise wrong_heads(name, samples[0].id, samples.heads, vocabularies)
+    for head, names in vocabularies.items():
+        labels = samples.labels(head) if len(samples) else np.empty(0, np.int64)
+        outside = np.flatnonzero((labels < ABSENT) | (labels >= len(names)))
+        if len(outside):
+            raise ManifestError(
+                f"{name}: {samples[int(outside[0])].id} has {head}={labels[outside[0]]}, but there are"
+                f" {len(names)} classes"
+            )
+    for head, classes in evaluated.items():
+        if head not in vocabularies or not all(0 <= index < len(vocabularies[head]) for index in classes):
+            raise ManifestError(f"{name}: the evaluated classes of '{head}' are not in its vocabulary")
+    _check_boxes(name, samples, len(next(iter(vocabularies.values()), ())))
+
+
+def _check_boxes(name: str, samples: Samples, classes: int) -> None:
+    per_sample = samples.column("boxes")
+    boxes = per_sample.flatten()
+    if not len(boxes):
+        return
+    x1, y1, x2, y2 = (as_numpy(corner, np.float64) for corner in boxes.flatten()[:4])
+    fits = (x1 >= 0) & (y1 >= 0) & (x1 <= x2) & (y1 <= y2) & (x2 <= 1) & (y2 <= 1)
+    if not fits.all():
+        index = int(np.flatnonzero(~fits)[0])
+        owner = as_numpy(per_sample.value_parent_indices(), np.int64)[index]
+        raise ManifestError(
+            f"{name}: {samples[int(owner)].id} has the box {x1[index]:g}, {y1[index]:g},"
+            f" {x2[index]:g}, {y2[index]:g}; expected x1 <= x2 and y1 <= y2 in 0 to 1"
+        )
+    labels = as_numpy(boxes.flatten()[4].flatten(), np.int32)
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise ManifestError(f"{name}: a box has the class {outside[0]}, but there are {classes} classes")
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0] if storage.is_remote(path) else str(Path(path).absolute().parent)
+
+
+def _with_uris(
+    table: "pa.Table", changed: Callable[["pa.ChunkedArray", str], "pa.ChunkedArray"], folder: str
+) -> "pa.Table":
+    for name in _URIS:
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, changed(table[name], folder))
+    return table
+
+
+def _relative(uris: "pa.ChunkedArray", folder: str) -> "pa.ChunkedArray":
+    """``uris``, those below ``folder`` relative to it and all others absolute."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pc.all(pc.match_substring_regex(uris, _NOT_RELATIVE), min_count=0).as_py():
+        kept = re.compile(_NOT_RELATIVE)
+        texts = [uri if kept.match(uri) else str(Path(uri).absolute()) for uri in uris.to_pylist()]
+        uris = pa.chunked_array([texts], pa.string())
+    inside = pc.starts_with(uris, f"{folder}/")
+    return pc.if_else(inside, pc.utf8_slice_codeunits(uris, len(folder) + 1), uris)
+
+
+def _absolute(uris: "pa.ChunkedArray", folder: str) -> "pa.ChunkedArray":
+    """``uris``, relative ones from ``folder`` on."""
+    import pyarrow.compute as pc
+
+    inside = pc.invert(pc.match_substring_regex(uris, _NOT_RELATIVE))
+    return pc.if_else(inside, pc.binary_replace_slice(uris, 0, 0, f"{folder}/"), uris)

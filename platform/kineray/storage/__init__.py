@@ -1,0 +1,41 @@
+"""Local paths and ``s3://bucket/key`` as one thing, and the shared cache of what was fetched."""
+
+from kineray.storage.files import (
+    WHOLE_UP_TO,
+    absolute,
+    delete_file,
+    delete_folder,
+    exists,
+    get_folder,
+    is_remote,
+    join,
+    list_files,
+    list_names,
+    local_file,
+    patience,
+    prefetch,
+    put_folder,
+    read_bytes,
+    video_source,
+    write_bytes,
+)
+
+__all__ = [
+    "WHOLE_UP_TO",
+    "absolute",
+    "delete_file",
+    "delete_folder",
+    "exists",
+    "get_folder",
+    "is_remote",
+    "join",
+    "list_files",
+    "list_names",
+    "local_file",
+    "patience",
+    "prefetch",
+    "put_folder",
+    "read_bytes",
+    "video_source",
+    "write_bytes",
+]

@@ -1,0 +1,314 @@
+"""A folder of fetched files, limited in size, shared by all processes and threads of a host.
+
+::
+
+    objects/ab/cdef.mp4   whole files; one is in use while a shared lock is on it
+    parts/abcdef          files that are being fetched, each under the exclusive lock of who writes it
+    used                  how many bytes all these have, changed under its exclusive lock
+
+The locks are flock(2)'s: the kernel takes them from a process that dies. Files appear under their names
+by renaming, when they are whole. Files that were used least recently make room for new ones.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kineray.errors import ConfigError, StorageError
+from kineray.storage.sizes import bytes_of
+
+DEFAULT_BYTES = 100 * 10**9  # at most, and no more than half of the disk's free space
+
+_KEPT = 0.9  # of the limit when it is reached, so that the folder is listed only now and then
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache in ``folder``. ``limit_bytes`` None: half of what is free, at most DEFAULT_BYTES."""
+
+    folder: Path
+    limit_bytes: int | None = None
+
+    def capacity(self) -> int:
+        """The limit in bytes, as things stand."""
+        if self.limit_bytes is not None:
+            return self.limit_bytes
+        with self._explained():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+            used = self.folder / "used"
+            return min(DEFAULT_BYTES, (free + (_number(used.read_bytes()) if used.exists() else 0)) // 2)
+
+    @contextmanager
+    def hold(self, name: str, fetch: "Callable[[Part], None]") -> Iterator[Path]:
+        """The path of the file ``name``, which stays there for the time of use.
+
+        If it is not there, ``fetch`` writes it, in one process while all others wait. Names come from
+        ``name_of``. Raises StorageError, and what ``fetch`` raises.
+        """
+        descriptor = self.open(name, fetch)
+        try:
+            yield self._path(name)
+        finally:
+            self.close(descriptor, name)
+
+    def open(self, name: str, fetch: "Callable[[Part], None]") -> int:
+        """As ``hold``, as a descriptor to read from until it is given to ``close``."""
+        with self._explained():
+            while True:
+                held = self.find(name)
+                if held is None and (part := self._lock_part(name, wait=True)) is not None:
+                    held = self._fill(name, part, fetch)
+                if held is not None:
+                    return held
+
+    def find(self, name: str) -> int | None:
+        """The descriptor of a file, as from ``open``, if it is there."""
+        with self._explained(), suppress(FileNotFoundError):
+            return self._shared(os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
+        return None
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return self._path(name).exists()
+
+    def close(self, descriptor: int, name: str) -> None:
+        """End the use of a file. What is larger than the whole cache goes with its last user."""
+        try:
+            with self._explained():
+                if os.fstat(descriptor).st_size > self.capacity():
+                    _remove_unused(self._path(name), descriptor)
+        finally:
+            os.close(descriptor)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep ``data`` as ``name`` if it is not there, nobody is fetching it, and there is room."""
+
+        def fetch(part: Part) -> None:
+            part.reserve(len(data))
+            part.write(data)
+
+        with suppress(StorageError), self._explained():
+            part = self._lock_part(name, wait=False) if len(data) <= self.capacity() else None
+            if part is not None and (descriptor := self._fill(name, part, fetch)) is not None:
+                os.close(descriptor)
+
+    def forget(self, name: str) -> None:
+        """Remove a file, whoever uses it: they keep reading the old one."""
+        with self._explained(), suppress(FileNotFoundError), self._used() as used:
+            size = self._path(name).stat().st_size
+            self._path(name).unlink()
+            used.bytes -= size
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "objects" / name[:2] / name[2:]
+
+    def _part_path(self, name: str) -> Path:
+        return self.folder / "parts" / name
+
+    def _lock_part(self, name: str, *, wait: bool) -> int | None:
+        """The part of ``name``, locked; None if somebody else has it, or had it while we waited."""
+        path = self._part_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            locked = _lock(descriptor)
+            if not locked and wait:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                locked = True
+            # Who had the lock before has renamed or removed the file, unless it died.
+            if locked and _is_at(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
+
+    def _fill(self, name: str, descriptor: int, fetch: "Callable[[Part], None]") -> int | None:
+        """Fetch into a locked part and give it its name: a descriptor as from ``open``.
+
+        None: look again, another process was faster.
+        """
+        path, part, done = self._path(name), Part(self, self._part_path(name), descriptor), False
+        try:
+            if not path.exists():
+                os.ftruncate(descriptor, 0)
+                fetch(part)
+                os.fsync(descriptor)  # a name must not outlive its content when the host loses power
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part.path.rename(path)
+                done = True
+        finally:
+            if not done:
+                part.discard()
+                os.close(descriptor)
+        return self._shared(descriptor) if done else None
+
+    def _shared(self, descriptor: int) -> int | None:
+        """``descriptor``, of a file that was just used; None, and closed, if it was removed meanwhile."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if os.fstat(descriptor).st_nlink:
+                os.utime(descriptor)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
+
+    @contextmanager
+    def _used(self) -> Iterator["_Used"]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / "used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            used = _Used(_number(os.pread(descriptor, 32, 0)))
+            yield used
+            os.pwrite(descriptor, b"%020d" % max(used.bytes, 0), 0)
+        finally:
+            os.close(descriptor)
+
+    def _listed(self) -> list[tuple[int, int, str]]:
+        """(time of last use, bytes, path) of all files, and (0, bytes, path) of those being fetched."""
+        found = []
+        for path in (self.folder / "parts").glob("*"):
+            with suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    if not _remove_unused(path, descriptor):  # else of a process that died
+                        found.append((0, os.fstat(descriptor).st_size, str(path)))
+                finally:
+                    os.close(descriptor)
+        for folder in (self.folder / "objects").glob("*"):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        status = entry.stat()
+                        found.append((status.st_mtime_ns, status.st_size, entry.path))
+        return found
+
+    def _evict(self, missing: int) -> int:
+        """Remove what was used least recently; ``missing`` is what the disk lacks. Returns the bytes left."""
+        listed = self._listed()
+        total = sum(size for _, size, _ in listed)
+        fetched = sum(size for last_use, size, _ in listed if last_use)
+        goal = total - missing if missing <= fetched else total  # else all would go for nothing
+        if total > (limit := self.capacity()):
+            goal = min(goal, int(limit * _KEPT))
+        for last_use, size, path in sorted(listed):
+            if total <= goal:
+                break
+            if last_use == 0:
+                continue
+            with suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    total -= size if _remove_unused(Path(path), descriptor) else 0
+                finally:
+                    os.close(descriptor)
+        return total
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"{self.folder}: {error.strerror or error}; "
+                "free some space there, or set KINERAY_CACHE to another folder"
+            ) from None
+
+
+class Part:
+    """A file that is being fetched: its size is reserved, then its bytes are written."""
+
+    def __init__(self, cache: Cache, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._cache, self._descriptor, self._reserved = cache, descriptor, 0
+
+    def reserve(self, size: int) -> None:
+        """Make room for ``size`` bytes; a file larger than the whole cache drives no other out."""
+        cache = self._cache
+        with cache._explained(), cache._used() as used:
+            os.ftruncate(self._descriptor, size)
+            limit = cache.capacity()
+            if size <= limit:
+                used.bytes += size
+                self._reserved = size
+            missing = max(size - shutil.disk_usage(cache.folder).free, 0)
+            if (size <= limit < used.bytes) or missing:
+                used.bytes = cache._evict(missing)
+
+    def write(self, data: bytes) -> None:
+        """Append ``data``."""
+        view = memoryview(data)
+        with self._cache._explained():
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+
+    def discard(self) -> None:
+        """Remove a file that was not fetched; what cannot be removed now is so when room is made."""
+        with suppress(OSError), self._cache._used() as used:
+            self.path.unlink(missing_ok=True)
+            used.bytes -= self._reserved
+
+
+@dataclass
+class _Used:
+    bytes: int
+
+
+def from_environment() -> Cache:
+    """The cache of ``KINERAY_CACHE`` (else ``~/.cache/kineray``) and ``KINERAY_CACHE_SIZE``, such as 50GB.
+
+    Raises ConfigError for a size that cannot be read.
+    """
+    folder = Path(os.environ.get("KINERAY_CACHE") or Path.home() / ".cache" / "kineray")
+    text = os.environ.get("KINERAY_CACHE_SIZE", "").strip()
+    try:
+        return Cache(folder, bytes_of(text) if text else None)
+    except ValueError as error:
+        raise ConfigError(f"KINERAY_CACHE_SIZE={error}") from None
+
+
+def name_of(*parts: object, suffix: str = "") -> str:
+    """The name in a cache of what ``parts`` tell from everything else."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+    return digest + (suffix if re.fullmatch(r"\.\w{1,10}", suffix) else "")
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the exclusive lock of a file unless another descriptor has a lock on it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_unused(path: Path, descriptor: int) -> bool:
+    """Remove the file at ``path``, open as ``descriptor``, if nobody uses it."""
+    if not _lock(descriptor):
+        return False
+    if _is_at(descriptor, path):
+        path.unlink()
+    return True
+
+
+def _number(text: bytes) -> int:
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,323 @@
+"""Files and folders by URI: local paths and ``s3://bucket/key``, on any S3-compatible endpoint.
+
+The endpoint and the credentials are boto3's own: ``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` and so on.
+Every function raises StorageError, which names the path or the bucket and key.
+"""
+
+import io
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from kineray.errors import StorageError
+from kineray.storage import s3
+from kineray.storage.cache import Cache, Part, from_environment, name_of
+from kineray.storage.remote_file import RemoteFile, RemoteObject, recall, remember
+from kineray.storage.s3 import patience
+
+__all__ = [
+    "WHOLE_UP_TO",
+    "absolute",
+    "delete_file",
+    "delete_folder",
+    "exists",
+    "get_folder",
+    "is_remote",
+    "join",
+    "list_files",
+    "list_names",
+    "local_file",
+    "patience",
+    "prefetch",
+    "put_folder",
+    "read_bytes",
+    "video_source",
+    "write_bytes",
+]
+
+WHOLE_UP_TO = 64 * 2**20  # bytes of an object that is fetched whole; of a larger one only what is read
+
+_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BUFFER = 2**16
+
+
+def is_remote(uri: str | Path) -> bool:
+    """Whether ``uri`` names an object store rather than a local path.
+
+    Raises StorageError for ``s3://`` without a bucket and for every other scheme, such as ``gs://``.
+    """
+    text = str(uri)
+    if text.startswith(s3.SCHEME):
+        s3.bucket_and_key(text)
+        return True
+    scheme = _ANY_SCHEME.match(text)
+    if scheme:
+        raise StorageError(f"{text}: {scheme[0]} is not supported; use a local path or s3://bucket/key")
+    return False
+
+
+def join(uri: str | Path, *parts: str) -> str:
+    """``uri`` with ``parts`` appended, as a string."""
+    if is_remote(uri):
+        return "/".join([str(uri).rstrip("/"), *(part.strip("/") for part in parts)])
+    return str(Path(uri, *parts))
+
+
+def absolute(uri: str | Path) -> str:
+    """``uri`` in a form that means the same from every working directory."""
+    return str(uri) if is_remote(uri) else str(Path(uri).absolute())
+
+
+def exists(uri: str | Path) -> bool:
+    """Whether a file, or a folder with something in it, lies at ``uri``."""
+    if not is_remote(uri):
+        return Path(uri).exists()
+    _, key = s3.bucket_and_key(str(uri))
+    return any(name == key or name.startswith(_folder(key)) for name in _keys(str(uri), key))
+
+
+def list_names(uri: str | Path) -> list[str]:
+    """Names of the files and folders directly in ``uri``, sorted; none if it does not exist."""
+    if not is_remote(uri):
+        with _explained(uri):
+            return sorted(child.name for child in Path(uri).iterdir()) if Path(uri).is_dir() else []
+    _, key = s3.bucket_and_key(str(uri))
+    names: set[str] = set()
+    for page in _pages(str(uri), Prefix=_folder(key), Delimiter="/"):
+        children = [item["Key"] for item in page.get("Contents", ())]
+        children += [item["Prefix"] for item in page.get("CommonPrefixes", ())]
+        names.update(child.removeprefix(_folder(key)).rstrip("/") for child in children)
+    return sorted(names - {""})
+
+
+def list_files(uri: str | Path) -> list[str]:
+    """Paths, relative to ``uri``, of all files below it, sorted; none if it does not exist."""
+    if not is_remote(uri):
+        root = Path(uri)
+        with _explained(uri):
+            return sorted(
+                Path(folder, name).relative_to(root).as_posix()
+                for folder, _, names in os.walk(root, followlinks=True)
+                for name in names
+            )
+    _, key = s3.bucket_and_key(str(uri))
+    return sorted(name.removeprefix(_folder(key)) for name in _keys(str(uri), _folder(key)))
+
+
+def read_bytes(uri: str | Path) -> bytes:
+    """The contents of a file."""
+    if not is_remote(uri):
+        with _explained(uri):
+            return Path(uri).read_bytes()
+    pieces: list[bytes] = []
+    s3.get(str(uri), pieces.append)
+    return b"".join(pieces)
+
+
+def write_bytes(uri: str | Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old contents or the new, never a part."""
+    if is_remote(uri):
+        bucket, key = s3.bucket_and_key(str(uri))
+        s3.call(str(uri), "put_object", Bucket=bucket, Key=key, Body=data)
+        return
+    with _explained(uri):
+        path = Path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_name(path) as temporary:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+
+
+def put_folder(local: str | Path, uri: str, *, commit_last: str = "state.json") -> None:
+    """Upload the folder ``local`` to ``uri`` on S3, replacing what is there.
+
+    The file named ``commit_last`` is removed first and uploaded last, so that a folder that holds it is
+    complete.
+    """
+    bucket, key = _remote(uri)
+    new = list_files(local)
+    stale = set(list_files(uri)) - set(new)
+    s3.call(uri, "delete_object", Bucket=bucket, Key=_folder(key) + commit_last)
+    for name in sorted(new, key=lambda name: name == commit_last):
+        path = Path(local, name)
+        with _explained(path):
+            s3.call(uri, "upload_file", Filename=str(path), Bucket=bucket, Key=_folder(key) + name)
+    for name in stale:
+        s3.call(uri, "delete_object", Bucket=bucket, Key=_folder(key) + name)
+
+
+def get_folder(uri: str, local: str | Path) -> None:
+    """Download the folder ``uri`` on S3 to ``local``, under a temporary name that is then renamed."""
+    local = Path(local)
+    _remote(uri)
+    names = list_files(uri)
+    if not names:
+        raise StorageError(f"{uri}: no such folder, or nothing in it")
+    with _explained(local), _temporary_name(local) as temporary:
+        for name in names:
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                s3.get(join(uri, name), file.write)
+        if local.exists():
+            shutil.rmtree(local)
+        temporary.replace(local)
+
+
+def delete_folder(uri: str | Path) -> None:
+    """Remove a folder and everything in it; nothing happens if it does not exist."""
+    if not is_remote(uri):
+        with _explained(uri):
+            if Path(uri).exists():
+                shutil.rmtree(uri)
+        return
+    bucket, key = s3.bucket_and_key(str(uri))
+    for name in list(_keys(str(uri), _folder(key))):
+        s3.call(str(uri), "delete_object", Bucket=bucket, Key=name)
+
+
+def delete_file(uri: str | Path) -> None:
+    """Remove a file; nothing happens if it does not exist."""
+    if not is_remote(uri):
+        with _explained(uri):
+            Path(uri).unlink(missing_ok=True)
+        return
+    bucket, key = s3.bucket_and_key(str(uri))
+    s3.call(str(uri), "delete_object", Bucket=bucket, Key=key)
+
+
+@contextmanager
+def local_file(uri: str | Path) -> Iterator[Path]:
+    """A local file with the contents of ``uri`` for the time of use: itself, or the cache's copy.
+
+    An object is downloaded once by all processes of a host, into ``$KINERAY_CACHE`` or
+    ``~/.cache/kineray``, and taken from there afterwards: it is assumed not to change. Files that were
+    not used for longest give way beyond ``$KINERAY_CACHE_SIZE``, such as 50GB [default: half of the
+    disk's free space, at most 100GB]. Raises ConfigError for a size that cannot be read.
+    """
+    if not is_remote(uri):
+        yield Path(uri)
+        return
+    with from_environment().hold(_cache_name(str(uri)), partial(_fetch_whole, str(uri), None)) as path:
+        yield path
+
+
+@contextmanager
+def video_source(uri: str | Path, *, whole_up_to: int = WHOLE_UP_TO) -> Iterator[Path | BinaryIO]:
+    """What a decoder reads ``uri`` from: a local path as it is, and an object through the cache.
+
+    An object of at most ``whole_up_to`` bytes is a path, as of ``local_file``. Of a larger one, a binary
+    file named ``uri``, only the blocks are fetched that are read. Raises as ``local_file``; reading
+    raises StorageError also when the object is replaced, so that two versions are never mixed.
+    """
+    if not is_remote(uri):
+        yield Path(uri)
+        return
+    cache = from_environment()
+    with ExitStack() as held:
+        source = _small_or_large(str(uri), cache, whole_up_to, held)
+        if isinstance(source, RemoteObject):
+            yield held.enter_context(io.BufferedReader(RemoteFile(source, cache), _BUFFER))
+        else:
+            yield source
+
+
+def prefetch(uri: str | Path) -> None:
+    """Fetch into the cache what ``video_source`` would fetch whole. Raises StorageError."""
+    if is_remote(uri):
+        with ExitStack() as held:
+            _small_or_large(str(uri), from_environment(), WHOLE_UP_TO, held)
+
+
+class _TooLargeError(Exception):
+    """Carries the object that is not to be fetched whole."""
+
+    def __init__(self, remote: RemoteObject) -> None:
+        super().__init__()
+        self.remote = remote
+
+
+def _small_or_large(uri: str, cache: Cache, whole_up_to: int, held: ExitStack) -> Path | RemoteObject:
+    """The path of an object, held by ``held``, or the object if it is too large or does not fit."""
+    name = _cache_name(uri)
+    at_most = min(whole_up_to, cache.capacity())
+    large = None if cache.has(name) else recall(uri, cache)
+    if large is not None and large.size > at_most:
+        return large
+    try:
+        return held.enter_context(cache.hold(name, partial(_fetch_whole, uri, at_most)))
+    except _TooLargeError as error:
+        remember(error.remote, cache)
+        return error.remote
+
+
+def _fetch_whole(uri: str, at_most: int | None, part: Part) -> None:
+    """Download an object into ``part``; raises _TooLargeError before its first byte if it is larger."""
+
+    def begin(size: int, etag: str) -> None:
+        if at_most is not None and size > at_most:
+            raise _TooLargeError(RemoteObject(uri, size, etag))
+        part.reserve(size)
+
+    s3.get(uri, part.write, begin=begin)
+
+
+def _cache_name(uri: str) -> str:
+    # Two servers may have buckets of the same name.
+    server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    return name_of(server, uri, suffix=Path(uri).suffix)
+
+
+def _remote(uri: str) -> tuple[str, str]:
+    if not is_remote(uri):
+        raise StorageError(f"{uri}: not in a bucket; write s3://bucket/key")
+    return s3.bucket_and_key(uri)
+
+
+def _folder(key: str) -> str:
+    return f"{key}/" if key else ""
+
+
+def _keys(uri: str, prefix: str) -> Iterator[str]:
+    for page in _pages(uri, Prefix=prefix):
+        yield from (item["Key"] for item in page.get("Contents", ()))
+
+
+def _pages(uri: str, **arguments: str) -> Iterator[dict[str, Any]]:
+    """The pages of a listing of the bucket of ``uri``."""
+    bucket, _ = s3.bucket_and_key(uri)
+    token: dict[str, str] = {}
+    while True:
+        page = s3.call(uri, "list_objects_v2", Bucket=bucket, **arguments, **token)
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+@contextmanager
+def _temporary_name(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` that no other writer uses; what is left under it is removed."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(uri: str | Path) -> Iterator[None]:
+    """Turn an operating system's error into one line that names ``uri``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{uri}: {error.strerror or error}") from None
