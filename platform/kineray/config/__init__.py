@@ -1,5 +1,6 @@
 """Typed experiment configs, dotted overrides, fingerprints."""
 
+from kineray.config.data import DataConfig
 from kineray.config.fields import Section
 from kineray.config.models import (
     AttentionConfig,
@@ -40,7 +41,6 @@ from kineray.config.overrides import (
 )
 from kineray.config.schema import (
     AdamConfig,
-    DataConfig,
     Experiment,
     OptimConfig,
     RpropConfig,

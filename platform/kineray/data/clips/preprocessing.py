@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kineray.config import DataConfig
+from kineray.config.data import check_normalisation, check_picture_sizes, clip_parts
 from kineray.config.fields import (
     Floats,
     FramesPerSecond,
@@ -22,7 +23,6 @@ from kineray.config.fields import (
     Sampling,
     SideRange,
 )
-from kineray.config.schema import check_normalisation, check_picture_sizes, clip_parts
 from kineray.data.clips.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
 from kineray.video import (
