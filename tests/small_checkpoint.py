@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from kineray.config import DataConfig, Experiment, SlowFastConfig, TrainConfig
-from kineray.config.schema import clip_parts
+from kineray.config.data import clip_parts
 from kineray.data import Preprocessing
 from kineray.data.derive.synth import DRIFTS, drifting_texture
 from kineray.models import build_model
