@@ -110,7 +110,7 @@ def drifting_texture(
 def _write_video(
     sample: Sample, *, size: int, frames: int, fps: int, speed: float, smoothness: float, seed: int
 ) -> None:
-    direction = list(DRIFTS.values())[sample.labels["action"]]
+    direction = DRIFTS[Path(sample.uri).parent.name]
     texture_thwc = drifting_texture(
         sample_rng(seed, 0, sample.id),
         size=size,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kineray import storage
-from kineray.data.derive.parallel import each
+from kineray.data.derive.parallel import map_in_processes
 from kineray.data.manifest.manifest import FILE_NAME, Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import DecodeError
@@ -75,7 +75,7 @@ def validate(
     failures: dict[str, DecodeError] = {}
     durations_s: dict[str, float] = {}
     indexes: dict[str, bytes] = {}
-    for outcome in each(_checked, uris, workers=workers, arguments=lambda uri: (uri, every)):
+    for outcome in map_in_processes(_checked, uris, workers=workers, arguments=lambda uri: (uri, every)):
         if outcome.error is not None:
             failures[outcome.item] = outcome.error
         else:
@@ -150,7 +150,7 @@ def short_of(sample: Sample, duration_s: float, flow_s: float) -> str | None:
     return None
 
 
-def without(manifest: Manifest, bad: frozenset[str]) -> Manifest:
+def drop_samples(manifest: Manifest, bad: frozenset[str]) -> Manifest:
     """The manifest without the samples whose ids are ``bad``; they are named in ``missing``."""
     keep: list[int] = []
     missing = {split: list(names) for split, names in manifest.missing.items()}
