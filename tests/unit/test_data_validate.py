@@ -21,6 +21,7 @@ from kineray.data.derive.validate import check_video, drop_samples, outside_of, 
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import Manifest, load_manifest, save_manifest
 from kineray.data.manifest.samples import BoxLabel, Sample
+from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, frames_uri, index_video
 
@@ -226,6 +227,17 @@ def test_a_clean_manifest_counts_the_bad_as_missing():
     assert clean.missing == {"train": ("lost", "b.mp4"), "val": ("c.mp4",)}
     assert clean.listed == manifest.listed
     assert drop_samples(manifest, frozenset()).content_hash == manifest.content_hash
+
+
+def test_a_file_that_is_not_the_imported_one_is_found(tmp_path):
+    same, other, unknown = (write_video(tmp_path / f"{name}.mp4") for name in ("same", "other", "unknown"))
+    manifest = record_sizes(manifest_of(clip(same), clip(other)))
+    manifest = manifest.with_samples([*manifest, clip(unknown)])
+    assert validate(manifest).problems == ()
+    write_video(other, frames=90)
+    (problem,) = validate(manifest).problems
+    assert (problem.uri, problem.code, problem.samples) == (str(other), "changed", ("other.mp4",))
+    assert record_sizes(manifest).content_hash != manifest.content_hash
 
 
 def test_the_list_lies_beside_the_manifest():

@@ -26,6 +26,7 @@ from kineray.data.derive.parallel import map_in_processes
 from kineray.data.derive.stats import decoded_per_wanted, some
 from kineray.data.derive.validate import drop_samples
 from kineray.data.manifest.manifest import FILE_NAME, Manifest
+from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import DecodeError, ManifestError, StorageError
 from kineray.storage import s3
 from kineray.video import index_video, is_frames_uri
@@ -237,7 +238,7 @@ def make_copies(
     left = drop_samples(manifest, bad) if bad else manifest
     targets = {job.uri: job.target for job in todo.jobs}
     samples = (replace(sample, uri=targets.get(sample.uri, sample.uri)) for sample in left)
-    return Copies(left.with_samples(samples), indexes, failures)
+    return Copies(record_sizes(left.with_samples(samples)), indexes, failures)
 
 
 # -- in a child process -----------------------------------------------------------------------------

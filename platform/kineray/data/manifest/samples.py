@@ -176,6 +176,12 @@ class Samples(Sequence[Sample]):
         """The samples at ``rows``, int [M], in that order; the columns are shared, not copied."""
         return Samples(self._columns, rows if self._rows is None else self._rows[rows])
 
+    def with_sizes(self, sizes: Mapping[str, int]) -> "Samples":
+        """The same samples with ``size_bytes`` by URI, 0 where ``sizes`` does not contain it."""
+        columns = {name: self.column(name) for name in self._columns}
+        recorded = [sizes.get(uri, 0) for uri in columns["uri"].to_pylist()]
+        return Samples({**columns, "size_bytes": _arrow(np.array(recorded, np.int64))})
+
     def __len__(self) -> int:
         return len(self._columns["id"]) if self._rows is None else len(self._rows)
 
