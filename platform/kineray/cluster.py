@@ -75,9 +75,9 @@ def _start_local(dashboard: bool) -> None:
         ) from error
 
 
-def _unreachable(address: str, reason: str) -> KinerayError:
+def _unreachable(address: str, reason: str = "") -> KinerayError:
     return KinerayError(
-        f"{address}: {reason}",
+        f"no Ray cluster answers at {address}{f' ({reason})' if reason else ''}",
         code="ray_unreachable",
         key="RAY_ADDRESS",
         remedy="start that cluster, or unset RAY_ADDRESS",
@@ -92,7 +92,7 @@ def _address() -> str | None:
     if asked:
         # Ray would go on trying for many minutes.
         if not _answers(asked):
-            raise _unreachable(asked, "no Ray cluster answers there")
+            raise _unreachable(asked)
         return asked
     if not _STARTED_HERE.exists():
         return None
