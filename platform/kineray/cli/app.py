@@ -16,7 +16,8 @@ from kineray.cli.export import export
 from kineray.cli.models import models
 from kineray.cli.runs import runs
 from kineray.cli.serve import promote, rollback, serve
-from kineray.cli.train import sweep, train, train_experiment
+from kineray.cli.sweep import sweep
+from kineray.cli.train import train, train_experiment
 from kineray.errors import KinerayError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from kineray.cli.launch import SMOKE_DATA
 from kineray.cli.output import duration, near, note
-from kineray.cli.train import SMOKE_DATA
 from kineray.errors import KinerayError
 
 SCRIPT = "experiments/slowfast.py"
@@ -32,7 +32,7 @@ def demo(port: int, storage: str) -> None:
     manifest = f"{SMOKE_DATA}/manifest.parquet"
     _kineray("data", "synth", SMOKE_DATA)
     outcome = _kineray("train", SCRIPT, "--smoke", f"data.manifest={manifest}", "--workers", "2", *place)
-    evaluation = _kineray("eval", near(outcome["best"]), "--views", "3", "--crops", "1", *place)
+    evaluation = _kineray("eval", near(outcome["best_checkpoint"]), "--views", "3", "--crops", "1", *place)
     top1 = evaluation["metrics"]["action/top1"]
     _kineray("promote", outcome["name"], *place)
     truth, clip = _held_out(manifest)
