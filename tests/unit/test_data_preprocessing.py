@@ -17,8 +17,10 @@ from PIL import Image
 from video_files import write_video
 
 from kineray.config import DataConfig
+from kineray.config.data import ClipSection
 from kineray.data import Preprocessing, Sample, sample_rng
-from kineray.data.clips.preprocessing import balance_of, crop_box, trained_heads
+from kineray.data.clips.geometry import Geometry
+from kineray.data.clips.preprocessing import balance_of, trained_heads
 from kineray.data.clips.samplers import eval_times
 from kineray.errors import ConfigError, DecodeError
 from kineray.video import Video, VideoInfo, frames_uri, index_video, probe, read_clip, scaled_size
@@ -62,12 +64,16 @@ def test_any_value_survives_json(frames, stride, fps, mean, std, names):
     assert Preprocessing.from_json(value.to_json()) == value
 
 
-def test_json_of_before_loads():
-    """Checkpoints of before hold no field that was added since."""
-    old = json.loads(a_preprocessing().to_json())
-    for name in ("modality", "sampling", "stack", "flow_bound"):
-        del old[name]
-    assert Preprocessing.from_json(json.dumps(old)) == a_preprocessing()
+def test_a_document_that_lacks_a_field_is_refused():
+    """What a default would make of it is not how the model was trained."""
+    whole = json.loads(a_preprocessing().to_json())
+    assert list(whole) == [*ClipSection.model_fields, "labels"]
+    for name in whole:
+        with pytest.raises(ConfigError) as caught:
+            Preprocessing.from_json(json.dumps({key: value for key, value in whole.items() if key != name}))
+        assert caught.value.code == "bad_document"
+        if name not in ("crop", "short_side", "eval_crop", "eval_short_side"):  # they are told together
+            assert caught.value.key == f"preprocessing: {name}"
 
 
 def test_a_decoding_process_starts_without_torch():
@@ -83,8 +89,8 @@ def test_a_decoding_process_starts_without_torch():
     ("text", "message"),
     [
         ("not json", "preprocessing: the document: invalid json"),
-        ("{}", "preprocessing: frames: field required"),
-        (a_preprocessing().to_json().replace('"frames"', '"framez"'), "preprocessing: frames"),
+        ("{}", "preprocessing: labels: field required"),
+        (a_preprocessing().to_json().replace('"frames"', '"framez"'), "preprocessing: framez"),
         (a_preprocessing().to_json().replace('"crop": 24', '"crop": "x"'), "preprocessing: crop: "),
         (
             a_preprocessing().to_json().replace('"crop": 24', '"crop": 25'),
@@ -199,7 +205,7 @@ def test_the_crop_in_the_source(height, width, low, data):
     top = data.draw(st.integers(0, scaled_height - side))
     left = data.draw(st.integers(0, scaled_width - side))
     info = VideoInfo(1.0, 25.0, width, height, 0, "h264", 25)
-    box = crop_box(info, (scaled_height, scaled_width), (top, left), side)
+    box = Geometry((scaled_height, scaled_width), (top, left), side).source_box(info.height, info.width)
     for first, length, source, size, start in (
         (box[0], box[2], width, scaled_width, left),
         (box[1], box[3], height, scaled_height, top),

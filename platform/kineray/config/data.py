@@ -4,21 +4,23 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from kineray.config.augment.base import ClipAugmentation
 from kineray.config.fields import (
     Balance,
     Floats,
     FramesPerSecond,
     Modality,
-    Names,
+    NamesOrNone,
     PositiveFloat,
     PositiveInt,
     Sampling,
     Section,
     SideRange,
 )
+from kineray.config.variants import Pieces
 
 
-def check_picture_sizes(
+def check_frame_sizes(
     short_side: tuple[int, int],
     crop: int,
     eval_short_side: int,
@@ -54,7 +56,7 @@ def check_normalisation(modality: Modality, mean: tuple[float, ...], std: tuple[
 
 
 def clip_parts(modality: Modality, stack: int) -> tuple[int, int]:
-    """Channels of RGB in a clip, which come first, and of flow: u and v of each of its frames at a moment."""
+    """Channels of RGB in a clip, which come first, and of flow: u and v of each of its flow frames."""
     return {
         "rgb": (3, 0),
         "flow": (0, 2),
@@ -64,32 +66,25 @@ def clip_parts(modality: Modality, stack: int) -> tuple[int, int]:
     }[modality]
 
 
-class DataConfig(Section):
-    """Which clips are read, and how a clip is cut from a video.
+class ClipSection(Section):
+    """How a clip is cut from a video.
 
     ``sampling`` is where the ``frames`` frames of a clip lie (``kineray.data.clips.samplers``): dense,
     ``stride / fps`` seconds apart (32 x 2 at 30 fps spans 2.1 s); uniform, spread over the whole segment;
-    segments,
-    one random moment in each of ``frames`` parts (TSN); sequences, one of the parts of ``frames`` frames
-    that a segment falls into at ``stride / fps``.
+    segments, one random timestamp in each of ``frames`` parts (TSN); sequences, one of the parts of
+    ``frames`` frames that a segment falls into at ``stride / fps``.
 
-    ``modality``: rgb; flow, the u and v of optical flow; flow_stack, at each moment the u and v of
+    ``modality``: rgb; flow, the u and v of optical flow; flow_stack, at each timestamp the u and v of
     ``stack`` consecutive flow frames (TSN); rgb_flow and rgb_flow_stack, RGB and after it flow, of the
-    same moments, crop and mirror image (two-stream networks). ``flow_bound``: the pixels of motion that
+    same timestamps, crop and mirror image (two-stream networks). ``flow_bound``: the pixels of motion that
     8-bit flow is rescaled to, so that folders that were stored with different bounds can be used together;
     none leaves it as stored. ``mean`` and ``std``: of values from 0 to 1, for those of red, green, blue, u
     and v that the modality has.
 
     ``short_side`` is the range of the random resize in training, ``crop`` the square that is cut
     from it; ``eval_short_side`` and ``eval_crop`` are their fixed counterparts in evaluation.
-
-    ``heads``: which of the manifest's heads are trained; none named, all are. ``balance``: how often a
-    class is seen in training; none, as often as it occurs; sqrt, in proportion to the square root of
-    that; class, all alike. ``balance_head`` says whose classes, where there are several heads.
     """
 
-    manifest: str = ""
-    heads: Names = ()
     modality: Modality = "rgb"
     sampling: Sampling = "dense"
     frames: PositiveInt = 32
@@ -104,6 +99,31 @@ class DataConfig(Section):
     eval_crop: PositiveInt = 256
     mean: Floats = (0.45, 0.45, 0.45)
     std: Floats = (0.225, 0.225, 0.225)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_frame_sizes(self.short_side, self.crop, self.eval_short_side, self.eval_crop)
+        check_normalisation(self.modality, self.mean, self.std)
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of a clip, and so of what the model takes."""
+        return sum(clip_parts(self.modality, self.stack))
+
+
+class DataConfig(ClipSection):
+    """Which clips are read, and how a clip is cut from a video (``ClipSection``).
+
+    ``heads``: which of the manifest's heads are trained; none named, all are. ``augment``: what changes the
+    pixels of training clips (``data.augment.color_jitter.brightness=0.4``). ``balance``: how often a class is
+    seen in training; none, as often as it occurs; sqrt, in proportion to the square root of that; class, all
+    alike. ``balance_head`` says whose classes, where there are several heads.
+    """
+
+    manifest: str = ""
+    heads: NamesOrNone = ()
+    augment: Pieces[ClipAugmentation] = Pieces()
     balance: Balance = "none"
     balance_head: str = ""
     clips_per_sample: PositiveInt = 1
@@ -111,14 +131,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check_picture_sizes(self.short_side, self.crop, self.eval_short_side, self.eval_crop)
-        check_normalisation(self.modality, self.mean, self.std)
         repeated = [name for name in self.heads if self.heads.count(name) > 1]
         if repeated:
             raise ValueError(f"heads names {repeated[0]} twice")
         return self
-
-    @property
-    def channels(self) -> int:
-        """Channels of a clip."""
-        return sum(clip_parts(self.modality, self.stack))

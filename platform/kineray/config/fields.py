@@ -45,6 +45,7 @@ SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_co
 Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
 NameOrNone = Annotated[str, BeforeValidator(_none_is_empty)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+NamesOrNone = Annotated[tuple[str, ...], BeforeValidator(lambda value: _split_commas(value or ""))]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]

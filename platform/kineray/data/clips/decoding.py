@@ -12,6 +12,8 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 
 from kineray import storage
+from kineray.config import Pieces
+from kineray.data.clips.augment import in_child, to_child
 from kineray.data.clips.preprocessing import Preprocessing
 from kineray.data.clips.seeds import sample_rng
 from kineray.data.manifest.samples import Sample
@@ -28,7 +30,8 @@ class ClipDecoder:
     def __init__(self, process: DecodeProcess, preprocessing: Preprocessing) -> None:
         self._process = process
         # Class names are of no use for pixels, and there may be hundreds to send with every clip.
-        self._preprocessing = preprocessing.model_copy(update={"labels": {}})
+        self._preprocessing = preprocessing.model_copy(update={"labels": {}, "augment": Pieces()})
+        self._augment = to_child(preprocessing.augment)
 
     def uri(self, sample: Sample) -> str:
         """The video that clips of a sample are read from, or its flow."""
@@ -41,7 +44,7 @@ class ClipDecoder:
         video, if it is known. Raises DecodeError and StorageError.
         """
         clips: np.ndarray = self._process.call(
-            _train_clips, self._preprocessing, _bare(sample), keys, index, of=self.uri(sample)
+            _train_clips, self._preprocessing, self._augment, _bare(sample), keys, index, of=self.uri(sample)
         )
         return clips
 
@@ -64,7 +67,7 @@ def eval_file(
     a modality that the file alone does not have.
     """
     content = storage.absolute(file) if isinstance(file, str | Path) else file.read()
-    bare = preprocessing.model_copy(update={"labels": {}})
+    bare = preprocessing.model_copy(update={"labels": {}, "augment": Pieces()})
     name = str(file) if isinstance(file, str | Path) else "the upload"
     with decode_process() as process:
         clips, times = process.call(_eval_file, bare, content, views, crops, of=name)
@@ -87,8 +90,13 @@ def _bare(sample: Sample) -> Sample:
 
 
 def _train_clips(
-    preprocessing: Preprocessing, sample: Sample, keys: Sequence[SampleKey], index: bytes | None
+    preprocessing: Preprocessing,
+    augment: str,
+    sample: Sample,
+    keys: Sequence[SampleKey],
+    index: bytes | None,
 ) -> np.ndarray:
+    preprocessing = preprocessing.model_copy(update={"augment": in_child(augment)})
     rngs = [sample_rng(*key) for key in keys]
     uri, flow = preprocessing.sources(sample)
     with storage.video_source(uri) as source:

@@ -1,6 +1,5 @@
 """From a video to the pixels a model sees, as one value that is stored with the model."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,23 +9,16 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypedDict
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from kineray.config import DataConfig
-from kineray.config.data import check_normalisation, check_picture_sizes, clip_parts
-from kineray.config.fields import (
-    Floats,
-    FramesPerSecond,
-    Modality,
-    PositiveFloat,
-    PositiveInt,
-    Sampling,
-    SideRange,
-)
+from kineray.config import DataConfig, Pieces
+from kineray.config.augment.base import ClipAugmentation
+from kineray.config.data import ClipSection, clip_parts
+from kineray.data.clips.augment import augment_clip
+from kineray.data.clips.geometry import Geometry, fixed_geometries, random_geometry
 from kineray.data.clips.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
 from kineray.video import (
-    Box,
     FlowFolder,
     PacketIndex,
     Picture,
@@ -34,7 +26,6 @@ from kineray.video import (
     Source,
     VideoInfo,
     open_video,
-    scaled_size,
 )
 
 if TYPE_CHECKING:
@@ -72,38 +63,19 @@ class Located(Protocol):
     def flow(self) -> str: ...
 
 
-class Preprocessing(BaseModel):
+class Preprocessing(ClipSection):
     """How clips are sampled, scaled, cropped and normalised, and what the labels mean.
 
-    The fields are those of ``DataConfig``; ``labels`` holds the class names of every trained head by index.
-    Training, evaluation, prediction and serving all use this value and no other code. Clips have
-    ``channels`` C: 3 for RGB; 2 for flow, u and v; u1, v1, u2, v2, ... for stacked flow; for both, those of
-    RGB and then those of flow.
+    ``labels`` holds the class names of every trained head by index. Training, evaluation, prediction and
+    serving all use this value and no other code. Clips have ``channels`` C: 3 for RGB; 2 for flow, u and v;
+    u1, v1, u2, v2, ... for stacked flow; for both, those of RGB and then those of flow.
+
+    ``augment`` changes training clips alone and is no part of the document that is stored with a model, so
+    that nothing which evaluates or serves it needs a user's augmentations.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    modality: Modality = "rgb"
-    sampling: Sampling = "dense"
-    frames: PositiveInt
-    stride: PositiveInt
-    fps: FramesPerSecond
-    stack: PositiveInt = 5
-    flow_bound: PositiveFloat | None = None
-    short_side: SideRange
-    crop: PositiveInt
-    flip: bool
-    eval_short_side: PositiveInt
-    eval_crop: PositiveInt
-    mean: Floats
-    std: Floats
     labels: dict[str, tuple[str, ...]]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        check_picture_sizes(self.short_side, self.crop, self.eval_short_side, self.eval_crop)
-        check_normalisation(self.modality, self.mean, self.std)
-        return self
+    augment: Pieces[ClipAugmentation] = Field(default=Pieces(), exclude=True)
 
     @classmethod
     def from_config(cls, data: DataConfig, vocabularies: Mapping[str, tuple[str, ...]]) -> Self:
@@ -111,9 +83,9 @@ class Preprocessing(BaseModel):
 
         Raises ConfigError where ``data.heads`` names a head that the manifest does not have.
         """
-        fields = {name: getattr(data, name) for name in cls.model_fields if name != "labels"}
+        fields = {name: getattr(data, name) for name in ClipSection.model_fields}
         heads = trained_heads(data, vocabularies)
-        return cls(**fields, labels={head: vocabularies[head] for head in heads})
+        return cls(**fields, labels={head: vocabularies[head] for head in heads}, augment=data.augment)
 
     def to_json(self) -> str:
         """The value as JSON; ``from_json`` reads it back unchanged."""
@@ -121,19 +93,22 @@ class Preprocessing(BaseModel):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read what ``to_json`` wrote. Raises ConfigError."""
+        """Read what ``to_json`` wrote. Raises ConfigError, also where a field is missing."""
         try:
-            return cls.model_validate_json(text)
+            value = cls.model_validate_json(text)
+            stored = [name for name, field in cls.model_fields.items() if not field.exclude]
+            missing = next((name for name in stored if name not in value.model_fields_set), None)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the document"
-            reason = first["msg"].removeprefix("Value error, ").lower()
-            raise ConfigError(f"preprocessing: {where}: {reason}") from None
-
-    @property
-    def channels(self) -> int:
-        """Channels of a clip, and so of what the model takes."""
-        return sum(clip_parts(self.modality, self.stack))
+            missing = str(first["loc"][0]) if first["type"] == "missing" else None
+            if missing is None:
+                where = ".".join(str(part) for part in first["loc"]) or "the document"
+                reason = first["msg"].removeprefix("Value error, ").lower()
+                raise ConfigError(reason, code="bad_document", key=f"preprocessing: {where}") from None
+        if missing is not None:
+            # A default would not say how the model was trained.
+            raise ConfigError("field required", code="bad_document", key=f"preprocessing: {missing}")
+        return value
 
     @property
     def clip_span_s(self) -> float:
@@ -147,6 +122,20 @@ class Preprocessing(BaseModel):
             return sample.flow or sample.uri, None  # a data set may come as flow alone
         return sample.uri, (sample.flow or None) if flow_channels else None
 
+    def train_geometry(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
+        """That of a training clip of a video whose frames have ``height`` x ``width`` pixels."""
+        return random_geometry(
+            height, width, short_side=self.short_side, side=self.crop, flip=self.flip, rng=rng
+        )
+
+    def eval_geometries(self, height: int, width: int, crops: int) -> list[Geometry]:
+        """Those of the ``crops`` (1 or 3) of each view of a video. Raises ConfigError for another number."""
+        if crops not in (1, 3):
+            raise ConfigError(f"{crops} must be 1 or 3", code="bad_value", key="crops")
+        return fixed_geometries(
+            height, width, short_side=self.eval_short_side, side=self.eval_crop, crops=crops
+        )
+
     def train_clips(
         self,
         source: Source,
@@ -159,13 +148,12 @@ class Preprocessing(BaseModel):
     ) -> np.ndarray:
         """Random clips of ``sample``, one for each of ``rngs``, in one decoding pass.
 
-        Returns uint8 [N, T, crop, crop, C]. For each clip the moments are drawn (``samplers.train_times``);
-        then a short side, a crop of the frame at that size and, if ``flip``, a mirror image half of the
-        time (as for SlowFast on Kinetics, arXiv 1812.03982, appendix A). The crop is cut out of the frame
-        before it is scaled, at the nearest whole pixels of the source.
+        Returns uint8 [N, T, crop, crop, C]. For each clip the timestamps are drawn (``samplers.train_times``)
+        and then its ``geometry.random_geometry``; at last ``augment`` is applied to it, with the same stream.
+        The crop is cut out of the frame before it is scaled, at the nearest whole pixels of the source.
 
         ``source`` and ``flow``: as ``sources`` names them. With both, all is drawn for ``source``, and flow
-        shows the same moments and the same part of the picture. ``index``: of the video file, if it is
+        shows the same timestamps and the same part of the frame. ``index``: of the video file, if it is
         known. ``allocate`` gives the array to write into. Raises DecodeError, or ConfigError for a source
         of another modality, and where there is no flow.
         """
@@ -174,24 +162,23 @@ class Preprocessing(BaseModel):
             info = parts[0].info  # of what is read from ``source``; flow follows it
             span_s = _span(info, sample.start_s, sample.end_s)
             times_nt = np.empty((len(rngs), self.frames))
-            cuts: list[tuple[tuple[int, int], tuple[int, int], bool]] = []
+            geometries: list[Geometry] = []
             for times_t, rng in zip(times_nt, rngs, strict=True):
                 times_t[:] = train_times(self.sampling, *span_s, **self._clip_of(parts), rng=rng)
-                short_side = int(rng.integers(self.short_side[0], self.short_side[1], endpoint=True))
-                height, width = scaled_size(info.height, info.width, short_side)
-                top = int(rng.integers(0, height - self.crop, endpoint=True))
-                left = int(rng.integers(0, width - self.crop, endpoint=True))
-                mirror = rng.random() < 0.5
-                cuts.append(((height, width), (top, left), self.flip and mirror))
+                geometries.append(self.train_geometry(info.height, info.width, rng))
             clips_nthwc = (allocate or _empty)((*times_nt.shape, *size, self.channels))
             for part in parts:
-                boxes = [crop_box(part.info, scaled, corner, self.crop) for scaled, corner, _ in cuts]
+                boxes = [one.source_box(part.info.height, part.info.width) for one in geometries]
                 for places, picture in part.pictures(times_nt, span_s):
                     for clip, of_clip in groupby(places, key=itemgetter(0)):
-                        pixels_hwc = picture.pixels(box=boxes[clip], size=size, mirror=cuts[clip][2])
+                        pixels_hwc = picture.pixels(
+                            box=boxes[clip], size=size, mirror=geometries[clip].mirror
+                        )
                         pixels_hwc = self._rescaled(part.video, pixels_hwc)
                         for _, frame, channels in of_clip:
                             clips_nthwc[clip, frame, :, :, channels] = pixels_hwc
+        for clip_thwc, rng in zip(clips_nthwc, rngs, strict=True):
+            augment_clip(self.augment, clip_thwc, clip_parts(self.modality, self.stack)[0], rng)
         return clips_nthwc
 
     def eval_views(
@@ -214,15 +201,13 @@ class Preprocessing(BaseModel):
         start, centre and end of the long side. ``flow``, ``index``, ``allocate`` and what is raised: as in
         ``train_clips``.
         """
-        if crops not in (1, 3):
-            raise ConfigError(f"crops: {crops} must be 1 or 3")
         side = self.eval_crop
         with self._opened(source, flow, index) as parts:
             info = parts[0].info
             span_s = _span(info, start_s, end_s)
             times_vt = eval_times(self.sampling, *span_s, **self._clip_of(parts), views=views)
-            size = scaled_size(info.height, info.width, self.eval_short_side)
-            corners = [_corner(*size, side, place) for place in ((1,) if crops == 1 else (0, 1, 2))]
+            geometries = self.eval_geometries(info.height, info.width, crops)
+            size = geometries[0].scaled
             shape = (len(times_vt) * crops, self.frames, side, side, self.channels)
             clips_nthwc = (allocate or _empty)(shape)
             for part in parts:
@@ -230,8 +215,8 @@ class Preprocessing(BaseModel):
                     # The whole frame, then cut: a crop has the same pixels whichever others are wanted.
                     pixels_hwc = self._rescaled(part.video, picture.pixels(size=size))
                     for view, frame, channels in places:
-                        for crop, (top, left) in enumerate(corners):
-                            cut_hwc = pixels_hwc[top : top + side, left : left + side]
+                        for crop, geometry in enumerate(geometries):
+                            cut_hwc = geometry.cut(pixels_hwc)
                             clips_nthwc[view * crops + crop, frame, :, :, channels] = cut_hwc
         return clips_nthwc, times_vt
 
@@ -366,34 +351,6 @@ def _span(info: VideoInfo, start_s: float, end_s: float | None) -> tuple[float, 
 
 def _empty(shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
-
-
-def crop_box(info: VideoInfo, scaled: tuple[int, int], corner: tuple[int, int], side: int) -> Box:
-    """The square of ``side`` at ``corner`` (top, left) of the scaled frame, in pixels of the source.
-
-    Its edges are rounded to the nearest pixel; it has one pixel at least.
-    """
-    top, height = _pixels(info.height / scaled[0], corner[0], side)
-    left, width = _pixels(info.width / scaled[1], corner[1], side)
-    return left, top, width, height
-
-
-def _pixels(scale: float, first: int, length: int) -> tuple[int, int]:
-    """(first, length) of the source pixels under some pixels of a frame that is ``scale`` times smaller."""
-    start, stop = round(first * scale), round((first + length) * scale)
-    if start == stop:
-        start, stop = math.floor(first * scale), math.floor(first * scale) + 1
-    return start, stop - start
-
-
-def _corner(height: int, width: int, side: int, place: int) -> tuple[int, int]:
-    """(top, left) of a square crop at the start, centre or end (0, 1, 2) of the frame's long side."""
-    top, left = math.ceil((height - side) / 2), math.ceil((width - side) / 2)
-    if place == 1:
-        return top, left
-    if height > width:
-        return (0 if place == 0 else height - side), left
-    return top, (0 if place == 0 else width - side)
 
 
 @cache

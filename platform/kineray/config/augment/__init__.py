@@ -1,0 +1,1 @@
+"""Augmentations of clips: one module for each, found by their being here."""

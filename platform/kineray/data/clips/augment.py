@@ -1,0 +1,69 @@
+"""Augmentations of uint8 clips, in the processes that decode them."""
+
+import json
+from functools import lru_cache
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from kineray.config import Pieces, Plugin, plugins_of
+from kineray.config.augment.base import ClipAugmentation
+from kineray.config.augment.color_jitter import ColorJitterConfig
+
+
+def augment_clip(
+    augmentations: Pieces[ClipAugmentation],
+    clip_thwc: np.ndarray,
+    rgb_channels: int,
+    rng: np.random.Generator,
+) -> None:
+    """Apply ``augmentations`` in their order to a clip, in place: uint8 [T, H, W, C].
+
+    Raises ValueError for one that gives another shape or type.
+    """
+    for augmentation in augmentations.values():
+        changed = np.asarray(augmentation.augment(clip_thwc, rgb_channels, rng))
+        if changed.shape != clip_thwc.shape or changed.dtype != np.uint8:
+            raise ValueError(
+                f"data.augment.{augmentation.type} made {changed.dtype} {list(changed.shape)} of a clip of"
+                f" uint8 {list(clip_thwc.shape)}"
+            )
+        if changed is not clip_thwc:
+            clip_thwc[...] = changed
+
+
+def to_child(augmentations: Pieces[ClipAugmentation]) -> str:
+    """Augmentations as text for a decoding process, with the sources of a user's own; "" for none.
+
+    Raises ConfigError for one that is declared in no file.
+    """
+    if not augmentations:
+        return ""
+    plugins = {plugin.name: plugin.to_json() for one in augmentations.values() for plugin in plugins_of(one)}
+    tree = {name: one.model_dump(mode="json", exclude={"type"}) for name, one in augmentations.items()}
+    return json.dumps([list(plugins.values()), tree])
+
+
+@lru_cache(maxsize=8)
+def in_child(text: str) -> Pieces[ClipAugmentation]:
+    """What ``to_child`` wrote; declares a user's own in this process. Raises ConfigError where that fails."""
+    if not text:
+        return Pieces()
+    plugins, tree = json.loads(text)
+    for plugin in plugins:
+        Plugin.from_json(plugin).execute()
+    return TypeAdapter[Pieces[ClipAugmentation]](Pieces[ClipAugmentation]).validate_python(tree)
+
+
+def color_jitter(
+    config: ColorJitterConfig, clip_thwc: np.ndarray, rgb_channels: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Change brightness and contrast of the RGB channels, with one table for all values of the clip."""
+    brightness = 1 + config.brightness * rng.uniform(-1, 1)
+    contrast = 1 + config.contrast * rng.uniform(-1, 1)
+    if rgb_channels:
+        rgb_thwc = clip_thwc[..., :rgb_channels]
+        mean = float(rgb_thwc.mean()) * brightness
+        table = (np.arange(256) * brightness - mean) * contrast + mean
+        rgb_thwc[...] = np.rint(table).clip(0, 255).astype(np.uint8)[rgb_thwc]
+    return clip_thwc
