@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kineray.config import Experiment, apply_overrides, fingerprint, trial_name
+from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.data import Manifest
 from kineray.errors import KinerayError
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.orchestration.messages import FromTrial, TrialEnded, TrialEvent, TrialStarted
+from kineray.orchestration.records import science
 from kineray.tracking import Run, get_run, resume_run, run_exists, start_run
 from kineray.training import Event, ValidationEvent
 
@@ -185,7 +186,7 @@ class Board:
             self.storage,
             name=full_name,
             experiment=experiment,
-            fingerprint=fingerprint(experiment, self.manifest.content_hash),
+            fingerprint=science(experiment, self.manifest),
             manifest=self.manifest,
             command=[],
             parent=self.parent.run_id,

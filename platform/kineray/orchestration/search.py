@@ -17,8 +17,8 @@ from kineray.config import (
     SearchSpace,
     apply_overrides,
     check_space,
-    fingerprint,
     leaf_keys,
+    loaded_plugins,
     to_yaml,
     trial_name,
 )
@@ -26,7 +26,7 @@ from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
-from kineray.orchestration.records import open_manifest, open_record
+from kineray.orchestration.records import open_manifest, open_record, science
 from kineray.orchestration.trial import run_trial
 from kineray.storage import absolute, is_remote, join
 from kineray.training import Event, check_micro_batch
@@ -74,7 +74,7 @@ def sweep(
     parent = open_record(
         experiment,
         manifest,
-        fingerprint(experiment, manifest.content_hash + described),
+        science(experiment, manifest, described),
         storage=storage,
         name=name,
         resume=resume,
@@ -171,6 +171,7 @@ def _search(
         manifest=experiment.data.manifest or "",
         folder=absolute(join(storage, name)),
         options=options,
+        plugins=loaded_plugins(),
         cpus=max(1, cpus // at_once),
     )
     trainable = tune.with_parameters(run_trial, task_json=task.to_json(), mailbox=board.mailbox())

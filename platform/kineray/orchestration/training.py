@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 from kineray.cluster import connect
-from kineray.config import Experiment, fingerprint, to_yaml
+from kineray.config import Experiment, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
 from kineray.orchestration.process import UNFORESEEN
-from kineray.orchestration.records import open_manifest, open_record
+from kineray.orchestration.records import open_manifest, open_record, science
 from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join
 from kineray.tracking import Run
@@ -77,7 +77,7 @@ def train(
     run = open_record(
         experiment,
         manifest,
-        fingerprint(experiment, manifest.content_hash),
+        science(experiment, manifest),
         storage=storage,
         name=name,
         resume=resume,
@@ -88,6 +88,7 @@ def train(
         manifest=experiment.data.manifest or "",
         folder=absolute(join(storage, run.name)),
         options=options,
+        plugins=loaded_plugins(),
     )
     status = "FAILED"
     try:
