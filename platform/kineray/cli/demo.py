@@ -90,9 +90,8 @@ def _held_out(manifest: str) -> tuple[str, Path]:
     """A validation clip and its true class."""
     from kineray.data import load_manifest
 
-    data = load_manifest(manifest)
-    sample = data.split("val")[0]
-    return data.vocabularies["action"][sample.labels["action"]], Path(sample.uri)
+    held_out = load_manifest(manifest).split("val")
+    return held_out.vocabularies["action"][held_out.labels("action")[0]], Path(held_out[0].uri)
 
 
 def _open(url: str, body: bytes | None = None) -> Any:

@@ -15,8 +15,8 @@ from kineray.config import Experiment, differing_keys
 from kineray.config.models.frame import FrameConfig
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
 from kineray.data.clips.preprocessing import balance_of
+from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.data.manifest.manifest import check_flow
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import FROZEN_AT_RANDOM, build_model, checkpoint_activations, set_batch_norm_group
 from kineray.options import WorkerOptions
@@ -175,7 +175,10 @@ def train(
 def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:
     for part in (train_set, val_set):
         check_flow(part, experiment.data.modality)
-    return Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    preprocessing = Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    check_task(train_set, preprocessing.labels, training=True)
+    check_task(val_set, preprocessing.labels)
+    return preprocessing
 
 
 def _new_model(
