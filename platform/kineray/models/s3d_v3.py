@@ -19,9 +19,9 @@ in S3D (Xie et al., arXiv 1712.04851). The sizes of its table 1 are kept exactly
     17-18  module E       2048                yes      1 x 6 x 6
            average, dropout, linear
 
-Strides and padding are those of time, height and width alike: the stem and its pools are padded, the modules
-that reduce the map are not, so a clip needs 49 frames and 49 pixels. The source's modules of type 1 are layers
-8-11, of type 2 layers 12-16, of type 3 layers 17 and 18.
+Strides and padding are the same in time, height and width: the stem and its pools are padded, the modules
+that reduce the map are not, so a clip needs 49 frames and 49 pixels. The source's modules of type 1 are
+layers 8-11, of type 2 layers 12-16, of type 3 layers 17 and 18.
 
 What the source does not say is chosen here as follows.
 
