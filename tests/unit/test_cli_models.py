@@ -108,7 +108,7 @@ def test_a_plug_ins_model_is_listed_with_costs_that_are_counted_now(tmp_path):
     (tmp_path / "mine.py").write_text(MY_MODEL)
     code = (
         "import sys, kineray\nfrom kineray.cli import run\n"
-        f"kineray.load_plugins([{str(tmp_path / 'mine.py')!r}])\n"
+        f"kineray.load_plugins({str(tmp_path / "mine.py")!r})\n"
         "try: run(['models', '--json'])\nexcept SystemExit as end: assert end.code == 0\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
