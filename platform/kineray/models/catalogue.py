@@ -4,11 +4,12 @@ A test holds the file to the networks; ``make catalogue`` (python -m kineray.mod
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from kineray.models.preset import ModelPreset
-from kineray.models.registry import find_preset, model_presets
+from kineray.models.registry import find_preset, list_models
 from kineray.models.summary import Summary, summarise
 
 FILE = Path(__file__).with_name("catalogue.json")
@@ -37,11 +38,10 @@ def facts(name: str, preset: ModelPreset, summary: Summary) -> dict[str, Any]:
     }
 
 
-def write(file: Path = FILE) -> None:
-    """Count every published model and write the file, one line for each."""
-    lines = [json.dumps(describe(name)) for name in sorted(model_presets())]
-    file.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+def as_text(models: Iterable[Mapping[str, Any]]) -> str:
+    """JSON with one line for each model."""
+    return "[\n" + ",\n".join(json.dumps(model) for model in models) + "\n]\n"
 
 
 if __name__ == "__main__":
-    write()
+    FILE.write_text(as_text(map(describe, list_models())))
