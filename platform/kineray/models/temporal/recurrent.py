@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from kineray.models.blocks import GroupBatchNorm
+from kineray.models.blocks import GhostBatchNorm
 from kineray.models.temporal.average import z_normalise
 from kineray.models.temporal.base import Temporal, pool_space
 
@@ -17,7 +17,7 @@ class Lstm(Temporal):
     def __init__(self, channels: int, units: int) -> None:
         super().__init__(units)
         self.lstm = nn.LSTM(channels, units, batch_first=True)
-        self.norm = GroupBatchNorm(units)
+        self.norm = GhostBatchNorm(units)
         _initialise(self.lstm)
         forget_bias = self.lstm.get_parameter("bias_ih_l0")[units : 2 * units]
         nn.init.ones_(forget_bias)  # a new network remembers
