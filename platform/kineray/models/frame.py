@@ -136,7 +136,7 @@ PRESETS = {
     "mobilenet_v2_residual": _egocentric(ResidualConfig()),
     "mobilenet_v2_attention": _egocentric(AttentionConfig()),
     "resnet50_average": _baseline(AverageConfig()),
-    "resnet50_z_average": _baseline(AverageConfig(z_norm=True)),
+    "resnet50_z_average": _baseline(AverageConfig(z_norm="per_dimension")),
     "resnet50_gru": _baseline(GruConfig()),
     "resnet50_tsn": _lecture(FrameConfig(temporal=ConsensusConfig()), "arXiv 1608.00859", frames=8),
     # Minutes of video: 128 timestamps, and a backbone that is not trained with what is behind it.

@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 from kineray.config import Experiment, differing_keys
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
 from kineray.data.clips.preprocessing import balance_of
+from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.data.manifest.manifest import check_flow
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import build_model, checkpoint_activations, frozen_at_random_note, set_batch_norm_group
+from kineray.options import WorkerOptions
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
@@ -57,28 +58,21 @@ def train(
     rank: int = 0,
     world_size: int = 1,
     device: str = "cpu",
-    micro_batch: int | None = None,
-    checkpoint_every: int | None = None,
-    decoders: int = 1,
-    max_memory: int | None = None,
-    activation_checkpointing: bool = False,
+    options: WorkerOptions = WorkerOptions(),
     resume: bool = False,
 ) -> TrainResult:
     """Train to the end of the schedule; every worker calls this with the same arguments but ``rank``.
 
-    ``micro_batch``: clips on the device at once, a multiple of train.bn_group, which is the default.
-    ``checkpoint_every``: steps between checkpoints, besides the one after each validation. ``decoders``
-    processes decode clips, which take at most ``max_memory`` bytes (``prefetched_batches``).
-    ``activation_checkpointing`` trades time for memory of the device (``checkpoint_activations``). ``resume``
-    continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only
-    rank 0 writes checkpoints and calls ``on_event``.
+    ``options``: how a worker does its part (``max_failures`` is for whoever starts workers; ``decoders``
+    None is one). ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had
+    never stopped. Only rank 0 writes checkpoints and calls ``on_event``.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
     """
     settings = experiment.train
     positions = _share(experiment, rank, world_size)
-    micro_batch = check_micro_batch(micro_batch, settings.bn_group)
+    micro_batch = check_micro_batch(options.micro_batch, settings.bn_group)
     per_epoch = steps_per_epoch(train_set, settings.global_batch, experiment.data.clips_per_sample)
     total_steps = per_epoch * settings.epochs
     workers = Workers(rank, world_size)
@@ -88,7 +82,7 @@ def train(
     emit = on_event if rank == 0 else _ignore
 
     preprocessing = _preprocessing(experiment, train_set, val_set)
-    model = _new_model(experiment, preprocessing, activation_checkpointing).to(place)
+    model = _new_model(experiment, preprocessing, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
@@ -114,11 +108,11 @@ def train(
         lo=positions.start,
         hi=positions.stop,
         micro_batch=micro_batch,
-        decoders=decoders,
+        decoders=options.decoders or 1,
         clips_per_sample=experiment.data.clips_per_sample,
         balance=balance_of(experiment.data, list(preprocessing.labels)),
         indexes=indexes,
-        max_memory=max_memory,
+        max_memory=options.max_memory,
         pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
@@ -147,7 +141,7 @@ def train(
 
             epoch, rest = divmod(done, per_epoch)
             is_validated = done == total_steps or (rest == 0 and epoch % settings.eval_every_epochs == 0)
-            if not is_validated and (checkpoint_every is None or done % checkpoint_every):
+            if not is_validated and (options.checkpoint_every is None or done % options.checkpoint_every):
                 continue
             _check_finite(model, done)
             score = None
@@ -160,7 +154,7 @@ def train(
                     device=place,
                     precision=settings.precision,
                     batch_size=micro_batch,
-                    decoders=decoders,
+                    decoders=options.decoders or 1,
                     indexes=indexes,
                 )
                 emit(ValidationEvent(done, epoch, metrics, score))
@@ -173,14 +167,17 @@ def train(
                     "undecodable": [asdict(failure) for failure in undecodable.values()],
                 }
                 uri, best = checkpoints.save(model, optimizer, experiment, preprocessing, state, score=score)
-                emit(CheckpointEvent(done, uri, best))
+                emit(CheckpointEvent(done, uri, best, score))
     return _outcome(workers, checkpoints, total_steps)
 
 
 def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:
     for part in (train_set, val_set):
         check_flow(part, experiment.data.modality)
-    return Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    preprocessing = Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    check_task(train_set, preprocessing.labels, training=True)
+    check_task(val_set, preprocessing.labels)
+    return preprocessing
 
 
 def _new_model(

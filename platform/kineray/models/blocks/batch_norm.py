@@ -19,8 +19,10 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     batch dimension (``fold_frames``).
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__(num_features, eps=eps, momentum=momentum)
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, *, affine: bool = True
+    ) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum, affine=affine)
         self.group_size: int | None = None
         self.rows_per_clip = 1
         self.is_repeated = False  # this forward pass was made before: its statistics are already pending
@@ -68,7 +70,8 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
     layers = [layer for layer in _layers(model) if layer.training]  # what is frozen stays as it is
     if not layers:
         return
-    device = layers[0].weight.device
+    assert layers[0].running_mean is not None
+    device = layers[0].running_mean.device
     sums = [
         torch.stack(layer.pending).sum(0, dtype=torch.float64).flatten()
         if layer.pending
