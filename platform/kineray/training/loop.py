@@ -12,13 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kineray.config import Experiment, differing_keys
-from kineray.config.models.frame import FrameConfig
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.models import FROZEN_AT_RANDOM, build_model, checkpoint_activations, set_batch_norm_group
+from kineray.models import build_model, checkpoint_activations, frozen_at_random_note, set_batch_norm_group
 from kineray.options import WorkerOptions
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
@@ -198,8 +197,8 @@ def _initialise(
 ) -> None:
     for part, init in experiment.model.inits().items():
         emit(InitialisedEvent(part, initialise(model, part, init, workers)))
-    if isinstance(experiment.model, FrameConfig) and experiment.model.is_frozen_at_random:
-        emit(InitialisedEvent("backbone", FROZEN_AT_RANDOM))
+    for part, key in experiment.model.frozen_at_random().items():
+        emit(InitialisedEvent(part, frozen_at_random_note(key)))
 
 
 def _share(experiment: Experiment, rank: int, world_size: int) -> range:
