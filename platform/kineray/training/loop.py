@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kineray.config import Experiment, FrameConfig, differing_keys
+from kineray.config import Experiment, differing_keys
+from kineray.config.models.frame import FrameConfig
 from kineray.data import Batch, Failure, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.manifest.index_cache import IndexCache
