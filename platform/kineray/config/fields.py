@@ -37,6 +37,7 @@ BlockCounts = Annotated[
 ]
 KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(_split_commas)]
 SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
+PositiveInts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split_commas)]
 Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -45,6 +46,7 @@ FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Sampling = Literal["dense", "uniform", "segments", "sequences"]
 Modality = Literal["rgb", "flow", "flow_stack", "rgb_flow", "rgb_flow_stack"]
+Labels = Literal["single", "multiple", "any"]
 Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
 
 

@@ -18,6 +18,8 @@ from kineray.config.fields import (
     Section,
 )
 from kineray.config.models import ModelConfig, SlowFastConfig
+from kineray.config.tasks.base import TaskSection
+from kineray.config.tasks.classification import ClassificationConfig
 
 
 class SgdConfig(Section):
@@ -101,6 +103,7 @@ class Experiment(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = SlowFastConfig()
+    task: TaskSection = ClassificationConfig()
     optim: OptimConfig = SgdConfig()
     train: TrainConfig = TrainConfig()
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kineray.config import Experiment, from_yaml, to_yaml
 from kineray.data import Preprocessing
 from kineray.errors import CheckpointError, KinerayError, StorageError
 from kineray.models import build_model
+from kineray.tasks import Task
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
@@ -45,6 +47,11 @@ class Checkpoint:
     preprocessing: Preprocessing
     state: dict[str, Any]
     weights_sha256: str
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model was trained for."""
+        return self.experiment.task.build(self.preprocessing.labels)
 
 
 @dataclass(frozen=True)

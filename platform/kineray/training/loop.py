@@ -88,6 +88,8 @@ def train(
     emit = on_event if rank == 0 else _ignore
 
     preprocessing = _preprocessing(experiment, train_set, val_set)
+    task = experiment.task.build(preprocessing.labels)
+    task.check(val_set)
     model = _new_model(experiment, preprocessing, activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
@@ -102,7 +104,7 @@ def train(
         _initialise(experiment, model, workers, emit)
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
-    stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)
+    stepper = Stepper(experiment, model, optimizer, preprocessing, task, workers=workers, device=place)
     speed = _Speed(settings.global_batch)
     batches = train_batches(
         train_set,
@@ -156,6 +158,7 @@ def train(
                     model,
                     val_set,
                     preprocessing,
+                    task,
                     workers=workers,
                     device=place,
                     precision=settings.precision,
@@ -163,7 +166,7 @@ def train(
                     decoders=decoders,
                     indexes=indexes,
                 )
-                emit(ValidationEvent(done, epoch, metrics, score))
+                emit(ValidationEvent(done, epoch, metrics, score, task.score, settings.precision))
             if rank == 0:
                 state = {
                     "step": done,

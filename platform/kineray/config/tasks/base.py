@@ -1,0 +1,45 @@
+"""What the configurations of all tasks have in common."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import model_validator
+
+from kineray.config.fields import Labels
+from kineray.config.losses.base import LossSection
+from kineray.config.losses.cross_entropy import CrossEntropyConfig
+from kineray.config.metrics.base import MetricSection
+from kineray.config.variants import Pieces, Variant
+
+if TYPE_CHECKING:
+    from kineray.tasks import Task
+
+
+class TaskSection(Variant, home="kineray.config.tasks"):
+    """Base of every task: what is predicted of a clip, by what loss it is learned, how well it is done.
+
+    ``labels``: of a clip, for each head: a ``single`` class, or ``multiple``. ``metrics`` are computed in
+    validation and evaluation; ``task.metrics.<type>=off`` leaves one out. ``score`` is the metric that decides
+    which checkpoint is the best: ``top1`` means its mean over the heads, ``verb/top1`` that of one of them.
+    """
+
+    labels: ClassVar[Labels] = "single"
+
+    loss: LossSection = CrossEntropyConfig()
+    metrics: Pieces[MetricSection] = Pieces()
+    score: str = ""
+
+    @model_validator(mode="after")
+    def _fitting_parts(self) -> Self:
+        for key, part in {"loss": self.loss, **{f"metrics.{name}": m for name, m in self.metrics.items()}}.items():
+            if part.labels not in (self.labels, "any"):
+                raise ValueError(
+                    f"{key} {part.type} is for {part.labels} classes a clip; task.type={self.type} is for "
+                    f"{self.labels}"
+                )
+        return self
+
+    def build(self, labels: Mapping[str, Sequence[str]]) -> "Task":
+        """The task for heads with these class names."""
+        task: Task = self.implementation()(self, labels)
+        return task
