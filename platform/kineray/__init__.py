@@ -94,6 +94,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)
+    config = import_module("kineray.config")
+    if not name.startswith("_") and hasattr(config, name):
+        return getattr(config, name)
     raise AttributeError(f"module 'kineray' has no attribute '{name}'")
 
 

@@ -46,7 +46,7 @@ def test_a_bad_space_is_refused_before_anything_starts(tiny_experiment, tmp_path
 
 
 def test_a_diverged_trial_does_not_end_the_sweep(tiny_experiment, tmp_path):
-    wild = apply_overrides(tiny_experiment, ["train.warmup_epochs=0"])
+    wild = apply_overrides(tiny_experiment, ["schedule.warmup_epochs=0"])
     outcome = sweep(wild, {"optim.lr": Choice(1e30, 0.05)}, trials=3, storage=str(tmp_path))
     states = {trial.state for trial in outcome.trials}
     assert "diverged" in states
@@ -89,7 +89,7 @@ def test_a_score_has_its_checkpoint_and_some_trial_runs_to_the_end(tiny_experime
 
 
 def test_no_point_is_tried_twice(tiny_experiment, tmp_path):
-    quick = apply_overrides(tiny_experiment, ["train.epochs=1", "train.warmup_epochs=0"])
+    quick = apply_overrides(tiny_experiment, ["train.epochs=1", "schedule.warmup_epochs=0"])
     outcome = sweep(quick, {"model.alpha": Choice(4, 8)}, trials=5, storage=str(tmp_path))
     assert sorted(trial.params["model.alpha"] for trial in outcome.trials) == [4, 8]
 

@@ -132,7 +132,7 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
 
 
 def test_resume_with_another_experiment_names_the_keys(tiny_experiment, tmp_path):
-    changed = apply_overrides(tiny_experiment, ["train.epochs=1", "train.warmup_epochs=0"])
+    changed = apply_overrides(tiny_experiment, ["train.epochs=1", "schedule.warmup_epochs=0"])
     train(changed, launch(tmp_path, name="other"), lambda event: None)
     with pytest.raises(ConfigError, match=r"--resume other: was made with other values of .*train\.epochs"):
         train(
@@ -150,7 +150,7 @@ def test_too_many_workers_for_the_batch_norm_groups(tiny_experiment, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_experiment, tmp_path):
     checkpoints = []
-    wild = apply_overrides(tiny_experiment, ["optim.lr=1e30", "train.warmup_lr=1e-3"])
+    wild = apply_overrides(tiny_experiment, ["optim.lr=1e30", "schedule.warmup_start=1e-3"])
     with pytest.raises(NonFiniteLossError, match=r"step \d+"):
         train(
             wild,

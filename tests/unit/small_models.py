@@ -14,7 +14,7 @@ from kineray.config import (
     FrameConfig,
     GruConfig,
     LstmConfig,
-    ModelConfig,
+    ModelSection,
     P3DConfig,
     R2Plus1DConfig,
     ResidualConfig,
@@ -37,7 +37,7 @@ class Small:
     that it does not.
     """
 
-    config: ModelConfig
+    config: ModelSection
     frames: int = 4
     side: int = 32
     channels: int = 3

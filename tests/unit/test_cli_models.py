@@ -5,7 +5,7 @@ import json
 import pytest
 from small_models import PARAMETERS
 
-from kineray.models import MODEL_PRESETS, list_models, summarise
+from kineray.models import list_models, model_presets, summarise
 
 
 @pytest.mark.slow
@@ -31,7 +31,7 @@ def test_json_is_exact(kineray):
     found = {model["name"]: model for model in json.loads(out)["models"]}
     assert {name: model["parameters"] for name, model in found.items()} == PARAMETERS
     for name, model in found.items():
-        preset = MODEL_PRESETS[name]
+        preset = model_presets()[name]
         assert model["gflops"] > 0
         assert (model["frames"], model["side"], model["stride"]) == (
             preset.frames,

@@ -18,7 +18,6 @@ from kineray.config import (
 )
 from kineray.models.frame import ConsensusHead
 from kineray.models.heads import FeatureHead
-from kineray.models.temporal import build_temporal
 
 CHANNELS = 8
 
@@ -26,7 +25,7 @@ CHANNELS = 8
 def subsystem(config, channels=CHANNELS):
     """In double precision and evaluation, with no parameter or buffer at a value that would hide it."""
     torch.manual_seed(0)
-    module = build_temporal(config, channels).double().eval()
+    module = config.build(channels).double().eval()
     for name, value in module.state_dict().items():
         if value.is_floating_point() and value.ndim == 1 and not name.endswith("bias_hh_l0"):
             value.copy_(torch.rand_like(value) + 0.5)
@@ -87,7 +86,7 @@ def test_lstm():
 
 
 def test_lstm_has_one_bias_and_begins_by_remembering():
-    module = build_temporal(LstmConfig(units=3), CHANNELS)
+    module = LstmConfig(units=3).build(CHANNELS)
     assert sum(p.numel() for p in module.lstm.parameters() if p.requires_grad) == 4 * 3 * (CHANNELS + 3 + 1)
     assert torch.equal(module.lstm.bias_ih_l0, torch.tensor([0.0] * 3 + [1.0] * 3 + [0.0] * 6))
     assert torch.count_nonzero(module.lstm.bias_hh_l0) == 0
@@ -228,7 +227,7 @@ def test_residual():
 
 def test_a_new_residual_block_averages():
     x = maps().abs()
-    module = build_temporal(ResidualConfig(width=3), CHANNELS).double().eval()
+    module = ResidualConfig(width=3).build(CHANNELS).double().eval()
     torch.testing.assert_close(module(x), x.mean((1, 3, 4)))
 
 
@@ -278,7 +277,7 @@ def test_timeception(dilated, frames):
 
 def test_timeception_widens_by_a_quarter():
     with torch.device("meta"):
-        widths = [build_temporal(TimeceptionConfig(layers=n), 1024).features for n in (1, 2, 3, 4)]
+        widths = [TimeceptionConfig(layers=n).build(1024).features for n in (1, 2, 3, 4)]
     assert widths == [1280, 1600, 2000, 2480]
 
 

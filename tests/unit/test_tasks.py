@@ -123,8 +123,12 @@ def test_a_loss_in_bfloat16_is_computed_in_float32(epic):
 
 
 def test_scores_are_probabilities(epic, scenes):
-    assert epic.probabilities(torch.tensor([[0.0, 1.0]])).tolist() == [pytest.approx([0.2689, 0.7311], abs=1e-4)]
-    assert scenes.probabilities(torch.tensor([[0.0, 1.0]])).tolist() == [pytest.approx([0.5, 0.7311], abs=1e-4)]
+    assert epic.probabilities(torch.tensor([[0.0, 1.0]])).tolist() == [
+        pytest.approx([0.2689, 0.7311], abs=1e-4)
+    ]
+    assert scenes.probabilities(torch.tensor([[0.0, 1.0]])).tolist() == [
+        pytest.approx([0.5, 0.7311], abs=1e-4)
+    ]
 
 
 def measured(task, labels, clips=60):
@@ -201,7 +205,9 @@ def test_a_meter_on_each_worker_gives_what_one_gives_failed_clips_included(task,
                 meter.failed(targets)
             else:
                 auxiliary = {f"aux.{head}": -values[row : row + 1] for head, values in outputs.items()}
-                meter.update({head: values[row : row + 1] for head, values in outputs.items()} | auxiliary, targets)
+                meter.update(
+                    {head: values[row : row + 1] for head, values in outputs.items()} | auxiliary, targets
+                )
         states.append(meter.state())
     scores = {head: task.probabilities(values).numpy() for head, values in outputs.items()}
     for of_head in scores.values():

@@ -86,15 +86,17 @@ def test_events(uninterrupted, experiment):
     steps = [event for event in events if isinstance(event, StepEvent)]
     assert [event.step for event in steps] == [1, 2, 3, 4, 5, 6]
     assert [event.epoch for event in steps] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
-    assert steps[0].lr == 0.01 and steps[3].lr == pytest.approx(0.05)  # warm-up over one of two epochs
+    assert [steps[0].lr, steps[3].lr] == pytest.approx([0.01, 0.05])  # warm-up over one of two epochs
     assert {event.total_steps for event in steps} == {6} and steps[-1].seconds_left == 0
     for event in steps:
         assert 0 <= event.data_wait <= 1 and event.clips_per_s > 0 and 0 < event.loss < 10
     validations = [event for event in events if isinstance(event, ValidationEvent)]
     assert [event.epoch for event in validations] == [1, 2]
     for event in validations:
-        assert set(event.metrics) == {"val/action/top1", "val/action/top5", "val/loss"}
+        names = ("action/top1", "action/top3", "action/top5", "action/mean_class", "loss")
+        assert set(event.metrics) == {f"val/{name}" for name in names}
         assert event.score == event.metrics["val/action/top1"]
+        assert (event.score_name, event.precision) == ("action/top1", "float32")
         assert event.metrics["val/action/top5"] == 1  # four classes
     assert result.step == 6
     assert result.score == max(event.score for event in validations)
@@ -253,7 +255,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(experiment, tmp_pa
     """An absurd learning rate from the second epoch on: the weights explode after the first checkpoint."""
     absurd = apply_overrides(
         experiment,
-        {"optim.lr": 1e30, "train.warmup_lr": 1e-3, "train.warmup_epochs": 1, "train.epochs": 2},
+        {"optim.lr": 1e30, "schedule.warmup_start": 1e-3, "schedule.warmup_epochs": 1, "train.epochs": 2},
     )
     # The first step is made at 1e-3, the next at 1e29.
     with pytest.raises(NonFiniteLossError, match=r"step [23]: the loss is (nan|inf) for samples train/"):

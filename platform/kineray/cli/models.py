@@ -26,15 +26,15 @@ def models(context: click.Context, as_json: bool) -> None:
     context.obj = as_json
     if context.invoked_subcommand is not None:
         return
-    from kineray.models import MODEL_PRESETS, list_models, summarise
+    from kineray.models import list_models, model_presets, summarise
 
     if as_json:
-        found = [_facts(name, MODEL_PRESETS[name], summarise(name)) for name in list_models()]
+        found = [_facts(name, preset, summarise(name)) for name, preset in sorted(model_presets().items())]
         show({"models": found}, "", as_json=True)
         return
     click.echo(_UNITS)
     # A network takes a fraction of a second: rows are printed as they are ready, in columns for all of them.
-    known = {name: _row(name, preset) for name, preset in MODEL_PRESETS.items()}
+    known = {name: _row(name, preset) for name, preset in model_presets().items()}
     widths = [max(len(column), *(len(row[column]) for row in known.values())) for column in _COLUMNS]
     _echo_row(_COLUMNS, widths)
     for name in list_models():

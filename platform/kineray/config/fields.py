@@ -24,6 +24,11 @@ def _none_is_a_name(value: object) -> object:
     return "none" if value is None else value
 
 
+def _none_is_empty(value: object) -> object:
+    """``None`` -> ``""``: no name."""
+    return "" if value is None else value
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 KernelSize = Annotated[int, Field(gt=0), AfterValidator(_odd)]
@@ -39,6 +44,7 @@ KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], B
 SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
 PositiveInts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split_commas)]
 Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
+NameOrNone = Annotated[str, BeforeValidator(_none_is_empty)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]

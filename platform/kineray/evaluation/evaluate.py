@@ -62,17 +62,16 @@ def evaluate(
     averaged over all of them (or what ``aggregation`` in the protocol says). A video that cannot be decoded
     counts as wrong. Labels are joined by class name. ``decoders`` processes decode; ``indexes``: of the
     manifest's videos, if they are known. ``checkpoint`` was loaded onto ``device``; ``progress(done, total)``
-    is called after every video. Raises ManifestError when the split is empty, its classes are not the checkpoint's, or it
-    lacks the optical flow that the checkpoint needs; ConfigError when its labels are of another kind of task.
+    is called after every video. Raises ManifestError when the split is empty, its classes are not the
+    checkpoint's, or it lacks the optical flow that the checkpoint needs; ConfigError when its labels are of
+    another kind of task.
     """
     preprocessing = checkpoint.preprocessing
     samples = manifest.split(split)
     check_flow(samples, preprocessing.modality)
     task = checkpoint.task
     labels = _join_labels(samples, task)
-    scores, failures = _classify(
-        checkpoint, samples, views, crops, device, decoders, indexes, progress
-    )
+    scores, failures = _classify(checkpoint, samples, views, crops, device, decoders, indexes, progress)
     metrics = task.measure(scores, labels)
     per_class = {head: _per_class(task, head, scores[head], labels[head]) for head in task.classes}
     protocol = {
@@ -131,9 +130,10 @@ def _index_in(names: Sequence[str], samples: Manifest, head: str) -> list[int]:
     """For each class of the manifest its index among ``names``."""
     if head not in samples.vocabularies:
         raise ManifestError(
-            f"has no labels for the head '{head}' of the checkpoint; it has {', '.join(samples.vocabularies)}",
+            f"has no labels for the head '{head}' of the checkpoint",
             code="unknown_head",
             key=samples.name,
+            remedy=f"its heads are {', '.join(samples.vocabularies)}",
         )
     vocabulary = samples.vocabularies[head]
     index_of = {name: index for index, name in enumerate(names)}

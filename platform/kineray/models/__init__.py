@@ -11,7 +11,7 @@ from kineray.models.blocks import (
 from kineray.models.frame import FROZEN_AT_RANDOM, FrameNet
 from kineray.models.heads import AUXILIARY
 from kineray.models.preset import ModelPreset
-from kineray.models.registry import MODEL_PRESETS, build_model, create_model, find_preset, list_models
+from kineray.models.registry import build_model, create_model, find_preset, list_models, model_presets
 from kineray.models.slowfast import SlowFast, slow_indices
 from kineray.models.summary import Cost, Part, Summary, summarise
 from kineray.models.weights import Loaded, load_weights
@@ -19,7 +19,6 @@ from kineray.models.weights import Loaded, load_weights
 __all__ = [
     "AUXILIARY",
     "FROZEN_AT_RANDOM",
-    "MODEL_PRESETS",
     "Cost",
     "FrameNet",
     "GroupBatchNorm",
@@ -36,6 +35,7 @@ __all__ = [
     "find_preset",
     "list_models",
     "load_weights",
+    "model_presets",
     "set_batch_norm_group",
     "set_clip_seeds",
     "slow_indices",

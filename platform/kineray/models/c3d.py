@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.config import C3DConfig
+from kineray.config.models.c3d import C3DConfig
 from kineray.models.blocks import ClipDropout
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.config import P3DConfig
+from kineray.config.models.p3d import P3DConfig
 from kineray.models.blocks import GroupBatchNorm, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset

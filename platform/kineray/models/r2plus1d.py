@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.config import R2Plus1DConfig
+from kineray.config.models.r2plus1d import R2Plus1DConfig
 from kineray.models.blocks import GroupBatchNorm, factorised, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset

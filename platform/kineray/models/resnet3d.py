@@ -22,7 +22,7 @@ from itertools import cycle, islice
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.config import ResNet3dConfig
+from kineray.config.models.resnet3d import ResNet3dConfig
 from kineray.errors import ConfigError
 from kineray.models.blocks import Bottleneck, Pathway, initialise
 from kineray.models.blocks.pathway import check_pictures

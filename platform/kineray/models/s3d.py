@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.config import S3DConfig
+from kineray.config.models.s3d import S3DConfig
 from kineray.models.blocks import ConvNorm, SeparableConvNorm
 from kineray.models.heads import Classifiers
 from kineray.models.preset import ModelPreset

@@ -51,7 +51,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.config import S3DV3Config
+from kineray.config.models.s3d_v3 import S3DV3Config
 from kineray.models.blocks import ConvNorm, SeparableConvNorm
 from kineray.models.heads import AUXILIARY, FeatureHead
 from kineray.models.preset import ModelPreset

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kineray.config import SlowFastConfig
+from kineray.config.models.slowfast import SlowFastConfig
 from kineray.errors import ConfigError
 from kineray.models.blocks import BasicBlock, Bottleneck, Lateral, Pathway, R2Plus1dBlock, initialise
 from kineray.models.blocks.pathway import check_pictures

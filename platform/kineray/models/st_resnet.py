@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import ResNet, resnet50
 
-from kineray.config import STResNetConfig
+from kineray.config.models.st_resnet import STResNetConfig
 from kineray.errors import ConfigError
 from kineray.models.blocks import GroupBatchNorm, adopt, take_channels
 from kineray.models.heads import FeatureHead

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.config import StreamConfig, TwoStreamConfig
+from kineray.config import ModelSection
+from kineray.config.models.two_stream import TwoStreamConfig
 from kineray.errors import ConfigError
 from kineray.models import r2plus1d, s3d, slowfast
 from kineray.models.heads import AUXILIARY, check_heads
@@ -43,8 +44,6 @@ class TwoStream(nn.Module):
     """
 
     def __init__(self, config: TwoStreamConfig, heads: Mapping[str, int], in_channels: int = 5) -> None:
-        from kineray.models.registry import build_model  # which imports this file
-
         super().__init__()
         self.config = config
         if in_channels <= RGB:
@@ -53,8 +52,8 @@ class TwoStream(nn.Module):
                 " those of flow, as in data.modality=rgb_flow"
             )
         check_heads(heads)
-        self.rgb = build_model(config.rgb, heads, RGB)
-        self.flow = build_model(config.flow, heads, in_channels - RGB)
+        self.rgb = config.rgb.build(heads, RGB)
+        self.flow = config.flow.build(heads, in_channels - RGB)
         self.head: nn.Module = LinearFusion(heads) if config.fusion == "linear" else AverageFusion()
         self.mid: MidFusion | None = None
         if config.mid:
@@ -174,20 +173,18 @@ def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
     return MidFusion(conv)
 
 
-def _shapes(config: TwoStreamConfig, stream: StreamConfig, channels: int) -> dict[str, tuple[int, ...]]:
+def _shapes(config: TwoStreamConfig, stream: ModelSection, channels: int) -> dict[str, tuple[int, ...]]:
     """Shape, without the batch, of what each layer of a stream gives to one of the smallest clips.
 
     Only layers that run once and give one feature map, or one for each frame.
     """
-    from kineray.models.registry import build_model
-
     sizes = [size for size in product(_FRAMES, _SIDES) if _takes(config, *size)]
     if not sizes:
         raise ConfigError("model.mid: there are no clips that model.rgb and model.flow can both take")
     frames, side = sizes[0]
     outputs: dict[str, list[object]] = {}
     with torch.device("meta"), torch.no_grad():
-        network = build_model(stream, {"probe": 1}, channels).eval()
+        network = stream.build({"probe": 1}, channels).eval()
         for name, layer in network.named_modules():
             outputs[name] = []
             layer.register_forward_hook(partial(_record, outputs[name]))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from kineray.config import VideoResNet18Config
+from kineray.config.models.video_resnet18 import VideoResNet18Config
 from kineray.models.blocks import adopt, take_channels
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset

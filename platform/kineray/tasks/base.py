@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from kineray.config.tasks.base import TaskSection
-    from kineray.data import Sample
+    from kineray.data import Manifest, Sample
 
 _AUXILIARY_WEIGHT = 0.4  # as for Inception-v3 in torchvision's references
 
 Outputs = Mapping[str, Tensor]
-"""Head -> logits [B, classes]; with ``AUXILIARY`` before its name those of a classifier inside the network."""
+"""Head -> logits [B, classes]; after ``AUXILIARY`` a head's name is of a classifier inside the network."""
 
 
 class Meter(Protocol):
@@ -47,8 +47,8 @@ class Meter(Protocol):
 class Task(ABC):
     """Targets, loss, scores and presentation of every head; ``classes``: head -> its class names.
 
-    Labels have two forms. As *targets* they are tensors: what ``targets`` makes of samples, moved to a device,
-    softened or mixed. As *labels* they are the same in NumPy: what metrics compare predictions with.
+    Labels have two forms. As *targets* they are tensors: what ``targets`` makes of samples, perhaps softened
+    and mixed, for the loss. As *labels* they are the same in NumPy, for the metrics.
     """
 
     protocol: Mapping[str, str]
@@ -91,8 +91,8 @@ class Task(ABC):
     def loss(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> Tensor:
         """The loss of every clip, float32 [B], summed over the heads; a label that is not known adds nothing.
 
-        ``targets`` are as ``targets`` or ``soften`` made them. The loss of an auxiliary classifier, which some
-        networks have in training, counts for 0.4 of the head's own.
+        ``targets`` are as ``targets`` or ``soften`` made them. The loss of an auxiliary classifier, which
+        some networks have in training, counts for 0.4 of the head's own.
         """
         losses = []
         for name, logits_bk in outputs.items():
@@ -103,7 +103,8 @@ class Task(ABC):
 
     def aggregate(self, scores_vc: np.ndarray) -> np.ndarray:
         """Scores of the views of one video, [V, classes] -> float64 [classes]."""
-        return scores_vc.mean(axis=0, dtype=np.float64)
+        scores_c: np.ndarray = scores_vc.mean(axis=0, dtype=np.float64)
+        return scores_c
 
     def present(self, scores_c: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
         """What is shown of one head: its ``top_k`` best classes, ``{"label", "score"}``."""
@@ -117,8 +118,8 @@ class Task(ABC):
     def measure(self, scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The metrics of predictions: {"<head>/<name>": value}.
 
-        ``scores``: head -> float [N, classes], a row of NaN for a video that cannot be decoded, which counts as
-        wrong. ``labels``: head -> the labels of these clips; where one is not known, the clip does not count.
+        ``scores``: head -> float [N, classes], a row of NaN for a video that cannot be decoded, which counts
+        as wrong. ``labels``: head -> those of the clips; one that is not known does not count.
         A head without any known label has no metrics.
         """
         values: dict[str, float] = {}
@@ -126,7 +127,9 @@ class Task(ABC):
         for prefix, heads, metric in self._measured():
             rows = np.logical_and.reduce([known[head] for head in heads])
             if rows.any():
-                scored = [Scored(scores[head][rows], labels[head][rows], self.classes[head]) for head in heads]
+                scored = [
+                    Scored(scores[head][rows], labels[head][rows], self.classes[head]) for head in heads
+                ]
                 values |= {f"{prefix}/{name}": float(value) for name, value in metric(*scored).items()}
         return values
 
@@ -151,7 +154,7 @@ class Task(ABC):
             )
         return sum(values) / len(values)
 
-    def check(self, val_set: Sequence["Sample"]) -> None:
+    def check(self, val_set: "Manifest") -> None:
         """Raise ConfigError or ManifestError where this task cannot be scored on ``val_set``."""
         labels = {head: targets.numpy() for head, targets in self.targets(list(val_set)).items()}
         scores = {
@@ -178,7 +181,11 @@ class Task(ABC):
                 if not section.heads:
                     yield head, (head,), section.build()
         for section in self._metrics:
-            if section.heads and set(section.heads) <= self.classes.keys() and section.type not in self.classes:
+            if (
+                section.heads
+                and set(section.heads) <= self.classes.keys()
+                and section.type not in self.classes
+            ):
                 yield section.type, section.heads, section.build()
 
 

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """Targets are int64 [B], -1 where the class is not known; soft ones are float32 [B, classes] that sum to 1,
-    a row of zeros where it is not known."""
+    """Targets are int64 [B], -1 where the class is not known.
+
+    Soft ones are float32 [B, classes] and sum to 1; a row of zeros where the class is not known.
+    """
 
     protocol: Mapping[str, str] = {"aggregation": "mean of softmax"}
 
@@ -30,8 +32,7 @@ class Classification(Task):
         for head, of_samples in labels.items():
             if not all(isinstance(label, int) for label in of_samples):
                 raise ConfigError(
-                    f"the samples' labels of the head '{head}' are several classes, and task.type=classification "
-                    "is for a single one",
+                    f"is classification, but clips have several classes for the head '{head}'",
                     code="wrong_labels",
                     key="task.type",
                     remedy="set task.type=multi_label",

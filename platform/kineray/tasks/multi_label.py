@@ -1,7 +1,7 @@
 """Multi-label classification: any number of classes for each clip and head."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MultiLabel(Task):
-    """Targets are float32 [B, classes], 1 for each class of a clip, or NaN where its classes are not known."""
+    """Targets are float32 [B, classes]: 1 for each class of a clip, NaN where its classes are not known."""
 
     def __init__(self, config: "MultiLabelConfig", labels: Mapping[str, Sequence[str]]) -> None:
         super().__init__(config, labels)
@@ -53,7 +53,9 @@ class MultiLabel(Task):
 
     def aggregate(self, scores_vc: np.ndarray) -> np.ndarray:
         """The mean of the views, or each class's highest score."""
-        return scores_vc.max(axis=0).astype(np.float64) if self._take_highest else super().aggregate(scores_vc)
+        return (
+            scores_vc.max(axis=0).astype(np.float64) if self._take_highest else super().aggregate(scores_vc)
+        )
 
     def column(self, labels: np.ndarray) -> "pa.Array":
         """Lists of indices, int32, null where the classes are not known."""
@@ -65,11 +67,10 @@ class MultiLabel(Task):
     def _multi_hot(self, head: str, samples: Sequence["Sample"]) -> Tensor:
         multi_hot_bk = torch.zeros(len(samples), len(self.classes[head]))
         for row, sample in zip(multi_hot_bk, samples, strict=True):
-            classes = sample.labels[head]
+            classes: Any = sample.labels[head]
             if isinstance(classes, int):
                 raise ConfigError(
-                    f"the samples' labels of the head '{head}' are a single class, and task.type=multi_label is "
-                    "for several",
+                    f"is multi_label, but clips have a single class for the head '{head}'",
                     code="wrong_labels",
                     key="task.type",
                     remedy="set task.type=classification",

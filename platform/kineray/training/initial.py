@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from kineray import storage
-from kineray.config import ModelConfig
+from kineray.config import ModelSection
 from kineray.errors import CheckpointError, ConfigError, StorageError
 from kineray.models import load_weights
 from kineray.training.checkpoint import EXPERIMENT, WEIGHTS
@@ -17,7 +17,7 @@ from kineray.training.synchronise import Workers
 _NAMED = "torchvision:"
 
 
-def absolute_inits(model: ModelConfig) -> dict[str, str]:
+def absolute_inits(model: ModelSection) -> dict[str, str]:
     """Overrides by which the weights to start from mean the same in every working directory."""
     return {
         _key(part): init if init.startswith(_NAMED) else storage.absolute(init)

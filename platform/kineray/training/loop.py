@@ -11,13 +11,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from kineray.config import Experiment, FrameConfig, differing_keys
+from kineray.config import Experiment, differing_keys
+from kineray.config.models.frame import FrameConfig
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import check_flow
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import FROZEN_AT_RANDOM, build_model, checkpoint_activations, set_batch_norm_group
+from kineray.tasks import Task
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
@@ -88,8 +90,7 @@ def train(
     emit = on_event if rank == 0 else _ignore
 
     preprocessing = _preprocessing(experiment, train_set, val_set)
-    task = experiment.task.build(preprocessing.labels)
-    task.check(val_set)
+    task = _task(experiment, preprocessing, val_set)
     model = _new_model(experiment, preprocessing, activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
@@ -104,7 +105,7 @@ def train(
         _initialise(experiment, model, workers, emit)
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
-    stepper = Stepper(experiment, model, optimizer, preprocessing, task, workers=workers, device=place)
+    stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)
     speed = _Speed(settings.global_batch)
     batches = train_batches(
         train_set,
@@ -184,6 +185,12 @@ def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifes
     for part in (train_set, val_set):
         check_flow(part, experiment.data.modality)
     return Preprocessing.from_config(experiment.data, train_set.vocabularies)
+
+
+def _task(experiment: Experiment, preprocessing: Preprocessing, val_set: Manifest) -> Task:
+    task = experiment.task.build(preprocessing.labels)
+    task.check(val_set)
+    return task
 
 
 def _new_model(

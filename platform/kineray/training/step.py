@@ -14,7 +14,6 @@ from kineray.config import Experiment
 from kineray.data import Batch, Failure, Preprocessing
 from kineray.errors import KinerayError, NonFiniteLossError
 from kineray.models import commit_batch_norm, discard_batch_norm, set_clip_seeds
-from kineray.tasks import Task
 from kineray.training.optim import set_learning_rate
 from kineray.training.synchronise import GradientSynchroniser, Workers
 
@@ -44,7 +43,6 @@ class Stepper:
         model: nn.Module,
         optimizer: Optimizer,
         preprocessing: Preprocessing,
-        task: Task,
         *,
         workers: Workers,
         device: torch.device,
@@ -54,7 +52,7 @@ class Stepper:
         self._model = model
         self._optimizer = optimizer
         self._preprocessing = preprocessing
-        self._task = task
+        self._task = experiment.task.build(preprocessing.labels)
         self._workers = workers
         self._device = device
         self._copies = _Copies(device)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class MetricSection(Variant, home="kineray.config.metrics"):
-    """Base of every metric: ``task.metrics.<type>.<field>``. It is computed in validation and evaluation alike.
+    """Base of every metric: ``task.metrics.<type>.<field>``. Validation and evaluation compute it alike.
 
     ``labels``: what it can score: clips of a ``single`` class, of ``multiple`` classes, or ``any``.
     ``heads``: those that it scores together, and then its values are called ``<type>/<name>``; it is left out

@@ -1,16 +1,32 @@
 """What the configurations of all architectures have in common."""
 
-from kineray.config.fields import Section
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from kineray.config.fields import NameOrNone
+from kineray.config.variants import Variant
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class ModelSection(Section):
+class ModelSection(Variant, home="kineray.config.models"):
     """Base of every architecture's configuration, whose ``type`` says which one it is.
 
     ``init``: weights to start from (``kineray.models.load_weights``): a checkpoint folder, a file of
     PySlowFast, PyTorchVideo, Caffe2 or torchvision, or torchvision:NAME; none are new.
     """
 
-    init: str = ""
+    init: NameOrNone = ""
+
+    def build(self, heads: Mapping[str, int], in_channels: int = 3) -> "nn.Module":
+        """A new, randomly initialised network, whatever ``init``.
+
+        ``heads``: number of classes of each head; ``in_channels``: number of clip channels (3 for RGB). The
+        network takes normalised clips, float [B, C, T, H, W], and returns {head: logits [B, classes]}.
+        """
+        network: nn.Module = self.implementation()(self, heads, in_channels)
+        return network
 
     def inits(self) -> dict[str, str]:
         """{part: weights to start from}, of the whole ("") and of the networks that it is made of."""

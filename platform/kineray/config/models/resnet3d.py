@@ -9,7 +9,7 @@ from kineray.config.models.base import ModelSection
 from kineray.config.models.residual import check_nonlocal, check_side, smallest_side
 
 
-class ResNet3dConfig(ModelSection):
+class ResNet3dConfig(ModelSection, type="resnet3d", builds="kineray.models.resnet3d.ResNet3d"):
     """3D ResNets of bottlenecks with one pathway; the defaults are Slow-only R50.
 
     ``variant``: where the temporal convolutions are. ``slow`` is the Slow pathway of SlowFast (in res4
@@ -20,7 +20,6 @@ class ResNet3dConfig(ModelSection):
     crop / 32); a larger map is classified at every position and the probabilities averaged.
     """
 
-    type: Literal["resnet3d"] = "resnet3d"
     variant: Literal["slow", "c2d", "i3d"] = "slow"
     stage_blocks: PositiveInts4 = (3, 4, 6, 3)
     width: PositiveInt = 64

@@ -16,7 +16,7 @@ def _even(width: int) -> int:
     return width
 
 
-class S3DV3Config(ModelSection):
+class S3DV3Config(ModelSection, type="s3d_v3", builds="kineray.models.s3d_v3.S3DV3"):
     """Inception-v3 (Szegedy et al., arXiv 1512.00567) with separable spatio-temporal convolutions.
 
     ``temporal_from``: layers up to this one (of 18, see ``kineray.models.s3d_v3``) have 2D convolutions only,
@@ -25,7 +25,6 @@ class S3DV3Config(ModelSection):
     ``width``: channels of the first layer; all others are in proportion.
     """
 
-    type: Literal["s3d_v3"] = "s3d_v3"
     temporal_from: Annotated[int, Field(ge=0, le=18)] = 0
     auxiliary: Literal["batch_norm", "dropout"] = "batch_norm"
     width: Annotated[PositiveInt, AfterValidator(_even)] = 32

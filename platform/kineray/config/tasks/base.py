@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from kineray.tasks import Task
 
 
+_CLASSES: Mapping[Labels, str] = {"single": "a single class", "multiple": "several classes"}
+
+
 class TaskSection(Variant, home="kineray.config.tasks"):
     """Base of every task: what is predicted of a clip, by what loss it is learned, how well it is done.
 
-    ``labels``: of a clip, for each head: a ``single`` class, or ``multiple``. ``metrics`` are computed in
-    validation and evaluation; ``task.metrics.<type>=off`` leaves one out. ``score`` is the metric that decides
-    which checkpoint is the best: ``top1`` means its mean over the heads, ``verb/top1`` that of one of them.
+    ``labels`` of a clip, for each head: a ``single`` class, or ``multiple``. ``metrics`` are computed in
+    validation and evaluation; ``task.metrics.<type>=off`` leaves one out. ``score`` is the metric that
+    decides which checkpoint is the best: ``top1`` is its mean over the heads, ``verb/top1`` that of one.
     """
 
     labels: ClassVar[Labels] = "single"
@@ -31,11 +34,12 @@ class TaskSection(Variant, home="kineray.config.tasks"):
 
     @model_validator(mode="after")
     def _fitting_parts(self) -> Self:
-        for key, part in {"loss": self.loss, **{f"metrics.{name}": m for name, m in self.metrics.items()}}.items():
-            if part.labels not in (self.labels, "any"):
+        parts = {f"metrics.{name}": metric.labels for name, metric in self.metrics.items()}
+        for name, labels in {f"loss.type={self.loss.type}": self.loss.labels, **parts}.items():
+            if labels not in (self.labels, "any"):
                 raise ValueError(
-                    f"{key} {part.type} is for {part.labels} classes a clip; task.type={self.type} is for "
-                    f"{self.labels}"
+                    f"{name} is for clips of {_CLASSES[labels]}, and task.type={self.type} for clips of "
+                    f"{_CLASSES[self.labels]}"
                 )
         return self
 

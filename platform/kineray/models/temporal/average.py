@@ -24,6 +24,8 @@ class Average(Temporal):
 class EveryFrame(Temporal):
     """The features of every frame, for a head that classifies frames."""
 
+    keeps_frames = True
+
     def forward(self, maps_btchw: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, T, C]."""
         return pool_space(maps_btchw)

@@ -4,7 +4,12 @@ from torch import Tensor, nn
 
 
 class Temporal(nn.Module):
-    """Feature maps of every frame, [B, T, C, H, W] -> ``features`` of the clip, [B, F]."""
+    """Feature maps of every frame, [B, T, C, H, W] -> ``features`` of the clip, [B, F].
+
+    ``keeps_frames``: it gives features of every frame, [B, T, F], whose logits are averaged.
+    """
+
+    keeps_frames = False
 
     def __init__(self, features: int) -> None:
         super().__init__()
