@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kineray.errors import ConfigError, ManifestError
 from kineray.metrics import Metric, Scored
-from kineray.models import AUXILIARY
+from kineray.models import AUXILIARY, build_model
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from kineray.config import ModelSection
     from kineray.config.tasks.base import TaskSection
     from kineray.data import Manifest, Sample
 
@@ -87,6 +88,10 @@ class Task(ABC):
     @abstractmethod
     def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
         """Of one head, float32 [B]: 0 for a clip whose label is not known."""
+
+    def build_model(self, config: "ModelSection", in_channels: int) -> nn.Module:
+        """A new network for this task: clips of ``in_channels`` -> ``Outputs``. Raises ConfigError."""
+        return build_model(config, {head: len(names) for head, names in self.classes.items()}, in_channels)
 
     def loss(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> Tensor:
         """The loss of every clip, float32 [B], summed over the heads; a label that is not known adds nothing.

@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kineray.errors import ConfigError
 from kineray.metrics import average_precision
+from kineray.models import use_sigmoid
 from kineray.tasks.base import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from kineray.config import ModelSection
     from kineray.config.tasks.multi_label import MultiLabelConfig
     from kineray.data import Sample
 
@@ -41,6 +43,12 @@ class MultiLabel(Task):
     def probabilities(self, logits_bk: Tensor) -> Tensor:
         """The sigmoid of each logit."""
         return logits_bk.float().sigmoid()
+
+    def build_model(self, config: "ModelSection", in_channels: int) -> nn.Module:
+        """A network that averages sigmoids over positions and streams."""
+        model = super().build_model(config, in_channels)
+        use_sigmoid(model)
+        return model
 
     def is_known(self, labels: np.ndarray) -> np.ndarray:
         """Those that are not NaN, and have a class where empty clips are skipped."""

@@ -21,7 +21,6 @@ from kineray import storage
 from kineray.config import Experiment, from_yaml, to_yaml
 from kineray.data import Preprocessing
 from kineray.errors import CheckpointError, KinerayError, StorageError
-from kineray.models import build_model
 from kineray.tasks import Task
 
 WEIGHTS = "model.safetensors"
@@ -163,8 +162,8 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     except KinerayError as error:
         raise CheckpointError(f"{path}: {error}") from None
     weights, sha256 = _weights(folder, state)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    model = build_model(experiment.model, heads, preprocessing.channels)
+    task = experiment.task.build(preprocessing.labels)
+    model = task.build_model(experiment.model, preprocessing.channels)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

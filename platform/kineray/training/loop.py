@@ -18,7 +18,7 @@ from kineray.data.clips.preprocessing import balance_of
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import check_flow
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.models import FROZEN_AT_RANDOM, build_model, checkpoint_activations, set_batch_norm_group
+from kineray.models import FROZEN_AT_RANDOM, checkpoint_activations, set_batch_norm_group
 from kineray.tasks import Task
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
@@ -91,7 +91,7 @@ def train(
 
     preprocessing = _preprocessing(experiment, train_set, val_set)
     task = _task(experiment, preprocessing, val_set)
-    model = _new_model(experiment, preprocessing, activation_checkpointing).to(place)
+    model = _new_model(experiment, preprocessing, task, activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
@@ -194,11 +194,10 @@ def _task(experiment: Experiment, preprocessing: Preprocessing, val_set: Manifes
 
 
 def _new_model(
-    experiment: Experiment, preprocessing: Preprocessing, activation_checkpointing: bool
+    experiment: Experiment, preprocessing: Preprocessing, task: Task, activation_checkpointing: bool
 ) -> nn.Module:
     torch.manual_seed(experiment.seed)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    model = build_model(experiment.model, heads, preprocessing.channels)
+    model = task.build_model(experiment.model, preprocessing.channels)
     set_batch_norm_group(model, experiment.train.bn_group)
     if activation_checkpointing:
         checkpoint_activations(model)
