@@ -17,8 +17,9 @@ from kineray.data.clips.preprocessing import balance_of
 from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.models import build_model, checkpoint_activations, frozen_at_random_note
+from kineray.models import checkpoint_activations, frozen_at_random_note
 from kineray.options import WorkerOptions
+from kineray.tasks import Task
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
@@ -65,7 +66,7 @@ def train(
     """Train to the end of the plan; every worker calls this with the same arguments but ``rank``.
 
     ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``). ``options``: how a
-    worker does its part (``max_failures`` is for whoever starts workers; ``decoders`` None is one). ``resume``
+    worker does its part (``max_failures`` is for what starts workers; ``decoders`` None is one). ``resume``
     continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only rank 0
     writes checkpoints and calls ``on_event``.
 
@@ -82,7 +83,8 @@ def train(
     emit = on_event if rank == 0 else _ignore
 
     preprocessing = _preprocessing(experiment, train_set, val_set)
-    model = _new_model(experiment, preprocessing, options.activation_checkpointing).to(place)
+    task = _task(experiment, preprocessing, val_set)
+    model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
@@ -151,6 +153,7 @@ def train(
                     model,
                     val_set,
                     preprocessing,
+                    task,
                     workers=workers,
                     device=place,
                     precision=experiment.train.precision,
@@ -158,7 +161,8 @@ def train(
                     decoders=options.decoders or 1,
                     indexes=indexes,
                 )
-                emit(ValidationEvent(done, int(step.epochs_done), metrics, score))
+                precision = experiment.train.precision
+                emit(ValidationEvent(done, int(step.epochs_done), metrics, score, task.score, precision))
             if rank == 0:
                 state = {
                     "step": done,
@@ -182,12 +186,17 @@ def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifes
     return preprocessing
 
 
+def _task(experiment: Experiment, preprocessing: Preprocessing, val_set: Manifest) -> Task:
+    task = experiment.task.build(preprocessing.labels)
+    task.check(val_set)
+    return task
+
+
 def _new_model(
-    experiment: Experiment, preprocessing: Preprocessing, activation_checkpointing: bool
+    experiment: Experiment, preprocessing: Preprocessing, task: Task, activation_checkpointing: bool
 ) -> nn.Module:
     torch.manual_seed(experiment.seed)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    model = build_model(experiment.model, heads, preprocessing.channels)
+    model = task.build_model(experiment.model, preprocessing.channels)
     if activation_checkpointing:
         checkpoint_activations(model)
     return model

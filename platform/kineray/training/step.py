@@ -3,29 +3,20 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from kineray.config import Experiment
 from kineray.data import Batch, Failure, Preprocessing
 from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
-from kineray.models import (
-    AUXILIARY,
-    commit_batch_norm,
-    discard_batch_norm,
-    set_batch_norm_group,
-    set_clip_seeds,
-)
+from kineray.models import commit_batch_norm, discard_batch_norm, set_batch_norm_group, set_clip_seeds
 from kineray.training.optim import set_learning_rate
 from kineray.training.plan import Step
 from kineray.training.synchronise import GradientSynchroniser, Workers
-
-_AUXILIARY_WEIGHT = 0.4
 
 
 @dataclass(frozen=True)
@@ -65,6 +56,7 @@ class Stepper:
         self._bn_group = 0
         self._optimizer = optimizer
         self._preprocessing = preprocessing
+        self._task = experiment.task.build(preprocessing.labels)
         self._workers = workers
         self._device = device
         self._copies = _Copies(device)
@@ -151,7 +143,7 @@ class Stepper:
             labels = {head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()}
         with autocast(self._device, self._precision):
             logits = self._model(self._preprocessing.normalise(clips_bthwc))
-        losses = clip_loss(logits, labels)
+        losses = self._task.loss(logits, labels)
         (losses.sum() / step.global_batch).backward()  # type: ignore[no-untyped-call]
         set_clip_seeds(self._model, None)
         return losses.detach()
@@ -203,20 +195,6 @@ class _Copies:
         self._seconds = 0.0
         self._spans.clear()
         return seconds
-
-
-def clip_loss(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy summed over the heads, float32 [B]; a label of -1 contributes nothing.
-
-    Logits of auxiliary classifiers, which some networks give in training (``AUXILIARY``), count for 0.4 of
-    the head's own, as for Inception-v3 in torchvision's references.
-    """
-    losses = []
-    for name, values in logits.items():
-        head = name.removeprefix(AUXILIARY)
-        loss = F.cross_entropy(values.float(), labels[head], ignore_index=-1, reduction="none")
-        losses.append(loss if head == name else _AUXILIARY_WEIGHT * loss)
-    return torch.stack(losses).sum(0)
 
 
 def clip_seed(seed: int, step: int, position: int) -> int:
