@@ -31,6 +31,7 @@ from kineray.training.events import (
 from kineray.training.initial import initialise
 from kineray.training.optim import build_optimizer
 from kineray.training.plan import ExperimentPlan, StepPlan, differing_fields
+from kineray.training.recipe import Recipe
 from kineray.training.step import Stepper, shorten
 from kineray.training.synchronise import Workers
 from kineray.training.validation import validate
@@ -88,6 +89,7 @@ def train(
         torch.cuda.set_device(place)
     emit = on_event if rank == 0 else _ignore
 
+    recipe = Recipe(experiment)
     preprocessing = _preprocessing(experiment, train_set, val_set)
     model = _new_model(experiment, preprocessing, activation_checkpointing).to(place)
     workers.broadcast_(model)
@@ -102,13 +104,14 @@ def train(
             remedy="resume it with `resume`, or name another folder",
         )
     first_step, undecodable = 0, dict[str, Failure]()  # by sample id
-    if last is not None:
-        first_step, undecodable = _restore(last, experiment, train_set, plan, model, optimizer)
-    else:
+    if last is None:
         _initialise(experiment, model, workers, emit)
+    recipe.begin(model)
+    if last is not None:
+        first_step, undecodable = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
-    stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)
+    stepper = Stepper(experiment, model, optimizer, preprocessing, recipe, workers=workers, device=place)
     speed = _Speed()
     steps = range(first_step, plan.total_steps)
     batches = load_batches(
@@ -152,18 +155,19 @@ def train(
             _check_finite(model, done)
             score = None
             if step.is_validated:
-                metrics, score = validate(
-                    model,
-                    val_set,
-                    preprocessing,
-                    workers=workers,
-                    device=place,
-                    precision=experiment.train.precision,
-                    batch_size=micro_batch,
-                    decoders=decoders,
-                    indexes=indexes,
-                )
-                emit(ValidationEvent(done, int(step.epochs_done), metrics, score))
+                with recipe.evaluated(model):
+                    metrics, score = validate(
+                        model,
+                        val_set,
+                        preprocessing,
+                        workers=workers,
+                        device=place,
+                        precision=experiment.train.precision,
+                        batch_size=micro_batch,
+                        decoders=decoders,
+                        indexes=indexes,
+                    )
+                emit(ValidationEvent(done, int(step.epochs_done), metrics, score, recipe.weights))
             if rank == 0:
                 state = {
                     "step": done,
@@ -173,7 +177,16 @@ def train(
                     "manifest": train_set.content_hash,
                     "undecodable": [asdict(failure) for failure in undecodable.values()],
                 }
-                uri, best = checkpoints.save(model, optimizer, experiment, preprocessing, state, score=score)
+                uri, best = checkpoints.save(
+                    model,
+                    optimizer,
+                    experiment,
+                    preprocessing,
+                    state,
+                    score=score,
+                    pieces=recipe.states(),
+                    weights=recipe.weights,
+                )
                 emit(CheckpointEvent(done, uri, best))
     return _outcome(workers, checkpoints, plan.total_steps)
 
@@ -235,8 +248,9 @@ def _restore(
     plan: StepPlan,
     model: nn.Module,
     optimizer: Optimizer,
+    recipe: Recipe,
 ) -> tuple[int, dict[str, Failure]]:
-    """Load a checkpoint into model and optimizer; returns the steps done and the undecodable clips."""
+    """Load a checkpoint into what it is of; returns the steps done and the undecodable clips."""
     saved = load_training_state(uri)
     changed = [
         key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
@@ -256,6 +270,7 @@ def _restore(
     try:
         model.load_state_dict(saved.weights)
         optimizer.load_state_dict(saved.optimizer)
+        recipe.load_states(saved.pieces)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"does not fit this model: {str(error).splitlines()[0]}", code="other_model", key=uri

@@ -23,6 +23,7 @@ from kineray.models import (
 )
 from kineray.training.optim import set_learning_rate
 from kineray.training.plan import Step
+from kineray.training.recipe import Recipe
 from kineray.training.synchronise import GradientSynchroniser, Workers
 
 _AUXILIARY_WEIGHT = 0.4
@@ -53,6 +54,7 @@ class Stepper:
         model: nn.Module,
         optimizer: Optimizer,
         preprocessing: Preprocessing,
+        recipe: Recipe,
         *,
         workers: Workers,
         device: torch.device,
@@ -65,6 +67,7 @@ class Stepper:
         self._bn_group = 0
         self._optimizer = optimizer
         self._preprocessing = preprocessing
+        self._recipe = recipe
         self._workers = workers
         self._device = device
         self._copies = _Copies(device)
@@ -116,9 +119,11 @@ class Stepper:
             discard_batch_norm(self._model)
             raise self._not_finite(step, loss_sum, ids, clip_losses)
 
+        self._recipe.transform_gradients([p for p in self._trainable.values() if p.grad is not None])
         set_learning_rate(self._optimizer, step.lr)
         self._optimizer.step()
         commit_batch_norm(self._model, self._workers.sum_)
+        self._recipe.after_step(self._model, step)
         if failed:
             failures = [failure for part in self._workers.gather(failures) for failure in part]
         return StepResult(loss_sum / step.global_batch, tuple(failures), wait_s, copy_s)
@@ -148,10 +153,16 @@ class Stepper:
         torch.manual_seed(seeds[0])  # for whatever else in a model is random
         with self._copies:
             clips_bthwc = batch.clips_bthwc.to(self._device, non_blocking=True)
-            labels = {head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()}
+            targets = {
+                head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()
+            }
+        clips_bcthw = self._preprocessing.normalise(clips_bthwc)
+        if self._recipe.soft_targets:
+            targets = soften(targets, self._preprocessing.labels)
+        clips_bcthw, targets = self._recipe.transform(step, position, clips_bcthw, targets)
         with autocast(self._device, self._precision):
-            logits = self._model(self._preprocessing.normalise(clips_bthwc))
-        losses = clip_loss(logits, labels)
+            logits = self._model(clips_bcthw)
+        losses = clip_loss(logits, targets)
         (losses.sum() / step.global_batch).backward()  # type: ignore[no-untyped-call]
         set_clip_seeds(self._model, None)
         return losses.detach()
@@ -205,8 +216,18 @@ class _Copies:
         return seconds
 
 
+def soften(targets: Mapping[str, Tensor], classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """Classes [B] as float32 [B, classes]: 1 for the class; a row of zeros for a label of -1."""
+    return {
+        head: (of_head[:, None] == torch.arange(len(classes[head]), device=of_head.device)).float()
+        for head, of_head in targets.items()
+    }
+
+
 def clip_loss(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
     """Cross-entropy summed over the heads, float32 [B]; a label of -1 contributes nothing.
+
+    ``labels``: int64 [B], or float32 [B, classes] as ``soften`` and the recipe make them.
 
     Logits of auxiliary classifiers, which some networks give in training (``AUXILIARY``), count for 0.4 of
     the head's own, as for Inception-v3 in torchvision's references.
