@@ -52,6 +52,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 Sampling = Literal["dense", "uniform", "segments", "sequences"]
 Modality = Literal["rgb", "flow", "flow_stack", "rgb_flow", "rgb_flow_stack"]
 Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
+ZNorm = Annotated[Literal["none", "per_dimension", "per_frame"], BeforeValidator(_none_is_a_name)]
 
 
 class Section(BaseModel):

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from kineray import storage
 from kineray.data import Failure, Manifest, eval_clips
+from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.data.manifest.manifest import check_flow
-from kineray.data.manifest.samples import ABSENT
+from kineray.data.manifest.labels import ABSENT
 from kineray.errors import ManifestError
 from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
 from kineray.evaluation.predict import video_probabilities, view_probabilities
@@ -68,6 +68,7 @@ def evaluate(
     preprocessing = checkpoint.preprocessing
     samples = manifest.split(split)
     check_flow(samples, preprocessing.modality)
+    check_task(samples, preprocessing.labels.keys() & samples.vocabularies.keys())
     labels = _join_labels(samples, preprocessing.labels)
     probabilities, failures = _classify(
         checkpoint, samples, views, crops, device, decoders, indexes, progress

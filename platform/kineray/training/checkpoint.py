@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kineray import storage
-from kineray.config import Experiment, from_yaml, to_yaml
+from kineray.config import Experiment, from_yaml, plugins_of, to_yaml
+from kineray.config.plugins import require_plugins
 from kineray.data import Preprocessing
-from kineray.errors import CheckpointError, KinerayError, StorageError
+from kineray.errors import CheckpointError, ConfigError, KinerayError, StorageError
 from kineray.models import build_model
 
 WEIGHTS = "model.safetensors"
@@ -224,7 +225,8 @@ def _write(
             safetensors.torch.save_file(copied, folder / name, metadata={"format": "pt"})
             with (folder / name).open("rb") as file:
                 hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        described = {"format": FORMAT, **state, "pieces": list(pieces), "sha256": hashes}
+        plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
+        described = {"format": FORMAT, **state, "plugins": plugins, "pieces": list(pieces), "sha256": hashes}
         (folder / STATE).write_text(json.dumps(described, indent=2))
     except OSError as error:
         raise StorageError(
@@ -266,9 +268,12 @@ def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
         )
     path = storage.join(folder, EXPERIMENT)
     try:
+        require_plugins(state.get("plugins", {}), folder)
         return state, from_yaml(_read(path).decode(), path)
     except UnicodeDecodeError:
-        raise CheckpointError("not text", code="damaged", key=path) from None
+        raise CheckpointError("not text", code="not_text", key=path) from None
+    except ConfigError as error:
+        raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
 
 
 def _tensors(folder: str, name: str, state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:

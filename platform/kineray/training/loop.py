@@ -12,13 +12,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kineray.config import Experiment, differing_keys
-from kineray.config.models.frame import FrameConfig
 from kineray.data import Batch, Failure, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
+from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.data.manifest.manifest import check_flow
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.models import FROZEN_AT_RANDOM, build_model, checkpoint_activations
+from kineray.models import build_model, checkpoint_activations, frozen_at_random_note
+from kineray.options import WorkerOptions
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
@@ -59,30 +59,23 @@ def train(
     rank: int = 0,
     world_size: int = 1,
     device: str = "cpu",
-    micro_batch: int | None = None,
-    checkpoint_every: int | None = None,
-    decoders: int = 1,
-    max_memory: int | None = None,
-    activation_checkpointing: bool = False,
+    options: WorkerOptions = WorkerOptions(),
     resume: bool = False,
     plan: StepPlan | None = None,
 ) -> TrainResult:
     """Train to the end of the plan; every worker calls this with the same arguments but ``rank``.
 
-    ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``).
-    ``micro_batch``: clips on the device at once, a multiple of train.bn_group, which is the default.
-    ``checkpoint_every``: steps between checkpoints, besides the one after each validation. ``decoders``
-    processes decode clips, which take at most ``max_memory`` bytes (``prefetched_batches``).
-    ``activation_checkpointing`` trades time for memory of the device (``checkpoint_activations``). ``resume``
-    continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only
-    rank 0 writes checkpoints and calls ``on_event``.
+    ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``). ``options``: how a
+    worker does its part (``max_failures`` is for whoever starts workers; ``decoders`` None is one). ``resume``
+    continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only rank 0
+    writes checkpoints and calls ``on_event``.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
     """
     plan = plan or ExperimentPlan(experiment, len(train_set))
     plan.at(0).share(rank, world_size)  # too many workers: say so before anything is made
-    micro_batch = check_micro_batch(micro_batch, experiment.train.bn_group)
+    micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
     workers = Workers(rank, world_size)
     place = torch.device(device)
     if place.type == "cuda":
@@ -91,7 +84,7 @@ def train(
 
     recipe = Recipe(experiment)
     preprocessing = _preprocessing(experiment, train_set, val_set)
-    model = _new_model(experiment, preprocessing, activation_checkpointing).to(place)
+    model = _new_model(experiment, preprocessing, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
@@ -119,11 +112,11 @@ def train(
         preprocessing,
         (plan.at(index).batch(rank, world_size, micro_batch) for index in steps),
         seed=experiment.seed,
-        decoders=decoders,
+        decoders=options.decoders or 1,
         clips_per_sample=experiment.data.clips_per_sample,
         balance=balance_of(experiment.data, list(preprocessing.labels)),
         indexes=indexes,
-        max_memory=max_memory,
+        max_memory=options.max_memory,
         pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
@@ -150,7 +143,9 @@ def train(
                 undecodable |= {failure.id: failure for failure in result.failures}
                 _check_budget(undecodable, len(train_set), experiment.data.error_budget)
 
-            if not step.is_validated and (checkpoint_every is None or done % checkpoint_every):
+            if not step.is_validated and (
+                options.checkpoint_every is None or done % options.checkpoint_every
+            ):
                 continue
             _check_finite(model, done)
             score = None
@@ -164,7 +159,7 @@ def train(
                         device=place,
                         precision=experiment.train.precision,
                         batch_size=micro_batch,
-                        decoders=decoders,
+                        decoders=options.decoders or 1,
                         indexes=indexes,
                     )
                 emit(ValidationEvent(done, int(step.epochs_done), metrics, score, recipe.weights))
@@ -187,14 +182,17 @@ def train(
                     pieces=recipe.states(),
                     weights=recipe.weights,
                 )
-                emit(CheckpointEvent(done, uri, best))
+                emit(CheckpointEvent(done, uri, best, score))
     return _outcome(workers, checkpoints, plan.total_steps)
 
 
 def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:
     for part in (train_set, val_set):
         check_flow(part, experiment.data.modality)
-    return Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    preprocessing = Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    check_task(train_set, preprocessing.labels, training=True)
+    check_task(val_set, preprocessing.labels)
+    return preprocessing
 
 
 def _new_model(
@@ -213,8 +211,8 @@ def _initialise(
 ) -> None:
     for part, init in experiment.model.inits().items():
         emit(InitialisedEvent(part, initialise(model, part, init, workers)))
-    if isinstance(experiment.model, FrameConfig) and experiment.model.is_frozen_at_random:
-        emit(InitialisedEvent("backbone", FROZEN_AT_RANDOM))
+    for part, key in experiment.model.frozen_at_random().items():
+        emit(InitialisedEvent(part, frozen_at_random_note(key)))
 
 
 def check_micro_batch(micro_batch: int | None, group: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kineray.data import Failure, Manifest, Preprocessing, Sample, eval_clips
 from kineray.data.manifest.index_cache import IndexCache
+from kineray.data.manifest.labels import ABSENT
 from kineray.training.step import autocast, clip_loss, shorten
 from kineray.training.synchronise import Workers
 
@@ -60,7 +61,8 @@ def validate(
     if failures:
         labels_of = {sample.id: sample.labels for sample in val_set}
         for failure in failures:
-            counts[:, 0] += torch.tensor([labels_of[failure.id][h] >= 0 for h in heads], device=device)
+            known = [labels_of[failure.id][h] != ABSENT for h in heads]
+            counts[:, 0] += torch.tensor(known, device=device)
             others[2] += 1
         log.warning(
             "%d validation videos cannot be decoded and count as wrong: %s",
