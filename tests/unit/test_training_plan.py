@@ -30,14 +30,17 @@ def experiment(tiny_experiment):
 
 
 def last_state(folder):
-    """Weights and optimizer of the last checkpoint, by name."""
+    """Weights, optimizer and pieces of the recipe of the last checkpoint, by name."""
     saved = load_training_state(CheckpointStore(str(folder / "checkpoints")).last())
     moments = {
         f"{parameter}.{name}": value
         for parameter, state in saved.optimizer["state"].items()
         for name, value in state.items()
     }
-    return saved.weights | moments
+    of_pieces = {
+        f"{piece}.{name}": value for piece, state in saved.pieces.items() for name, value in state.items()
+    }
+    return saved.weights | moments | of_pieces
 
 
 def assert_equal_state(one, other):
