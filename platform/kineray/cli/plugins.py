@@ -1,4 +1,4 @@
-"""What commands that meet a user's own variants share: the option ``--plugin``, and a help that lists variants."""
+"""What commands share that meet a user's own variants: ``--plugin``, and a help that lists variants."""
 
 from typing import Any
 
