@@ -134,3 +134,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_plugins():
+    """Plug-ins that a test loads are gone after it; those that were loaded before it."""
+    from kineray.config import families, loaded_plugins
+    from kineray.config.plugins import _LOADED
+
+    before = loaded_plugins()
+    modules, members = dict(_LOADED), {family: dict(family._members) for family in families()}
+    yield before
+    for module in set(_LOADED) - set(modules):
+        del _LOADED[module], sys.modules[module]
+    _LOADED.update(modules)
+    for family in families():
+        family._members.clear()
+        family._members.update(members.get(family, {}))

@@ -67,17 +67,17 @@ SMALL: dict[str, Small] = {
     ),
     "s3d_v3": Small(
         S3DV3Config(width=2),
-        frames=8,
-        side=75,
-        accepted=((1, 75, 75), (3, 96, 75), (16, 75, 107)),
-        refused=((8, 74, 75), (8, 75, 74)),
+        frames=49,
+        side=49,
+        accepted=((50, 64, 49), (64, 49, 97)),
+        refused=((48, 49, 49), (49, 48, 49), (49, 49, 48)),
     ),
     "s3d_v3, top-heavy": Small(
         S3DV3Config(width=2, temporal_from=9, auxiliary="dropout"),
-        frames=8,
-        side=75,
-        accepted=((1, 75, 75), (5, 75, 96)),
-        refused=((8, 74, 75),),
+        frames=49,
+        side=49,
+        accepted=((49, 49, 64), (56, 50, 49)),
+        refused=((48, 49, 49), (49, 48, 49)),
     ),
     "slowfast": Small(
         SlowFastConfig(

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from kineray.errors import (
     ManifestError,
     NonFiniteLossError,
 )
+from kineray.options import WorkerOptions
 from kineray.training import (
     CheckpointEvent,
     CheckpointStore,
@@ -43,8 +44,12 @@ class Stop(Exception):  # noqa: N818 - what a test raises to stop a run
     pass
 
 
-def run(experiment, folder, *, stop_after=None, manifest=None, **options):
-    """Train on the manifest of the experiment; returns result and events."""
+KNOBS = {field.name for field in fields(WorkerOptions)}
+
+
+def run(experiment, folder, *, stop_after=None, manifest=None, **more):
+    """Train on the manifest of the experiment; returns result and events. ``more`` may hold knobs."""
+    options = WorkerOptions(**{name: more.pop(name) for name in KNOBS & more.keys()})
     manifest = manifest or load_manifest(experiment.data.manifest)
     events = []
 
@@ -61,7 +66,8 @@ def run(experiment, folder, *, stop_after=None, manifest=None, **options):
             manifest.split("val"),
             checkpoints=CheckpointStore(str(folder / "checkpoints")),
             on_event=on_event,
-            **options,
+            options=options,
+            **more,
         )
     return result, events
 
@@ -148,7 +154,7 @@ def train_and_die(rank, size, experiment, folder, die_after, resume):
         on_event=on_event,
         rank=rank,
         world_size=size,
-        checkpoint_every=2,
+        options=WorkerOptions(checkpoint_every=2),
         resume=resume,
     )
     return result.step, result.score, result.last_uri

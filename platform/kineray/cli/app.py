@@ -16,7 +16,8 @@ from kineray.cli.export import export
 from kineray.cli.models import models
 from kineray.cli.runs import runs
 from kineray.cli.serve import promote, rollback, serve
-from kineray.cli.train import sweep, train, train_experiment
+from kineray.cli.sweep import sweep
+from kineray.cli.train import train, train_experiment
 from kineray.errors import KinerayError
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None
     ``kineray train experiments/slowfast.py optim.lr=0.05 --workers 2``. ``smoke`` is the small
     experiment that ``--smoke`` runs, on video files that kineray makes.
     """
+    from kineray.config.plugins import is_loading
+
+    if is_loading():  # the script is read for what it defines
+        return
     _run(train_experiment, [*sys.argv[1:]], obj={"experiment": experiment, "smoke": smoke})
 
 

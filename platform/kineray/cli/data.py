@@ -204,7 +204,7 @@ def _chosen_classes(classes: str | None) -> list[str] | None:
 
 
 def _show(manifest: "Manifest", path: str, as_json: bool) -> None:
-    from kineray.data.manifest.samples import ABSENT
+    from kineray.data.manifest.labels import ABSENT
 
     found = manifest.found
     rows: list[dict[str, Any]] = [

@@ -46,7 +46,7 @@ def validate_command(
     Exit code 0: all can be read; 1: some cannot, see the quarantine list; 2: the check itself failed.
     """
     from kineray.data import load_manifest, save_manifest
-    from kineray.data.derive.validate import quarantine_path, validate, without, write_quarantine
+    from kineray.data.derive.validate import drop_samples, quarantine_path, validate, write_quarantine
     from kineray.data.manifest import index_cache
 
     target = out or quarantine_path(manifest)
@@ -66,7 +66,7 @@ def validate_command(
         index_cache.write(manifest, found.indexes)
     bad = found.bad_samples
     if cleaned:
-        good = without(loaded, bad)
+        good = drop_samples(loaded, bad)
         save_manifest(good, cleaned)
         if found.indexes:
             index_cache.write(

@@ -20,7 +20,7 @@ def runs(context: click.Context, storage: str, as_json: bool) -> None:
 
     found = [dataclasses.asdict(run) for run in list_runs(storage)]
     text = (
-        table(found, ("name", "status", "started", "score", "fingerprint"))
+        table(found, ("name", "status", "started", "best", "last", "fingerprint"))
         if found
         else f"no runs in {storage}"
     )
@@ -35,7 +35,7 @@ def runs(context: click.Context, storage: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def show_run(of_group: tuple[str, bool], run: str, storage: str | None, as_json: bool) -> None:
-    """Print RUN (a name or an MLflow run id): config, last metrics, code, data, checkpoints."""
+    """Print RUN (a name or an MLflow run id): config, scores, metrics, code, data, checkpoints."""
     from kineray.tracking import get_run
 
     default_storage, json_of_group = of_group
@@ -47,6 +47,6 @@ def show_run(of_group: tuple[str, bool], run: str, storage: str | None, as_json:
             lines += [f"  {name}: {entry}" for name, entry in value.items()]
         else:
             lines.append(f"{key}: {value}")
-    has_checkpoint = detail["best"] or detail["last"]  # a sweep has none: its trials do
+    has_checkpoint = detail["best_checkpoint"] or detail["last_checkpoint"]  # a sweep has none: its trials do
     then = (f"kineray promote {detail['name']}",) if has_checkpoint else ("kineray runs",)
     show(detail, "\n".join(lines), as_json=as_json or json_of_group, then=then)

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,8 +24,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from kineray.config.variants import Pieces, Variant
-from kineray.errors import ConfigError
+from kineray.config.variants import Pieces, Variant, families, forget_module
+from kineray.errors import ConfigError, KinerayError
 
 ENVIRONMENT = "KINERAY_PLUGINS"
 ENTRY_POINTS = "kineray.plugins"
@@ -60,11 +60,15 @@ class Plugin:
         """What ``to_json`` gave."""
         return cls(**value)
 
-    def execute(self) -> None:
-        """Declare its variants in this process, if that is not done yet. Raises ConfigError if that fails."""
+    def execute(self) -> ModuleType:
+        """Declare its variants in this process, if that is not done yet, and return the module it became.
+
+        Raises ConfigError if that fails, with the line.
+        """
         loaded = _LOADED.get(self.module)
         if loaded is None or loaded.sha256 != self.sha256:
             _execute(self)
+        return sys.modules[self.module]
 
 
 _LOADED: dict[str, Plugin] = {}
@@ -82,32 +86,39 @@ def load_plugins(*references: str | os.PathLike[str]) -> tuple[Plugin, ...]:
 
 def load_file(path: str | os.PathLike[str], module: str = "") -> tuple[Plugin, ModuleType]:
     """Execute a Python file as a module; variants that it declares belong to it. Raises ConfigError."""
-    file = Path(path)
-    try:
-        source = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(
-            "no such file", code="not_found", key=path, remedy="name a Python file or an installed module"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError("not a text file in UTF-8", code="not_text", key=path) from None
-    except OSError as error:
-        raise ConfigError(str(error.strerror), code="not_readable", key=path) from None
-    module = module or _PREFIX + re.sub(r"\W", "_", file.stem)
-    plugin = Plugin(file.name, module, str(file.absolute()), source)
-    loaded = _LOADED.get(module)
-    if loaded is not None and loaded.sha256 != plugin.sha256 and Path(loaded.path) != file.absolute():
-        raise ConfigError(
-            f"another plug-in of this name is loaded, from {loaded.path}", code="plugin_twice", key=path
-        )
-    if loaded is None or loaded.sha256 != plugin.sha256:
-        _execute(plugin)
-    return plugin, sys.modules[module]
+    plugin = _read(Path(path), module)
+    same = (known for known in _LOADED.values() if (known.name, known.sha256) == (plugin.name, plugin.sha256))
+    plugin = next(same, plugin)  # a copy of what is loaded already
+    return plugin, plugin.execute()
+
+
+def require_plugins(needed: Mapping[str, str], key: str) -> None:
+    """Raise ConfigError unless the plug-ins ``needed`` ({file name: sha256}) are loaded as they are there.
+
+    ``key``: what needs them, such as the folder of a checkpoint.
+    """
+    here = {plugin.name: plugin.sha256 for plugin in loaded_plugins()}
+    for name, sha256 in needed.items():
+        if name not in here:
+            raise ConfigError(
+                f"needs the plug-in {name} (sha256 {sha256[:12]}), which is not loaded",
+                code="plugin_missing",
+                key=key,
+                remedy=f"name it: `plugin` {name}",
+            )
+        if here[name] != sha256:
+            raise ConfigError(
+                f"needs the plug-in {name} (sha256 {sha256[:12]}), but another one is loaded "
+                f"({here[name][:12]})",
+                code="plugin_differs",
+                key=key,
+                remedy="load the file as it was then",
+            )
 
 
 def loaded_plugins() -> tuple[Plugin, ...]:
     """The plug-ins whose variants are declared in this process, the script of ``__main__`` included."""
-    main = _source_of("__main__")
+    main = _source_of("__main__") if _declares("__main__") else None
     return (*_LOADED.values(), *((main,) if main else ()))
 
 
@@ -160,12 +171,30 @@ def _load(reference: str) -> Plugin:
     return load_file(spec.origin, reference)[0]
 
 
+def _read(file: Path, module: str) -> Plugin:
+    try:
+        source = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(
+            "no such file", code="not_found", key=file, remedy="name a Python file or an installed module"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError("not a text file in UTF-8", code="not_text", key=file) from None
+    except OSError as error:
+        raise ConfigError(str(error.strerror), code="not_readable", key=file) from None
+    return Plugin(file.name, module or _module_of(file), str(file.absolute()), source)
+
+
+def _module_of(file: Path) -> str:
+    """The name of the module that a file becomes, another one for every path."""
+    digest = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:8]
+    return f"{_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', file.stem)}_{digest}"
+
+
 def _execute(plugin: Plugin) -> None:
-    file = Path(plugin.path)
     module = ModuleType(plugin.module)
     module.__file__ = plugin.path
-    package, _, _ = plugin.module.rpartition(".")
-    if package:
+    if package := plugin.module.rpartition(".")[0]:
         importlib.import_module(package)
         module.__package__ = package
     before = sys.modules.get(plugin.module)
@@ -173,17 +202,11 @@ def _execute(plugin: Plugin) -> None:
     _EXECUTING.append(plugin.module)
     try:
         exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)  # what the user named
-    except ConfigError as error:
-        _forget(plugin.module, before)
-        raise ConfigError(
-            error.problem,
-            code=error.code,
-            key=f"{plugin.name}: {error.key}".removesuffix(": "),
-            remedy=error.remedy,
-        ) from None
     except Exception as error:
         _forget(plugin.module, before)
-        where = f"{file.name}:{_line_of(error, plugin.path)}"
+        where = f"{plugin.path}:{_line_of(error, plugin.path)}"
+        if isinstance(error, KinerayError):
+            raise ConfigError(str(error), code=error.code, key=where) from None
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(problem, code="plugin_failed", key=where) from error
     finally:
@@ -192,6 +215,7 @@ def _execute(plugin: Plugin) -> None:
 
 
 def _forget(name: str, before: ModuleType | None) -> None:
+    forget_module(name)
     if before is None:
         sys.modules.pop(name, None)
     else:
@@ -207,15 +231,17 @@ def _line_of(error: Exception, path: str) -> int:
     return lines[-1] if lines else 0
 
 
+def _declares(module: str) -> bool:
+    """Whether a variant of any family was declared in a module."""
+    return any(cls.__module__ == module for family in families() for cls in family._members.values())
+
+
 def _source_of(name: str) -> Plugin | None:
-    """The plug-in that an imported module is."""
+    """The plug-in that an imported module is; in other processes the script is a module like any other."""
     path = getattr(sys.modules.get(name), "__file__", None)
     if path is None or not path.endswith(".py") or not Path(path).is_file():
         return None
-    file = Path(path)
-    # In other processes the script is a module like any other.
-    module = _PREFIX + re.sub(r"\W", "_", file.stem) if name == "__main__" else name
-    return Plugin(file.name, module, str(file.absolute()), file.read_text(encoding="utf-8-sig"))
+    return _read(Path(path), "" if name == "__main__" else name)
 
 
 def _variants_in(section: BaseModel) -> Iterator[Variant]:

@@ -191,6 +191,13 @@ def families() -> list[type[Variant]]:
     return [family for family in _FAMILIES if family._family is family]
 
 
+def forget_module(name: str) -> None:
+    """Take back the variants that a module declared, as one that failed."""
+    for family in families():
+        for tag in [tag for tag, variant in family._members.items() if variant.__module__ == name]:
+            del family._members[tag]
+
+
 def find_variant(family: type[FamilyMember], name: object) -> type[FamilyMember]:
     """The variant of a type. Raises ValueError, with a suggestion, if there is none."""
     known = variants(family)

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from kineray import storage
 from kineray.data import Failure, Manifest, eval_clips
+from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.data.manifest.manifest import check_flow
 from kineray.errors import ManifestError
 from kineray.evaluation.predict import view_scores
 
@@ -70,6 +70,7 @@ def evaluate(
     samples = manifest.split(split)
     check_flow(samples, preprocessing.modality)
     task = checkpoint.task
+    check_task(samples, task.classes.keys() & samples.vocabularies.keys())
     labels = _join_labels(samples, task)
     scores, failures = _classify(checkpoint, samples, views, crops, device, decoders, indexes, progress)
     metrics = task.measure(scores, labels)

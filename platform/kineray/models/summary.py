@@ -61,18 +61,20 @@ class Summary:
     parts: tuple[Part, ...]
 
 
-def summarise(model: str | nn.Module, clip: tuple[int, int, int, int] | None = None) -> Summary:
-    """The costs of a preset, by name and with one head of 400 classes, or of a network.
+def summarise(
+    model: str | nn.Module, clip: tuple[int, int, int, int] | None = None, *, classes: int = CLASSES
+) -> Summary:
+    """The costs of a preset, by name, or of a network.
 
-    ``clip``: channels, frames, height and width [default: the preset's]. Nothing is computed: the network
-    runs on the meta device, and a given one is left as it is. Raises ConfigError for an unknown name, or
-    for clips that the network cannot take.
+    ``clip``: channels, frames, height and width [default: the preset's]. ``classes``: number of classes of
+    the one head that a preset gets. Nothing is computed: the network runs on the meta device, and a given
+    one is left as it is. Raises ConfigError for an unknown name, or for clips that the network cannot take.
     """
     if isinstance(model, str):
         preset = find_preset(model)
         clip = clip or (preset.channels, preset.frames, preset.side, preset.side)
         with torch.device("meta"):
-            network = build_model(preset.config, {"action": CLASSES}, clip[0])
+            network = build_model(preset.config, {"action": classes}, clip[0])
     elif clip is None:
         raise TypeError("summarise() needs the clip of a network: channels, frames, height, width")
     else:

@@ -37,7 +37,7 @@ def promote(storage: str, run: str, model_name: str = DEFAULT_MODEL) -> Promotio
     and the aliases stay, but the new version remains in the registry, without an alias.
     """
     found = get_run(storage, run)
-    checkpoint = found.best or found.last
+    checkpoint = found.best_checkpoint or found.last_checkpoint
     if checkpoint is not None:  # without one, register says so
         load_checkpoint(checkpoint)
     return _make_champion(storage, register(storage, run, model_name))

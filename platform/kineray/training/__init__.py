@@ -9,7 +9,7 @@ from kineray.training.events import (
     StepEvent,
     ValidationEvent,
 )
-from kineray.training.initial import absolute_inits
+from kineray.training.initial import absolute_inits, init_hashes
 from kineray.training.loop import TrainResult, check_micro_batch, train
 from kineray.training.optim import build_optimizer
 from kineray.training.schedule import learning_rate
@@ -27,6 +27,7 @@ __all__ = [
     "absolute_inits",
     "build_optimizer",
     "check_micro_batch",
+    "init_hashes",
     "learning_rate",
     "load_checkpoint",
     "train",

@@ -59,11 +59,15 @@ class ValidationEvent:
 
 @dataclass(frozen=True)
 class CheckpointEvent:
-    """A checkpoint is complete at ``uri``; ``best``: its validation score is the highest so far."""
+    """A checkpoint is complete at ``uri``; ``best``: its validation score is the highest so far.
+
+    ``score`` is None where it was saved without a validation.
+    """
 
     step: int
     uri: str
     best: bool
+    score: float | None = None
 
 
 @dataclass(frozen=True)

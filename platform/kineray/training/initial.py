@@ -1,5 +1,6 @@
 """The weights that a new run starts from."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,23 @@ def absolute_inits(model: ModelSection) -> dict[str, str]:
         _key(part): init if init.startswith(_NAMED) else storage.absolute(init)
         for part, init in model.inits().items()
     }
+
+
+def init_hashes(model: ModelSection) -> dict[str, str]:
+    """{dotted key: hash of the content} of the weights to start from.
+
+    Of torchvision's by their name, which is never given to other weights. Raises StorageError for weights
+    that are not there.
+    """
+    return {_key(part): _content_hash(init) for part, init in model.inits().items()}
+
+
+def _content_hash(init: str) -> str:
+    if init.startswith(_NAMED):
+        return init
+    inside = storage.join(init, WEIGHTS)
+    content = storage.read_bytes(inside if storage.exists(inside) else init)
+    return hashlib.sha256(content).hexdigest()
 
 
 def initialise(model: nn.Module, part: str, init: str, workers: Workers) -> str:

@@ -15,10 +15,11 @@ from kineray.config import Experiment, differing_keys
 from kineray.config.models.frame import FrameConfig
 from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
 from kineray.data.clips.preprocessing import balance_of
+from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.data.manifest.manifest import check_flow
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import FROZEN_AT_RANDOM, checkpoint_activations, set_batch_norm_group
+from kineray.options import WorkerOptions
 from kineray.tasks import Task
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
@@ -59,28 +60,21 @@ def train(
     rank: int = 0,
     world_size: int = 1,
     device: str = "cpu",
-    micro_batch: int | None = None,
-    checkpoint_every: int | None = None,
-    decoders: int = 1,
-    max_memory: int | None = None,
-    activation_checkpointing: bool = False,
+    options: WorkerOptions = WorkerOptions(),
     resume: bool = False,
 ) -> TrainResult:
     """Train to the end of the schedule; every worker calls this with the same arguments but ``rank``.
 
-    ``micro_batch``: clips on the device at once, a multiple of train.bn_group, which is the default.
-    ``checkpoint_every``: steps between checkpoints, besides the one after each validation. ``decoders``
-    processes decode clips, which take at most ``max_memory`` bytes (``prefetched_batches``).
-    ``activation_checkpointing`` trades time for memory of the device (``checkpoint_activations``). ``resume``
-    continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only
-    rank 0 writes checkpoints and calls ``on_event``.
+    ``options``: how a worker does its part (``max_failures`` is for whoever starts workers; ``decoders``
+    None is one). ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had
+    never stopped. Only rank 0 writes checkpoints and calls ``on_event``.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
     """
     settings = experiment.train
     positions = _share(experiment, rank, world_size)
-    micro_batch = check_micro_batch(micro_batch, settings.bn_group)
+    micro_batch = check_micro_batch(options.micro_batch, settings.bn_group)
     per_epoch = steps_per_epoch(train_set, settings.global_batch, experiment.data.clips_per_sample)
     total_steps = per_epoch * settings.epochs
     workers = Workers(rank, world_size)
@@ -91,7 +85,7 @@ def train(
 
     preprocessing = _preprocessing(experiment, train_set, val_set)
     task = _task(experiment, preprocessing, val_set)
-    model = _new_model(experiment, preprocessing, task, activation_checkpointing).to(place)
+    model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
@@ -117,11 +111,11 @@ def train(
         lo=positions.start,
         hi=positions.stop,
         micro_batch=micro_batch,
-        decoders=decoders,
+        decoders=options.decoders or 1,
         clips_per_sample=experiment.data.clips_per_sample,
         balance=balance_of(experiment.data, list(preprocessing.labels)),
         indexes=indexes,
-        max_memory=max_memory,
+        max_memory=options.max_memory,
         pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
@@ -150,7 +144,7 @@ def train(
 
             epoch, rest = divmod(done, per_epoch)
             is_validated = done == total_steps or (rest == 0 and epoch % settings.eval_every_epochs == 0)
-            if not is_validated and (checkpoint_every is None or done % checkpoint_every):
+            if not is_validated and (options.checkpoint_every is None or done % options.checkpoint_every):
                 continue
             _check_finite(model, done)
             score = None
@@ -164,7 +158,7 @@ def train(
                     device=place,
                     precision=settings.precision,
                     batch_size=micro_batch,
-                    decoders=decoders,
+                    decoders=options.decoders or 1,
                     indexes=indexes,
                 )
                 emit(ValidationEvent(done, epoch, metrics, score, task.score, settings.precision))
@@ -177,14 +171,17 @@ def train(
                     "undecodable": [asdict(failure) for failure in undecodable.values()],
                 }
                 uri, best = checkpoints.save(model, optimizer, experiment, preprocessing, state, score=score)
-                emit(CheckpointEvent(done, uri, best))
+                emit(CheckpointEvent(done, uri, best, score))
     return _outcome(workers, checkpoints, total_steps)
 
 
 def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:
     for part in (train_set, val_set):
         check_flow(part, experiment.data.modality)
-    return Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    preprocessing = Preprocessing.from_config(experiment.data, train_set.vocabularies)
+    check_task(train_set, preprocessing.labels, training=True)
+    check_task(val_set, preprocessing.labels)
+    return preprocessing
 
 
 def _task(experiment: Experiment, preprocessing: Preprocessing, val_set: Manifest) -> Task:
