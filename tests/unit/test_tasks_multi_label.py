@@ -10,14 +10,14 @@ import torch
 from gloo import run_workers
 
 from kineray.config import apply_overrides, load_plugins
-from kineray.data import Manifest, Preprocessing, eval_clips, load_manifest, synthesize
+from kineray.data import Manifest, load_manifest, synthesize
 from kineray.errors import ConfigError
 from kineray.evaluation import evaluate, export, predict, save_predictions
 from kineray.metrics import average_precision
 from kineray.models import use_sigmoid
 from kineray.models.heads import Head
 from kineray.models.two_stream import AverageFusion, LinearFusion
-from kineray.training import CheckpointStore, build_optimizer, load_checkpoint
+from kineray.training import CheckpointStore, StepEvent, ValidationEvent, load_checkpoint, train
 from kineray.training.synchronise import Workers
 from kineray.training.validation import validate
 from small_checkpoint import save_small_checkpoint
@@ -30,7 +30,7 @@ OF_DRIFT = ((0, 2), (0,), (1,), (1, 3))  # classes of a video that drifts left, 
 
 @pytest.fixture(scope="module")
 def drifting(tmp_path_factory):
-    return load_manifest(synthesize(tmp_path_factory.mktemp("videos"), train=12, val=8, size=40))
+    return load_manifest(synthesize(tmp_path_factory.mktemp("videos"), train=16, val=8, size=40))
 
 
 @pytest.fixture(scope="module")
@@ -43,36 +43,19 @@ def motions(drifting):
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
-    return apply_overrides(tiny_experiment, {"task.type": "multi_label", "train.precision": "float32"})
-
-
-def train_by_hand(experiment, train_set, preprocessing):
-    """Some steps on all clips at once; returns network, optimizer and losses."""
-    torch.manual_seed(0)
-    task = experiment.task.build(preprocessing.labels)
-    model = task.build_model(experiment.model, preprocessing.channels).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    loaded = eval_clips(train_set, preprocessing, views=1, crops=1, indices=range(len(train_set)), decoders=1)
-    clips = torch.from_numpy(np.concatenate([clips for _, clips, _, _ in loaded]))
-    targets, losses = task.targets(list(train_set)), []
-    for _ in range(12):
-        optimizer.zero_grad()
-        loss = task.loss(model(preprocessing.normalise(clips)), targets).mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return model, losses
+    """4 epochs of 2 steps of 8 clips."""
+    changes = ["task.type=multi_label", "train.epochs=4", "train.global_batch=8", "optim.reference_batch=8"]
+    return apply_overrides(tiny_experiment, changes)
 
 
 @pytest.fixture(scope="module")
 def trained(experiment, motions, tmp_path_factory):
-    """URI of a checkpoint, and the losses on the way to it."""
-    preprocessing = Preprocessing.from_config(experiment.data, motions.vocabularies)
-    model, losses = train_by_hand(experiment, motions.split("train"), preprocessing)
-    store = CheckpointStore(str(tmp_path_factory.mktemp("run") / "checkpoints"))
-    optimizer = build_optimizer(model, experiment.optim)
-    uri, _ = store.save(model, optimizer, experiment, preprocessing, {"step": 1}, score=0.5)
-    return uri, losses
+    """URI of the last checkpoint of a run, and its events."""
+    store, events = CheckpointStore(str(tmp_path_factory.mktemp("run") / "checkpoints")), []
+    result = train(
+        experiment, motions.split("train"), motions.split("val"), checkpoints=store, on_event=events.append
+    )
+    return result.last_uri, events
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +68,14 @@ def evaluation(checkpoint, motions):
     return evaluate(checkpoint, motions, views=2, crops=1)
 
 
-def test_a_network_learns_several_classes_at_once(trained):
-    losses = trained[1]
-    assert losses[-1] < 0.8 * losses[0]
+def test_the_loop_learns_several_classes_at_once_and_scores_them(trained, checkpoint):
+    steps = [event for event in trained[1] if isinstance(event, StepEvent)]
+    assert steps[-1].loss < 0.8 * steps[0].loss
+    validations = [event for event in trained[1] if isinstance(event, ValidationEvent)]
+    for event in validations:
+        assert event.metrics.keys() == {"val/motion/map", "val/motion/map_classes", "val/loss"}
+        assert (event.score, event.score_name) == (event.metrics["val/motion/map"], "motion/map")
+    assert checkpoint.state["score"] == validations[-1].score
 
 
 def test_evaluation_scores_the_sigmoid_averaged_over_views(evaluation, checkpoint, motions):

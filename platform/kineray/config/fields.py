@@ -54,6 +54,7 @@ Sampling = Literal["dense", "uniform", "segments", "sequences"]
 Modality = Literal["rgb", "flow", "flow_stack", "rgb_flow", "rgb_flow_stack"]
 Labels = Literal["single", "multiple", "any"]
 Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
+ZNorm = Annotated[Literal["none", "per_dimension", "per_frame"], BeforeValidator(_none_is_a_name)]
 
 
 class Section(BaseModel):

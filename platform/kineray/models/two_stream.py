@@ -38,8 +38,8 @@ _FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # of a clip that is looked for
 class TwoStream(nn.Module):
     """Both streams and their fusion. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: of the clips; 3 of RGB, which come first, and then those of flow (2, or more if
-    stacked). Raises ConfigError if there are none of flow, or ``mid`` is no layer that can be fused.
+    ``in_channels``: number of clip channels: 3 of RGB, which come first, and those of flow (2, or more
+    if stacked). Raises ConfigError if there are none of flow, or ``mid`` is no layer that can be fused.
     """
 
     def __init__(self, config: TwoStreamConfig, heads: Mapping[str, int], in_channels: int = 5) -> None:
@@ -143,7 +143,7 @@ def _start_as_sum(layer: nn.Module) -> None:
 
 
 def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
-    """The fusion after ``config.mid``; ConfigError where that cannot be."""
+    """The fusion after ``config.mid``. Raises ConfigError if that layer cannot be fused."""
     rgb, flow = (_shapes(config, *stream) for stream in ((config.rgb, RGB), (config.flow, flow_channels)))
     if config.mid not in rgb or config.mid not in flow:
         common = [name for name in rgb if name in flow]

@@ -155,6 +155,8 @@ class Board:
         match message:
             case TrialStarted():
                 self._start(message)
+            case TrialEnded(problem=problem) if entry is None:  # before it could report its start
+                self.first_problem = self.first_problem or problem
             case _ if entry is None:  # its record could not be started, which was logged
                 pass
             case TrialEvent(event=event):

@@ -103,7 +103,10 @@ class TrialEvent:
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """``trial`` came to its end: ``finished``, ``diverged`` or ``failed``, with the problem in one line."""
+    """``trial`` came to its end: ``finished``, ``diverged`` or ``failed``, with the problem in one line.
+
+    ``trial`` is empty for a process that failed before it could tell which one it was to run.
+    """
 
     trial: str
     state: str

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -210,7 +211,9 @@ def _search(
         )
         # Tune would take Ctrl-C for itself and end as if the sweep were done.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        with _quiet():
+        with _quiet(), warnings.catch_warnings():
+            # A trial that goes on in a new process counts its reports from 1 again.
+            warnings.filterwarnings("ignore", message="The reported value is ignored")
             results = tuner.fit()
     for result in results:
         if result.error is not None:
