@@ -69,8 +69,8 @@ def evaluate(
     preprocessing = checkpoint.preprocessing
     samples = manifest.split(split)
     check_flow(samples, preprocessing.modality)
+    check_task(samples, preprocessing.labels.keys() & samples.vocabularies.keys())
     task = checkpoint.task
-    check_task(samples, task.classes.keys() & samples.vocabularies.keys())
     labels = _join_labels(samples, task)
     scores, failures = _classify(checkpoint, samples, views, crops, device, decoders, indexes, progress)
     metrics = task.measure(scores, labels)

@@ -66,7 +66,7 @@ def train(
     """Train to the end of the plan; every worker calls this with the same arguments but ``rank``.
 
     ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``). ``options``: how a
-    worker does its part (``max_failures`` is for whoever starts workers; ``decoders`` None is one). ``resume``
+    worker does its part (``max_failures`` is for what starts workers; ``decoders`` None is one). ``resume``
     continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only rank 0
     writes checkpoints and calls ``on_event``.
 
@@ -162,8 +162,8 @@ def train(
                     decoders=options.decoders or 1,
                     indexes=indexes,
                 )
-                epoch, precision = int(step.epochs_done), experiment.train.precision
-                emit(ValidationEvent(done, epoch, metrics, score, task.score, precision))
+                precision = experiment.train.precision
+                emit(ValidationEvent(done, int(step.epochs_done), metrics, score, task.score, precision))
             if rank == 0:
                 state = {
                     "step": done,
