@@ -109,6 +109,7 @@ def train(
         decoders=options.decoders or 1,
         clips_per_sample=experiment.data.clips_per_sample,
         balance=balance_of(experiment.data, list(preprocessing.labels)),
+        targets=task.targets,
         indexes=indexes,
         max_memory=options.max_memory,
         pin_memory=place.type == "cuda",
