@@ -177,7 +177,7 @@ def resume_run(storage_uri: str, name: str) -> Run:
 
 
 def list_runs(storage_uri: str) -> list[RunSummary]:
-    """All runs in the tracker of ``storage_uri``, newest first. Raises TrackingError if it does not answer."""
+    """All runs in the tracker of ``storage_uri``, newest first. Raises TrackingError unless it answers."""
     client = _open(storage_uri)
     with reaching(tracking_uri(storage_uri)):
         found = _find(client)
