@@ -144,12 +144,14 @@ SMALL: dict[str, Small] = {
     "frame": Small(
         FrameConfig(**RESNET), accepted=((1, 32, 32), (5, 48, 33)), refused=((4, 31, 32), (4, 32, 31))
     ),
-    "frame_z_average": Small(FrameConfig(**RESNET, frozen=True, temporal=AverageConfig(z_norm=True))),
+    "frame_z_average": Small(
+        FrameConfig(**RESNET, frozen=True, temporal=AverageConfig(z_norm="per_dimension"))
+    ),
     "frame_consensus": Small(
         FrameConfig(backbone="highway", cut="stage1", temporal=ConsensusConfig()), accepted=((1, 33, 48),)
     ),
     "frame_gru": Small(
-        FrameConfig(**MOBILENET, temporal=GruConfig(units=6, z_norm=True)), accepted=((1, 33, 48),)
+        FrameConfig(**MOBILENET, temporal=GruConfig(units=6, z_norm="per_frame")), accepted=((1, 33, 48),)
     ),
     "frame_lstm": Small(
         FrameConfig(**MOBILENET, frozen=True, temporal=LstmConfig(units=6)), accepted=((1, 33, 48),)

@@ -58,6 +58,10 @@ def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None
     ``kineray train experiments/slowfast.py optim.lr=0.05 --workers 2``. ``smoke`` is the small
     experiment that ``--smoke`` runs, on video files that kineray makes.
     """
+    from kineray.config.plugins import is_loading
+
+    if is_loading():  # the script is read for what it defines
+        return
     _run(train_experiment, [*sys.argv[1:]], obj={"experiment": experiment, "smoke": smoke})
 
 

@@ -1,4 +1,4 @@
-"""What ``kineray models`` lists, kept in catalogue.json: counting takes half a minute, importing torch seconds.
+"""What ``kineray models`` lists, kept in catalogue.json: counting takes half a minute, torch seconds.
 
 A test holds the file to the networks; ``make catalogue`` (python -m kineray.models.catalogue) writes it anew.
 """

@@ -311,7 +311,7 @@ def torchvision_name(name: str) -> str | None:
 
 
 def _scaled(width: int, channels: int) -> int:
-    """Channels of a network of ``width`` where that of 32 has ``channels``."""
+    """Channels in a network of ``width`` of a layer that has ``channels`` at width 32."""
     return channels * width // 32
 
 

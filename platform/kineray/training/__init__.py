@@ -12,6 +12,7 @@ from kineray.training.events import (
 from kineray.training.initial import absolute_inits, init_hashes
 from kineray.training.loop import TrainResult, check_micro_batch, train
 from kineray.training.optim import build_optimizer
+from kineray.training.plan import ExperimentPlan, Step, StepPlan
 from kineray.training.schedule import learning_rate
 
 __all__ = [
@@ -19,9 +20,12 @@ __all__ = [
     "CheckpointEvent",
     "CheckpointStore",
     "Event",
+    "ExperimentPlan",
     "InitialisedEvent",
     "ReplacedEvent",
+    "Step",
     "StepEvent",
+    "StepPlan",
     "TrainResult",
     "ValidationEvent",
     "absolute_inits",

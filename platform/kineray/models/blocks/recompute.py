@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 
 
 def checkpoint_activations(model: nn.Module) -> int:
@@ -69,8 +69,8 @@ def _has_layers(module: nn.Module) -> bool:
 
 @contextmanager
 def _again(block: nn.Module) -> Iterator[None]:
-    """The statistics of these clips are known already."""
-    layers = [module for module in block.modules() if isinstance(module, GroupBatchNorm)]
+    """Do not record batch-norm statistics: the first pass has recorded those of these clips."""
+    layers = [module for module in block.modules() if isinstance(module, GhostBatchNorm)]
     for layer in layers:
         layer.is_repeated = True
     try:
