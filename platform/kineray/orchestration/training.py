@@ -21,7 +21,7 @@ from kineray.orchestration.process import UNFORESEEN
 from kineray.orchestration.records import open_manifest, open_record, science
 from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join
-from kineray.tracking import Run
+from kineray.tracking import PROBLEM, Run
 from kineray.training import Event, TrainResult, check_micro_batch
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def train(
         status = "KILLED"
         raise
     except KinerayError as error:
-        run.set_tags({"problem": str(error)})
+        run.set_tags({PROBLEM: str(error)})
         raise
     finally:
         run.finish(status)
