@@ -66,7 +66,8 @@ def train(
     """Train to the end of the plan; every worker calls this with the same arguments but ``rank``.
 
     ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``). ``options``: how a
-    worker does its part (``max_failures`` is for whoever starts workers; ``decoders`` None is one). ``resume``
+    worker does its part (``max_failures`` is for whoever starts workers; ``decoders`` None is one).
+    ``resume``
     continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only rank 0
     writes checkpoints and calls ``on_event``.
 
