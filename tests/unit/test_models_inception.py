@@ -10,10 +10,16 @@ from torchvision.models.video import s3d as torchvision_s3d
 from torchvision.models.video.s3d import TemporalSeparableConv
 from torchvision.ops.misc import Conv3dNormActivation
 
-from kineray.config import DataConfig, Experiment, S3DConfig, S3DV3Config, apply_overrides
+from kineray.config import (
+    ClassificationConfig,
+    DataConfig,
+    Experiment,
+    S3DConfig,
+    S3DV3Config,
+    apply_overrides,
+)
 from kineray.errors import ConfigError
 from kineray.models import AUXILIARY, build_model, create_model, s3d, s3d_v3
-from kineray.training.step import clip_loss
 
 
 def parameters(model):
@@ -321,7 +327,8 @@ def test_auxiliary_logits_are_given_in_training_and_have_gradients(kind):
     clips, labels = noise(2, 3, 49, 49, 49), {"verb": torch.tensor([0, 2]), "noun": torch.tensor([1, -1])}
     logits = model(clips)
     assert set(logits) == {"verb", "noun", AUXILIARY + "verb", AUXILIARY + "noun"}
-    clip_loss(logits, labels).sum().backward()
+    task = ClassificationConfig().build({"verb": "abc", "noun": "abcd"})
+    task.loss(logits, labels).sum().backward()
     assert model.auxiliary.head.linear["verb"].weight.grad.abs().sum() > 0
     assert set(model.eval()(clips)) == {"verb", "noun"}
     norms = [m for m in model.auxiliary.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

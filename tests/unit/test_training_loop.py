@@ -99,8 +99,10 @@ def test_events(uninterrupted, experiment):
     validations = [event for event in events if isinstance(event, ValidationEvent)]
     assert [event.epoch for event in validations] == [1, 2]
     for event in validations:
-        assert set(event.metrics) == {"val/action/top1", "val/action/top5", "val/loss"}
+        names = ("action/top1", "action/top3", "action/top5", "action/mean_class", "loss")
+        assert set(event.metrics) == {f"val/{name}" for name in names}
         assert event.score == event.metrics["val/action/top1"]
+        assert (event.score_name, event.precision) == ("action/top1", "float32")
         assert event.metrics["val/action/top5"] == 1  # four classes
     assert result.step == 6
     assert result.score == max(event.score for event in validations)

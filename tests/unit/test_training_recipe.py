@@ -17,12 +17,12 @@ from kineray.config.recipe.clip_gradients import ClipGradientsConfig
 from kineray.config.recipe.ema import EmaConfig
 from kineray.config.recipe.label_smoothing import LabelSmoothingConfig
 from kineray.config.recipe.mixup import MixupConfig
+from kineray.config.tasks.classification import ClassificationConfig
 from kineray.data import ClipShape
 from kineray.errors import CheckpointError, ConfigError
 from kineray.training import CheckpointStore, ExperimentPlan, Step, StepPlan, ValidationEvent, load_checkpoint
 from kineray.training.checkpoint import load_training_state
 from kineray.training.recipe import Piece, Recipe
-from kineray.training.step import clip_loss, soften
 
 PIECES = list(variants(RecipePiece))
 RECIPES = [*PIECES, "all"]
@@ -149,18 +149,11 @@ def test_label_smoothing_spreads_a_part_of_what_is_known():
     torch.testing.assert_close(smooth["action"], torch.tensor(expected))
     # torch's own formula, by which the loss is the same.
     logits, labels = torch.randn(3, 4), torch.tensor([2, 0, -1])
-    soft = soften({"action": labels}, {"action": "abcd"})
+    task = ClassificationConfig().build({"action": "abcd"})
+    soft = task.soften({"action": labels})
     _, smooth = piece.transform_group(clips, soft, np.random.default_rng(0))
     wanted = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none", label_smoothing=0.2)
-    torch.testing.assert_close(clip_loss({"action": logits}, smooth), wanted)
-
-
-def test_soft_targets_have_the_loss_of_their_classes():
-    logits = {"verb": torch.randn(4, 3), "noun": torch.randn(4, 2), "auxiliary.noun": torch.randn(4, 2)}
-    labels = {"verb": torch.tensor([0, 1, 2, -1]), "noun": torch.tensor([1, -1, 0, -1])}
-    soft = soften(labels, {"verb": "abc", "noun": "xy"})
-    del logits["auxiliary.noun"]
-    torch.testing.assert_close(clip_loss(logits, soft), clip_loss(logits, labels))
+    torch.testing.assert_close(task.loss({"action": logits}, smooth), wanted)
 
 
 def test_gradients_are_scaled_to_the_largest_norm_together():

@@ -13,7 +13,7 @@ from kineray.errors import ConfigError, ManifestError, NonFiniteLossError
 from kineray.models import build_model
 from kineray.training import Step, build_optimizer
 from kineray.training.recipe import Recipe
-from kineray.training.step import Stepper, clip_loss
+from kineray.training.step import Stepper
 from kineray.training.synchronise import GradientSynchroniser, Workers
 
 EXPERIMENT = Experiment(
@@ -151,18 +151,6 @@ def test_loss_is_the_mean_over_the_global_batch(four_micro_batches):
     assert result.loss == pytest.approx(total.item() / 8, rel=1e-5)
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
-
-
-def test_clip_loss():
-    logits = {"verb": torch.randn(4, 3), "noun": torch.randn(4, 2)}
-    labels = {"verb": torch.tensor([0, 1, 2, -1]), "noun": torch.tensor([1, -1, 0, -1])}
-    losses = clip_loss(logits, labels)
-    assert losses.shape == (4,)
-    assert losses[3] == 0
-    assert losses[1] == F.cross_entropy(logits["verb"][1], torch.tensor(1))
-    expected = F.cross_entropy(logits["verb"][:3], labels["verb"][:3], reduction="sum")
-    expected += F.cross_entropy(logits["noun"][[0, 2]], torch.tensor([1, 0]), reduction="sum")
-    torch.testing.assert_close(losses.sum(), expected)
 
 
 def test_bfloat16_is_close_to_float32():

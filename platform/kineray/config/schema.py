@@ -17,6 +17,8 @@ from kineray.config.optim.sgd import SgdConfig
 from kineray.config.recipe.base import RecipePiece
 from kineray.config.schedules.base import ScheduleSection
 from kineray.config.schedules.cosine import CosineConfig
+from kineray.config.tasks.base import TaskSection
+from kineray.config.tasks.classification import ClassificationConfig
 from kineray.config.variants import Pieces
 
 
@@ -49,6 +51,7 @@ class Experiment(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig = DataConfig()
     model: ModelSection = SlowFastConfig()
+    task: TaskSection = ClassificationConfig()
     optim: OptimSection = SgdConfig()
     schedule: ScheduleSection = CosineConfig()
     train: TrainConfig = TrainConfig()

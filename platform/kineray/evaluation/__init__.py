@@ -2,7 +2,6 @@
 
 from kineray.evaluation.evaluate import Evaluation, evaluate, save_predictions
 from kineray.evaluation.export import Exported, check_onnx, export
-from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
 from kineray.evaluation.predict import (
     DEFAULT_CROPS,
     DEFAULT_TOP_K,
@@ -10,8 +9,7 @@ from kineray.evaluation.predict import (
     answer,
     decode_views,
     predict,
-    video_probabilities,
-    view_probabilities,
+    view_scores,
 )
 
 __all__ = [
@@ -25,11 +23,7 @@ __all__ = [
     "decode_views",
     "evaluate",
     "export",
-    "mean_class_accuracy",
-    "per_class_accuracy",
     "predict",
     "save_predictions",
-    "top_k_accuracy",
-    "video_probabilities",
-    "view_probabilities",
+    "view_scores",
 ]

@@ -9,7 +9,7 @@ from kineray.models.blocks import (
     set_clip_seeds,
 )
 from kineray.models.frame import FrameNet, frozen_at_random_note
-from kineray.models.heads import AUXILIARY
+from kineray.models.heads import AUXILIARY, use_sigmoid
 from kineray.models.preset import ModelPreset
 from kineray.models.registry import build_model, create_model, find_preset, list_models, model_presets
 from kineray.models.slowfast import SlowFast, slow_indices
@@ -40,4 +40,5 @@ __all__ = [
     "set_clip_seeds",
     "slow_indices",
     "summarise",
+    "use_sigmoid",
 ]

@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from kineray.config import Experiment, from_yaml, plugins_of, to_yaml
 from kineray.config.plugins import require_plugins
 from kineray.data import Preprocessing
 from kineray.errors import CheckpointError, ConfigError, KinerayError, StorageError
-from kineray.models import build_model
+from kineray.tasks import Task
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
@@ -50,6 +51,11 @@ class Checkpoint:
     preprocessing: Preprocessing
     state: dict[str, Any]
     weights_sha256: str
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model was trained for."""
+        return self.experiment.task.build(self.preprocessing.labels)
 
 
 @dataclass(frozen=True)
@@ -169,8 +175,8 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
         raise CheckpointError(str(error), code="damaged", key=path) from None
     name = _file_of(state["weights"])
     weights, sha256 = _tensors(folder, name, state)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    model = build_model(experiment.model, heads, preprocessing.channels)
+    task = experiment.task.build(preprocessing.labels)
+    model = task.build_model(experiment.model, preprocessing.channels)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

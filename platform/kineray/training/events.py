@@ -43,15 +43,19 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class ValidationEvent:
-    """Validation after ``epoch`` epochs; ``score`` is the mean top-1 accuracy (0 to 1) over the heads.
+    """Validation after ``epoch`` epochs.
 
-    ``weights``: whose they are: the ``model``'s, or those of a piece of the recipe (``ema``).
+    ``score`` decides which checkpoint is the best; it is the metric ``score_name``, such as ``action/top1``.
+    ``precision``: of the model's arithmetic, which is float32 in an evaluation. ``weights``: whose they are:
+    the ``model``'s, or those of a piece of the recipe (``ema``).
     """
 
     step: int
     epoch: int
     metrics: dict[str, float]
     score: float
+    score_name: str
+    precision: str
     weights: str
 
 

@@ -17,8 +17,9 @@ from kineray.data.clips.preprocessing import balance_of
 from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.models import build_model, checkpoint_activations, frozen_at_random_note
+from kineray.models import checkpoint_activations, frozen_at_random_note
 from kineray.options import WorkerOptions
+from kineray.tasks import Task
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
@@ -66,8 +67,7 @@ def train(
     """Train to the end of the plan; every worker calls this with the same arguments but ``rank``.
 
     ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``). ``options``: how a
-    worker does its part (``max_failures`` is for whoever starts workers; ``decoders`` None is one).
-    ``resume``
+    worker does its part (``max_failures`` is for what starts workers; ``decoders`` None is one). ``resume``
     continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only rank 0
     writes checkpoints and calls ``on_event``.
 
@@ -85,7 +85,8 @@ def train(
 
     recipe = Recipe(experiment)
     preprocessing = _preprocessing(experiment, train_set, val_set)
-    model = _new_model(experiment, preprocessing, options.activation_checkpointing).to(place)
+    task = _task(experiment, preprocessing, val_set)
+    model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
@@ -116,6 +117,7 @@ def train(
         decoders=options.decoders or 1,
         clips_per_sample=experiment.data.clips_per_sample,
         balance=balance_of(experiment.data, list(preprocessing.labels)),
+        targets=task.targets,
         indexes=indexes,
         max_memory=options.max_memory,
         pin_memory=place.type == "cuda",
@@ -156,6 +158,7 @@ def train(
                         model,
                         val_set,
                         preprocessing,
+                        task,
                         workers=workers,
                         device=place,
                         precision=experiment.train.precision,
@@ -163,22 +166,31 @@ def train(
                         decoders=options.decoders or 1,
                         indexes=indexes,
                     )
-                emit(ValidationEvent(done, int(step.epochs_done), metrics, score, recipe.weights))
+                emit(
+                    ValidationEvent(
+                        step=done,
+                        epoch=int(step.epochs_done),
+                        metrics=metrics,
+                        score=score,
+                        score_name=task.score,
+                        precision=experiment.train.precision,
+                        weights=recipe.weights,
+                    )
+                )
             if rank == 0:
-                state = {
-                    "step": done,
-                    "total_steps": plan.total_steps,
-                    "epoch": step.epochs_done,
-                    "last_step": step.to_dict(),
-                    "manifest": train_set.content_hash,
-                    "undecodable": [asdict(failure) for failure in undecodable.values()],
-                }
                 uri, best = checkpoints.save(
                     model,
                     optimizer,
                     experiment,
                     preprocessing,
-                    state,
+                    {
+                        "step": done,
+                        "total_steps": plan.total_steps,
+                        "epoch": step.epochs_done,
+                        "last_step": step.to_dict(),
+                        "manifest": train_set.content_hash,
+                        "undecodable": [asdict(failure) for failure in undecodable.values()],
+                    },
                     score=score,
                     pieces=recipe.states(),
                     weights=recipe.weights,
@@ -196,12 +208,17 @@ def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifes
     return preprocessing
 
 
+def _task(experiment: Experiment, preprocessing: Preprocessing, val_set: Manifest) -> Task:
+    task = experiment.task.build(preprocessing.labels)
+    task.check(val_set)
+    return task
+
+
 def _new_model(
-    experiment: Experiment, preprocessing: Preprocessing, activation_checkpointing: bool
+    experiment: Experiment, preprocessing: Preprocessing, task: Task, activation_checkpointing: bool
 ) -> nn.Module:
     torch.manual_seed(experiment.seed)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    model = build_model(experiment.model, heads, preprocessing.channels)
+    model = task.build_model(experiment.model, preprocessing.channels)
     if activation_checkpointing:
         checkpoint_activations(model)
     return model

@@ -3,30 +3,21 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from kineray.config import Experiment
 from kineray.data import Batch, Failure, Preprocessing
 from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
-from kineray.models import (
-    AUXILIARY,
-    commit_batch_norm,
-    discard_batch_norm,
-    set_batch_norm_group,
-    set_clip_seeds,
-)
+from kineray.models import commit_batch_norm, discard_batch_norm, set_batch_norm_group, set_clip_seeds
 from kineray.training.optim import set_learning_rate
 from kineray.training.plan import Step
 from kineray.training.recipe import Recipe
 from kineray.training.synchronise import GradientSynchroniser, Workers
-
-_AUXILIARY_WEIGHT = 0.4
 
 
 @dataclass(frozen=True)
@@ -68,6 +59,7 @@ class Stepper:
         self._optimizer = optimizer
         self._preprocessing = preprocessing
         self._recipe = recipe
+        self._task = experiment.task.build(preprocessing.labels)
         self._workers = workers
         self._device = device
         self._copies = _Copies(device)
@@ -158,11 +150,11 @@ class Stepper:
             }
         clips_bcthw = self._preprocessing.normalise(clips_bthwc)
         if self._recipe.soft_targets:
-            targets = soften(targets, self._preprocessing.labels)
+            targets = self._task.soften(targets)
         clips_bcthw, targets = self._recipe.transform(step, position, clips_bcthw, targets)
         with autocast(self._device, self._precision):
             logits = self._model(clips_bcthw)
-        losses = clip_loss(logits, targets)
+        losses = self._task.loss(logits, targets)
         (losses.sum() / step.global_batch).backward()  # type: ignore[no-untyped-call]
         set_clip_seeds(self._model, None)
         return losses.detach()
@@ -214,30 +206,6 @@ class _Copies:
         self._seconds = 0.0
         self._spans.clear()
         return seconds
-
-
-def soften(targets: Mapping[str, Tensor], classes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-    """Classes [B] as float32 [B, classes]: 1 for the class; a row of zeros for a label of -1."""
-    return {
-        head: (of_head[:, None] == torch.arange(len(classes[head]), device=of_head.device)).float()
-        for head, of_head in targets.items()
-    }
-
-
-def clip_loss(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy summed over the heads, float32 [B]; a label of -1 contributes nothing.
-
-    ``labels``: int64 [B], or float32 [B, classes] as ``soften`` and the recipe make them.
-
-    Logits of auxiliary classifiers, which some networks give in training (``AUXILIARY``), count for 0.4 of
-    the head's own, as for Inception-v3 in torchvision's references.
-    """
-    losses = []
-    for name, values in logits.items():
-        head = name.removeprefix(AUXILIARY)
-        loss = F.cross_entropy(values.float(), labels[head], ignore_index=-1, reduction="none")
-        losses.append(loss if head == name else _AUXILIARY_WEIGHT * loss)
-    return torch.stack(losses).sum(0)
 
 
 def clip_seed(seed: int, step: int, position: int) -> int:
