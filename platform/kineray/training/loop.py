@@ -131,7 +131,6 @@ def train(
             _check_finite(model, done)
             score = None
             if step.is_validated:
-                precision = experiment.train.precision
                 with recipe.evaluated(model):
                     metrics, score = validate(
                         model,
@@ -140,28 +139,36 @@ def train(
                         task,
                         workers=workers,
                         device=place,
-                        precision=precision,
+                        precision=experiment.train.precision,
                         batch_size=micro_batch,
                         decoders=options.decoders or 1,
                         indexes=indexes,
                     )
-                names = {"score_name": task.score, "precision": precision, "weights": recipe.weights}
-                emit(ValidationEvent(done, int(step.epochs_done), metrics, score, **names))
+                emit(
+                    ValidationEvent(
+                        step=done,
+                        epoch=int(step.epochs_done),
+                        metrics=metrics,
+                        score=score,
+                        score_name=task.score,
+                        precision=experiment.train.precision,
+                        weights=recipe.weights,
+                    )
+                )
             if rank == 0:
-                state = {
-                    "step": done,
-                    "total_steps": plan.total_steps,
-                    "epoch": step.epochs_done,
-                    "last_step": step.to_dict(),
-                    "manifest": train_set.content_hash,
-                    "undecodable": [asdict(failure) for failure in undecodable.values()],
-                }
                 uri, best = checkpoints.save(
                     model,
                     optimizer,
                     experiment,
                     preprocessing,
-                    state,
+                    {
+                        "step": done,
+                        "total_steps": plan.total_steps,
+                        "epoch": step.epochs_done,
+                        "last_step": step.to_dict(),
+                        "manifest": train_set.content_hash,
+                        "undecodable": [asdict(failure) for failure in undecodable.values()],
+                    },
                     score=score,
                     pieces=recipe.states(),
                     weights=recipe.weights,
