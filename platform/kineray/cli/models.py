@@ -166,3 +166,6 @@ def _stride(preset: "ModelPreset") -> str:
 def _echo_row(cells: Sequence[str], widths: Sequence[int]) -> None:
     padded = (text.ljust(width) for text, width in zip(cells, widths, strict=True))
     click.echo("  ".join(padded).rstrip())
+
+
+command = models

@@ -254,3 +254,6 @@ def sweep(
         if best
         else (f"kineray runs{at(storage)}",),
     )
+
+
+command = train

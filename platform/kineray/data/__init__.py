@@ -10,20 +10,33 @@ _WHERE = {
     "Batch": "batches.loader",
     "EvalClips": "batches.loader",
     "Failure": "batches.loader",
+    "FlowCopy": "derive.api",
     "Manifest": "manifest.manifest",
+    "ManifestSummary": "manifest.summary",
     "Preprocessing": "clips.preprocessing",
+    "ReencodedCopy": "derive.api",
     "Sample": "manifest.samples",
+    "SplitManifest": "derive.api",
+    "StatsReport": "derive.api",
+    "ValidationReport": "derive.api",
+    "describe": "manifest.summary",
     "eval_clips": "batches.loader",
+    "flow": "derive.api",
     "from_folders": "importers",
     "from_kinetics_csv": "importers",
     "from_path_label_list": "importers",
     "global_order": "batches.order",
+    "import_dataset": "importers.dataset",
     "load_manifest": "manifest.manifest",
+    "reencode": "derive.api",
     "sample_rng": "clips.seeds",
     "save_manifest": "manifest.manifest",
+    "split": "derive.api",
+    "stats": "derive.api",
     "steps_per_epoch": "batches.loader",
     "synthesize": "derive.synth",
     "train_batches": "batches.loader",
+    "validate": "derive.api",
 }
 
 __all__ = sorted(_WHERE)  # noqa: PLE0605 - a list of strings, made from the table above
@@ -38,14 +51,27 @@ if TYPE_CHECKING:
     from kineray.data.batches.order import global_order as global_order
     from kineray.data.clips.preprocessing import Preprocessing as Preprocessing
     from kineray.data.clips.seeds import sample_rng as sample_rng
+    from kineray.data.derive.api import FlowCopy as FlowCopy
+    from kineray.data.derive.api import ReencodedCopy as ReencodedCopy
+    from kineray.data.derive.api import SplitManifest as SplitManifest
+    from kineray.data.derive.api import StatsReport as StatsReport
+    from kineray.data.derive.api import ValidationReport as ValidationReport
+    from kineray.data.derive.api import flow as flow
+    from kineray.data.derive.api import reencode as reencode
+    from kineray.data.derive.api import split as split
+    from kineray.data.derive.api import stats as stats
+    from kineray.data.derive.api import validate as validate
     from kineray.data.derive.synth import synthesize as synthesize
     from kineray.data.importers import from_folders as from_folders
     from kineray.data.importers import from_kinetics_csv as from_kinetics_csv
     from kineray.data.importers import from_path_label_list as from_path_label_list
+    from kineray.data.importers.dataset import import_dataset as import_dataset
     from kineray.data.manifest.manifest import Manifest as Manifest
     from kineray.data.manifest.manifest import load_manifest as load_manifest
     from kineray.data.manifest.manifest import save_manifest as save_manifest
     from kineray.data.manifest.samples import Sample as Sample
+    from kineray.data.manifest.summary import ManifestSummary as ManifestSummary
+    from kineray.data.manifest.summary import describe as describe
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,5 @@
+"""``kineray sweep``."""
+
+from kineray.cli.train import sweep
+
+command = sweep
