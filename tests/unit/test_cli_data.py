@@ -169,14 +169,14 @@ def test_files_of_different_sets_are_not_guessed_together():
 def test_an_option_that_would_be_ignored_is_refused(kineray, layout, option, value):
     code, out, err = kineray("data", "import", layout, "--format", layout, option, value)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    assert f"{option}: {layout} is read as " in err
+    assert err.startswith(f"kineray: {option}: ")
 
 
 @pytest.mark.parametrize("layout", ["folders", "ucf101", "hmdb51"])
 def test_one_folder_makes_a_manifest(kineray, layout):
     code, _, err = kineray("data", "import", layout, layout)
     assert code == 2
-    assert "only one folder of " in err
+    assert err.startswith(f"kineray: {layout}: ")
 
 
 @pytest.mark.parametrize(("layout", "split", "found"), [("ucf101", "2", [1, 1]), ("hmdb51", "3", [1])])
@@ -215,7 +215,7 @@ def test_mini_kinetics_of_some_classes(kineray, as_file):
     made = imported(kineray, "mini-kinetics", "--classes", "chosen.txt" if as_file else " abseiling, ")
     assert made["name"] == "mini-kinetics-1: abseiling"
     assert (
-        "--classes ,: no class names in it" in kineray("data", "import", "mini-kinetics", "--classes", ",")[2]
+        "--classes: ,: " in kineray("data", "import", "mini-kinetics", "--classes", ",")[2]
     )
 
 
