@@ -38,16 +38,8 @@ experiment = kineray.Experiment(
     ),
     model=kineray.S3DConfig(init="torchvision:googlenet", convolutions="full", dropout=0.5),
     optim=kineray.SgdConfig(lr=0.1, reference_batch=96, momentum=0.9, weight_decay=1e-7),
-    train=kineray.TrainConfig(
-        epochs=60,
-        global_batch=96,
-        bn_group=6,
-        warmup_epochs=0,
-        schedule="steps",
-        decay_epochs=(30, 45),
-        decay=0.1,
-        precision="bfloat16",
-    ),
+    schedule=kineray.StepsConfig(decay_epochs=(30, 45), decay=0.1),
+    train=kineray.TrainConfig(epochs=60, global_batch=96, bn_group=6, precision="bfloat16"),
 )
 
 # A quarter of the width, from random weights. Mirroring would swap left and right.
@@ -65,9 +57,8 @@ smoke = kineray.Experiment(
     ),
     model=kineray.S3DConfig(convolutions="full", width=16, norm_momentum=0.1, dropout=0.0),
     optim=kineray.SgdConfig(lr=0.03, reference_batch=32),
-    train=kineray.TrainConfig(
-        epochs=8, global_batch=32, bn_group=8, warmup_epochs=1, schedule="steps", decay_epochs=(6,), decay=0.1
-    ),
+    schedule=kineray.StepsConfig(warmup_epochs=1, decay_epochs=(6,), decay=0.1),
+    train=kineray.TrainConfig(epochs=8, global_batch=32, bn_group=8),
 )
 
 search_space = {

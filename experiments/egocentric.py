@@ -51,16 +51,8 @@ experiment = kineray.Experiment(
         dropout=0.5,
     ),
     optim=kineray.AdamConfig(lr=1e-3, reference_batch=32),
-    train=kineray.TrainConfig(
-        epochs=100,
-        global_batch=32,
-        bn_group=16,
-        warmup_epochs=0,
-        schedule="steps",
-        decay_epochs=(35, 55, 75, 95),
-        decay=0.2,
-        precision="bfloat16",
-    ),
+    schedule=kineray.StepsConfig(decay_epochs=(35, 55, 75, 95), decay=0.2),
+    train=kineray.TrainConfig(epochs=100, global_batch=32, bn_group=16, precision="bfloat16"),
 )
 
 # Made videos have one head. Only motion tells their classes: a frozen first layer, even of random weights, is
@@ -84,15 +76,8 @@ smoke = kineray.Experiment(
         dropout=0.0,
     ),
     optim=kineray.AdamConfig(lr=3e-3, reference_batch=32),
-    train=kineray.TrainConfig(
-        epochs=5,
-        global_batch=32,
-        bn_group=16,
-        warmup_epochs=0,
-        schedule="steps",
-        decay_epochs=(4,),
-        decay=0.2,
-    ),
+    schedule=kineray.StepsConfig(decay_epochs=(4,), decay=0.2),
+    train=kineray.TrainConfig(epochs=5, global_batch=32, bn_group=16),
 )
 
 search_space = {

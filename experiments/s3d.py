@@ -30,15 +30,8 @@ experiment = kineray.Experiment(
     model=kineray.S3DConfig(convolutions="separable"),
     optim=kineray.SgdConfig(lr=0.01, reference_batch=10, momentum=0.9, weight_decay=1e-4),
     # The source counts hours; 120 epochs of 200 steps are about a day of two GPUs of its time.
-    train=kineray.TrainConfig(
-        epochs=120,
-        global_batch=10,
-        bn_group=5,
-        warmup_epochs=0,
-        schedule="steps",
-        decay_epochs=(60,),
-        decay=0.1,
-    ),
+    schedule=kineray.StepsConfig(decay_epochs=(60,), decay=0.1),
+    train=kineray.TrainConfig(epochs=120, global_batch=10, bn_group=5),
 )
 
 # A quarter of the width. Mirroring would swap left and right.
@@ -56,9 +49,8 @@ smoke = kineray.Experiment(
     ),
     model=kineray.S3DConfig(width=16, norm_momentum=0.1, dropout=0.0),
     optim=kineray.SgdConfig(lr=0.03, reference_batch=32),
-    train=kineray.TrainConfig(
-        epochs=8, global_batch=32, bn_group=8, warmup_epochs=1, schedule="steps", decay_epochs=(6,), decay=0.1
-    ),
+    schedule=kineray.StepsConfig(warmup_epochs=1, decay_epochs=(6,), decay=0.1),
+    train=kineray.TrainConfig(epochs=8, global_batch=32, bn_group=8),
 )
 
 search_space = {

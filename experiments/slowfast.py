@@ -19,9 +19,8 @@ experiment = kineray.Experiment(
     data=kineray.DataConfig(frames=32, stride=2, short_side=(256, 320), crop=224),
     model=kineray.SlowFastConfig(stage_blocks=(3, 4, 6, 3), alpha=8, beta_inv=8, fusion_kernel=5),
     optim=kineray.SgdConfig(lr=0.1, reference_batch=64, momentum=0.9, weight_decay=1e-4),
-    train=kineray.TrainConfig(
-        epochs=196, global_batch=1024, bn_group=8, warmup_epochs=34, warmup_lr=0.01, precision="bfloat16"
-    ),
+    schedule=kineray.CosineConfig(warmup_epochs=34, warmup_start=0.1),
+    train=kineray.TrainConfig(epochs=196, global_batch=1024, bn_group=8, precision="bfloat16"),
 )
 
 # The same network, loop and schedule with small numbers. Mirroring would swap left and right.
@@ -41,7 +40,8 @@ smoke = kineray.Experiment(
         stage_blocks=(1, 1, 1, 1), width=16, alpha=4, beta_inv=4, head_pool=2, dropout=0.0
     ),
     optim=kineray.SgdConfig(lr=0.1, reference_batch=32),
-    train=kineray.TrainConfig(epochs=10, global_batch=32, bn_group=8, warmup_epochs=1, warmup_lr=0.01),
+    schedule=kineray.CosineConfig(warmup_epochs=1, warmup_start=0.1),
+    train=kineray.TrainConfig(epochs=10, global_batch=32, bn_group=8),
 )
 
 search_space = {

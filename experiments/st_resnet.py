@@ -58,9 +58,8 @@ experiment = kineray.Experiment(
         init="torchvision:resnet50", position="98_104", connection="identity", connections=1
     ),
     optim=kineray.AdamConfig(lr=1e-4, reference_batch=96),
-    train=kineray.TrainConfig(
-        epochs=30, global_batch=96, bn_group=8, warmup_epochs=0, schedule="steps", precision="bfloat16"
-    ),
+    schedule=kineray.StepsConfig(),
+    train=kineray.TrainConfig(epochs=30, global_batch=96, bn_group=8, precision="bfloat16"),
 )
 
 # The same network from random weights, with its connection where the maps are large enough to show motion.
@@ -80,15 +79,8 @@ smoke = kineray.Experiment(
     ),
     model=kineray.STResNetConfig(position="5_11", connection="identity", connections=1),
     optim=kineray.AdamConfig(lr=3e-3, reference_batch=32, beta2=0.95),
-    train=kineray.TrainConfig(
-        epochs=9,
-        global_batch=32,
-        bn_group=16,
-        warmup_epochs=0,
-        schedule="steps",
-        decay_epochs=(7,),
-        decay=0.1,
-    ),
+    schedule=kineray.StepsConfig(decay_epochs=(7,), decay=0.1),
+    train=kineray.TrainConfig(epochs=9, global_batch=32, bn_group=16),
 )
 
 search_space = {

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kineray.config import DataConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
+from kineray.config import CosineConfig, DataConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
 
 # The tests of Ray share one cluster of their own; a run on a developer's machine must not join another.
 os.environ.pop("RAY_ADDRESS", None)
@@ -50,7 +50,8 @@ def tiny_experiment(motion_manifest):
             stage_blocks=(1, 1, 1, 1), width=8, alpha=4, beta_inv=4, head_pool=1, dropout=0.2
         ),
         optim=SgdConfig(lr=0.1, reference_batch=16),
-        train=TrainConfig(epochs=3, global_batch=16, bn_group=4, warmup_epochs=1, warmup_lr=0.01),
+        schedule=CosineConfig(warmup_epochs=1, warmup_start=0.1),
+        train=TrainConfig(epochs=3, global_batch=16, bn_group=4),
     )
 
 
@@ -133,3 +134,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_plugins():
+    """Plug-ins that a test loads are gone after it; those that were loaded before it."""
+    from kineray.config import families, loaded_plugins
+    from kineray.config.plugins import _LOADED
+
+    before = loaded_plugins()
+    modules, members = dict(_LOADED), {family: dict(family._members) for family in families()}
+    yield before
+    for module in set(_LOADED) - set(modules):
+        del _LOADED[module], sys.modules[module]
+    _LOADED.update(modules)
+    for family in families():
+        family._members.clear()
+        family._members.update(members.get(family, {}))

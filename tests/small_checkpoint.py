@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from kineray.config import DataConfig, Experiment, SlowFastConfig, TrainConfig
+from kineray.config import CosineConfig, DataConfig, Experiment, SlowFastConfig, TrainConfig
 from kineray.config.data import clip_parts
 from kineray.data import Preprocessing
 from kineray.data.derive.synth import DRIFTS, drifting_texture
@@ -34,7 +34,8 @@ def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, na
         model=SlowFastConfig(
             stage_blocks=(1, 1, 1, 1), width=8, alpha=4, beta_inv=4, head_pool=1, dropout=0.0
         ),
-        train=TrainConfig(epochs=1, global_batch=8, warmup_epochs=0),
+        schedule=CosineConfig(warmup_epochs=0),
+        train=TrainConfig(epochs=1, global_batch=8),
     )
     preprocessing = Preprocessing.from_config(experiment.data, heads)
     torch.manual_seed(seed)

@@ -19,8 +19,10 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     data.describe  validate  stats  split  reencode  flow     check a data set, measure it, copy it
     read_clip(video, timestamps_s)         frames of a video at given times
 
-    list_models()  create_model(name, ...) published networks; apply_overrides(experiment, changes)
+    list_models()  create_model(name, ...) published networks
     load_checkpoint(uri)                   a trained model with its preprocessing and labels
+    apply_overrides(experiment, changes)   an experiment with other values: {"optim.lr": 0.1}
+    load_plugins(*files)                   your own models, losses, ... (a class that names its type=)
 
 ``checkpoint`` is a run's name, the folder of a run or a checkpoint, s3:// of these, or a loaded one.
 What goes wrong is a ``KinerayError`` with a code, a key and a remedy. All that is here:
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 # is to be read. Sections and variants of an experiment (SlowFastConfig, ...) are found in kineray.config.
 _HOMES = {
     "KinerayError": "kineray.errors",
+    "WorkerOptions": "kineray.options",
     "apply_overrides": "kineray.config",
     "create_model": "kineray.models",
     "evaluate": "kineray.evaluation.api",
@@ -47,6 +50,7 @@ _HOMES = {
     "list_runs": "kineray.tracking.api",
     "load_checkpoint": "kineray.training",
     "load_manifest": "kineray.data",
+    "load_plugins": "kineray.config",
     "main": "kineray.cli",
     "predict": "kineray.evaluation.api",
     "promote": "kineray.serving",
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
     from kineray.evaluation.export import export as export
     from kineray.models import create_model as create_model
     from kineray.models import list_models as list_models
+    from kineray.options import WorkerOptions as WorkerOptions
     from kineray.orchestration import sweep as sweep
     from kineray.orchestration import train as train
     from kineray.serving import promote as promote
@@ -85,17 +90,15 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOMES[name]), name)
     if name == "data":
         return import_module("kineray.data")
-    if name[0].isupper() and name in _configs():
-        return _configs()[name]
+    if name[0].isupper():
+        config = import_module("kineray.config")
+        if hasattr(config, name):
+            return getattr(config, name)
     raise AttributeError(f"module 'kineray' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted({"__version__", "data", *_HOMES, *_configs()})
-
-
-def _configs() -> dict[str, type]:
-    """The classes that experiments and search spaces are made of, by name."""
     config = import_module("kineray.config")
-    found = {name: getattr(config, name) for name in dir(config)}
-    return {name: value for name, value in found.items() if isinstance(value, type)}
+    sections = [name for name in config.__all__ if isinstance(getattr(config, name), type)]
+    variants = [cls.__name__ for family in config.families() for cls in config.variants(family).values()]
+    return sorted({"__version__", "data", *_HOMES, *sections, *variants})

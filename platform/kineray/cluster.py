@@ -1,11 +1,14 @@
 """One way to reach Ray: the cluster this process belongs to, or a local one."""
 
+import logging
 import os
 import re
 import socket
 from pathlib import Path
 
 from kineray.errors import KinerayError
+
+log = logging.getLogger(__name__)
 
 _STARTED_HERE = Path("/tmp/ray/ray_current_cluster")  # where ``ray start`` leaves its address
 _ANSWER_S = 5.0
@@ -16,6 +19,10 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also what one controller poll costs
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # the default is to wait for a lost rank for ever
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # 128 workers import torch at once
+    # How long a local Ray may take to start; on a busy machine or a cold disk the defaults are too short.
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -29,7 +36,8 @@ def connect(*, dashboard: bool = False) -> bool:
     Joins the cluster of ``RAY_ADDRESS``, or one that ``ray start`` (so also ``ray up``) runs on this
     host; otherwise starts a local one that ends with this process. ``dashboard`` is needed by Ray
     Serve's declarative deploys. A local cluster uses token authentication (Ray's default). Raises
-    KinerayError where ``RAY_ADDRESS`` names a cluster that does not answer.
+    KinerayError where ``RAY_ADDRESS`` names a cluster that does not answer (``ray_unreachable``) and where
+    a local one does not start in time (``ray_not_started``).
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -40,14 +48,40 @@ def connect(*, dashboard: bool = False) -> bool:
     if ray.is_initialized():
         return address is not None
     if address is None:
-        ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
+        _start_local(dashboard)
         return False
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
-        reason = " ".join(str(error).split())
-        raise KinerayError(f"Ray cluster at {address}: {reason}; start it, or unset RAY_ADDRESS") from None
+        raise _unreachable(address, " ".join(str(error).split())) from None
     return True
+
+
+def _start_local(dashboard: bool) -> None:
+    import ray
+
+    try:
+        ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # Ray raises no narrower class for a process of its own that is late
+        log.debug("Ray did not start", exc_info=True)
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+        )
+        raise KinerayError(
+            f"a local Ray did not start: {reason}",
+            code="ray_not_started",
+            remedy="run this again when the machine is less busy, or start Ray yourself before it: "
+            "ray start --head",
+        ) from error
+
+
+def _unreachable(address: str, reason: str = "") -> KinerayError:
+    return KinerayError(
+        f"no Ray cluster answers at {address}{f' ({reason})' if reason else ''}",
+        code="ray_unreachable",
+        key="RAY_ADDRESS",
+        remedy="start that cluster, or unset RAY_ADDRESS",
+    )
 
 
 def _address() -> str | None:
@@ -58,9 +92,7 @@ def _address() -> str | None:
     if asked:
         # Ray would go on trying for many minutes.
         if not _answers(asked):
-            raise KinerayError(
-                f"RAY_ADDRESS={asked}: no Ray cluster answers there; start it, or unset RAY_ADDRESS"
-            )
+            raise _unreachable(asked)
         return asked
     if not _STARTED_HERE.exists():
         return None

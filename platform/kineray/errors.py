@@ -7,17 +7,21 @@ class KinerayError(Exception):
     """A problem that the user can fix. The command line prints it as one line and exits with code 2.
 
     ``problem``: what is wrong. ``code``: stable and machine readable, such as ``unknown_key``; tests and
-    programs compare it, never the text. ``key``: the dotted key, parameter, file or URI that it is about.
-    ``remedy``: what to do, in terms of parameters: one between backticks (```micro_batch```) is shown by
-    the command line as its flag. The message is ``key: problem; remedy``, as far as each is given.
+    programs compare it, never the text. ``key``: the dotted key, parameter, file or URI that it is about;
+    ``value``: what the key was given as, if that is the problem. ``remedy``: what to do, in terms of
+    parameters: one between backticks (```micro_batch```) is shown by the command line as its flag. The
+    message is ``key=value: problem; remedy``, as far as each is given.
     """
 
     code = "error"
 
-    def __init__(self, problem: str, *, code: str = "", key: object = "", remedy: str = "") -> None:
+    def __init__(
+        self, problem: str, *, code: str = "", key: object = "", value: object = None, remedy: str = ""
+    ) -> None:
         self.problem, self.key, self.remedy = problem, str(key), remedy
         self.code = code or type(self).code
-        super().__init__(f"{key}: " * bool(self.key) + problem + f"; {remedy}" * bool(remedy))
+        shown = self.key if value is None else f"{key}={value}"
+        super().__init__(f"{shown}: " * bool(self.key) + problem + f"; {remedy}" * bool(remedy))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_restore, (type(self), self.args, self.__dict__))

@@ -98,9 +98,9 @@ def test_a_script_trains_on_two_hosts(lab, tmp_path):
     assert run["status"] == "FINISHED"
     assert run["params"]["optim.lr"] == "0.1"
     assert {run["tags"][f"worker.{rank}"].split()[0] for rank in (0, 1)} == {"host1", "host2"}
-    assert run["last"].startswith(f"{BUCKET}/submitted/checkpoints/")
+    assert run["last_checkpoint"].startswith(f"{BUCKET}/submitted/checkpoints/")
     loaded = python(
-        lab, f"from kineray.training import load_checkpoint as l; print(l('{run['last']}').state)"
+        lab, f"from kineray.training import load_checkpoint as l; print(l('{run['last_checkpoint']}').state)"
     )
     assert "4" in loaded
 

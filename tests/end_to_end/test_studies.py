@@ -38,4 +38,4 @@ def test_the_small_network_trains(name, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["step"] == 16 and 0 <= result["score"] <= 1
+    assert result["step"] == 16 and 0 <= result["best"] <= 1

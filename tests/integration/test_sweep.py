@@ -9,12 +9,13 @@ import time
 
 import pytest
 
-from kineray.config import Choice, LogUniform, apply_overrides, to_yaml
+from kineray.config import Choice, LogUniform, apply_overrides, load_plugins, to_yaml
 from kineray.data.derive.synth import synthesize
 from kineray.errors import ConfigError, KinerayError
+from kineray.options import WorkerOptions
 from kineray.orchestration import sweep
 from kineray.tracking import get_run, list_runs
-from kineray.training import CheckpointStore
+from kineray.training import CheckpointEvent, CheckpointStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -46,7 +47,7 @@ def test_a_bad_space_is_refused_before_anything_starts(tiny_experiment, tmp_path
 
 
 def test_a_diverged_trial_does_not_end_the_sweep(tiny_experiment, tmp_path):
-    wild = apply_overrides(tiny_experiment, ["train.warmup_epochs=0"])
+    wild = apply_overrides(tiny_experiment, ["schedule.warmup_epochs=0"])
     outcome = sweep(wild, {"optim.lr": Choice(1e30, 0.05)}, trials=3, storage=str(tmp_path))
     states = {trial.state for trial in outcome.trials}
     assert "diverged" in states
@@ -89,7 +90,7 @@ def test_a_score_has_its_checkpoint_and_some_trial_runs_to_the_end(tiny_experime
 
 
 def test_no_point_is_tried_twice(tiny_experiment, tmp_path):
-    quick = apply_overrides(tiny_experiment, ["train.epochs=1", "train.warmup_epochs=0"])
+    quick = apply_overrides(tiny_experiment, ["train.epochs=1", "schedule.warmup_epochs=0"])
     outcome = sweep(quick, {"model.alpha": Choice(4, 8)}, trials=5, storage=str(tmp_path))
     assert sorted(trial.params["model.alpha"] for trial in outcome.trials) == [4, 8]
 
@@ -99,6 +100,60 @@ def test_a_trial_that_crashes_is_recorded_as_failed(tiny_experiment, tmp_path):
     for path in sorted((tmp_path / "broken").rglob("*.mp4"))[:4]:
         path.write_bytes(b"not a video")
     strict = apply_overrides(tiny_experiment, {"data.manifest": str(broken), "data.error_budget": 0})
-    with pytest.raises(KinerayError, match="every trial failed: .*error_budget"):
+    with pytest.raises(KinerayError, match="error_budget") as error:
         sweep(strict, {"optim.lr": LogUniform(0.01, 0.3)}, trials=1, storage=str(tmp_path / "runs"))
+    assert error.value.code == "every_trial_failed"
     assert {run.status for run in list_runs(str(tmp_path / "runs"))} == {"FAILED"}
+
+
+def test_a_trial_ends_by_its_own_epochs_and_goes_on_when_its_process_is_killed(tiny_experiment, tmp_path):
+    """Five epochs around a base of three; the trial saves every step, so little is lost."""
+    killed, resumed_at, unvalidated = [], [], []
+
+    def kill_once(trial, event):
+        if not isinstance(event, CheckpointEvent):
+            return
+        if killed and not resumed_at:
+            resumed_at.append(event.step)
+        if event.score is None:
+            unvalidated.append(event.step)
+        if not killed and event.step >= 4:
+            deadline = time.monotonic() + 30
+            while "worker.0" not in (tags := get_run(str(tmp_path), f"tiny-sweep/{trial}").tags):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            killed.append(int(tags["worker.0"].rpartition(" ")[2]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    outcome = sweep(
+        tiny_experiment,
+        {"train.epochs": Choice(5)},
+        trials=1,
+        storage=str(tmp_path),
+        options=WorkerOptions(checkpoint_every=1, micro_batch=8),
+        on_event=kill_once,
+    )
+    (trial,) = outcome.trials
+    assert (trial.state, trial.epoch) == ("finished", 5)
+    assert len(killed) == 1 and 1 < resumed_at[0] < 15
+    assert {4, 5} <= set(unvalidated)
+    assert CheckpointStore(f"{tmp_path}/{trial.name}/checkpoints").last().endswith("step-00000015")
+
+
+def test_a_model_that_raises_in_every_trial_is_named_with_its_line(tiny_experiment, tmp_path, own_plugins):
+    file = tmp_path / "faulty.py"
+    file.write_text(
+        "from kineray.config import ModelSection\n\n"
+        "class FaultyConfig(ModelSection, type='faulty'):\n"
+        "    shift: int = 1\n\n"
+        "    def build(self, heads, in_channels=3):\n"
+        "        return heads['no such head']\n"
+    )
+    load_plugins(file)
+    own = apply_overrides(tiny_experiment, ["model.type=faulty"])
+    with pytest.raises(KinerayError) as error:
+        sweep(own, {"model.shift": Choice(1, 2)}, trials=2, storage=str(tmp_path / "runs"))
+    assert error.value.code == "every_trial_failed"
+    assert f"KeyError: 'no such head' ({file}:7 in build)" in str(error.value)
+    trials = [run for run in list_runs(str(tmp_path / "runs")) if run.parent]
+    assert [run.status for run in trials] == ["FAILED", "FAILED"]

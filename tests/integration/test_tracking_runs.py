@@ -19,6 +19,8 @@ from kineray.config import Experiment, apply_overrides, fingerprint, leaf_keys
 from kineray.data import Manifest, Sample
 from kineray.errors import ConfigError, TrackingError
 from kineray.tracking import (
+    BEST_SCORE,
+    SCORE,
     check_tracking,
     get_run,
     list_runs,
@@ -76,8 +78,8 @@ def test_a_run_keeps_everything_that_was_written(store):
     run = start(store, "whole", experiment)
     for step in range(1, 1501):
         run.log_metrics({"train/loss": 1 / step, "train/lr": 0.1}, step)
-    run.log_metrics({"val/verb/top1": 0.5, "val/noun/top1": 0.25, "val/verb/top5": 0.9}, 1500)
-    run.set_tags({"checkpoint.last": "/x/last", "checkpoint.best": "/x/best"})
+    run.log_metrics({"val/verb/top1": 0.5, "val/verb/top5": 0.9, SCORE: 0.375}, 1500)
+    run.set_tags({"checkpoint.last": "/x/last", "checkpoint.best": "/x/best", BEST_SCORE: "0.5"})
     run.finish()
 
     detail = get_run(store, "whole")
@@ -85,9 +87,9 @@ def test_a_run_keeps_everything_that_was_written(store):
     assert detail.params == {key: str(value) for key, value in leaf_keys(experiment).items()}
     assert detail.params["optim.lr"] == "0.05"
     assert detail.fingerprint == fingerprint(experiment)
-    assert (detail.best, detail.last) == ("/x/best", "/x/last")
+    assert (detail.best_checkpoint, detail.last_checkpoint) == ("/x/best", "/x/last")
+    assert (detail.best, detail.last) == (0.5, 0.375)
     assert detail.metrics["val/verb/top5"] == 0.9
-    assert detail.score == 0.375
     assert detail.tags["manifest.hash"] == MANIFEST.content_hash
     assert detail.tags["manifest.found.train"] == "3"
     assert detail.tags["manifest.listed.train"] == "5"

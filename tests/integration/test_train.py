@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +15,17 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from kineray.config import apply_overrides, to_yaml
-from kineray.errors import ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.orchestration import Launch, train
+from kineray.config import apply_overrides, load_plugins, to_yaml
+from kineray.errors import (
+    CheckpointError,
+    ConfigError,
+    ErrorBudgetError,
+    KinerayError,
+    NonFiniteLossError,
+    StorageError,
+)
+from kineray.options import WorkerOptions
+from kineray.orchestration import train
 from kineray.tracking import get_run, list_runs
 from kineray.training import CheckpointEvent, StepEvent, ValidationEvent
 
@@ -33,8 +43,18 @@ def assert_bit_identical(left, right):
     assert not different
 
 
-def launch(folder, **changes):
-    return dataclasses.replace(Launch(storage=str(folder), workers=2, checkpoint_every=2), **changes)
+def start(experiment, folder, on_event=None, *, workers=2, name=None, resume=False, command=(), **options):
+    """Train with two workers, which save a checkpoint every second step."""
+    return train(
+        experiment,
+        storage=str(folder),
+        workers=workers,
+        name=name,
+        resume=resume,
+        options=WorkerOptions(**{"checkpoint_every": 2, **options}),
+        on_event=on_event,
+        command=command,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +62,7 @@ def uninterrupted(tiny_experiment, tmp_path_factory):
     """A whole run with two workers: its outcome, its events, its storage."""
     events = []
     folder = tmp_path_factory.mktemp("runs")
-    outcome = train(tiny_experiment, launch(folder, command=["kineray", "train"]), events.append)
+    outcome = start(tiny_experiment, folder, events.append, command=["kineray", "train"])
     return outcome, events, folder
 
 
@@ -52,8 +72,8 @@ def test_a_run_reports_every_step_and_keeps_last_and_best(uninterrupted):
     assert len([event for event in events if isinstance(event, ValidationEvent)]) == 3
     assert outcome.step == 9
     kept = {path.name for path in (folder / outcome.name / "checkpoints").iterdir() if path.is_dir()}
-    assert kept == {Path(outcome.last).name, Path(outcome.best).name}
-    assert {path.name for path in Path(outcome.last).iterdir()} == {
+    assert kept == {Path(outcome.last_checkpoint).name, Path(outcome.best_checkpoint).name}
+    assert {path.name for path in Path(outcome.last_checkpoint).iterdir()} == {
         "model.safetensors",
         "optimizer.pt",
         "state.json",
@@ -68,9 +88,10 @@ def test_the_record_in_mlflow_is_whole(uninterrupted, tiny_experiment):
     assert detail.status == "FINISHED"
     assert detail.params["optim.lr"] == "0.1"
     assert detail.params["model.stage_blocks"]
-    assert detail.tags["checkpoint.best"] == outcome.best
+    assert detail.tags["checkpoint.best"] == outcome.best_checkpoint
     assert detail.metrics["train/loss"] > 0
     assert "val/action/top1" in detail.metrics
+    assert (detail.best, detail.last) == (outcome.best, detail.metrics["val/action/top1"])
     text = json.dumps(dataclasses.asdict(detail))
     for word in ("ray", "torch", tiny_experiment.data.manifest):
         assert word in text
@@ -78,10 +99,12 @@ def test_the_record_in_mlflow_is_whole(uninterrupted, tiny_experiment):
 
 def test_a_second_run_gets_a_name_of_its_own_and_an_old_name_is_refused(uninterrupted, tiny_experiment):
     outcome, _, folder = uninterrupted
-    with pytest.raises(ConfigError, match=f"--name {outcome.name}: a run of that name"):
-        train(tiny_experiment, launch(folder, name=outcome.name), print)
-    with pytest.raises(ConfigError, match="no unfinished run"):
-        train(tiny_experiment, launch(folder, resume=True), print)
+    with pytest.raises(ConfigError) as error:
+        start(tiny_experiment, folder, name=outcome.name)
+    assert (error.value.code, error.value.key) == ("name_taken", "name")
+    with pytest.raises(ConfigError) as error:
+        start(tiny_experiment, folder, resume=True)
+    assert (error.value.code, error.value.key) == ("nothing_to_resume", "resume")
 
 
 def test_a_killed_worker_is_replaced_and_the_weights_do_not_show_it(uninterrupted, tiny_experiment, tmp_path):
@@ -94,10 +117,10 @@ def test_a_killed_worker_is_replaced_and_the_weights_do_not_show_it(uninterrupte
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
-    outcome = train(tiny_experiment, launch(tmp_path), kill_rank_1)
+    outcome = start(tiny_experiment, tmp_path, kill_rank_1)
     assert killed
     assert outcome.step == 9
-    assert_bit_identical(outcome.last, uninterrupted[0].last)
+    assert_bit_identical(outcome.last_checkpoint, uninterrupted[0].last_checkpoint)
 
 
 def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_experiment, tmp_path):
@@ -127,35 +150,35 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
     assert second.returncode == 0, second.stderr
     outcome = json.loads(second.stdout)
     assert outcome["name"] == "tiny"
-    assert Path(outcome["last"]).name != stopped_at
-    assert_bit_identical(outcome["last"], uninterrupted[0].last)
+    assert Path(outcome["last_checkpoint"]).name != stopped_at
+    assert_bit_identical(outcome["last_checkpoint"], uninterrupted[0].last_checkpoint)
 
 
 def test_resume_with_another_experiment_names_the_keys(tiny_experiment, tmp_path):
-    changed = apply_overrides(tiny_experiment, ["train.epochs=1", "train.warmup_epochs=0"])
-    train(changed, launch(tmp_path, name="other"), lambda event: None)
-    with pytest.raises(ConfigError, match=r"--resume other: was made with other values of .*train\.epochs"):
-        train(
-            apply_overrides(tiny_experiment, ["optim.lr=0.2"]),
-            launch(tmp_path, name="other", resume=True),
-            print,
-        )
+    changed = apply_overrides(tiny_experiment, ["train.epochs=1", "schedule.warmup_epochs=0"])
+    start(changed, tmp_path, name="other")
+    with pytest.raises(ConfigError) as error:
+        start(apply_overrides(tiny_experiment, ["optim.lr=0.2"]), tmp_path, name="other", resume=True)
+    assert (error.value.code, error.value.key) == ("other_experiment", "resume")
+    assert "train.epochs" in str(error.value)
 
 
 def test_too_many_workers_for_the_batch_norm_groups(tiny_experiment, tmp_path):
-    with pytest.raises(ConfigError, match="--workers 5: .* use at most 4 workers"):
-        train(tiny_experiment, launch(tmp_path, workers=5), print)
+    with pytest.raises(ConfigError) as error:
+        start(tiny_experiment, tmp_path, workers=5)
+    assert (error.value.code, error.value.key) == ("too_many_workers", "workers")
     assert list_runs(str(tmp_path)) == []
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_experiment, tmp_path):
     checkpoints = []
-    wild = apply_overrides(tiny_experiment, ["optim.lr=1e30", "train.warmup_lr=1e-3"])
+    wild = apply_overrides(tiny_experiment, ["optim.lr=1e30", "schedule.warmup_start=1e-3"])
     with pytest.raises(NonFiniteLossError, match=r"step \d+"):
-        train(
+        start(
             wild,
-            launch(tmp_path, checkpoint_every=1),
+            tmp_path,
             lambda event: checkpoints.append(event.uri) if isinstance(event, CheckpointEvent) else None,
+            checkpoint_every=1,
         )
     assert list_runs(str(tmp_path))[0].status == "FAILED"
     last = weights(checkpoints[-1])
@@ -170,13 +193,14 @@ def test_the_error_budget_lists_the_files(tiny_experiment, tmp_path):
         path.write_bytes(b"not a video")
     experiment = apply_overrides(tiny_experiment, {"data.manifest": str(manifest)})
     with pytest.raises(ErrorBudgetError, match=r"\.mp4"):
-        train(experiment, launch(tmp_path), lambda event: None)
+        start(experiment, tmp_path)
 
 
 def test_more_workers_than_the_machine_holds(tiny_experiment, tmp_path):
     many = apply_overrides(tiny_experiment, ["train.global_batch=4096"])
-    with pytest.raises(ConfigError, match=r"--workers 1000: there are only \d+ .PUs"):
-        train(many, launch(tmp_path, workers=1000), print)
+    with pytest.raises(ConfigError) as error:
+        start(many, tmp_path, workers=1000)
+    assert (error.value.code, error.value.key) == ("cluster_too_small", "workers")
     assert list_runs(str(tmp_path)) == []
 
 
@@ -195,3 +219,89 @@ def test_ctrl_c_ends_a_run_as_killed_with_the_way_to_go_on(tiny_experiment, tmp_
         err.splitlines()[-1] == "kineray: interrupted; the same command goes on, a training run with --resume"
     )
     assert list_runs(str(tmp_path / "runs"))[0].status == "KILLED"
+
+
+def failures_of(caplog):
+    """Every failure that a worker reported, as ``(rank, traceback)``."""
+    records = [record for record in caplog.records if record.msg.startswith("worker %d on %s")]
+    return [(record.args[0], record.args[2]) for record in records]
+
+
+@pytest.mark.parametrize(("broken", "reported_by"), [("index.json", [0]), ("model.safetensors", [0, 1])])
+def test_a_damaged_checkpoint_ends_the_run_at_once(
+    uninterrupted, tiny_experiment, tmp_path, caplog, broken, reported_by
+):
+    """Rank 0 alone reads the index, every worker the weights; in both cases a retry would cure nothing."""
+    outcome, _, folder = uninterrupted
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    checkpoints = tmp_path / outcome.name / "checkpoints"
+    path = checkpoints / ("" if broken == "index.json" else Path(outcome.last_checkpoint).name) / broken
+    path.write_bytes(path.read_bytes()[:50])
+    caplog.set_level(logging.DEBUG, logger="kineray.orchestration")
+    with pytest.raises(CheckpointError, match=broken):
+        start(tiny_experiment, tmp_path, name=outcome.name, resume=True)
+    assert sorted(rank for rank, _ in failures_of(caplog)) == reported_by
+    assert broken in get_run(str(tmp_path), outcome.name).tags["problem"]
+
+
+def test_what_a_retry_may_cure_is_tried_again(uninterrupted, tiny_experiment, tmp_path, caplog):
+    """The storage cannot be read: that may pass."""
+    outcome, _, folder = uninterrupted
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    index = tmp_path / outcome.name / "checkpoints/index.json"
+    index.unlink()
+    index.mkdir()
+    caplog.set_level(logging.DEBUG, logger="kineray.orchestration")
+    with pytest.raises(StorageError):
+        start(tiny_experiment, tmp_path, name=outcome.name, resume=True, max_failures=1)
+    assert [rank for rank, _ in failures_of(caplog)] == [0, 0]
+
+
+MODEL = """
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from kineray.config import ModelSection
+
+
+class FaultyConfig(ModelSection, type="faulty"):
+    on_every_worker: bool = True
+
+    def build(self, heads, in_channels=3):
+        return Faulty(self, heads, in_channels)
+
+
+class Faulty(nn.Module):
+    def __init__(self, config, heads, in_channels):
+        super().__init__()
+        self.on_every_worker = config.on_every_worker
+        self.head = nn.Linear(in_channels, heads["action"])
+
+    def forward(self, clips_bcthw):
+        features_bc = clips_bcthw.mean((2, 3, 4))
+        if self.on_every_worker or dist.get_rank() == 1:
+            features_bc = torch.cat([features_bc, features_bc], 1)
+        return {"action": self.head(features_bc)}
+"""
+
+
+@pytest.mark.parametrize(("everywhere", "reported_by"), [("true", [0, 1]), ("false", [1])])
+def test_an_error_of_a_users_model_arrives_as_itself_with_its_line(
+    tiny_experiment, tmp_path, caplog, own_plugins, everywhere, reported_by
+):
+    """And at once: training is exact, so the model would raise it again."""
+    file = tmp_path / "faulty.py"
+    file.write_text(MODEL)
+    line = 1 + MODEL.splitlines().index('        return {"action": self.head(features_bc)}')
+    load_plugins(file)
+    own = apply_overrides(tiny_experiment, ["model.type=faulty", f"model.on_every_worker={everywhere}"])
+    caplog.set_level(logging.DEBUG, logger="kineray.orchestration")
+    with pytest.raises(KinerayError) as error:
+        start(own, tmp_path)
+    assert error.value.code == "worker_exception"
+    assert str(error.value).startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert str(error.value).endswith(f"({file}:{line} in forward)")
+    assert "Traceback" in error.value.__notes__[0]
+    assert sorted(rank for rank, _ in failures_of(caplog)) == reported_by
+    assert all(f'"{file}", line {line}' in text for _, text in failures_of(caplog))

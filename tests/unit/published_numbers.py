@@ -3,7 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kineray.models import MODEL_PRESETS
+from kineray.models import model_presets
 
 
 def size(module):
@@ -13,7 +13,7 @@ def size(module):
 
 def multiply_adds(model, name):
     """Of the convolutions, in 1e9, for one clip of the preset; shapes decide it, so ``model`` is on meta."""
-    preset = MODEL_PRESETS[name]
+    preset = model_presets()[name]
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, preset.channels, preset.frames, preset.side, preset.side, device="meta"))
     return counter.get_flop_counts()["Global"][torch.ops.aten.convolution] / 2e9

@@ -75,6 +75,10 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
         (["sweep", SCRIPT, "optim.lr=0.1"], "optim.lr: both set and searched"),
         (["sweep", SCRIPT, "--search", "optim.lrr=log:1:2"], "optim.lrr: unknown key"),
         (["sweep", SCRIPT, "--search", "model.alpha=4,5"], "not a multiple of model.alpha 5"),
+        (
+            ["sweep", SCRIPT, "--search", "model.alpha=4", "--search", "model.alpha=8"],
+            "model.alpha: searched twice",
+        ),
         (["sweep", SCRIPT, "--trials", "0"], "Invalid value for '--trials'"),
         (["eval", "nothing-here"], "nothing-here"),
         (["eval", "nothing-here", "optim.lr=1"], "optim.lr=1: "),
@@ -294,10 +298,10 @@ def test_eval_and_predict_say_what_comes_next(kineray):
 def test_runs_show_offers_only_what_is_possible_and_heeds_json_before_it(kineray, motion_manifest):
     from kineray.config import Experiment
     from kineray.data import load_manifest
-    from kineray.tracking import start_run
+    from kineray.tracking import BEST_SCORE, SCORE, start_run
     from small_checkpoint import save_small_checkpoint
 
-    def record(name, tags):
+    def record(name, tags, scores=()):
         manifest = load_manifest(motion_manifest)
         made = start_run(
             "runs",
@@ -308,6 +312,8 @@ def test_runs_show_offers_only_what_is_possible_and_heeds_json_before_it(kineray
             command=["kineray"],
         )
         made.set_tags(tags)
+        for step, score in enumerate(scores, start=1):
+            made.log_metrics({SCORE: score}, step)
         made.finish("FINISHED")
 
     record("sweep", {})
@@ -321,7 +327,12 @@ def test_runs_show_offers_only_what_is_possible_and_heeds_json_before_it(kineray
     uri = save_small_checkpoint("runs/cut/checkpoints")
     weights = Path(uri) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    record("cut", {"checkpoint.best": uri})
+    record("cut", {"checkpoint.best": uri, BEST_SCORE: "0.75"}, scores=[0.5, 0.75, 0.625])
+    header, newest = kineray("runs")[1].splitlines()[:2]
+    columns = dict(zip(header.split(), newest.split(), strict=True))
+    assert (columns["best"], columns["last"]) == ("0.75", "0.625")
+    lines = kineray("runs", "show", "cut")[1].splitlines()
+    assert {"best: 0.75", "last: 0.625", f"best_checkpoint: {uri}"} <= set(lines)
     assert "kineray promote cut" in kineray("runs", "show", "cut")[2]
     code, _, err = kineray("promote", "cut")
     assert (code, len(err.splitlines())) == (2, 1)

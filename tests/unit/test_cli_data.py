@@ -214,9 +214,7 @@ def test_mini_kinetics_of_some_classes(kineray, as_file):
     Path("chosen.txt").write_text("abseiling\n")
     made = imported(kineray, "mini-kinetics", "--classes", "chosen.txt" if as_file else " abseiling, ")
     assert made["name"] == "mini-kinetics-1: abseiling"
-    assert (
-        "--classes: ,: " in kineray("data", "import", "mini-kinetics", "--classes", ",")[2]
-    )
+    assert "--classes: ,: " in kineray("data", "import", "mini-kinetics", "--classes", ",")[2]
 
 
 def test_offset_and_separator(kineray):

@@ -111,90 +111,86 @@ def test_an_experiment_of_before_loads():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "code", "key"),
     [
-        ("optim.lrr=0.1", "optim.lrr: unknown key; did you mean optim.lr?"),
-        ("lr=0.1", "lr: unknown key; did you mean optim.lr?"),
-        ("trian.epochs=3", "trian.epochs: unknown key; did you mean train.epochs?"),
-        ("optim.beta1=0.9", "optim.beta1: a field of optim.type=adam, but optim.type=sgd is selected"),
-        ("optim.type=adm", "optim.type=adm: not one of sgd, adam, rprop; did you mean adam?"),
-        ("model.type=i3d", "model.type=i3d: not one of slowfast"),
-        ("optim.lr=fast", "optim.lr=fast: input should be a valid number"),
-        ("optim.lr=-1", "optim.lr=-1: input should be greater than 0"),
-        ("optim.lr=nan", "optim.lr=nan: "),
-        ("optim.lr=inf", "optim.lr=inf: "),
-        ("train.epochs=2.5", "train.epochs=2.5: input should be a valid integer"),
-        ("model.stage_blocks=1,2", "model.stage_blocks=1,2: "),
-        ("optim", "'optim': expected key=value"),
-        ("=3", "'=3': expected key=value"),
-        ("optim=3", "optim: a section, not a field"),
-        ("optim.lr.x=3", "optim.lr.x: unknown key"),
-        ("train.global_batch=100", "train: global_batch 100 is not a multiple of bn_group 8"),
-        (
-            "train.decay_epochs=30,60",
-            "train: decay_epochs need train.schedule=steps, not cosine",
-        ),
-        (
-            "data.clips_per_sample=3",
-            "train.global_batch 1024 is not a multiple of data.clips_per_sample 3",
-        ),
-        ("data.frames=12", "data.frames 12 is not a multiple of model.alpha 8"),
-        ("data.crop=300", "data: crop 300 is larger than the smallest short_side 256"),
-        ("data.short_side=320,256", "data: short_side must be low,high"),
-        ("train.warmup_epochs=400", "train: warmup_epochs 400 leaves none of the 196 epochs"),
-        ("model.nonlocal_res4=9", "model: nonlocal_res4 9 is not one of the 6 res4 blocks"),
-        ("model.nonlocal_res3=1,4", "model: nonlocal_res3 4 is not one of the 4 res3 blocks"),
-        ("name=a/b", "name=a/b: "),
-        ("model.fusion_kernel=4", "model.fusion_kernel=4: 4 is even"),
-        ("model.fusion_kernel=-1", "model.fusion_kernel=-1: input should be greater than 0"),
-        ("model.temporal_kernels_slow=1,1,2,3", "model.temporal_kernels_slow=1,1,2,3: 2 is even"),
-        ("model.temporal_kernels_fast=3,3,3,-3", "model.temporal_kernels_fast=3,3,3,-3: input should be"),
-        (
-            "model.temporal_blocks_fast=3,4,6,-1",
-            "model.temporal_blocks_fast=3,4,6,-1: input should be greater",
-        ),
-        ("model.stage_blocks=3,4,0,3", "model.stage_blocks=3,4,0,3: input should be greater than 0"),
-        ("seed=-1", "seed=-1: "),
-        (f"seed={2**63}", f"seed={2**63}: input should be less than"),
-        ("data.mean=0.4,nan,0.4", "data.mean=0.4,nan,0.4: input should be a finite number"),
-        ("data.std=0.2,inf,0.2", "data.std=0.2,inf,0.2: input should be a finite number"),
-        ("data.std=0.2,0,0.2", "data: std must be positive"),
-        ("data.fps=1e-300", "data.fps=1e-300: input should be greater than or equal to 0.01"),
-        ("data.short_side=0,256", "data.short_side=0,256: input should be greater than 0"),
-        ("data.mean=0.5,0.5", "data: mean and std have 2 and 3 values; modality rgb needs 3 of each"),
-        (
-            "data.modality=flow",
-            "data: mean and std have 3 and 3 values; modality flow needs 2 of each, for u and v: set"
-            " data.mean=0.5,0.5 data.std=0.226,0.226",
-        ),
-        (
-            "data.modality=rgb_flow_stack",
-            "data: mean and std have 3 and 3 values; modality rgb_flow_stack needs 5 of each, for red, green,"
-            " blue, u and v: set data.mean=0.45,0.45,0.45,0.5,0.5 data.std=0.225,0.225,0.225,0.226,0.226",
-        ),
-        (
-            "data.modality=depth",
-            "data.modality=depth: input should be 'rgb', 'flow', 'flow_stack', 'rgb_flow' or",
-        ),
-        ("data.sampling=tsn", "data.sampling=tsn: input should be 'dense', 'uniform', 'segments' or"),
-        ("data.stack=0", "data.stack=0: input should be greater than 0"),
-        ("data.flow_bound=0", "data.flow_bound=0: input should be greater than 0"),
-        ("data.heads=verb,noun,verb", "data: heads names verb twice"),
-        ("data.balance=classes", "data.balance=classes: input should be 'none', 'sqrt' or 'class'"),
+        ("optim.lrr=0.1", "unknown_key", "optim.lrr"),
+        ("lr=0.1", "unknown_key", "lr"),
+        ("trian.epochs=3", "unknown_key", "trian.epochs"),
+        ("optim.beta1=0.9", "wrong_variant", "optim.beta1"),
+        ("optim.type=adm", "unknown_variant", "optim.type"),
+        ("model.type=i3d", "unknown_variant", "model.type"),
+        ("optim.lr=fast", "bad_value", "optim.lr"),
+        ("optim.lr=-1", "bad_value", "optim.lr"),
+        ("optim.lr=nan", "bad_value", "optim.lr"),
+        ("optim.lr=inf", "bad_value", "optim.lr"),
+        ("train.epochs=2.5", "bad_value", "train.epochs"),
+        ("model.stage_blocks=1,2", "bad_value", "model.stage_blocks"),
+        ("optim", "not_an_override", "'optim'"),
+        ("=3", "not_an_override", "'=3'"),
+        ("optim=3", "not_a_field", "optim"),
+        ("optim.lr.x=3", "unknown_key", "optim.lr.x"),
+        ("train.global_batch=100", "bad_value", "train"),
+        ("schedule.decay_epochs=30,60", "wrong_variant", "schedule.decay_epochs"),
+        ("data.clips_per_sample=3", "bad_value", "train.global_batch"),
+        ("data.frames=12", "bad_value", "data.frames"),
+        ("data.crop=300", "bad_value", "data"),
+        ("data.short_side=320,256", "bad_value", "data"),
+        ("schedule.warmup_epochs=400", "bad_value", "schedule.warmup_epochs"),
+        ("model.nonlocal_res4=9", "bad_value", "model"),
+        ("model.nonlocal_res3=1,4", "bad_value", "model"),
+        ("name=a/b", "bad_value", "name"),
+        ("model.fusion_kernel=4", "bad_value", "model.fusion_kernel"),
+        ("model.fusion_kernel=-1", "bad_value", "model.fusion_kernel"),
+        ("model.temporal_kernels_slow=1,1,2,3", "bad_value", "model.temporal_kernels_slow"),
+        ("model.temporal_kernels_fast=3,3,3,-3", "bad_value", "model.temporal_kernels_fast"),
+        ("model.temporal_blocks_fast=3,4,6,-1", "bad_value", "model.temporal_blocks_fast"),
+        ("model.stage_blocks=3,4,0,3", "bad_value", "model.stage_blocks"),
+        ("seed=-1", "bad_value", "seed"),
+        (f"seed={2**63}", "bad_value", "seed"),
+        ("data.mean=0.4,nan,0.4", "bad_value", "data.mean"),
+        ("data.std=0.2,inf,0.2", "bad_value", "data.std"),
+        ("data.std=0.2,0,0.2", "bad_value", "data"),
+        ("data.fps=1e-300", "bad_value", "data.fps"),
+        ("data.short_side=0,256", "bad_value", "data.short_side"),
+        ("data.mean=0.5,0.5", "bad_value", "data"),
+        ("data.modality=flow", "bad_value", "data"),
+        ("data.modality=rgb_flow_stack", "bad_value", "data"),
+        ("data.modality=depth", "bad_value", "data.modality"),
+        ("data.sampling=tsn", "bad_value", "data.sampling"),
+        ("data.stack=0", "bad_value", "data.stack"),
+        ("data.flow_bound=0", "bad_value", "data.flow_bound"),
+        ("data.heads=verb,noun,verb", "bad_value", "data"),
+        ("data.balance=classes", "bad_value", "data.balance"),
     ],
 )
-def test_a_bad_override_is_one_clear_line(override, message):
+def test_a_bad_override_is_one_clear_line(override, code, key):
     with pytest.raises(ConfigError) as error:
         apply_overrides(Experiment(), [override])
-    assert str(error.value).startswith(message)
+    assert (error.value.code, error.value.key) == (code, key)
     assert "\n" not in str(error.value)
 
 
 def test_a_field_of_the_variant_left_behind_is_an_error_that_names_it():
-    with pytest.raises(
-        ConfigError, match=r"optim\.momentum: a field of optim\.type=sgd, but optim\.type=adam"
-    ):
+    with pytest.raises(ConfigError) as error:
         apply_overrides(Experiment(), ["optim.momentum=0.8", "optim.type=adam"])
+    assert (error.value.code, error.value.key) == ("wrong_variant", "optim.momentum")
+    assert str(error.value) == "optim.momentum: a field of optim.type=sgd, but optim.type=adam is selected"
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("optim.lrr=0.1", "optim.lr"),
+        ("lr=0.1", "optim.lr"),
+        ("trian.epochs=3", "train.epochs"),
+        ("optim.type=adm", "adam"),
+        ("model.alhpa=3", "model.alpha"),
+    ],
+)
+def test_a_misspelt_key_or_type_gets_a_suggestion(override, suggestion):
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(Experiment(), [override])
+    assert str(error.value).endswith(f"; did you mean {suggestion}?")
 
 
 def test_a_key_given_twice_with_two_values_is_an_error():
@@ -245,25 +241,25 @@ def test_yaml_with_only_some_keys_takes_the_defaults_of_its_variant():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code", "key"),
     [
-        ("optim: {lr: [}", "x.yaml: not valid YAML"),
-        ("- 1", "x.yaml: expected sections"),
-        ("optim: {lrr: 1}", "x.yaml: optim.lrr: unknown key; did you mean optim.lr?"),
-        ("optim: {type: sgd, beta1: 1}", "x.yaml: optim.beta1: a field of optim.type=adam"),
-        ("optim: 3", "x.yaml: optim: a section"),
-        ("optim: {type: [1]}", "x.yaml: optim"),
-        ("optim: {type: {a: 1}}", "x.yaml: optim.type.a: unknown key"),
-        ("a: &a {b: *a}", "x.yaml: nested too deeply; an alias must not contain itself"),
-        ("seed: &a [*a]", "x.yaml: seed="),
-        ("a: " + "[" * 5000, "x.yaml: nested too deeply"),
-        ("1: 2", "x.yaml: 1: unknown key"),
+        ("optim: {lr: [}", "not_yaml", "x.yaml"),
+        ("- 1", "not_an_experiment", "x.yaml"),
+        ("optim: {lrr: 1}", "unknown_key", "x.yaml"),
+        ("optim: {type: sgd, beta1: 1}", "wrong_variant", "x.yaml"),
+        ("optim: 3", "not_a_field", "x.yaml"),
+        ("optim: {type: [1]}", "bad_value", "x.yaml"),
+        ("optim: {type: {a: 1}}", "unknown_key", "x.yaml"),
+        ("a: &a {b: *a}", "not_yaml", "x.yaml"),
+        ("seed: &a [*a]", "bad_value", "x.yaml"),
+        ("a: " + "[" * 5000, "not_yaml", "x.yaml"),
+        ("1: 2", "unknown_key", "x.yaml"),
     ],
 )
-def test_bad_yaml_is_one_line_that_names_the_file(text, message):
+def test_bad_yaml_is_one_line_that_names_the_file(text, code, key):
     with pytest.raises(ConfigError) as error:
         from_yaml(text, "x.yaml")
-    assert str(error.value).startswith(message)
+    assert (error.value.code, error.value.key) == (code, key)
     assert "\n" not in str(error.value)
 
 

@@ -53,87 +53,71 @@ def test_yaml(text):
 
 
 def test_yaml_that_leaves_the_variant_out_has_the_default_one():
-    assert from_yaml("model: {type: frame, temporal: {z_norm: true}}").model == FrameConfig(
-        temporal=AverageConfig(z_norm=True)
+    assert from_yaml("model: {type: frame, temporal: {z_norm: per_frame}}").model == FrameConfig(
+        temporal=AverageConfig(z_norm="per_frame")
     )
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "code", "key"),
     [
         (
             ["model.type=frame", "model.temporal.type=lstm", "model.temporal.groups=4"],
-            "model.temporal.groups: a field of model.temporal.type=timeception, but "
-            "model.temporal.type=lstm is selected",
+            "wrong_variant",
+            "model.temporal.groups",
         ),
-        (
-            ["model.type=frame", "model.temporal.units=4"],
-            "model.temporal.units: a field of model.temporal.type=gru or lstm, but "
-            "model.temporal.type=average is selected",
-        ),
-        (
-            ["model.temporal.type=lstm", "model.temporal.units=64"],
-            "model.temporal.type: a field of model.type=frame, but model.type=slowfast is selected",
-        ),
-        (["model.type=frame", "model.temporal.type=ltsm"], "model.temporal.type=ltsm: not one of average, "),
-        (["model.type=frame", "model.temporal.type=ltsm"], "did you mean lstm?"),
+        (["model.type=frame", "model.temporal.units=4"], "wrong_variant", "model.temporal.units"),
+        (["model.temporal.type=lstm", "model.temporal.units=64"], "wrong_variant", "model.temporal.type"),
+        (["model.type=frame", "model.temporal.type=ltsm"], "unknown_variant", "model.temporal.type"),
+        (["model.type=frame", "model.temporal.type=ltsm"], "unknown_variant", "model.temporal.type"),
         (
             ["model.type=frame", "model.temporal.type=lstm", "model.temporal.unit=4"],
-            "model.temporal.unit: unknown key; did you mean model.temporal.units?",
+            "unknown_key",
+            "model.temporal.unit",
         ),
         (
             ["model.type=frame", "model.temporal.type=lstm", "model.temporal.units=0"],
-            "model.temporal.units=0: input should be greater than 0",
+            "bad_value",
+            "model.temporal.units",
         ),
-        (["model.type=frame", "model.temporal=lstm"], "model.temporal: a section, not a field"),
-        (["model.type=frame", "model.alpha=4"], "model.alpha: a field of model.type=slowfast, but "),
-        (
-            ["model.type=frame", "model.temporal.type=conv1d"],
-            "data.frames 32: model.temporal.type=conv1d takes exactly 20 frames",
-        ),
+        (["model.type=frame", "model.temporal=lstm"], "not_a_field", "model.temporal"),
+        (["model.type=frame", "model.alpha=4"], "wrong_variant", "model.alpha"),
+        (["model.type=frame", "model.temporal.type=conv1d"], "bad_value", "data.frames"),
         (
             ["model.type=frame", "model.temporal.type=timeception", "data.frames=15"],
-            "data.frames 15 is less than 16, which 4 Timeception layers need",
+            "bad_value",
+            "data.frames",
         ),
-        (
-            ["model.type=frame", "data.crop=16", "data.eval_crop=48"],
-            "data.crop 16 is less than the 32 pixels that resnet50 needs",
-        ),
+        (["model.type=frame", "data.crop=16", "data.eval_crop=48"], "bad_value", "data.crop"),
         (
             ["model.type=frame", "model.backbone=inception_v3", "data.eval_crop=74"],
-            "data.eval_crop 74 is less than the 75 pixels that inception_v3 needs",
+            "bad_value",
+            "data.eval_crop",
         ),
-        (["model.type=frame", "model.backbone=resnet5"], "model.backbone=resnet5: input should be 'vgg11', "),
+        (["model.type=frame", "model.backbone=resnet5"], "bad_value", "model.backbone"),
     ],
 )
-def test_a_bad_override_is_one_clear_line(overrides, message):
+def test_a_bad_override_is_one_clear_line(overrides, code, key):
     with pytest.raises(ConfigError) as error:
         apply_overrides(Experiment(), overrides)
-    assert message in str(error.value)
+    assert (error.value.code, error.value.key) == (code, key)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "code", "key"),
     [
-        (
-            "model: {type: frame, temporal: {type: lstm, groups: 4}}",
-            "experiment: model.temporal.groups: a field of model.temporal.type=timeception, but "
-            "model.temporal.type=lstm is selected",
-        ),
-        (
-            "model: {type: frame, temporal: {type: lstm, units: 0}}",
-            "experiment: model.temporal.units=0: input should be greater than 0",
-        ),
-        ("model: {type: frame, temporal: {type: ltsm}}", "experiment: model.temporal"),
-        ("model: {type: frame, temporal: 3}", "experiment: model.temporal"),
-        ("model: {temporal: {type: lstm}}", "experiment: model.temporal.type: a field of model.type=frame"),
+        ("model: {type: frame, temporal: {type: lstm, groups: 4}}", "wrong_variant", "experiment"),
+        ("model: {type: frame, temporal: {type: lstm, units: 0}}", "bad_value", "experiment"),
+        ("model: {type: frame, temporal: {type: ltsm}}", "bad_value", "experiment"),
+        ("model: {type: frame, temporal: 3}", "not_a_field", "experiment"),
+        ("model: {temporal: {type: lstm}}", "wrong_variant", "experiment"),
     ],
 )
-def test_bad_yaml_is_one_clear_line(text, message):
+def test_bad_yaml_is_one_clear_line(text, code, key):
     with pytest.raises(ConfigError) as error:
         from_yaml(text)
-    assert str(error.value).startswith(message)
+    assert (error.value.code, error.value.key) == (code, key)
     assert "\n" not in str(error.value)
 
 

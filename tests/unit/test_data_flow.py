@@ -292,7 +292,7 @@ def test_from_videos_to_a_model_of_their_flow(tiny_experiment, kineray, tmp_path
     assert code == 0, err
     mean, std = ("0.5,0.5", "0.2,0.2") if modality == "flow" else ("0.45,0.45,0.45,0.5,0.5", "0.2," * 5)
     chosen = {"data.modality": modality, "data.mean": mean, "data.std": std, "data.stack": 2}
-    chosen |= {"train.epochs": 1, "train.warmup_epochs": 0, "data.manifest": str(tmp_path / "flow")}
+    chosen |= {"train.epochs": 1, "schedule.warmup_epochs": 0, "data.manifest": str(tmp_path / "flow")}
     experiment = apply_overrides(tiny_experiment, chosen)
     manifest = load_manifest(tmp_path / "flow")
     result = train(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kineray.data.derive.parallel import each
+from kineray.data.derive.parallel import map_in_processes
 from kineray.errors import DecodeError, StorageError
 
 
@@ -32,7 +32,9 @@ def work(name, factor=1):
 @pytest.mark.slow
 def test_every_item_has_one_outcome():
     items = ["a", "hang", "bb", "crash", "bad", "ccc", "gone", "dddd"]
-    outcomes = list(each(work, items, workers=2, arguments=lambda item: (item, 3), cpu_limit_s=0.5))
+    outcomes = list(
+        map_in_processes(work, items, workers=2, arguments=lambda item: (item, 3), cpu_limit_s=0.5)
+    )
     assert [outcome.done for outcome in outcomes] == list(range(1, 9))
     assert sorted(outcome.item for outcome in outcomes) == sorted(items)
     results = {outcome.item: outcome.result["length"] for outcome in outcomes if outcome.error is None}
@@ -44,17 +46,17 @@ def test_every_item_has_one_outcome():
 
 def test_what_is_wrong_with_all_ends_the_work():
     with pytest.raises(StorageError, match="access denied"):
-        list(each(work, ["a", "denied", "b"], workers=1))
+        list(map_in_processes(work, ["a", "denied", "b"], workers=1))
 
 
 def test_no_items_and_more_workers_than_items():
-    assert list(each(work, [], workers=4)) == []
-    assert len(list(each(work, ["a", "b"], workers=8))) == 2
+    assert list(map_in_processes(work, [], workers=4)) == []
+    assert len(list(map_in_processes(work, ["a", "b"], workers=8))) == 2
 
 
 def test_stopping_ends_the_children_at_once():
     start = time.monotonic()
-    outcomes = each(work, ["a", "sleep", "sleep"], workers=2)
+    outcomes = map_in_processes(work, ["a", "sleep", "sleep"], workers=2)
     pid = next(outcomes).result["pid"]
     outcomes.close()
     assert time.monotonic() - start < 20

@@ -29,6 +29,7 @@ from kineray.data.derive.reencode import (
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import Manifest, load_manifest, save_manifest
 from kineray.data.manifest.samples import BoxLabel, Sample
+from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import DecodeError, ManifestError, StorageError
 from kineray.video import PacketIndex, index_video, open_video, probe, read_clip
 from kineray.video.encode import Settings, encode
@@ -300,7 +301,9 @@ def test_the_command_makes_a_manifest_that_differs_in_the_files_alone(source, tm
     }
     before, after = load_manifest(source), load_manifest(out)
     wanted = [sample for sample in before if sample.id != "bad"]
-    assert [replace(sample, uri="") for sample in after] == [replace(sample, uri="") for sample in wanted]
+    same = {"uri": "", "size_bytes": 0}
+    assert [replace(sample, **same) for sample in after] == [replace(sample, **same) for sample in wanted]
+    assert [sample.size_bytes for sample in after] == [Path(sample.uri).stat().st_size for sample in after]
     assert [Path(sample.uri).relative_to(out).as_posix() for sample in after] == [
         "train/a.mp4",
         "train/b.mp4",
@@ -338,7 +341,10 @@ def test_again_makes_only_what_is_missing(source, tmp_path, kineray):
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
     assert files_in(out) == {*times, "train/b.mp4", "bad.mp4", SETTINGS_FILE}
     assert second.failures == {} and len(second.indexes) == 4
-    assert second.manifest.content_hash == load_manifest(source).content_hash
+    assert copied(source, out).manifest.content_hash == second.manifest.content_hash
+    originals = record_sizes(load_manifest(source))
+    coarse = copied(source, tmp_path / "coarse", replace(FINE, crf=40)).manifest
+    assert len({one.content_hash for one in (originals, second.manifest, coarse)}) == 3
     code, text, _ = kineray("data", "reencode", str(source), "--out", str(out), "--crf", "1", "--dry-run")
     assert code == 0 and "nothing to do" in text
 

@@ -44,6 +44,15 @@ def test_names_and_files_are_listed(root):
     assert storage.list_files(storage.join(root, "nowhere")) == []
 
 
+def test_sizes_of_files_are_known_without_reading_them(root):
+    uris = {name: storage.join(root, name) for name in ("a/1.mp4", "a/2.mp4", "b.mp4", "ab.mp4", "gone.mp4")}
+    for length, name in enumerate(["a/1.mp4", "a/2.mp4", "b.mp4", "ab.mp4"]):
+        storage.write_bytes(uris[name], b"x" * length)
+    sizes = storage.file_sizes([uris["a/1.mp4"], uris["a/2.mp4"], uris["b.mp4"], uris["gone.mp4"]])
+    assert sizes == {uris["a/1.mp4"]: 0, uris["a/2.mp4"]: 1, uris["b.mp4"]: 2}
+    assert storage.file_sizes([]) == {}
+
+
 def test_a_folder_is_put_replaced_fetched_and_deleted(s3, tmp_path):
     uri = storage.join(s3, "runs", "checkpoint")
     first = write_folder(tmp_path / "first", weights="1", **{"state.json": "{}", "old__file": "x"})

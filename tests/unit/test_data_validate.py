@@ -17,10 +17,11 @@ from PIL import Image
 from video_files import write_sound, write_video
 
 from kineray import storage
-from kineray.data.derive.validate import check_video, outside_of, quarantine_path, validate, without
+from kineray.data.derive.validate import check_video, drop_samples, outside_of, quarantine_path, validate
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import Manifest, load_manifest, save_manifest
 from kineray.data.manifest.samples import BoxLabel, Sample
+from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, frames_uri, index_video
 
@@ -213,7 +214,7 @@ def test_the_flow_beside_a_video_is_opened_too(tmp_path):
     }
     assert found.problems[0].message == "the clip ends at 4.00 s, but the flow lasts 2.00 s"
     assert found.videos == 5 and list(found.indexes) == [str(path)]
-    assert [sample.flow for sample in without(manifest, found.bad_samples)] == [whole, whole, half, ""]
+    assert [sample.flow for sample in drop_samples(manifest, found.bad_samples)] == [whole, whole, half, ""]
 
 
 def test_a_clean_manifest_counts_the_bad_as_missing():
@@ -221,11 +222,22 @@ def test_a_clean_manifest_counts_the_bad_as_missing():
     manifest = manifest_of(
         clip("a.mp4", boxes=boxes), clip("b.mp4"), clip("c.mp4", split="val"), missing={"train": ("lost",)}
     )
-    clean = without(manifest, frozenset({"b.mp4", "c.mp4"}))
+    clean = drop_samples(manifest, frozenset({"b.mp4", "c.mp4"}))
     assert list(clean) == [manifest[0]]
     assert clean.missing == {"train": ("lost", "b.mp4"), "val": ("c.mp4",)}
     assert clean.listed == manifest.listed
-    assert without(manifest, frozenset()).content_hash == manifest.content_hash
+    assert drop_samples(manifest, frozenset()).content_hash == manifest.content_hash
+
+
+def test_a_file_that_is_not_the_imported_one_is_found(tmp_path):
+    same, other, unknown = (write_video(tmp_path / f"{name}.mp4") for name in ("same", "other", "unknown"))
+    manifest = record_sizes(manifest_of(clip(same), clip(other)))
+    manifest = manifest.with_samples([*manifest, clip(unknown)])
+    assert validate(manifest).problems == ()
+    write_video(other, frames=90)
+    (problem,) = validate(manifest).problems
+    assert (problem.uri, problem.code, problem.samples) == (str(other), "changed", ("other.mp4",))
+    assert record_sizes(manifest).content_hash != manifest.content_hash
 
 
 def test_the_list_lies_beside_the_manifest():

@@ -2,21 +2,20 @@
 
 import copy
 import functools
-from typing import get_args
 
 import pytest
 import torch
 from small_models import PARAMETERS, SMALL, every_architecture
 
-from kineray.config import Experiment, GruConfig, SlowFastConfig, TwoStreamConfig
+from kineray.config import FrameConfig, GruConfig, ModelSection, SlowFastConfig, TwoStreamConfig, variants
 from kineray.errors import ConfigError
 from kineray.models import (
     AUXILIARY,
-    MODEL_PRESETS,
     build_model,
     commit_batch_norm,
     create_model,
     list_models,
+    model_presets,
     set_batch_norm_group,
     set_clip_seeds,
 )
@@ -65,7 +64,7 @@ def test_every_name_has_its_count():
 @every_preset
 def test_parameters_and_output_of_every_preset(name):
     """On the meta device: shapes without numbers."""
-    preset = MODEL_PRESETS[name]
+    preset = model_presets()[name]
     with torch.device("meta"):
         model = create_model(name, {"action": 400})
         assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
@@ -84,10 +83,10 @@ def test_parameters_and_output_of_every_preset(name):
         ({"heads": {"action": "400"}}, "heads: 'action' has '400' classes; it needs at least one"),
         ({"in_channels": 0}, "in_channels: 0 is no number of channels"),
         ({"in_channels": "3"}, "in_channels: '3' is no number of channels"),
-        ({"type": ["s3d"]}, "model.type=['s3d']: not one of slowfast, "),
+        ({"type": ["s3d"]}, "model.type=['s3d']: not one of c3d, "),
         ({"alfa": 4}, "model.alfa: unknown key; did you mean model.alpha?"),
         ({"width": 0}, "model.width=0: input should be greater than 0"),
-        ({"rgb": SlowFastConfig()}, "model.rgb.init: a field of model.type=two_stream, but "),
+        ({"rgb": SlowFastConfig()}, "model.rgb.type: a field of model.type=two_stream, but "),
     ],
 )
 def test_what_cannot_be_created(arguments, message):
@@ -109,19 +108,36 @@ def test_fields_are_not_tied_to_the_clips_of_the_preset():
         assert create_model("slowfast_r50_4x16", HEADS, alpha=6).alpha == 6
 
 
-def test_a_backbone_that_is_frozen_with_random_weights_is_told(caplog):
+def test_a_backbone_that_is_frozen_with_random_weights_is_reported(caplog):
     with torch.device("meta"):
         create_model("mobilenet_v2_lstm", HEADS)
-    assert "the backbone has random weights, and is frozen; model.init=torchvision:NAME" in caplog.text
+    assert "backbone has random weights, and is frozen; model.init=torchvision:NAME" in caplog.text
+
+
+def test_so_is_one_inside_a_two_stream_network(caplog):
+    frozen = FrameConfig(backbone="resnet18", frozen=True)
+    with torch.device("meta"):
+        create_model("two_stream_i3d_inception", HEADS, rgb=frozen)
+    assert "rgb.backbone has random weights, and is frozen; model.rgb.init=torchvision:NAME" in caplog.text
+    assert "flow" not in caplog.text
+
+
+def test_parts_that_are_frozen_at_random_are_found_at_any_depth():
+    frozen = FrameConfig(frozen=True)
+    assert TwoStreamConfig(rgb=frozen, flow=FrameConfig()).frozen_at_random() == {"rgb.backbone": "rgb.init"}
+    with_weights = frozen.model_copy(update={"init": "torchvision:resnet50"})
+    streams = TwoStreamConfig(rgb=with_weights, flow=frozen)
+    assert streams.frozen_at_random() == {"flow.backbone": "flow.init"}
+    assert streams.inits() == {"rgb": "torchvision:resnet50"}
+    assert TwoStreamConfig(rgb=frozen, init="checkpoint").frozen_at_random() == {}
+    assert SlowFastConfig().frozen_at_random() == FrameConfig().frozen_at_random() == {}
 
 
 # -- architectures ------------------------------------------------------------------------------------
 
 
 def test_every_architecture_has_a_small_network():
-    annotation = Experiment.model_fields["model"].annotation
-    classes = set(get_args(annotation)) or {annotation}
-    assert {type(small.config) for small in SMALL.values()} == classes
+    assert {type(small.config) for small in SMALL.values()} == set(variants(ModelSection).values())
 
 
 @every_architecture
@@ -159,7 +175,7 @@ def test_a_clip_is_classified_whatever_is_beside_it(small):
 
 @every_architecture
 def test_training_does_not_depend_on_the_micro_batch(small):
-    """Batch norms over groups, dropout by clip: see ``GroupBatchNorm`` and ``ClipDropout``."""
+    """Batch norms over groups, dropout by clip: see ``GhostBatchNorm`` and ``ClipDropout``."""
     results = []
     for size in (2, 4):
         model = copy.deepcopy(network(small)).train()

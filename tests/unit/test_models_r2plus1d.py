@@ -13,7 +13,7 @@ from torchvision.models.video import resnet as theirs
 
 from kineray.config import R2Plus1DConfig, VideoResNet18Config
 from kineray.errors import ConfigError
-from kineray.models import MODEL_PRESETS, build_model, create_model
+from kineray.models import build_model, create_model, model_presets
 from kineray.models.blocks import middle_channels
 
 HEADS = {"action": 6}
@@ -111,7 +111,7 @@ def test_published_counts(name, stem, parameters, billions):
         model = create_model(name, {"action": 400}, stem=stem)
     assert sum(p.numel() for p in model.parameters()) == parameters
     for side, number in billions.items():
-        assert multiply_adds(model, MODEL_PRESETS[name].frames, side) == pytest.approx(number, rel=3e-3)
+        assert multiply_adds(model, model_presets()[name].frames, side) == pytest.approx(number, rel=3e-3)
 
 
 def test_middle_channels_keep_the_parameters_of_the_3d_convolution():

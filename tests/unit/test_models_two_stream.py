@@ -22,11 +22,11 @@ from kineray.config import (
 )
 from kineray.errors import ConfigError
 from kineray.models import (
-    MODEL_PRESETS,
     build_model,
     checkpoint_activations,
     create_model,
     load_weights,
+    model_presets,
     set_clip_seeds,
 )
 from kineray.models.two_stream import LinearFusion
@@ -265,19 +265,20 @@ def test_overrides_reach_into_the_streams():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "code", "key"),
     [
-        (["model.rgb.type=two_stream"], r"^model\.rgb\.type=two_stream: not one of slowfast, "),
-        (["model.rgb.delay=2"], r"model\.rgb\.delay: a field of model\.rgb\.type=st_resnet, but .*slowfast"),
-        (["model.flow.alpha=0"], r"^model\.flow\.alpha=0: "),
-        (["model.flow.alpha=5"], r"^data\.frames 32 is not a multiple of model\.flow\.alpha 5$"),
-        (["model.rgb.alhpa=4"], r"did you mean model\.rgb\.alpha\?$"),
-        (["model.fusion=max"], r"^model\.fusion=max: "),
+        (["model.rgb.type=two_stream"], "bad_value", "model"),
+        (["model.rgb.delay=2"], "wrong_variant", "model.rgb.delay"),
+        (["model.flow.alpha=0"], "bad_value", "model.flow.alpha"),
+        (["model.flow.alpha=5"], "bad_value", "data.frames"),
+        (["model.rgb.alhpa=4"], "unknown_key", "model.rgb.alhpa"),
+        (["model.fusion=max"], "bad_value", "model.fusion"),
     ],
 )
-def test_unusable_settings_name_the_key(overrides, message):
-    with pytest.raises(ConfigError, match=message):
+def test_unusable_settings_name_the_key(overrides, code, key):
+    with pytest.raises(ConfigError) as error:
         apply_overrides(Experiment(), ["model.type=two_stream", *overrides])
+    assert (error.value.code, error.value.key) == (code, key)
 
 
 def test_clips_without_flow():
@@ -287,7 +288,7 @@ def test_clips_without_flow():
 
 @pytest.mark.parametrize("name", slow_after(1, ["i3d_inception", "slowfast_r50_4x16", "r2plus1d_34"]))
 def test_a_preset_is_two_of_another(name):
-    preset, single = MODEL_PRESETS[f"two_stream_{name}"], MODEL_PRESETS[name]
+    preset, single = model_presets()[f"two_stream_{name}"], model_presets()[name]
     assert preset.config.rgb == preset.config.flow == single.config
     assert (preset.frames, preset.stride, preset.side) == (single.frames, single.stride, single.side)
     with torch.device("meta"):

@@ -59,7 +59,7 @@ def test_a_run_starts_from_weights_and_resumes_without_them(tiny_experiment, che
     # The steps are so small that the weights hardly change.
     experiment = apply_overrides(
         tiny_experiment,
-        {"model.init": str(copy), "train.epochs": 1, "train.warmup_epochs": 0, "optim.lr": 1e-9},
+        {"model.init": str(copy), "train.epochs": 1, "schedule.warmup_epochs": 0, "optim.lr": 1e-9},
     )
     events = run(experiment, tmp_path / "run")
     assert isinstance(events[0], InitialisedEvent)
@@ -76,7 +76,7 @@ def test_a_run_starts_from_weights_and_resumes_without_them(tiny_experiment, che
 
 
 def test_without_init_nothing_is_told(tiny_experiment, tmp_path):
-    events = run(apply_overrides(tiny_experiment, {"train.epochs": 1, "train.warmup_epochs": 0}), tmp_path)
+    events = run(apply_overrides(tiny_experiment, {"train.epochs": 1, "schedule.warmup_epochs": 0}), tmp_path)
     assert isinstance(events[0], StepEvent)
 
 

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kineray.config import AdamConfig, Experiment, RpropConfig, SgdConfig, SlowFastConfig, TrainConfig
+from kineray.config import (
+    AdamConfig,
+    CosineConfig,
+    Experiment,
+    RpropConfig,
+    SgdConfig,
+    SlowFastConfig,
+    StepsConfig,
+    TrainConfig,
+)
 from kineray.models import build_model
 from kineray.training import build_optimizer, learning_rate
 from kineray.training.optim import set_learning_rate
@@ -38,14 +47,12 @@ def test_one_machine_of_the_same_recipe():
 def test_shape_of_the_schedule(epochs, warmup_share, lr, start_share, batch):
     experiment = Experiment(
         optim=SgdConfig(lr=lr),
-        train=TrainConfig(
-            epochs=epochs,
-            warmup_epochs=warmup_share * epochs if warmup_share > 1e-6 else 0.0,
-            warmup_lr=0.0,
-            global_batch=batch,
+        schedule=CosineConfig(
+            warmup_epochs=warmup_share * epochs if warmup_share > 1e-06 else 0.0, warmup_start=0.0
         ),
+        train=TrainConfig(epochs=epochs, global_batch=batch),
     )
-    warmup = experiment.train.warmup_epochs
+    warmup = experiment.schedule.warmup_epochs
     peak = lr * batch / 64
     rates = [learning_rate(epochs * i / 50, experiment) for i in range(51)]
     assert all(0 <= rate <= peak * (1 + 1e-9) for rate in rates)
@@ -63,16 +70,18 @@ def test_shape_of_the_schedule(epochs, warmup_share, lr, start_share, batch):
 
 def test_steps():
     """Adam 1e-3, a fifth of it every 20 epochs from epoch 35 on."""
-    steps = {"schedule": "steps", "decay_epochs": (35, 55, 75, 95), "decay": 0.2}
     experiment = Experiment(
         optim=AdamConfig(lr=1e-3, reference_batch=32),
-        train=TrainConfig(epochs=100, global_batch=32, warmup_epochs=0, **steps),
+        schedule=StepsConfig(decay_epochs=(35, 55, 75, 95), decay=0.2),
+        train=TrainConfig(epochs=100, global_batch=32),
     )
     for epoch, power in ((0, 0), (34.99, 0), (35, 1), (54.9, 1), (55, 2), (75, 3), (95, 4), (100, 4)):
         assert learning_rate(epoch, experiment) == pytest.approx(1e-3 * 0.2**power)
-    constant = Experiment(train=TrainConfig(schedule="steps", warmup_epochs=0, global_batch=64))
+    constant = Experiment(schedule=StepsConfig(), train=TrainConfig(global_batch=64))
     assert {learning_rate(epoch, constant) for epoch in (0, 50, 196)} == {0.1}
-    warm = Experiment(train=TrainConfig(schedule="steps", warmup_epochs=10, warmup_lr=0, global_batch=64))
+    warm = Experiment(
+        schedule=StepsConfig(warmup_epochs=10, warmup_start=0.0), train=TrainConfig(global_batch=64)
+    )
     assert [learning_rate(epoch, warm) for epoch in (5, 10)] == pytest.approx([0.05, 0.1])
 
 
@@ -87,7 +96,9 @@ def test_rprop_goes_by_signs():
         optimizer.step()
         assert layer.weight.item() - before == pytest.approx(step)
         before = layer.weight.item()
-    experiment = Experiment(optim=RpropConfig(lr=0.01), train=TrainConfig(warmup_epochs=0))
+    experiment = Experiment(
+        optim=RpropConfig(lr=0.01), schedule=CosineConfig(warmup_epochs=0), train=TrainConfig()
+    )
     assert learning_rate(0, experiment) == 0.01
 
 

@@ -48,7 +48,10 @@ def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None
     experiment that ``--smoke`` runs, on video files that kineray makes.
     """
     from kineray.cli.train import train_experiment
+    from kineray.config.plugins import is_loading
 
+    if is_loading():  # the script is read for what it defines
+        return
     _run(train_experiment, sys.argv[1:], obj={"experiment": experiment, "smoke": smoke})
 
 

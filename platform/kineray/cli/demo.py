@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from kineray.cli.launch import SMOKE_DATA
 from kineray.cli.output import DEFAULT_STORAGE, duration, near, note
-from kineray.cli.train import SMOKE_DATA
 from kineray.errors import KinerayError
 
 SCRIPT = "experiments/slowfast.py"
@@ -39,7 +39,9 @@ def command(port: int, storage: str) -> None:
     outcome = _kineray(
         "train", SCRIPT, "--smoke", f"data.manifest={manifest}", "--workers", "2", *storage_flag
     )
-    evaluation = _kineray("eval", near(outcome["best"]), "--views", "3", "--crops", "1", *storage_flag)
+    evaluation = _kineray(
+        "eval", near(outcome["best_checkpoint"]), "--views", "3", "--crops", "1", *storage_flag
+    )
     top1 = evaluation["metrics"]["action/top1"]
     _kineray("promote", outcome["name"], *storage_flag)
     truth, clip = _held_out(manifest)
@@ -110,9 +112,8 @@ def _held_out(manifest: str) -> tuple[str, Path]:
     """A validation clip and its true class."""
     from kineray.data import load_manifest
 
-    data = load_manifest(manifest)
-    sample = data.split("val")[0]
-    return data.vocabularies["action"][sample.labels["action"]], Path(sample.uri)
+    held_out = load_manifest(manifest).split("val")
+    return held_out.vocabularies["action"][held_out.labels("action")[0]], Path(held_out[0].uri)
 
 
 def _open(url: str, body: bytes | None = None) -> Any:

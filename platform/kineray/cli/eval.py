@@ -3,6 +3,7 @@
 import click
 
 from kineray.cli.output import Progress, crops_option, json_option, note, show, storage_option, table
+from kineray.cli.plugins import plugin_option
 from kineray.errors import ConfigError
 
 _CLASSES_SHOWN = 20
@@ -24,6 +25,7 @@ _CLASSES_SHOWN = 20
 )
 @storage_option
 @json_option
+@plugin_option
 def command(
     checkpoint: str,
     overrides: tuple[str, ...],

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kineray.cli.output import json_option, near, note, show, storage_option
+from kineray.cli.plugins import plugin_option
 
 if TYPE_CHECKING:
     from kineray.evaluation.export import Format
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, metavar="FILE", help="Its name ends in .onnx or .pt2.")
 @storage_option
 @json_option
+@plugin_option
 def command(checkpoint: str, format: "Format | None", out: str, storage: str, as_json: bool) -> None:
     """Write the model of CHECKPOINT (a checkpoint or run folder, a run's name, or s3://...) as one file.
 

@@ -189,7 +189,10 @@ class TrainingProgress:
                     )
             case ValidationEvent():
                 shown = "  ".join(f"{key} {value:.4f}" for key, value in event.metrics.items())
-                self._line(f"{prefix}validation after epoch {event.epoch}: {shown}")
+                if f"val/{event.score_name}" not in event.metrics:
+                    shown += f"  score {event.score:.4f} ({event.score_name})"
+                how = "" if event.precision == "float32" else f" in {event.precision}"
+                self._line(f"{prefix}validation after epoch {event.epoch}{how}: {shown}")
             case CheckpointEvent(best=True):
                 self._line(f"{prefix}best checkpoint so far: {near(event.uri)}")
             case ReplacedEvent():

@@ -3,6 +3,7 @@
 import click
 
 from kineray.cli.output import crops_option, json_option, show, storage_option, top_k_option, views_option
+from kineray.cli.plugins import plugin_option
 
 
 @click.command(name="predict", short_help="Classify one video with a checkpoint.")
@@ -13,6 +14,7 @@ from kineray.cli.output import crops_option, json_option, show, storage_option, 
 @top_k_option
 @storage_option
 @json_option
+@plugin_option
 def command(
     checkpoint: str, video: str, views: int, crops: str, top_k: int, storage: str, as_json: bool
 ) -> None:

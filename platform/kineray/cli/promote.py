@@ -3,6 +3,7 @@
 import click
 
 from kineray.cli.output import json_option, model_option, show, storage_option
+from kineray.cli.plugins import plugin_option
 
 
 @click.command(name="promote", short_help="Make a run's best checkpoint the champion.")
@@ -10,6 +11,7 @@ from kineray.cli.output import json_option, model_option, show, storage_option
 @storage_option
 @model_option
 @json_option
+@plugin_option
 def command(run: str, storage: str, model_name: str, as_json: bool) -> None:
     """Register the best checkpoint of RUN, make it the champion, and serve it where a service runs."""
     from kineray.serving import promote

@@ -3,12 +3,14 @@
 import click
 
 from kineray.cli.output import json_option, model_option, show, storage_option
+from kineray.cli.plugins import plugin_option
 
 
 @click.command(name="rollback", short_help="Go back to the previous champion.")
 @storage_option
 @model_option
 @json_option
+@plugin_option
 def command(storage: str, model_name: str, as_json: bool) -> None:
     """Make the previous version the champion again, and serve it where a service runs."""
     from kineray.serving import rollback

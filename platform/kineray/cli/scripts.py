@@ -1,7 +1,5 @@
 """Reading an experiment from a script or a YAML file."""
 
-import runpy
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ def load_script(path: str) -> Script:
     Raises ConfigError when the file is missing, fails, or defines no experiment.
     """
     from kineray.config import Experiment, from_yaml
+    from kineray.config.plugins import load_file
 
     file = Path(path)
     if not file.is_file():
@@ -37,13 +36,7 @@ def load_script(path: str) -> Script:
         return Script(from_yaml(_text(file), path))
     if file.suffix != ".py":
         raise ConfigError(f"{path}: expected a .py script or a .yaml file")
-    try:
-        names = runpy.run_path(str(file), run_name="kineray_experiment")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except Exception as error:
-        line = _line_of(error, file)
-        raise ConfigError(f"{path}:{line}: {type(error).__name__}: {_first_line(error)}") from error
+    names = vars(load_file(file)[1])
     experiment, smoke = names.get("experiment"), names.get("smoke")
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{path}: defines no 'experiment'; write experiment = kineray.Experiment(...)")
@@ -60,18 +53,3 @@ def _text(file: Path) -> str:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file}: not a text file in UTF-8") from None
-
-
-def _line_of(error: BaseException, file: Path) -> int:
-    if isinstance(error, SyntaxError):
-        return error.lineno or 0
-    trace, line = sys.exc_info()[2], 0
-    while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == file:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -3,6 +3,7 @@
 import click
 
 from kineray.cli.output import crops_option, model_option, note, storage_option, top_k_option, views_option
+from kineray.cli.plugins import plugin_option
 
 
 @click.command(name="serve", short_help="Serve the champion on 127.0.0.1:8000.")
@@ -16,6 +17,7 @@ from kineray.cli.output import crops_option, model_option, note, storage_option,
 @click.option(
     "--max-megabytes", type=click.IntRange(1), default=64, show_default=True, help="Largest accepted video."
 )
+@plugin_option
 def command(
     storage: str,
     model_name: str,

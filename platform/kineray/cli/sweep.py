@@ -1,5 +1,111 @@
 """``kineray sweep``."""
 
-from kineray.cli.train import sweep
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from kineray.cli.launch import resolve, with_smoke_data, worker_options
+from kineray.cli.output import TrainingProgress, at, json_option, show, storage_option, table
+from kineray.cli.plugins import ExperimentCommand, plugin_option
+from kineray.cli.scripts import load_script
+from kineray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kineray.options import WorkerOptions
+    from kineray.training import Event
+
+
+@click.command(
+    name="sweep", cls=ExperimentCommand, short_help="Search learning rates and model fields with Ray Tune."
+)
+@click.argument("script")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--trials", type=click.IntRange(1), default=6, show_default=True)
+@click.option(
+    "--search",
+    multiple=True,
+    metavar="KEY=DOMAIN",
+    help="optim.lr=log:0.01:1, optim.momentum=uniform:0.8:0.99 or model.alpha=4,8; "
+    "replaces the script's space.",
+)
+@storage_option
+@click.option("--name", help="Name of the sweep.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the sweep --name, or the newest one of this experiment and space.",
+)
+@click.option(
+    "--concurrent", type=click.IntRange(1), help="Trials at once [default: one for every GPU, or CPU]."
+)
+@worker_options
+@plugin_option
+@click.option("--smoke", is_flag=True, help="Search around the script's small experiment.")
+@json_option
+def sweep(
+    script: str,
+    overrides: tuple[str, ...],
+    *,
+    trials: int,
+    search: tuple[str, ...],
+    storage: str,
+    name: str | None,
+    resume: bool,
+    concurrent: int | None,
+    options: "WorkerOptions",
+    smoke: bool,
+    as_json: bool,
+) -> None:
+    """Search the space of SCRIPT (or --search) with TPE and ASHA; every trial is a run."""
+    from kineray.config import check_space
+    from kineray.config.space import parse_space
+
+    loaded = load_script(script)
+    experiment = resolve(loaded, overrides, script, smoke)
+    space = parse_space(search) or loaded.search_space
+    if not space:
+        raise ConfigError(
+            "defines no 'search_space'",
+            code="no_search_space",
+            key=script,
+            remedy="define one, or pass --search optim.lr=log:0.01:1",
+        )
+    from kineray.orchestration import sweep as run_sweep
+
+    check_space(experiment, space, fixed=[text.partition("=")[0] for text in overrides])
+    if smoke:
+        experiment = with_smoke_data(experiment)
+    progress = TrainingProgress()
+
+    def on_event(trial: str, event: "Event") -> None:
+        progress(event, prefix=f"[{trial}] ")
+
+    try:
+        outcome = run_sweep(
+            experiment,
+            space,
+            trials=trials,
+            storage=storage,
+            name=name,
+            resume=resume,
+            concurrent=concurrent,
+            options=options,
+            on_event=on_event,
+            command=sys.argv,
+        )
+    finally:
+        progress.close()
+    best = outcome.best
+    show(
+        {"sweep": outcome.name, "trials": [dataclasses.asdict(t) for t in outcome.trials]},
+        table(outcome.rows(), ("score", "epoch", "state", *space, "run")),
+        as_json=as_json,
+        then=(f"kineray promote {best.name}{at(storage)}", f"kineray runs show {best.name}{at(storage)}")
+        if best
+        else (f"kineray runs{at(storage)}",),
+    )
+
 
 command = sweep

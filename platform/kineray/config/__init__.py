@@ -1,52 +1,31 @@
-"""Typed experiment configs, dotted overrides, fingerprints."""
+"""Typed experiment configs, variants, dotted overrides, fingerprints.
+
+The class of any variant is here by its name too (``kineray.config.C3DConfig``), a user's own included.
+"""
+
+from typing import Any
 
 from kineray.config.data import DataConfig
 from kineray.config.fields import Section
-from kineray.config.models import (
-    AttentionConfig,
-    AverageConfig,
-    C3DConfig,
-    ConsensusConfig,
-    Conv1dConfig,
-    ConvLstmConfig,
-    FrameConfig,
-    GruConfig,
-    LstmConfig,
-    ModelConfig,
-    ModelSection,
-    P3DConfig,
-    R2Plus1DConfig,
-    ResidualConfig,
-    ResNet3dConfig,
-    S3DConfig,
-    S3DV3Config,
-    SlowFastConfig,
-    StreamConfig,
-    STResNetConfig,
-    TemporalConfig,
-    TimeceptionConfig,
-    TwoStreamConfig,
-    VideoResNet18Config,
-)
+from kineray.config.files import from_yaml, to_yaml
+from kineray.config.fingerprint import fingerprint
+from kineray.config.losses.base import LossSection
+from kineray.config.metrics.base import MetricSection
+from kineray.config.models.base import ModelSection
+from kineray.config.optim.base import BatchScaledOptimSection, OptimSection
 from kineray.config.overrides import (
     apply_overrides,
     as_arguments,
+    as_pairs,
     change_model,
     differing_keys,
-    fingerprint,
-    from_yaml,
     leaf_keys,
     overrides_of,
-    to_yaml,
 )
-from kineray.config.schema import (
-    AdamConfig,
-    Experiment,
-    OptimConfig,
-    RpropConfig,
-    SgdConfig,
-    TrainConfig,
-)
+from kineray.config.plugins import Plugin, load_plugins, loaded_plugins, plugins_of
+from kineray.config.recipe.base import RecipePiece
+from kineray.config.schedules.base import ScheduleSection
+from kineray.config.schema import Experiment, TrainConfig
 from kineray.config.space import (
     Choice,
     Domain,
@@ -57,55 +36,56 @@ from kineray.config.space import (
     parse_domain,
     trial_name,
 )
+from kineray.config.tasks.base import TaskSection
+from kineray.config.temporal.base import TemporalSection
+from kineray.config.variants import Pieces, Variant, families, variants
 
 __all__ = [
-    "AdamConfig",
-    "AttentionConfig",
-    "AverageConfig",
-    "C3DConfig",
+    "BatchScaledOptimSection",
     "Choice",
-    "ConsensusConfig",
-    "Conv1dConfig",
-    "ConvLstmConfig",
     "DataConfig",
     "Domain",
     "Experiment",
-    "FrameConfig",
-    "GruConfig",
     "LogUniform",
-    "LstmConfig",
-    "ModelConfig",
+    "LossSection",
+    "MetricSection",
     "ModelSection",
-    "OptimConfig",
-    "P3DConfig",
-    "R2Plus1DConfig",
-    "ResNet3dConfig",
-    "ResidualConfig",
-    "RpropConfig",
-    "S3DConfig",
-    "S3DV3Config",
-    "STResNetConfig",
+    "OptimSection",
+    "Pieces",
+    "Plugin",
+    "RecipePiece",
+    "ScheduleSection",
     "SearchSpace",
     "Section",
-    "SgdConfig",
-    "SlowFastConfig",
-    "StreamConfig",
-    "TemporalConfig",
-    "TimeceptionConfig",
+    "TaskSection",
+    "TemporalSection",
     "TrainConfig",
-    "TwoStreamConfig",
     "Uniform",
-    "VideoResNet18Config",
+    "Variant",
     "apply_overrides",
     "as_arguments",
+    "as_pairs",
     "change_model",
     "check_space",
     "differing_keys",
+    "families",
     "fingerprint",
     "from_yaml",
     "leaf_keys",
+    "load_plugins",
+    "loaded_plugins",
     "overrides_of",
     "parse_domain",
+    "plugins_of",
     "to_yaml",
     "trial_name",
+    "variants",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for family in () if name.startswith("_") else families():
+        for variant in variants(family).values():
+            if variant.__name__ == name:
+                return variant
+    raise AttributeError(f"module 'kineray.config' has no attribute '{name}'")

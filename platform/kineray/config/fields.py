@@ -24,6 +24,11 @@ def _none_is_a_name(value: object) -> object:
     return "none" if value is None else value
 
 
+def _none_is_empty(value: object) -> object:
+    """``None`` -> ``""``: no name."""
+    return "" if value is None else value
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 KernelSize = Annotated[int, Field(gt=0), AfterValidator(_odd)]
@@ -37,7 +42,9 @@ BlockCounts = Annotated[
 ]
 KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(_split_commas)]
 SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
+PositiveInts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split_commas)]
 Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
+NameOrNone = Annotated[str, BeforeValidator(_none_is_empty)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,7 +52,9 @@ FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Sampling = Literal["dense", "uniform", "segments", "sequences"]
 Modality = Literal["rgb", "flow", "flow_stack", "rgb_flow", "rgb_flow_stack"]
+Labels = Literal["single", "multiple", "any"]
 Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
+ZNorm = Annotated[Literal["none", "per_dimension", "per_frame"], BeforeValidator(_none_is_a_name)]
 
 
 class Section(BaseModel):

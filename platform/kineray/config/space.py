@@ -80,6 +80,22 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
             raise ConfigError(f"search space: {error}") from None
 
 
+def parse_space(texts: Iterable[str]) -> dict[str, Domain]:
+    """A search space from texts as ``parse_domain`` reads them. Raises ConfigError, also for a key twice."""
+    space: dict[str, Domain] = {}
+    for text in texts:
+        key, domain = parse_domain(text)
+        if key in space:
+            raise ConfigError(
+                f"searched twice, the second time as {text.partition('=')[2]}",
+                code="repeated_key",
+                key=key,
+                remedy="give each key one domain",
+            )
+        space[key] = domain
+    return space
+
+
 def parse_domain(text: str) -> tuple[str, Domain]:
     """``optim.lr=log:0.01:1`` | ``optim.momentum=uniform:0.8:0.99`` | ``model.alpha=4,8`` -> key, domain.
 

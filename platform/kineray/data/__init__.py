@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "Batch": "batches.loader",
+    "BatchSpec": "batches.spec",
+    "ClipShape": "batches.spec",
     "EvalClips": "batches.loader",
     "Failure": "batches.loader",
     "FlowCopy": "derive.api",
@@ -27,6 +29,7 @@ _WHERE = {
     "from_path_label_list": "importers",
     "global_order": "batches.order",
     "import_dataset": "importers.dataset",
+    "load_batches": "batches.loader",
     "load_manifest": "manifest.manifest",
     "reencode": "derive.api",
     "sample_rng": "clips.seeds",
@@ -35,7 +38,7 @@ _WHERE = {
     "stats": "derive.api",
     "steps_per_epoch": "batches.loader",
     "synthesize": "derive.synth",
-    "train_batches": "batches.loader",
+    "training_batches": "batches.training",
     "validate": "derive.api",
 }
 
@@ -46,9 +49,12 @@ if TYPE_CHECKING:
     from kineray.data.batches.loader import EvalClips as EvalClips
     from kineray.data.batches.loader import Failure as Failure
     from kineray.data.batches.loader import eval_clips as eval_clips
+    from kineray.data.batches.loader import load_batches as load_batches
     from kineray.data.batches.loader import steps_per_epoch as steps_per_epoch
-    from kineray.data.batches.loader import train_batches as train_batches
     from kineray.data.batches.order import global_order as global_order
+    from kineray.data.batches.spec import BatchSpec as BatchSpec
+    from kineray.data.batches.spec import ClipShape as ClipShape
+    from kineray.data.batches.training import training_batches as training_batches
     from kineray.data.clips.preprocessing import Preprocessing as Preprocessing
     from kineray.data.clips.seeds import sample_rng as sample_rng
     from kineray.data.derive.api import FlowCopy as FlowCopy

@@ -21,34 +21,34 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from kineray.config import (
-    AttentionConfig,
-    AverageConfig,
-    ConsensusConfig,
-    Conv1dConfig,
-    ConvLstmConfig,
-    FrameConfig,
-    GruConfig,
-    LstmConfig,
-    ResidualConfig,
-    TemporalConfig,
-    TimeceptionConfig,
-)
+from kineray.config import TemporalSection
+from kineray.config.models.frame import FrameConfig
+from kineray.config.temporal.attention import AttentionConfig
+from kineray.config.temporal.average import AverageConfig
+from kineray.config.temporal.consensus import ConsensusConfig
+from kineray.config.temporal.conv1d import Conv1dConfig
+from kineray.config.temporal.conv_lstm import ConvLstmConfig
+from kineray.config.temporal.gru import GruConfig
+from kineray.config.temporal.lstm import LstmConfig
+from kineray.config.temporal.residual import ResidualConfig
+from kineray.config.temporal.timeception import TimeceptionConfig
 from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.blocks import adopt, fold_frames
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 from kineray.models.shape import check_shape
-from kineray.models.temporal import build_temporal
 
-FROZEN_AT_RANDOM = "random weights, and is frozen; model.init=torchvision:NAME gives it those of images"
+
+def frozen_at_random_note(key: str) -> str:
+    """What is reported of a part of ``config.frozen_at_random()``, after its name."""
+    return f"random weights, and is frozen; model.{key}=torchvision:NAME gives it those of images"
 
 
 class FrameNet(nn.Module):
     """The whole network. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: of the clips; 3 for RGB, 2 for optical flow and more for stacked flow.
-    Raises ConfigError where the backbone has no layer ``config.cut``.
+    ``in_channels``: number of clip channels (3 for RGB, 2 for optical flow, more for stacked flow).
+    Raises ConfigError if the backbone has no layer ``config.cut``.
     """
 
     def __init__(self, config: FrameConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
@@ -59,15 +59,14 @@ class FrameNet(nn.Module):
             self.backbone.requires_grad_(False).eval()
         else:
             adopt(self.backbone)
-        self.temporal = build_temporal(config.temporal, backbone_channels(config.backbone, config.cut))
-        consensus = isinstance(config.temporal, ConsensusConfig)
-        head = ConsensusHead if consensus else FeatureHead
+        self.temporal = config.temporal.build(backbone_channels(config.backbone, config.cut))
+        head = ConsensusHead if self.temporal.keeps_frames else FeatureHead
         self.head = head(self.temporal.features, heads, config.dropout)
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
 
-        Raises ConfigError for frames or pictures that the backbone or the temporal subsystem cannot take.
+        Raises ConfigError for clips that the backbone or the temporal subsystem cannot take.
         """
         return self.classify(self.frame_maps(clips_bcthw))
 
@@ -104,7 +103,7 @@ class ConsensusHead(FeatureHead):
         return {name: logits.mean(1) for name, logits in super().forward(features_btc).items()}
 
 
-def _egocentric(temporal: TemporalConfig, cut: str = "") -> ModelPreset:
+def _egocentric(temporal: TemporalSection, cut: str = "") -> ModelPreset:
     """20 frames of 256 pixels through a MobileNetV2 that is not trained."""
     config = FrameConfig(
         init="torchvision:mobilenet_v2", backbone="mobilenet_v2", cut=cut, frozen=True, temporal=temporal
@@ -113,7 +112,7 @@ def _egocentric(temporal: TemporalConfig, cut: str = "") -> ModelPreset:
     return ModelPreset(config, frames=20, sampling="uniform", side=256, source=source, study="egocentric")
 
 
-def _baseline(temporal: TemporalConfig) -> ModelPreset:
+def _baseline(temporal: TemporalSection) -> ModelPreset:
     """Features of a ResNet-50 that is not trained, for a linear classifier without dropout."""
     config = FrameConfig(
         init="torchvision:resnet50", backbone="resnet50", frozen=True, temporal=temporal, dropout=0.0
@@ -137,10 +136,10 @@ PRESETS = {
     "mobilenet_v2_residual": _egocentric(ResidualConfig()),
     "mobilenet_v2_attention": _egocentric(AttentionConfig()),
     "resnet50_average": _baseline(AverageConfig()),
-    "resnet50_z_average": _baseline(AverageConfig(z_norm=True)),
+    "resnet50_z_average": _baseline(AverageConfig(z_norm="per_dimension")),
     "resnet50_gru": _baseline(GruConfig()),
     "resnet50_tsn": _lecture(FrameConfig(temporal=ConsensusConfig()), "arXiv 1608.00859", frames=8),
-    # Minutes of video: 128 moments, and a backbone that is not trained with what is behind it.
+    # Minutes of video: 128 timestamps, and a backbone that is not trained with what is behind it.
     "resnet50_timeception": _lecture(
         FrameConfig(init="torchvision:resnet50", frozen=True, temporal=TimeceptionConfig()),
         "arXiv 1812.01289",

@@ -1,15 +1,12 @@
-"""What a published model is, besides its weights."""
+"""Published models: a configuration and the clips it was published with."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from kineray.config import DataConfig, ModelConfig, as_arguments
+from kineray.config import DataConfig, ModelSection, as_arguments
 from kineray.config.fields import Sampling
 
 RGB = 3  # channels
 USUAL_SIDE = 256  # pixels, in evaluation
-
-Study = Literal["slowfast", "st_resnet", "s3d", "convnets", "egocentric"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +19,11 @@ class ModelPreset:
     code that defines it; ``study``: which script of ``experiments/`` is for it.
     """
 
-    config: ModelConfig
+    config: ModelSection
     frames: int
     side: int
     source: str
-    study: Study
+    study: str = ""
     sampling: Sampling = "dense"
     stride: int = 0
     channels: int = 3

@@ -1,80 +1,66 @@
 """Models by name, and by their configuration."""
 
-import difflib
 import logging
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kineray.config import (
-    C3DConfig,
-    FrameConfig,
-    ModelConfig,
-    P3DConfig,
-    R2Plus1DConfig,
-    ResNet3dConfig,
-    S3DConfig,
-    S3DV3Config,
-    SlowFastConfig,
-    STResNetConfig,
-    TwoStreamConfig,
-    VideoResNet18Config,
-    change_model,
-)
+from kineray.config.data import DataConfig
+from kineray.config.models.base import ModelSection
+from kineray.config.overrides import change_model
+from kineray.config.variants import did_you_mean, variants
 from kineray.errors import ConfigError
-from kineray.models import (
-    c3d,
-    frame,
-    p3d,
-    r2plus1d,
-    resnet3d,
-    s3d,
-    s3d_v3,
-    slowfast,
-    st_resnet,
-    two_stream,
-    video_resnet18,
-)
+from kineray.models import frame
 from kineray.models.preset import ModelPreset
 from kineray.models.weights import load_weights
 
 log = logging.getLogger(__name__)
 
-# How each configuration is built: (config, heads, in_channels) -> network.
-_BUILDERS: Mapping[type, Callable[..., nn.Module]] = {
-    C3DConfig: c3d.C3D,
-    P3DConfig: p3d.P3D,
-    R2Plus1DConfig: r2plus1d.R2Plus1D,
-    SlowFastConfig: slowfast.SlowFast,
-    S3DConfig: s3d.S3D,
-    S3DV3Config: s3d_v3.S3DV3,
-    ResNet3dConfig: resnet3d.ResNet3d,
-    VideoResNet18Config: video_resnet18.VideoResNet18,
-    FrameConfig: frame.FrameNet,
-    STResNetConfig: st_resnet.STResNet,
-    TwoStreamConfig: two_stream.TwoStream,
-}
 
-MODEL_PRESETS: Mapping[str, ModelPreset] = {
-    **c3d.PRESETS,
-    **p3d.PRESETS,
-    **r2plus1d.PRESETS,
-    **slowfast.PRESETS,
-    **s3d.PRESETS,
-    **s3d_v3.PRESETS,
-    **resnet3d.PRESETS,
-    **video_resnet18.PRESETS,
-    **frame.PRESETS,
-    **st_resnet.PRESETS,
-    **two_stream.PRESETS,
-}
+@cache
+def _ours() -> dict[str, ModelPreset]:
+    """Of kineray's own architectures: what ``PRESETS`` at the foot of their files names."""
+    found: dict[str, ModelPreset] = {}
+    for variant in variants(ModelSection).values():
+        if variant.builds.startswith("kineray."):
+            module = import_module(variant.builds.rpartition(".")[0])
+            found |= module.PRESETS
+    return found
+
+
+def model_presets() -> dict[str, ModelPreset]:
+    """The published models by name, and each architecture of a plug-in by its ``type``.
+
+    A plug-in's module may name presets of its own in ``PRESETS``, {name: ModelPreset}.
+    """
+    found = dict(_ours())
+    for name, variant in variants(ModelSection).items():
+        if variant.__module__.startswith("kineray."):
+            continue
+        module = sys.modules[variant.__module__]
+        own = getattr(module, "PRESETS", {})
+        found |= own or {name: _plain_preset(variant)}
+    return found
+
+
+def _plain_preset(variant: type[ModelSection]) -> ModelPreset:
+    """A user's architecture with its defaults, on the clips that experiments have by default."""
+    usual = DataConfig()
+    source = getattr(sys.modules[variant.__module__], "__file__", None) or variant.__module__
+    return ModelPreset(
+        variant(), frames=usual.frames, side=usual.eval_crop, source=Path(source).name, stride=usual.stride
+    )
 
 
 def list_models() -> list[str]:
     """Names that ``create_model`` knows."""
-    return sorted(MODEL_PRESETS)
+    return sorted(model_presets())
 
 
 def create_model(
@@ -99,25 +85,25 @@ def create_model(
     for part, weights in config.inits().items():
         loaded = load_weights(model.get_submodule(part), weights)
         log.log(logging.WARNING if loaded.notes else logging.INFO, "%s", loaded)
-    if isinstance(config, FrameConfig) and config.is_frozen_at_random:
-        log.warning("the backbone has %s", frame.FROZEN_AT_RANDOM)
+    for part, key in config.frozen_at_random().items():
+        log.warning("%s has %s", part, frame.frozen_at_random_note(key))
     return model
 
 
 def find_preset(name: str) -> ModelPreset:
     """The published model of that name. Raises ConfigError, with a suggestion, if there is none."""
-    if name not in MODEL_PRESETS:
-        near = difflib.get_close_matches(name, MODEL_PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "kineray models lists them"
-        raise ConfigError(f"model '{name}' is not known; {hint}")
-    return MODEL_PRESETS[name]
+    known = model_presets()
+    if name not in known:
+        near = did_you_mean(name, known) or "; kineray models lists them"
+        raise ConfigError(f"no model of this name{near}", code="unknown_model", key=name)
+    return known[name]
 
 
-def build_model(config: ModelConfig, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
+def build_model(config: ModelSection, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
     """A new, randomly initialised model of a configuration, whatever its ``init``, for ``in_channels``.
 
     Raises ConfigError for unusable heads or channels.
     """
     if not isinstance(in_channels, int) or in_channels < 1:
         raise ConfigError(f"in_channels: {in_channels!r} is no number of channels; RGB has 3, flow 2")
-    return _BUILDERS[type(config)](config, heads, in_channels)
+    return config.build(heads, in_channels)

@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import ResNet, resnet50
 
-from kineray.config import STResNetConfig
+from kineray.config.models.st_resnet import STResNetConfig
 from kineray.errors import ConfigError
-from kineray.models.blocks import GroupBatchNorm, adopt, take_channels
+from kineray.models.blocks import GhostBatchNorm, adopt, replace_input_conv
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -130,20 +130,20 @@ class STResNet(nn.Module):
 
     def _channels(self, name: str) -> int:
         layer = self.backbone.get_submodule(name)
-        return layer.num_features if isinstance(layer, GroupBatchNorm) else int(layer.out_channels)
+        return layer.num_features if isinstance(layer, GhostBatchNorm) else int(layer.out_channels)
 
 
 def _each_frame(layer: nn.Module, features_btchw: Tensor) -> Tensor:
     """Apply a layer for images to all frames at once."""
     frames = features_btchw.shape[1]
-    if isinstance(layer, GroupBatchNorm):
+    if isinstance(layer, GhostBatchNorm):
         layer.rows_per_clip = frames
     output: Tensor = layer(features_btchw.flatten(0, 1))
     return torch.unflatten(output, 0, (-1, frames))
 
 
 def _backbone(in_channels: int) -> ResNet:
-    backbone = adopt(take_channels(resnet50(weights=None), in_channels))
+    backbone = adopt(replace_input_conv(resnet50(weights=None), in_channels))
     backbone.fc = nn.Identity()
     return backbone
 

@@ -16,7 +16,6 @@ The source trains each stream alone. Here the loss is that of the fused result; 
 train the streams in experiments of their own and start from them: ``model.rgb.init``, ``model.flow.init``.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,10 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.config import StreamConfig, TwoStreamConfig
+from kineray.config import ModelSection
+from kineray.config.models.two_stream import TwoStreamConfig
 from kineray.errors import ConfigError
 from kineray.models import r2plus1d, s3d, slowfast
-from kineray.models.heads import AUXILIARY, check_heads
+from kineray.models.heads import AUXILIARY, MeanOfProbabilities, check_heads
 from kineray.models.preset import RGB, ModelPreset
 
 _FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # of a clip that is looked for, only for its shapes
@@ -38,13 +38,11 @@ _FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # of a clip that is looked for
 class TwoStream(nn.Module):
     """Both streams and their fusion. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: of the clips; 3 of RGB, which come first, and then those of flow (2, or more if
-    stacked). Raises ConfigError if there are none of flow, or ``mid`` is no layer that can be fused.
+    ``in_channels``: number of clip channels: 3 of RGB, which come first, and those of flow (2, or more
+    if stacked). Raises ConfigError if there are none of flow, or ``mid`` is no layer that can be fused.
     """
 
     def __init__(self, config: TwoStreamConfig, heads: Mapping[str, int], in_channels: int = 5) -> None:
-        from kineray.models.registry import build_model  # which imports this file
-
         super().__init__()
         self.config = config
         if in_channels <= RGB:
@@ -53,8 +51,8 @@ class TwoStream(nn.Module):
                 " those of flow, as in data.modality=rgb_flow"
             )
         check_heads(heads)
-        self.rgb = build_model(config.rgb, heads, RGB)
-        self.flow = build_model(config.flow, heads, in_channels - RGB)
+        self.rgb = config.rgb.build(heads, RGB)
+        self.flow = config.flow.build(heads, in_channels - RGB)
         self.head: nn.Module = LinearFusion(heads) if config.fusion == "linear" else AverageFusion()
         self.mid: MidFusion | None = None
         if config.mid:
@@ -73,12 +71,13 @@ class TwoStream(nn.Module):
         return {**rgb, **flow, **fused}
 
 
-class AverageFusion(nn.Module):
-    """The logarithm of the mean probability, for each head."""
+class AverageFusion(MeanOfProbabilities):
+    """The logits of the mean probability, for each head."""
 
     def forward(self, rgb: Mapping[str, Tensor], flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits of both streams, {head: [B, classes]} -> the same of their fusion."""
-        return {name: _average(rgb[name], flow[name]) for name in rgb if name in flow}
+        both = {name: torch.stack([rgb[name], flow[name]], dim=1) for name in rgb if name in flow}
+        return {name: self.mean_logits(logits_b2k) for name, logits_b2k in both.items()}
 
 
 class LinearFusion(AverageFusion):
@@ -95,7 +94,7 @@ class LinearFusion(AverageFusion):
         auxiliary = {name: logits for name, logits in rgb.items() if name.startswith(AUXILIARY)}
         fused = super().forward(auxiliary, flow)
         for name, linear in self.fuse.items():
-            scores = [F.normalize(stream[name].softmax(1), dim=1) for stream in (rgb, flow)]
+            scores = [F.normalize(self.probabilities(stream[name]), dim=1) for stream in (rgb, flow)]
             fused[name] = linear(torch.cat(scores, dim=1))
         return fused
 
@@ -130,12 +129,6 @@ class MidFusion(nn.Module):
         return mixed
 
 
-def _average(logits_rgb: Tensor, logits_flow: Tensor) -> Tensor:
-    dtype = torch.promote_types(logits_rgb.dtype, torch.float32)
-    rgb, flow = (F.log_softmax(logits, dim=1, dtype=dtype) for logits in (logits_rgb, logits_flow))
-    return torch.logaddexp(rgb, flow) - math.log(2)
-
-
 def _start_as_sum(layer: nn.Module) -> None:
     """Two identity matrices side by side: the output is the sum of both halves of the input."""
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
@@ -150,7 +143,7 @@ def _start_as_sum(layer: nn.Module) -> None:
 
 
 def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
-    """The fusion after ``config.mid``; ConfigError where that cannot be."""
+    """The fusion after ``config.mid``. Raises ConfigError if that layer cannot be fused."""
     rgb, flow = (_shapes(config, *stream) for stream in ((config.rgb, RGB), (config.flow, flow_channels)))
     if config.mid not in rgb or config.mid not in flow:
         common = [name for name in rgb if name in flow]
@@ -174,20 +167,18 @@ def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
     return MidFusion(conv)
 
 
-def _shapes(config: TwoStreamConfig, stream: StreamConfig, channels: int) -> dict[str, tuple[int, ...]]:
+def _shapes(config: TwoStreamConfig, stream: ModelSection, channels: int) -> dict[str, tuple[int, ...]]:
     """Shape, without the batch, of what each layer of a stream gives to one of the smallest clips.
 
     Only layers that run once and give one feature map, or one for each frame.
     """
-    from kineray.models.registry import build_model
-
     sizes = [size for size in product(_FRAMES, _SIDES) if _takes(config, *size)]
     if not sizes:
         raise ConfigError("model.mid: there are no clips that model.rgb and model.flow can both take")
     frames, side = sizes[0]
     outputs: dict[str, list[object]] = {}
     with torch.device("meta"), torch.no_grad():
-        network = build_model(stream, {"probe": 1}, channels).eval()
+        network = stream.build({"probe": 1}, channels).eval()
         for name, layer in network.named_modules():
             outputs[name] = []
             layer.register_forward_hook(partial(_record, outputs[name]))

@@ -2,6 +2,6 @@
 
 from kineray.orchestration.board import SweepOutcome, Trial
 from kineray.orchestration.search import sweep
-from kineray.orchestration.training import Launch, RunOutcome, train
+from kineray.orchestration.training import RunOutcome, train
 
-__all__ = ["Launch", "RunOutcome", "SweepOutcome", "Trial", "sweep", "train"]
+__all__ = ["RunOutcome", "SweepOutcome", "Trial", "sweep", "train"]

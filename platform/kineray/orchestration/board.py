@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kineray.config import Experiment, apply_overrides, fingerprint, trial_name
+from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.data import Manifest
 from kineray.errors import KinerayError
 from kineray.orchestration.mailbox import drain, open_mailbox, record
+from kineray.orchestration.messages import FromTrial, TrialEnded, TrialEvent, TrialStarted
+from kineray.orchestration.records import science
 from kineray.tracking import Run, get_run, resume_run, run_exists, start_run
 from kineray.training import Event, ValidationEvent
 
@@ -58,6 +60,7 @@ class _Entry:
     state: str = "running"
     epoch: int = 0
     score: float | None = None
+    problem: str = ""
 
 
 @dataclass
@@ -67,7 +70,7 @@ class Board:
     parent: Run
     experiment: Experiment
     manifest: Manifest
-    where: str
+    storage: str
     on_event: Callable[[str, Event], None]
     first_problem: str = ""
     _entries: dict[str, _Entry] = field(default_factory=dict)
@@ -87,9 +90,9 @@ class Board:
         """Take over the trials that an earlier session of this sweep has ended."""
         for params in finished:
             name = trial_name(self.experiment, params)
-            detail = get_run(self.where, f"{self.parent.name}/{name}")
+            detail = get_run(self.storage, f"{self.parent.name}/{name}")
             self._entries[name] = _Entry(
-                resume_run(self.where, detail.name),
+                resume_run(self.storage, detail.name),
                 params,
                 detail.tags.get("trial.state", "interrupted"),
                 int(detail.tags.get("trial.epoch", "0")),
@@ -107,6 +110,8 @@ class Board:
     def failed(self, name: str, problem: str) -> None:
         """A trial's process raised or died."""
         self._problems[name] = _last_line(problem)
+        if name not in self._entries:  # before it could report its start
+            self.first_problem = self.first_problem or self._problems[name]
 
     def close(self, status: str) -> None:
         """Stop listening and end every trial's record; ``status`` is how the sweep itself ended."""
@@ -115,66 +120,79 @@ class Board:
             self._thread.join()
             self._move()
         for name, entry in self._entries.items():
-            if name in self._problems:
-                entry.state = "failed"
-                entry.run.set_tags({"problem": self._problems[name]})
-                self.first_problem = self.first_problem or self._problems[name]
             if entry.state == "running":
-                entry.state = "stopped" if status == "FINISHED" else "interrupted"
+                self._end(name, entry, status)
+            if entry.problem:
+                self.first_problem = self.first_problem or entry.problem
+                entry.run.set_tags({"problem": entry.problem})
             score = {} if entry.score is None else {"trial.score": repr(entry.score)}
             entry.run.set_tags({"trial.state": entry.state, "trial.epoch": str(entry.epoch), **score})
             ends = {"failed": "FAILED", "diverged": "FAILED", "interrupted": "KILLED"}
             entry.run.finish(ends.get(entry.state, "FINISHED"))
+
+    def _end(self, name: str, entry: _Entry, status: str) -> None:
+        """The end of a trial that did not report one: its process is gone, or ASHA stopped it."""
+        if name in self._problems:
+            entry.state, entry.problem = "failed", self._problems[name]
+        else:
+            entry.state = "stopped" if status == "FINISHED" else "interrupted"
 
     def _listen(self) -> None:
         while not self._done.wait(0.25):
             self._move()
 
     def _move(self) -> None:
-        for name, item in drain(self._mailbox):
+        message: FromTrial
+        for message in drain(self._mailbox):
             try:
-                self._take(name, item)
+                self._take(message)
             except KinerayError as error:  # the record of one trial; the others go on
                 self.first_problem = self.first_problem or str(error)
-                log.warning("%s: %s", name, error)
+                log.warning("%s: %s", message.trial, error)
 
-    def _take(self, name: str, item: dict[str, Any] | str | Event) -> None:
-        """One message of a trial: what it starts with, its state at its end, events between."""
-        if isinstance(item, dict):
-            self._start(name, item["params"])
-            self._entries[name].score = item["score"]
-            return
-        entry = self._entries.get(name)
-        if entry is None:  # its record could not be started, which was told
-            return
-        if isinstance(item, str):
-            entry.state, _, problem = item.partition(": ")
-            if problem:
+    def _take(self, message: FromTrial) -> None:
+        entry = self._entries.get(message.trial)
+        match message:
+            case TrialStarted():
+                self._start(message)
+            case TrialEnded(problem=problem) if entry is None:  # before it could report its start
                 self.first_problem = self.first_problem or problem
-                entry.run.set_tags({"problem": problem})
-            return
-        record(entry.run, item)
-        if isinstance(item, ValidationEvent):
-            entry.epoch = item.epoch
-            entry.score = max(item.score, entry.score or 0.0)
-        self.on_event(name, item)
+            case _ if entry is None:  # its record could not be started, which was logged
+                pass
+            case TrialEvent(event=event):
+                record(entry.run, event)
+                if isinstance(event, ValidationEvent):
+                    entry.epoch = event.epoch
+                    entry.score = max(event.score, entry.score or 0.0)
+                self.on_event(message.trial, event)
+            case TrialEnded():
+                entry.state, entry.problem = message.state, message.problem
+                if message.traceback:
+                    log.debug("%s:\n%s", message.trial, message.traceback)
 
-    def _start(self, name: str, params: dict[str, Any]) -> None:
+    def _start(self, message: TrialStarted) -> None:
+        """The trial's entry; one that goes on, here or in an earlier session, keeps its record."""
+        name = message.trial
+        if name not in self._entries:
+            self._entries[name] = _Entry(self._open(name, message.params), message.params)
+        entry = self._entries[name]
+        entry.state, entry.score, entry.problem = "running", message.score, ""
+        entry.run.set_tags({"worker.0": f"{message.host} pid {message.pid}"})
+
+    def _open(self, name: str, params: dict[str, Any]) -> Run:
         full_name = f"{self.parent.name}/{name}"
-        if run_exists(self.where, full_name):
-            self._entries[name] = _Entry(resume_run(self.where, full_name), params)
-            return
+        if run_exists(self.storage, full_name):
+            return resume_run(self.storage, full_name)
         experiment = apply_overrides(self.experiment, params)
-        run = start_run(
-            self.where,
+        return start_run(
+            self.storage,
             name=full_name,
             experiment=experiment,
-            fingerprint=fingerprint(experiment, self.manifest.content_hash),
+            fingerprint=science(experiment, self.manifest),
             manifest=self.manifest,
             command=[],
             parent=self.parent.run_id,
         )
-        self._entries[name] = _Entry(run, params)
 
 
 def _last_line(text: str) -> str:

@@ -1,9 +1,10 @@
-"""How events get from the workers, on any host, to the one writer of a run's record."""
+"""How messages get from the workers, on any host, to the one writer of a run's record."""
 
 from typing import Any
 
 from kineray.cluster import driver_node
-from kineray.tracking import Run
+from kineray.orchestration.messages import FromTrial, FromWorker, WorkerFailed, WorkerStarted
+from kineray.tracking import BEST_SCORE, SCORE, Run
 from kineray.training import (
     CheckpointEvent,
     Event,
@@ -15,58 +16,67 @@ from kineray.training import (
 
 
 def open_mailbox() -> Any:
-    """A new mailbox on the host of this process; workers call ``mailbox.put.remote(item)``."""
+    """A new mailbox on the host of this process; workers call ``mailbox.put.remote(message)``."""
     import ray
 
     return ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=driver_node()).remote()
 
 
 def drain(mailbox: Any) -> list[Any]:
-    """Take all items out, in the order in which they came."""
+    """Take all messages out, in the order in which they came."""
     import ray
 
-    items: list[Any] = ray.get(mailbox.drain.remote())
-    return items
+    messages: list[Any] = ray.get(mailbox.drain.remote())
+    return messages
 
 
 class _Mailbox:
-    """Holds events between rank 0 and the driver. Runs as an actor on the driver's host."""
+    """Holds messages between workers and the driver. Runs as an actor on the driver's host."""
 
     def __init__(self) -> None:
-        self._items: list[Any] = []
+        self._messages: list[FromWorker | FromTrial] = []
+        self._lost: set[int] = set()
 
-    def put(self, item: Any) -> None:
-        self._items.append(item)
+    def put(self, message: FromWorker | FromTrial) -> None:
+        self._messages.append(message)
+        if isinstance(message, WorkerFailed) and message.final:
+            self._lost.add(message.rank)
 
-    def drain(self) -> list[Any]:
-        items, self._items = self._items, []
-        return items
+    def drain(self) -> list[FromWorker | FromTrial]:
+        messages, self._messages = self._messages, []
+        return messages
+
+    def lost(self) -> int:
+        """How many workers have failed in a way that no new worker would mend."""
+        return len(self._lost)
 
 
-def record(run: Run, event: Event | tuple[str, int, str, int]) -> None:
-    """Write one event of the training loop to the run's record."""
-    match event:
+def record(run: Run, message: Event | WorkerStarted) -> None:
+    """Write one event of the training loop, or the place of a worker, to the run's record."""
+    match message:
+        case WorkerStarted():
+            run.set_tags({f"worker.{message.rank}": f"{message.host} pid {message.pid}"})
         case InitialisedEvent():
-            run.set_tags({f"initialised.{event.part}".rstrip("."): event.message})
+            run.set_tags({f"initialised.{message.part}".rstrip("."): message.message})
         case StepEvent():
             run.log_metrics(
                 {
-                    "train/loss": event.loss,
-                    "train/lr": event.lr,
-                    "train/epoch": event.epoch,
-                    "train/clips_per_s": event.clips_per_s,
-                    "train/data_wait": event.data_wait,
-                    "train/copy": event.copy,
-                    "train/compute": event.compute,
+                    "train/loss": message.loss,
+                    "train/lr": message.lr,
+                    "train/epoch": message.epoch,
+                    "train/clips_per_s": message.clips_per_s,
+                    "train/data_wait": message.data_wait,
+                    "train/copy": message.copy,
+                    "train/compute": message.compute,
                 },
-                event.step,
+                message.step,
             )
         case ValidationEvent():
-            run.log_metrics(event.metrics, event.step)
+            run.log_metrics(message.metrics | {SCORE: message.score}, message.step)
         case CheckpointEvent():
-            tags = {"checkpoint.last": event.uri, "checkpoint.last_step": str(event.step)}
-            run.set_tags(tags | ({"checkpoint.best": event.uri} if event.best else {}))
+            tags = {"checkpoint.last": message.uri, "checkpoint.last_step": str(message.step)}
+            if message.best:
+                tags |= {"checkpoint.best": message.uri, BEST_SCORE: repr(message.score)}
+            run.set_tags(tags)
         case ReplacedEvent():
-            run.log_metrics({"train/replaced_clips": float(len(event.failures))}, event.step)
-        case ("worker", rank, host, pid):
-            run.set_tags({f"worker.{rank}": f"{host} pid {pid}"})
+            run.log_metrics({"train/replaced_clips": float(len(message.failures))}, message.step)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,18 +18,19 @@ from kineray.config import (
     SearchSpace,
     apply_overrides,
     check_space,
-    fingerprint,
-    from_yaml,
+    leaf_keys,
+    loaded_plugins,
     to_yaml,
     trial_name,
 )
-from kineray.data import Manifest, load_manifest
-from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
+from kineray.errors import ConfigError, KinerayError
+from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
-from kineray.orchestration.training import open_manifest
+from kineray.orchestration.messages import TrialTask
+from kineray.orchestration.records import open_manifest, open_record, science
+from kineray.orchestration.trial import run_trial
 from kineray.storage import absolute, is_remote, join
-from kineray.tracking import Run, get_run, list_runs, resume_run, run_exists, start_run, unused_name
-from kineray.training import CheckpointEvent, Event, ValidationEvent
+from kineray.training import Event, check_micro_batch
 
 
 def sweep(
@@ -41,6 +43,7 @@ def sweep(
     name: str | None = None,
     resume: bool = False,
     concurrent: int | None = None,
+    options: WorkerOptions = WorkerOptions(),
     on_event: Callable[[str, Event], None] | None = None,
     command: Iterable[str] = (),
 ) -> SweepOutcome:
@@ -48,26 +51,42 @@ def sweep(
 
     ``space`` maps dotted keys to ``Choice``, ``Uniform`` or ``LogUniform``; it is checked against the
     experiment before any trial starts. Every trial trains in one process (on one GPU where there
-    are GPUs) and is an MLflow child run named by its dotted keys. ``concurrent``: trials at once
-    (default: as many as the cluster's GPUs, or CPUs, hold). ``resume`` continues the sweep ``name``, or
-    the newest one of this experiment and space: finished trials are kept, interrupted
-    ones go on from their last checkpoint. ``on_event(trial name, event)`` sees all training events.
-    Raises ConfigError for a space that does not fit.
+    are GPUs) and is an MLflow child run named by its dotted keys. A trial ends after the epochs of its own
+    experiment, or before, when ASHA stops it. ``concurrent``: trials at once (default: as many as the
+    cluster's GPUs, or CPUs, hold). ``resume`` continues the sweep ``name``, or the newest one of this
+    experiment and space: finished trials are kept, interrupted ones go on from their last checkpoint.
+    ``options``: how the process of a trial does its work. ``on_event(trial name, event)`` is called with
+    all training events.
+
+    Raises ConfigError for a space that does not fit, and KinerayError ``every_trial_failed``.
     """
-    if trials < 1:
-        raise ConfigError(f"trials={trials}: a sweep needs at least one trial")
-    pairs = (
-        dict(overrides) if isinstance(overrides, Mapping) else dict(o.partition("=")[::2] for o in overrides)
-    )
+    _check_count("trials", trials)
+    _check_count("concurrent", concurrent)
+    if not isinstance(overrides, Mapping):
+        overrides = tuple(overrides)  # read twice below
     experiment = apply_overrides(experiment, overrides)
-    check_space(experiment, space, fixed=pairs)
+    is_set = overrides if isinstance(overrides, Mapping) else [text.partition("=")[0] for text in overrides]
+    check_space(experiment, space, fixed=is_set)
+    for group in _values(experiment, space, "train.bn_group"):
+        check_micro_batch(options.micro_batch, group)
     experiment, manifest = open_manifest(experiment)
-    parent = _open_sweep(experiment, space, manifest, storage, name, resume, list(command))
+    described = json.dumps(_described(space), sort_keys=True)
+    connect()
+    parent = open_record(
+        experiment,
+        manifest,
+        science(experiment, manifest, described),
+        storage=storage,
+        name=name,
+        resume=resume,
+        command=command,
+        kind="-sweep",
+    )
+    parent.set_tags({"sweep.space": described})
     board = Board(parent, experiment, manifest, storage, on_event or (lambda _name, _event: None))
     status = "FAILED"
     try:
-        connect()
-        _search(experiment, space, trials, storage, parent.name, board, concurrent)
+        _search(experiment, space, trials, storage, board, concurrent, options)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -78,45 +97,27 @@ def sweep(
         useless = all(trial.state == "failed" for trial in outcome.trials)
         parent.finish("FAILED" if status == "FINISHED" and useless else status)
     if useless:
-        raise KinerayError(f"sweep {parent.name}: every trial failed: {board.first_problem}")
+        raise KinerayError(
+            f"every trial failed: {board.first_problem}",
+            code="every_trial_failed",
+            key=parent.name,
+            remedy="go on with it by `resume` when that is mended",
+        )
     return outcome
 
 
-def _open_sweep(
-    experiment: Experiment,
-    space: SearchSpace,
-    manifest: Manifest,
-    where: str,
-    name: str | None,
-    resume: bool,
-    command: list[str],
-) -> Run:
-    science = fingerprint(experiment, manifest.content_hash + json.dumps(_described(space), sort_keys=True))
-    if resume:
-        if name:
-            if get_run(where, name).fingerprint != science:
-                raise ConfigError(
-                    f"--resume {name}: was made with another experiment, manifest or search space"
-                )
-            return resume_run(where, name)
-        for summary in list_runs(where):
-            if summary.fingerprint == science and summary.parent is None:
-                return resume_run(where, summary.name)
-        raise ConfigError(f"--resume: no sweep of this experiment and search space in {where}")
-    if name and run_exists(where, name):
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
         raise ConfigError(
-            f"--name {name}: a run of that name is in {where}; choose another name, or pass --resume"
+            f"{value} is less than 1", code="out_of_range", key=name, remedy=f"give `{name}` at least 1"
         )
-    run = start_run(
-        where,
-        name=name or unused_name(where, f"{experiment.name}-sweep"),
-        experiment=experiment,
-        fingerprint=science,
-        manifest=manifest,
-        command=command,
-    )
-    run.set_tags({"sweep.space": json.dumps(_described(space))})
-    return run
+
+
+def _values(experiment: Experiment, space: SearchSpace, key: str) -> list[int]:
+    """All values that the integer ``key`` takes in a sweep. A range of whole numbers is no domain."""
+    domain = space.get(key)
+    found = domain.values if isinstance(domain, Choice) else [leaf_keys(experiment)[key]]
+    return [int(float(str(value))) for value in found]  # values of the command line are text
 
 
 def _described(space: SearchSpace) -> dict[str, list[Any]]:
@@ -132,10 +133,10 @@ def _search(
     experiment: Experiment,
     space: SearchSpace,
     trials: int,
-    where: str,
-    name: str,
+    storage: str,
     board: Board,
     concurrent: int | None,
+    options: WorkerOptions,
 ) -> None:
     import optuna
     import ray
@@ -147,7 +148,8 @@ def _search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Optuna's own SQLite file is what a resumed sweep reads: no pickles.
-    folder = Path("./runs" if is_remote(where) else where) / name
+    name = board.parent.name
+    folder = Path("./runs" if is_remote(storage) else storage) / name
     folder.mkdir(parents=True, exist_ok=True)
     study_storage = optuna.storages.RDBStorage(f"sqlite:///{folder.absolute()}/optuna.db")
     study = optuna.create_study(
@@ -165,13 +167,15 @@ def _search(
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     at_once = concurrent or max(1, gpus or cpus)
     share = {"cpu": 1} | ({"gpu": 1} if gpus else {})
-    settings = {
-        "experiment": to_yaml(experiment),
-        "folder": absolute(join(where, name)),
-        "manifest": experiment.data.manifest,
-        "cpus": max(1, cpus // at_once),
-        "mailbox": board.mailbox(),
-    }
+    task = TrialTask(
+        experiment=to_yaml(experiment),
+        manifest=experiment.data.manifest or "",
+        folder=absolute(join(storage, name)),
+        options=options,
+        plugins=loaded_plugins(),
+        cpus=max(1, cpus // at_once),
+    )
+    trainable = tune.with_parameters(run_trial, task_json=task.to_json(), mailbox=board.mailbox())
     searcher = DistinctSearch(
         {key: _tune_domain(domain) for key, domain in space.items()},
         metric="score",
@@ -184,10 +188,10 @@ def _search(
         sampler=optuna.samplers.TPESampler(seed=experiment.seed + len(study.trials)),
         points_to_evaluate=[t.params for t in cut_off[:remaining] if t.params] or None,
     )
-    epochs = experiment.train.epochs
+    epochs = max(_values(experiment, space, "train.epochs"))
     with tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_run_trial, settings=settings), share),
+            tune.with_resources(trainable, share),
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode="max",
@@ -198,11 +202,18 @@ def _search(
                     time_attr="epoch", max_t=epochs, grace_period=max(1, epochs // 9), reduction_factor=3
                 ),
             ),
-            run_config=tune.RunConfig(name=name.replace("/", "-"), storage_path=scratch, verbose=0),
+            run_config=tune.RunConfig(
+                name=name.replace("/", "-"),
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=options.max_failures),
+                verbose=0,
+            ),
         )
         # Tune would take Ctrl-C for itself and end as if the sweep were done.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        with _quiet():
+        with _quiet(), warnings.catch_warnings():
+            # A trial that goes on in a new process counts its reports from 1 again.
+            warnings.filterwarnings("ignore", message="The reported value is ignored")
             results = tuner.fit()
     for result in results:
         if result.error is not None:
@@ -222,55 +233,3 @@ def _quiet() -> contextlib.AbstractContextManager[Any]:
     import io
 
     return contextlib.redirect_stdout(io.StringIO())
-
-
-def _run_trial(params: dict[str, Any], *, settings: dict[str, Any]) -> None:
-    """One trial, in a process of its own."""
-    import torch
-    from ray import tune
-
-    from kineray import training
-
-    torch.set_num_threads(settings["cpus"])
-    base = from_yaml(settings["experiment"])
-    name = trial_name(base, params)
-    mailbox = settings["mailbox"]
-    checkpoints = training.CheckpointStore(join(settings["folder"], name, "checkpoints"))
-    before = checkpoints.best_score()  # of a trial that was interrupted
-    mailbox.put.remote((name, {"params": params, "score": before}))
-    last_epoch = base.train.epochs
-    best, validated, reported = before or 0.0, 0, False
-
-    def on_event(event: Event) -> None:
-        nonlocal best, validated, reported
-        mailbox.put.remote((name, event))
-        if isinstance(event, ValidationEvent):
-            # ASHA tells Optuna the last value of a stopped trial, so report the best one so far.
-            best, validated = max(best, event.score), event.epoch
-        elif isinstance(event, CheckpointEvent) and validated:
-            # Only now, since ASHA may end this process in the report: the score has its checkpoint.
-            epoch, validated, reported = validated, 0, True
-            if epoch == last_epoch:
-                mailbox.put.remote((name, "finished"))
-            tune.report({"score": best, "epoch": epoch})
-
-    try:
-        experiment = apply_overrides(base, params)
-        last_epoch = experiment.train.epochs
-        manifest = load_manifest(settings["manifest"])
-        result = training.train(
-            experiment,
-            manifest.split("train"),
-            manifest.split("val"),
-            checkpoints=checkpoints,
-            on_event=on_event,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            decoders=max(1, settings["cpus"]),
-            resume=True,
-        )
-        if not reported and result.score is not None:  # interrupted after its last step
-            mailbox.put.remote((name, "finished"))
-            tune.report({"score": result.score, "epoch": last_epoch})
-    except NonFiniteLossError as error:
-        mailbox.put.remote((name, f"diverged: {error}"))
-        tune.report({"score": 0.0, "epoch": last_epoch})

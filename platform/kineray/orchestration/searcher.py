@@ -35,3 +35,9 @@ class DistinctSearch(OptunaSearch):
             # Handed back as failed: TPE learns nothing from it.
             self._ot_study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
         return Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """A trial without a score failed, whether or not its process ended in peace."""
+        super().on_trial_complete(trial_id, result, error or self.metric not in (result or {}))

@@ -43,7 +43,7 @@ def promote(run: str | Path, *, storage: str | None = None, model_name: str = DE
     runs = store.runs_folder(storage)
     name = _run_name(run, runs)
     found = get_run(runs, name)
-    checkpoint = found.best or found.last
+    checkpoint = found.best_checkpoint or found.last_checkpoint
     if checkpoint is not None:  # register raises where there is none
         load_checkpoint(checkpoint)
     return _make_champion(runs, register(runs, name, model_name))

@@ -9,8 +9,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +28,7 @@ __all__ = [
     "delete_file",
     "delete_folder",
     "exists",
+    "file_sizes",
     "get_folder",
     "is_remote",
     "join",
@@ -109,6 +110,27 @@ def list_files(uri: str | Path) -> list[str]:
             )
     _, key = s3.bucket_and_key(str(uri))
     return sorted(name.removeprefix(_folder(key)) for name in _keys(str(uri), _folder(key)))
+
+
+def file_sizes(uris: Iterable[str]) -> dict[str, int]:
+    """Bytes of each of the files that are there, by URI; objects of a bucket are listed together."""
+    sizes: dict[str, int] = {}
+    remote: dict[str, dict[str, str]] = {}  # bucket -> key -> URI
+    for uri in uris:
+        if is_remote(uri):
+            bucket, key = s3.bucket_and_key(uri)
+            remote.setdefault(bucket, {})[key] = uri
+        else:
+            with _explained(uri), suppress(FileNotFoundError, NotADirectoryError):
+                sizes[uri] = Path(uri).stat().st_size
+    for keys in remote.values():
+        first, last = min(keys), max(keys)  # what these two share, all share
+        shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+        for page in _pages(keys[first], Prefix=first[:shared]):
+            for item in page.get("Contents", ()):
+                if item["Key"] in keys:
+                    sizes[keys[item["Key"]]] = item["Size"]
+    return sizes
 
 
 def read_bytes(uri: str | Path) -> bytes:

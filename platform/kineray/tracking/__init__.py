@@ -15,6 +15,8 @@ from kineray.tracking.registry import (
     set_champion,
 )
 from kineray.tracking.runs import (
+    BEST_SCORE,
+    SCORE,
     Run,
     RunDetail,
     RunSummary,
@@ -27,9 +29,11 @@ from kineray.tracking.runs import (
 )
 
 __all__ = [
+    "BEST_SCORE",
     "CHAMPION",
     "DEFAULT_MODEL",
     "PREVIOUS",
+    "SCORE",
     "ModelVersion",
     "Run",
     "RunDetail",

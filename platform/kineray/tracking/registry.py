@@ -51,7 +51,7 @@ def register(where: str, run_name: str, model_name: str = DEFAULT_MODEL) -> Mode
     Raises TrackingError for an unknown run, CheckpointError when the run has no checkpoint.
     """
     run = get_run(where, run_name)
-    checkpoint = run.best or run.last
+    checkpoint = run.best_checkpoint or run.last_checkpoint
     if checkpoint is None:
         raise CheckpointError(f"run {run.name}: has no checkpoint yet; train it first")
     client = open_client(where)

@@ -17,6 +17,9 @@ from kineray.tracking.source import git_state, versions
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+SCORE = "val/score"  # the metric that every validation logs
+BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint of ``checkpoint.best``
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*(/[A-Za-z0-9][A-Za-z0-9_.,=+-]*)*")
 _LONGEST_NAME = 250
 _PARAMS_PER_REQUEST = 100
@@ -27,9 +30,9 @@ class RunSummary:
     """One run in a list.
 
     ``status`` is RUNNING, FINISHED, FAILED or KILLED. ``parent`` is the name of the sweep that the
-    run is a trial of. ``started`` is in UTC. ``score`` is the last validation top-1, the mean over
-    the heads; ``metrics`` are the last values of all. ``best`` and ``last`` are the locations of its
-    checkpoints.
+    run is a trial of. ``started`` is in UTC. ``best`` and ``last`` are validation scores (0 to 1): the
+    highest, whose checkpoint is the one that is promoted, and the latest. ``metrics`` are the last values
+    of all. ``best_checkpoint`` and ``last_checkpoint`` are locations of checkpoint folders.
     """
 
     name: str
@@ -39,10 +42,11 @@ class RunSummary:
     parent: str | None
     started: str
     duration_s: float | None
-    score: float | None
+    best: float | None
+    last: float | None
     metrics: dict[str, float]
-    best: str | None
-    last: str | None
+    best_checkpoint: str | None
+    last_checkpoint: str | None
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,6 @@ def _get(client: "MlflowClient", where: str, name_or_id: str) -> Any:
 def _summary(run: Any, names: Mapping[str, str]) -> dict[str, Any]:
     info, tags = run.info, run.data.tags
     parent = tags.get("mlflow.parentRunId")
-    top1 = [value for key, value in run.data.metrics.items() if re.fullmatch(r"val/[^/]+/top1", key)]
     return {
         "name": info.run_name,
         "run_id": info.run_id,
@@ -252,10 +255,11 @@ def _summary(run: Any, names: Mapping[str, str]) -> dict[str, Any]:
         "parent": names.get(parent, parent),
         "started": datetime.fromtimestamp(info.start_time // 1000, UTC).isoformat().replace("+00:00", "Z"),
         "duration_s": (info.end_time - info.start_time) / 1000 if info.end_time else None,
-        "score": sum(top1) / len(top1) if top1 else None,
+        "best": float(tags[BEST_SCORE]) if BEST_SCORE in tags else None,
+        "last": run.data.metrics.get(SCORE),
         "metrics": dict(run.data.metrics),
-        "best": tags.get("checkpoint.best"),
-        "last": tags.get("checkpoint.last"),
+        "best_checkpoint": tags.get("checkpoint.best"),
+        "last_checkpoint": tags.get("checkpoint.last"),
     }
 
 

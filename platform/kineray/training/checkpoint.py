@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kineray import storage
-from kineray.config import Experiment, from_yaml, to_yaml
+from kineray.config import Experiment, from_yaml, plugins_of, to_yaml
+from kineray.config.plugins import require_plugins
 from kineray.data import Preprocessing
-from kineray.errors import CheckpointError, KinerayError, StorageError
-from kineray.models import build_model
+from kineray.errors import CheckpointError, ConfigError, KinerayError, StorageError
+from kineray.tasks import Task
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
@@ -45,6 +47,11 @@ class Checkpoint:
     preprocessing: Preprocessing
     state: dict[str, Any]
     weights_sha256: str
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model was trained for."""
+        return self.experiment.task.build(self.preprocessing.labels)
 
 
 @dataclass(frozen=True)
@@ -156,8 +163,8 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     except KinerayError as error:
         raise CheckpointError(f"{path}: {error}") from None
     weights, sha256 = _weights(folder, state)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    model = build_model(experiment.model, heads, preprocessing.channels)
+    task = experiment.task.build(preprocessing.labels)
+    model = task.build_model(experiment.model, preprocessing.channels)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -196,7 +203,8 @@ def _write(
         torch.save(optimizer.state_dict(), folder / OPTIMIZER)
         with (folder / WEIGHTS).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        described = {"format": FORMAT, **state, "weights_sha256": sha256}
+        plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
+        described = {"format": FORMAT, **state, "plugins": plugins, "weights_sha256": sha256}
         (folder / STATE).write_text(json.dumps(described, indent=2))
     except OSError as error:
         raise StorageError(f"{folder}: {error.strerror or error}; free some space") from None
@@ -222,9 +230,12 @@ def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
         raise CheckpointError(f"{path}: format {state.get('format')}; this kineray reads format {FORMAT}")
     path = storage.join(folder, EXPERIMENT)
     try:
+        require_plugins(state.get("plugins", {}), folder)
         return state, from_yaml(_read(path).decode(), path)
     except UnicodeDecodeError:
-        raise CheckpointError(f"{path}: not text") from None
+        raise CheckpointError("not text", code="not_text", key=path) from None
+    except ConfigError as error:
+        raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
 
 
 def _weights(folder: str, state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:

@@ -43,21 +43,31 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class ValidationEvent:
-    """Validation after ``epoch`` epochs; ``score`` is the mean top-1 accuracy (0 to 1) over the heads."""
+    """Validation after ``epoch`` epochs.
+
+    ``score`` decides which checkpoint is the best; it is the metric ``score_name``, such as ``action/top1``.
+    ``precision``: of the model's arithmetic, which is float32 in an evaluation.
+    """
 
     step: int
     epoch: int
     metrics: dict[str, float]
     score: float
+    score_name: str
+    precision: str
 
 
 @dataclass(frozen=True)
 class CheckpointEvent:
-    """A checkpoint is complete at ``uri``; ``best``: its validation score is the highest so far."""
+    """A checkpoint is complete at ``uri``; ``best``: its validation score is the highest so far.
+
+    ``score`` is None where it was saved without a validation.
+    """
 
     step: int
     uri: str
     best: bool
+    score: float | None = None
 
 
 @dataclass(frozen=True)

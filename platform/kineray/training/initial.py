@@ -1,5 +1,6 @@
 """The weights that a new run starts from."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from kineray import storage
-from kineray.config import ModelConfig
+from kineray.config import ModelSection
 from kineray.errors import CheckpointError, ConfigError, StorageError
 from kineray.models import load_weights
 from kineray.training.checkpoint import EXPERIMENT, WEIGHTS
@@ -17,12 +18,29 @@ from kineray.training.synchronise import Workers
 _NAMED = "torchvision:"
 
 
-def absolute_inits(model: ModelConfig) -> dict[str, str]:
+def absolute_inits(model: ModelSection) -> dict[str, str]:
     """Overrides by which the weights to start from mean the same in every working directory."""
     return {
         _key(part): init if init.startswith(_NAMED) else storage.absolute(init)
         for part, init in model.inits().items()
     }
+
+
+def init_hashes(model: ModelSection) -> dict[str, str]:
+    """{dotted key: hash of the content} of the weights to start from.
+
+    Of torchvision's by their name, which is never given to other weights. Raises StorageError for weights
+    that are not there.
+    """
+    return {_key(part): _content_hash(init) for part, init in model.inits().items()}
+
+
+def _content_hash(init: str) -> str:
+    if init.startswith(_NAMED):
+        return init
+    inside = storage.join(init, WEIGHTS)
+    content = storage.read_bytes(inside if storage.exists(inside) else init)
+    return hashlib.sha256(content).hexdigest()
 
 
 def initialise(model: nn.Module, part: str, init: str, workers: Workers) -> str:

@@ -1,19 +1,16 @@
-"""Optimizers."""
+"""The optimizer over what a model trains."""
 
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kineray.config import AdamConfig, OptimConfig, RpropConfig
+from kineray.config import OptimSection
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
-    """SGD, AdamW or Rprop over what is not frozen of ``model``; batch norms are not decayed, all else is.
+def build_optimizer(model: nn.Module, config: OptimSection) -> optim.Optimizer:
+    """The optimizer over what is not frozen of ``model``; batch norms are not decayed, all else is.
 
     The learning rate starts at 0: ``set_learning_rate`` gives it at every step.
     """
-    if isinstance(config, RpropConfig):
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return optim.Rprop(trainable, lr=0.0, etas=(config.shrink, config.grow))
     normalisation = [
         parameter
         for module in model.modules()
@@ -24,14 +21,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> optim.Optimizer:
     known = {id(parameter) for parameter in normalisation}
     decayed = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": decayed, "weight_decay": config.decay()},
         {"params": normalisation, "weight_decay": 0.0},
     ]
-    if isinstance(config, AdamConfig):
-        return optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2))
-    # Without momentum Nesterov's look-ahead is the gradient itself; torch refuses the combination.
-    nesterov = config.nesterov and config.momentum > 0
-    return optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=nesterov)
+    return config.build([group for group in groups if group["params"]])
 
 
 def set_learning_rate(optimizer: optim.Optimizer, value: float) -> None:

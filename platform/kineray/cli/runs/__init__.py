@@ -18,7 +18,7 @@ def command(context: click.Context, storage: str, as_json: bool) -> None:
     from kineray.tracking.api import list_runs
 
     found = list_runs(storage)
-    columns = ("name", "status", "started", "score", "fingerprint")
+    columns = ("name", "status", "started", "best", "last", "fingerprint")
     text = table([as_row(run) for run in found], columns) if found else f"no runs in {storage}"
     then = (f"kineray runs show {found[0].name}",) if found else ("kineray demo",)
     show({"runs": [as_row(run) for run in found]}, text, as_json=as_json, then=then)

@@ -11,7 +11,7 @@ from kineray.cli.output import as_row, json_option, show
 @json_option
 @click.pass_obj
 def command(of_group: tuple[str, bool], run: str, storage: str | None, as_json: bool) -> None:
-    """Print RUN (a name or an MLflow run id): config, last metrics, code, data, checkpoints."""
+    """Print RUN (a name or an MLflow run id): config, scores, metrics, code, data, checkpoints."""
     from kineray.tracking.api import get_run
 
     default_storage, json_of_group = of_group
@@ -23,6 +23,6 @@ def command(of_group: tuple[str, bool], run: str, storage: str | None, as_json: 
             lines += [f"  {name}: {entry}" for name, entry in value.items()]
         else:
             lines.append(f"{key}: {value}")
-    has_checkpoint = detail.best or detail.last  # a sweep has none: its trials do
+    has_checkpoint = detail.best_checkpoint or detail.last_checkpoint  # a sweep has none: its trials do
     then = (f"kineray promote {detail.name}",) if has_checkpoint else ("kineray runs",)
     show(detail, "\n".join(lines), as_json=as_json or json_of_group, then=then)

@@ -1,25 +1,54 @@
 """What the configurations of all architectures have in common."""
 
-from kineray.config.fields import Section
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from kineray.config.fields import NameOrNone
+from kineray.config.variants import Variant
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class ModelSection(Section):
+class ModelSection(Variant, home="kineray.config.models"):
     """Base of every architecture's configuration, whose ``type`` says which one it is.
 
     ``init``: weights to start from (``kineray.models.load_weights``): a checkpoint folder, a file of
     PySlowFast, PyTorchVideo, Caffe2 or torchvision, or torchvision:NAME; none are new.
     """
 
-    init: str = ""
+    init: NameOrNone = ""
+
+    def build(self, heads: Mapping[str, int], in_channels: int = 3) -> "nn.Module":
+        """A new, randomly initialised network, whatever ``init``.
+
+        ``heads``: number of classes of each head; ``in_channels``: number of clip channels (3 for RGB). The
+        network takes normalised clips, float [B, C, T, H, W], and returns {head: logits [B, classes]}.
+        """
+        network: nn.Module = self.implementation()(self, heads, in_channels)
+        return network
+
+    def networks(self) -> dict[str, "ModelSection"]:
+        """{field: configuration} of the networks that it is made of, such as the streams of two."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, ModelSection)}
 
     def inits(self) -> dict[str, str]:
         """{part: weights to start from}, of the whole ("") and of the networks that it is made of."""
         found = {"": self.init} if self.init else {}
-        for name in type(self).model_fields:
-            part = getattr(self, name)
-            if isinstance(part, ModelSection) and part.init:
-                found[name] = part.init
+        for name, network in self.networks().items():
+            found |= {f"{name}.{part}".rstrip("."): init for part, init in network.inits().items()}
         return found
+
+    def frozen_at_random(self) -> dict[str, str]:
+        """{part that is frozen without weights to start from: the key, after ``model.``, that gives some}."""
+        if self.init:
+            return {}
+        return {
+            f"{name}.{part}": f"{name}.{key}"
+            for name, network in self.networks().items()
+            for part, key in network.frozen_at_random().items()
+        }
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ValueError, naming the key, for clips that the network cannot take.

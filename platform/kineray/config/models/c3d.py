@@ -1,20 +1,17 @@
 """The C3D network."""
 
-from typing import Literal
-
 from kineray.config.fields import PositiveInt, Probability
 from kineray.config.models.base import ModelSection
 
 FRAMES, SIDE = 16, 112  # what the fully connected layers are made for
 
 
-class C3DConfig(ModelSection):
+class C3DConfig(ModelSection, type="c3d", builds="kineray.models.c3d.C3D"):
     """C3D (Tran et al., arXiv 1412.0767): clips of exactly 16 frames of 112 x 112 pixels.
 
     ``width``: channels of the first convolution; fc6 and fc7 have 64 times as many units.
     """
 
-    type: Literal["c3d"] = "c3d"
     width: PositiveInt = 64
     dropout: Probability = 0.5
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 from kineray.config.fields import Probability
 from kineray.config.models.base import ModelSection
-from kineray.config.models.temporal import AverageConfig, TemporalConfig
+from kineray.config.temporal.average import AverageConfig
+from kineray.config.temporal.base import TemporalSection
 
 Backbone = Literal[
     "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
@@ -15,7 +16,7 @@ Backbone = Literal[
 ]  # fmt: skip
 
 
-class FrameConfig(ModelSection):
+class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.FrameNet"):
     """An image network applied to every frame, a temporal subsystem, and a linear classifier per head.
 
     ``backbone``: a network of torchvision by its name there, or ``highway``. ``cut``: the layer of it
@@ -23,20 +24,18 @@ class FrameConfig(ModelSection):
     classifier. A ``frozen`` backbone is not trained: neither its weights nor its batch norms change.
     """
 
-    type: Literal["frame"] = "frame"
     backbone: Backbone = "resnet50"
     cut: str = ""
     frozen: bool = False
-    temporal: TemporalConfig = AverageConfig()
+    temporal: TemporalSection = AverageConfig()
     dropout: Probability = 0.5
 
-    @property
-    def is_frozen_at_random(self) -> bool:
-        """Whether the features would be those of a network that has learnt nothing."""
-        return self.frozen and not self.init
+    def frozen_at_random(self) -> dict[str, str]:
+        """The backbone, if its features would be those of an untrained network."""
+        return {"backbone": "init"} if self.frozen and not self.init else {}
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for pictures too small for the backbone, or frames that do not fit."""
+        """Raise ValueError for frames too small for the backbone, or a number of frames that does not fit."""
         smallest = 75 if self.backbone == "inception_v3" else 32
         for key, side in (("data.crop", crop), ("data.eval_crop", eval_crop)):
             if side < smallest:

@@ -1,6 +1,6 @@
 """Pseudo-3D residual networks."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import model_validator
 
@@ -10,7 +10,7 @@ from kineray.config.models.base import ModelSection
 TEMPORAL_STRIDE = 16  # four poolings halve the number of frames
 
 
-class P3DConfig(ModelSection):
+class P3DConfig(ModelSection, type="p3d", builds="kineray.models.p3d.P3D"):
     """Pseudo-3D residual networks (Qiu et al., arXiv 1711.10305); the defaults are those of 50 layers.
 
     ``blocks``: the kinds of block, in turn from the first block of res2 to the last of res4: A, spatial
@@ -18,7 +18,6 @@ class P3DConfig(ModelSection):
     one. One kind alone is the paper's P3D-A, -B or -C network.
     """
 
-    type: Literal["p3d"] = "p3d"
     stage_blocks: PositiveInts4 = (3, 4, 6, 3)
     width: PositiveInt = 64
     blocks: Names = ("A", "B", "C")

@@ -6,7 +6,7 @@ from kineray.config.fields import PositiveInt, PositiveInts4, Probability
 from kineray.config.models.base import ModelSection
 
 
-class R2Plus1DConfig(ModelSection):
+class R2Plus1DConfig(ModelSection, type="r2plus1d", builds="kineray.models.r2plus1d.R2Plus1D"):
     """R(2+1)D networks (Tran et al., arXiv 1711.11248); the defaults are R(2+1)D-34.
 
     ``bottleneck``: blocks of three convolutions, of which the middle one is factorised, as in the 152
@@ -14,7 +14,6 @@ class R2Plus1DConfig(ModelSection):
     as in torchvision's 18 layers, 3x7x7.
     """
 
-    type: Literal["r2plus1d"] = "r2plus1d"
     stage_blocks: PositiveInts4 = (3, 4, 6, 3)
     bottleneck: bool = False
     width: PositiveInt = 64

@@ -9,7 +9,7 @@ from kineray.config.models.base import ModelSection
 from kineray.config.models.residual import check_nonlocal, check_side, smallest_side
 
 
-class ResNet3dConfig(ModelSection):
+class ResNet3dConfig(ModelSection, type="resnet3d", builds="kineray.models.resnet3d.ResNet3d"):
     """3D ResNets of bottlenecks with one pathway; the defaults are Slow-only R50.
 
     ``variant``: where the temporal convolutions are. ``slow`` is the Slow pathway of SlowFast (in res4
@@ -20,7 +20,6 @@ class ResNet3dConfig(ModelSection):
     crop / 32); a larger map is classified at every position and the probabilities averaged.
     """
 
-    type: Literal["resnet3d"] = "resnet3d"
     variant: Literal["slow", "c2d", "i3d"] = "slow"
     stage_blocks: PositiveInts4 = (3, 4, 6, 3)
     width: PositiveInt = 64
@@ -41,7 +40,7 @@ class ResNet3dConfig(ModelSection):
         return smallest_side(self.nonlocal_res3, self.nonlocal_res4)
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for an odd frame that no pair is left for, and for too small pictures."""
+        """Raise ValueError for an odd number of frames if pairs are pooled, or frames that are too small."""
         if self.variant != "slow" and frames % 2:
             raise ValueError(
                 f"data.frames {frames} is odd; model.variant {self.variant} pools pairs of frames"

@@ -17,7 +17,7 @@ def _eighths(width: int) -> int:
     return width
 
 
-class S3DConfig(ModelSection):
+class S3DConfig(ModelSection, type="s3d", builds="kineray.models.s3d.S3D"):
     """Inception-v1 inflated; the defaults are S3D (Xie et al., arXiv 1712.04851).
 
     ``convolutions`` larger than 1 x 1 x 1: separable, 1 x k x k then k x 1 x 1; full, k x k x k, which is I3D
@@ -26,7 +26,6 @@ class S3DConfig(ModelSection):
     at the published 0.001 they need thousands of steps, so a run of hundreds wants 0.1.
     """
 
-    type: Literal["s3d"] = "s3d"
     convolutions: Literal["separable", "full"] = "separable"
     width: Annotated[PositiveInt, AfterValidator(_eighths)] = 64
     dropout: Probability = 0.2

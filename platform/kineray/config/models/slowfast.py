@@ -1,6 +1,6 @@
 """SlowFast networks."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import model_validator
 
@@ -17,7 +17,7 @@ from kineray.config.models.base import ModelSection
 from kineray.config.models.residual import BlockName, check_nonlocal, check_side, smallest_side
 
 
-class SlowFastConfig(ModelSection):
+class SlowFastConfig(ModelSection, type="slowfast", builds="kineray.models.slowfast.SlowFast"):
     """SlowFast networks (Feichtenhofer et al., arXiv 1812.03982); the defaults are R50 4x16.
 
     ``block``: what res2..res5 of both pathways are made of: ``bottleneck`` (ResNet-50 and deeper),
@@ -31,7 +31,6 @@ class SlowFastConfig(ModelSection):
     (training crop / 32); a larger map is classified at every position and the probabilities averaged.
     """
 
-    type: Literal["slowfast"] = "slowfast"
     block: BlockName = "bottleneck"
     stage_blocks: PositiveInts4 = (3, 4, 6, 3)
     width: PositiveInt = 64
@@ -63,7 +62,7 @@ class SlowFastConfig(ModelSection):
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ValueError unless the Fast pathway reads alpha times as many frames as the Slow one.
 
-        And for pictures that are too small for the non-local blocks.
+        And for frames that are too small for the non-local blocks.
         """
         if frames % self.alpha:
             raise ValueError(f"data.frames {frames} is not a multiple of model.alpha {self.alpha}")

@@ -10,7 +10,7 @@ Position = Literal["5_11", "49_55", "86_92", "98_104"]
 POSITIONS: tuple[Position, ...] = ("5_11", "49_55", "86_92", "98_104")
 
 
-class STResNetConfig(ModelSection):
+class STResNetConfig(ModelSection, type="st_resnet", builds="kineray.models.st_resnet.STResNet"):
     """ResNet-50 with temporal skip connections (Iqbal et al., arXiv 1706.08807); the defaults are its best.
 
     A connection adds the output of a layer at frame t - 1 to that of a later layer at frame t.
@@ -27,7 +27,6 @@ class STResNetConfig(ModelSection):
     frames of a clip.
     """
 
-    type: Literal["st_resnet"] = "st_resnet"
     position: Position = "98_104"
     connection: Literal["identity", "conv", "conv_relu"] = "identity"
     connections: Annotated[int, Field(ge=1, le=len(POSITIONS))] = 1

@@ -1,13 +1,14 @@
 """Two-stream networks."""
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from kineray.config.models.base import ModelSection
 from kineray.config.models.slowfast import SlowFastConfig
-from kineray.config.models.stream import StreamConfig
 
 
-class TwoStreamConfig(ModelSection):
+class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.two_stream.TwoStream"):
     """A network for RGB and one for optical flow (Simonyan and Zisserman, arXiv 1406.2199).
 
     ``rgb`` and ``flow``: any other architectures, each with an ``init`` of its own. ``fusion``: average, the
@@ -17,12 +18,18 @@ class TwoStreamConfig(ModelSection):
     convolution of size 1.
     """
 
-    type: Literal["two_stream"] = "two_stream"
-    rgb: StreamConfig = SlowFastConfig()
-    flow: StreamConfig = SlowFastConfig()
+    rgb: ModelSection = SlowFastConfig()
+    flow: ModelSection = SlowFastConfig()
     fusion: Literal["average", "linear"] = "average"
     mid: str = ""
     mid_fusion: Literal["sum", "conv"] = "sum"
+
+    @model_validator(mode="after")
+    def _streams_are_single(self) -> Self:
+        for name, stream in (("rgb", self.rgb), ("flow", self.flow)):
+            if stream.type == self.type:
+                raise ValueError(f"{name}.type={self.type}: a stream cannot be a two-stream network itself")
+        return self
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ValueError for clips that one of the streams cannot take."""

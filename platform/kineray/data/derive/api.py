@@ -134,7 +134,7 @@ def validate(
         index_cache.write(uri, found.indexes)
     bad = found.bad_samples
     if clean is not None:
-        _write_clean(checks.without(loaded, bad), clean, found.indexes)
+        _write_clean(checks.drop_samples(loaded, bad), clean, found.indexes)
     bad_in = Counter(sample.split for sample in loaded if sample.id in bad) if bad else Counter[str]()
     return ValidationReport(
         manifest=uri,

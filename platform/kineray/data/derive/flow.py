@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from kineray import storage
-from kineray.data.derive.parallel import each
+from kineray.data.derive.parallel import map_in_processes
 from kineray.data.derive.reencode import target_names
-from kineray.data.derive.validate import without
+from kineray.data.derive.validate import drop_samples
 from kineray.data.manifest.manifest import Manifest
 from kineray.errors import ConfigError, DecodeError, ManifestError, StorageError
 from kineray.video import Video, VideoInfo, frames_uri, is_frames_uri, open_video, scaled_size
@@ -133,10 +133,9 @@ def compute_flow(
         raise ManifestError(f"{manifest.name}: no video has flow, such as {next(iter(failures.values()))}")
     bad = frozenset(sample.id for sample in manifest if sample.uri in failures)
     uris = {job.uri: _flow_uri(job, made[job]) for job in jobs if job.uri not in failures}
-    rest = without(manifest, bad) if bad else manifest
+    rest = drop_samples(manifest, bad) if bad else manifest
     samples = (replace(sample, flow=uris[sample.uri]) for sample in rest)
-    flow = Manifest(rest.name, samples, rest.vocabularies, rest.missing, rest.evaluated)
-    return Flows(flow, failures)
+    return Flows(rest.with_samples(samples), failures)
 
 
 def plan(manifest: Manifest, manifest_uri: str, folder: str | Path) -> list[Job]:
@@ -227,7 +226,7 @@ def _measured(
     jobs: Sequence[Job], settings: Settings, workers: int
 ) -> Iterator[tuple[Job, _Measured | DecodeError]]:
     """What each video will give, or why it cannot, in the order of ``jobs``."""
-    outcomes = each(
+    outcomes = map_in_processes(
         _measure, jobs, workers=workers, name=lambda job: job.uri, arguments=lambda job: (job.uri, settings)
     )
     found = {outcome.item: outcome for outcome in outcomes}
@@ -239,7 +238,7 @@ def _measured(
 def _written(
     pieces: Sequence[Piece], settings: Settings, workers: int
 ) -> Iterator[tuple[Piece, DecodeError | None]]:
-    for outcome in each(
+    for outcome in map_in_processes(
         _write,
         pieces,
         workers=workers,

@@ -25,7 +25,7 @@ class Outcome(Generic[Item]):
     done: int
 
 
-def each(
+def map_in_processes(
     function: Callable[..., Any],
     items: Sequence[Item],
     *,

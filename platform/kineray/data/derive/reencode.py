@@ -22,10 +22,11 @@ from typing import Any, cast
 import av
 
 from kineray import storage
-from kineray.data.derive.parallel import each
+from kineray.data.derive.parallel import map_in_processes
 from kineray.data.derive.stats import decoded_per_wanted, some
-from kineray.data.derive.validate import without
+from kineray.data.derive.validate import drop_samples
 from kineray.data.manifest.manifest import FILE_NAME, Manifest
+from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import DecodeError, ManifestError, StorageError
 from kineray.storage import s3
 from kineray.video import index_video, is_frames_uri
@@ -160,7 +161,9 @@ def estimate(todo: Plan, *, workers: int = 1) -> Estimate:
     failure: DecodeError | None = None
     # More than are needed, as some may be bad.
     for batch in _batches(some(uris, 4 * TRIED), TRIED):
-        for outcome in each(_try, batch, workers=workers, arguments=lambda uri: (uri, todo.settings)):
+        for outcome in map_in_processes(
+            _try, batch, workers=workers, arguments=lambda uri: (uri, todo.settings)
+        ):
             if outcome.error is None:
                 tried.append(outcome.result)
             else:
@@ -219,7 +222,9 @@ def make_copies(
     def arguments(job: Job) -> tuple[Any, ...]:
         return job.uri, job.target, job.is_done, todo.settings
 
-    for outcome in each(_copy, todo.jobs, workers=workers, name=lambda job: job.uri, arguments=arguments):
+    for outcome in map_in_processes(
+        _copy, todo.jobs, workers=workers, name=lambda job: job.uri, arguments=arguments
+    ):
         if outcome.error is not None:
             failures[outcome.item.uri] = outcome.error
             _temporary(outcome.item.target).unlink(missing_ok=True)
@@ -230,11 +235,10 @@ def make_copies(
     if len(failures) == len(todo.jobs) and not todo.kept:
         raise ManifestError(f"{manifest.name}: no video could be copied, such as {_first(failures)}")
     bad = frozenset(sample.id for sample in manifest if sample.uri in failures)
-    left = without(manifest, bad) if bad else manifest
+    left = drop_samples(manifest, bad) if bad else manifest
     targets = {job.uri: job.target for job in todo.jobs}
     samples = (replace(sample, uri=targets.get(sample.uri, sample.uri)) for sample in left)
-    copies = Manifest(left.name, samples, left.vocabularies, left.missing, left.evaluated)
-    return Copies(copies, indexes, failures)
+    return Copies(record_sizes(left.with_samples(samples)), indexes, failures)
 
 
 # -- in a child process -----------------------------------------------------------------------------

@@ -5,8 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
-from kineray.data.manifest.samples import ABSENT, Sample
+from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
 _Class = tuple[str, int]  # head, class index
@@ -133,7 +134,10 @@ def _assign(samples: Iterable[Sample], wanted: Mapping[str, float], seed: int) -
 
 def _classes(sample: Sample) -> set[_Class]:
     """The classes of a sample, those of its boxes (of the first head) included."""
-    classes = {_ALL, *((head, label) for head, label in sample.labels.items() if label != ABSENT)}
+    classes = {_ALL}
+    for head, label in sample.labels.items():
+        several = (label,) if isinstance(label, int) else label or ()
+        classes.update((head, index) for index in several if index != ABSENT)
     if sample.boxes:
         first = next(iter(sample.labels))
         classes.update((first, label) for box in sample.boxes for label in box.labels)

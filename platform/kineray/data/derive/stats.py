@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kineray import storage
-from kineray.data.derive.parallel import each
+from kineray.data.derive.parallel import map_in_processes
+from kineray.data.manifest.labels import class_counts, known_labels
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import DecodeError
@@ -55,7 +56,8 @@ class Range:
 
 @dataclass(frozen=True)
 class ClassBalance:
-    """One head of one split. ``per_class``: clips of the classes that have any; ``imbalance``: max / min."""
+    """One head of one split. ``labelled``: clips whose label is known, and actions of persons in boxes.
+    ``per_class``: clips of the classes that have any; ``imbalance``: max / min."""
 
     head: str
     classes: int
@@ -127,7 +129,7 @@ def stats(
     def arguments(uri: str) -> tuple[str, bytes | None]:
         return uri, indexes.get(uri) if indexes else None
 
-    for outcome in each(_measured, uris, workers=workers, arguments=arguments):
+    for outcome in map_in_processes(_measured, uris, workers=workers, arguments=arguments):
         if outcome.error is None:
             facts[outcome.item] = VideoFacts(**outcome.result)
         else:
@@ -228,16 +230,18 @@ def class_balance(manifest: Manifest) -> tuple[ClassBalance, ...]:
     balances = []
     for position, (head, names) in enumerate(manifest.vocabularies.items()):
         labels = manifest.labels(head)
-        counts = np.bincount(labels[labels >= 0], minlength=len(names))
+        labelled = int(known_labels(labels).sum())
+        counts = class_counts(labels, len(names))
         boxes = manifest.columns.column("boxes").flatten()
         if position == 0 and len(boxes):
-            counts = counts + np.bincount(np.asarray(boxes.field("labels").flatten()), minlength=len(names))
+            in_boxes = np.bincount(np.asarray(boxes.field("labels").flatten()), minlength=len(names))
+            counts, labelled = counts + in_boxes, labelled + int(in_boxes.sum())
         present = counts[counts > 0]
         balances.append(
             ClassBalance(
                 head=head,
                 classes=len(names),
-                labelled=int(counts.sum()),
+                labelled=labelled,
                 per_class=_range(present) if len(present) else None,
                 imbalance=float(present.max() / present.min()) if len(present) else None,
                 absent=tuple(name for name, count in zip(names, counts, strict=True) if not count),

@@ -16,6 +16,7 @@ import numpy as np
 from kineray.data.clips.seeds import sample_rng
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.manifest.samples import Sample
+from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import StorageError
 
 # Direction (x, y) in which the texture moves on the screen; y points down.
@@ -81,7 +82,7 @@ def synthesize(
             if progress:
                 progress(done, len(samples))
     path = folder / FILE_NAME
-    save_manifest(Manifest("synthetic-drift", tuple(samples), {"action": classes}), path)
+    save_manifest(record_sizes(Manifest("synthetic-drift", tuple(samples), {"action": classes})), path)
     return path
 
 
@@ -110,7 +111,7 @@ def drifting_texture(
 def _write_video(
     sample: Sample, *, size: int, frames: int, fps: int, speed: float, smoothness: float, seed: int
 ) -> None:
-    direction = list(DRIFTS.values())[sample.labels["action"]]
+    direction = DRIFTS[Path(sample.uri).parent.name]
     texture_thwc = drifting_texture(
         sample_rng(seed, 0, sample.id),
         size=size,

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from kineray import storage
-from kineray.data.derive.parallel import each
+from kineray.data.derive.parallel import map_in_processes
 from kineray.data.manifest.manifest import FILE_NAME, Manifest
 from kineray.data.manifest.samples import Sample
+from kineray.data.manifest.sizes import changed_sizes
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Source, Video, open_video
 from kineray.video.encode import MISCOUNT
@@ -25,7 +26,8 @@ _COLUMNS = ("uri", "code", "message", "samples")
 
 @dataclass(frozen=True)
 class Problem:
-    """Why some samples of one video cannot be used; ``code`` is DecodeError's, or ``span``."""
+    """Why some samples of one video cannot be used; ``code`` is DecodeError's, ``span`` (they do not lie in
+    the video) or ``changed`` (the file is not the one that was imported)."""
 
     uri: str
     code: str
@@ -75,7 +77,7 @@ def validate(
     failures: dict[str, DecodeError] = {}
     durations_s: dict[str, float] = {}
     indexes: dict[str, bytes] = {}
-    for outcome in each(_checked, uris, workers=workers, arguments=lambda uri: (uri, every)):
+    for outcome in map_in_processes(_checked, uris, workers=workers, arguments=lambda uri: (uri, every)):
         if outcome.error is not None:
             failures[outcome.item] = outcome.error
         else:
@@ -84,12 +86,17 @@ def validate(
                 indexes[outcome.item] = outcome.result["index"]
         if progress:
             progress(outcome.done, len(uris), len(failures))
+    changed = changed_sizes(manifest)
     problems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for sample in manifest:
         bad = next((uri for uri in (sample.uri, sample.flow) if uri in failures), None)
         if bad is not None:
             message = str(failures[bad]).removeprefix(f"{bad}: ")
             problems[bad, failures[bad].code, message].append(sample.id)
+        elif sample.uri in changed:
+            recorded, present = changed[sample.uri]
+            message = f"the file has {present} bytes, but had {recorded} when it was imported"
+            problems[sample.uri, "changed", message].append(sample.id)
         elif outside := outside_of(sample, durations_s[sample.uri]):
             problems[sample.uri, "span", outside].append(sample.id)
         elif sample.flow and (short := short_of(sample, durations_s[sample.uri], durations_s[sample.flow])):
@@ -150,7 +157,7 @@ def short_of(sample: Sample, duration_s: float, flow_s: float) -> str | None:
     return None
 
 
-def without(manifest: Manifest, bad: frozenset[str]) -> Manifest:
+def drop_samples(manifest: Manifest, bad: frozenset[str]) -> Manifest:
     """The manifest without the samples whose ids are ``bad``; they are named in ``missing``."""
     keep: list[int] = []
     missing = {split: list(names) for split, names in manifest.missing.items()}

@@ -24,8 +24,9 @@ from kineray.data.importers.files import (
     text_of,
 )
 from kineray.data.importers.kinetics import clip_span
+from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
-from kineray.data.manifest.samples import ABSENT, BoxLabel, Sample
+from kineray.data.manifest.samples import BoxLabel, Sample
 from kineray.errors import ManifestError
 
 # The ids of the 60 of 80 actions that the metric averages, as in ava_action_list_*_for_activitynet*.pbtxt.

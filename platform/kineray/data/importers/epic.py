@@ -20,8 +20,9 @@ from kineray.data.importers.files import (
     stem,
     text_of,
 )
+from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
-from kineray.data.manifest.samples import ABSENT, Sample
+from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
 _TIMES = ("start_timestamp", "stop_timestamp", "start_frame", "stop_frame")

@@ -3,10 +3,11 @@
 import csv
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kineray import storage
+from kineray.data.manifest.labels import Label
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample, Samples
 from kineray.errors import ManifestError
@@ -35,12 +36,13 @@ def made_manifest(
     vocabularies: Mapping[str, Sequence[str]],
     missing: Mapping[str, Sequence[str]],
     evaluated: Mapping[str, Sequence[int]] | None = None,
+    multi_label: Collection[str] = (),
 ) -> Manifest:
     """The manifest of an import. Says how much is missing; raises ManifestError if that is everything.
 
     ``missing`` is read after ``samples``, so that it may grow while those are made.
     """
-    columns = Samples.of(samples, list(vocabularies), name)
+    columns = Samples.of(samples, list(vocabularies), name, multi_label)
     lost = {split: tuple(names) for split, names in missing.items() if names}
     chosen = {head: tuple(indices) for head, indices in (evaluated or {}).items() if indices}
     classes = {head: tuple(names) for head, names in vocabularies.items()}
@@ -54,8 +56,8 @@ def made_manifest(
     return manifest
 
 
-def a_sample(sample_id: str, uri: str, label: int, split: str, group: str | None = None) -> Sample:
-    """A whole video with one label."""
+def a_sample(sample_id: str, uri: str, label: Label, split: str, group: str | None = None) -> Sample:
+    """A whole video with its label."""
     return Sample(sample_id, storage.absolute(uri), 0.0, None, {HEAD: label}, group or sample_id, split)
 
 

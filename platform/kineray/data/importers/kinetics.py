@@ -23,8 +23,9 @@ from kineray.data.importers.files import (
     split_of,
     stem,
 )
+from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
-from kineray.data.manifest.samples import ABSENT, Sample
+from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
 YOUTUBE_ID = re.compile(r"[\w-]{11}", re.ASCII)

@@ -17,8 +17,9 @@ from kineray.data.importers.files import (
     split_of,
     stem,
 )
+from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
-from kineray.data.manifest.samples import ABSENT, Sample
+from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
 _MOST_CLASSES = 1_000_000  # a higher label is an error: no names are made up for so many classes

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kineray import storage
-from kineray.config.fields import Modality
-from kineray.data.manifest.samples import ABSENT, Sample, Samples, as_numpy, wrong_heads
+from kineray.data.manifest.labels import ABSENT, multi_hot
+from kineray.data.manifest.samples import Sample, Samples, as_numpy, wrong_heads
 from kineray.errors import ManifestError
-from kineray.video import is_flow_uri
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +33,8 @@ class Manifest:
 
     ``vocabularies``: head -> class names by index. ``missing``: split -> names of the clips that the
     annotations list but that were not found when the manifest was made. ``evaluated``: head -> indices of
-    the classes that the set's metric counts, for the heads where these are not all.
+    the classes that the set's metric counts, for the heads where these are not all. ``multi_label``: the
+    heads of which a clip has any number of classes (``Sample.labels`` holds tuples).
     """
 
     name: str
@@ -42,6 +42,7 @@ class Manifest:
     vocabularies: Mapping[str, tuple[str, ...]]
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     evaluated: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    multi_label: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -50,14 +51,19 @@ class Manifest:
         vocabularies: Mapping[str, tuple[str, ...]],
         missing: Mapping[str, tuple[str, ...]] | None = None,
         evaluated: Mapping[str, tuple[int, ...]] | None = None,
+        multi_label: Iterable[str] = (),
     ) -> None:
         """``samples`` may be any iterable: its samples are turned into columns as they come.
 
         Raises ManifestError for an id that occurs twice, and for labels that the vocabularies do not have.
         """
-        columns = samples if isinstance(samples, Samples) else Samples.of(samples, list(vocabularies), name)
+        many = frozenset(multi_label)
+        if isinstance(samples, Samples):
+            columns, many = samples, samples.multi_label
+        else:
+            columns = Samples.of(samples, list(vocabularies), name, many)
         _check(name, columns, vocabularies, evaluated or {})
-        self._set(name, columns, vocabularies, missing or {}, evaluated or {})
+        self._set(name, columns, vocabularies, missing or {}, evaluated or {}, many)
 
     def _set(self, *values: object) -> None:
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
@@ -79,9 +85,20 @@ class Manifest:
         return self.samples
 
     def labels(self, head: str) -> np.ndarray:
-        """The class index of every sample, -1 where it is not known: int64 [N]. Raises ManifestError."""
+        """The class index of every sample, -1 where it is not known: int64 [N].
+
+        Of a multi-label head the rows of ``labels.label_array``: uint8 [N, C], 1 for each class that a sample
+        has, all 255 where they are not known. Raises ManifestError.
+        """
         if head not in self.vocabularies:
-            raise ManifestError(f"{self.name}: has no head '{head}'; it has {', '.join(self.vocabularies)}")
+            raise ManifestError(
+                f"has no head '{head}'",
+                code="unknown_head",
+                key=self.name,
+                remedy=f"its heads are {', '.join(self.vocabularies)}",
+            )
+        if head in self.multi_label:
+            return multi_hot(*self.columns.label_lists(head), len(self.vocabularies[head]))
         return self.columns.labels(head)
 
     @property
@@ -106,19 +123,31 @@ class Manifest:
         rows = self.columns.where("split", name)
         if not len(rows):
             splits = ", ".join(f"{split} ({count})" for split, count in sorted(self.found.items())) or "none"
-            raise ManifestError(f"{self.name}: no samples in split '{name}'; its splits are {splits}")
+            raise ManifestError(
+                f"no samples in split '{name}'",
+                code="empty_split",
+                key=self.name,
+                remedy=f"its splits are {splits}",
+            )
         missing = {name: self.missing[name]} if name in self.missing else {}
         part = object.__new__(Manifest)  # a part of what was checked needs no check
-        part._set(self.name, self.columns.take(rows), self.vocabularies, missing, self.evaluated)
+        part._set(
+            self.name, self.columns.take(rows), self.vocabularies, missing, self.evaluated, self.multi_label
+        )
         return part
+
+    def with_samples(self, samples: Iterable[Sample]) -> "Manifest":
+        """The same classes and missing clips with other samples. Raises ManifestError."""
+        return Manifest(self.name, samples, self.vocabularies, self.missing, self.evaluated, self.multi_label)
 
     @cached_property
     def content_hash(self) -> str:
         """sha256 (hex) of the rows in their order and of the vocabularies.
 
         A video is known by its sample's id, not by its URI: copies of a data set in two folders, or
-        on a disk and in a bucket, have the same hash. Boxes, subsets, flow (its frame rate and bound) and
-        ``evaluated`` enter it where there are any.
+        on a disk and in a bucket, have the same hash. Boxes, subsets, flow (its frame rate and bound), the
+        sizes of the video files and ``evaluated`` enter it where there are any: a re-encoded copy, whose
+        files have other sizes, has another hash.
         """
         digest = hashlib.sha256()
         vocabularies = {head: list(names) for head, names in sorted(self.vocabularies.items())}
@@ -132,6 +161,8 @@ class Manifest:
                 digest.update(json.dumps([boxes, sorted(sample.subsets)]).encode())
             if sample.flow:
                 digest.update(json.dumps(sample.flow.rpartition("#")[2]).encode())
+            if sample.size_bytes:
+                digest.update(json.dumps({"bytes": sample.size_bytes}).encode())
         if self.evaluated:
             digest.update(b"\n" + json.dumps(sorted(self.evaluated.items())).encode())
         return digest.hexdigest()
@@ -152,6 +183,7 @@ def save_manifest(manifest: Manifest, path: str | Path) -> None:
         "vocabularies": {head: list(names) for head, names in manifest.vocabularies.items()},
         "missing": {split: list(names) for split, names in manifest.missing.items()},
         "evaluated": {head: list(classes) for head, classes in manifest.evaluated.items()},
+        "multi_label": sorted(manifest.multi_label),
     }
     table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()})
     buffer = io.BytesIO()
@@ -169,12 +201,17 @@ def load_manifest(uri: str | Path) -> Manifest:
 
     path = str(uri)
     if not path:
-        raise ManifestError("data.manifest: not set; give the path of a manifest")
+        raise ManifestError(
+            "not set", code="not_set", key="data.manifest", remedy="give the path of a manifest"
+        )
     if not path.endswith(".parquet"):
         path = storage.join(path, FILE_NAME)
     if not storage.exists(path):
         raise ManifestError(
-            f"{path}: no such manifest; make one with 'kineray data import' or 'kineray data synth'"
+            "no such manifest",
+            code="no_manifest",
+            key=path,
+            remedy="make one with 'kineray data import' or 'kineray data synth'",
         )
     try:
         # Not pq.read_table: its scanner threads can outlive the call and abort a process that is ending.
@@ -182,34 +219,27 @@ def load_manifest(uri: str | Path) -> Manifest:
         about = json.loads((table.schema.metadata or {})[_METADATA_KEY])
         vocabularies = {head: tuple(names) for head, names in about["vocabularies"].items()}
         table = _with_uris(table, _absolute, _folder_of(path))
-        samples = Samples.from_table(table, list(vocabularies))
+        samples = Samples.from_table(table, list(vocabularies), about.get("multi_label", ()))
     except (pa.ArrowException, KeyError, ValueError):
-        raise ManifestError(f"{path}: not a kineray manifest; make one with 'kineray data import'") from None
+        raise ManifestError(
+            "not a kineray manifest",
+            code="not_a_manifest",
+            key=path,
+            remedy="make one with 'kineray data import'",
+        ) from None
     if about["version"] != 1:
-        raise ManifestError(f"{path}: manifest version {about['version']}; this kineray reads version 1")
+        raise ManifestError(
+            f"manifest version {about['version']}; this kineray reads version 1",
+            code="manifest_version",
+            key=path,
+            remedy="make it again with 'kineray data import'",
+        )
     missing = {split: tuple(names) for split, names in about["missing"].items()}
     evaluated = {head: tuple(classes) for head, classes in about.get("evaluated", {}).items()}
     manifest = Manifest(about["name"], samples, vocabularies, missing, evaluated)
     del table
     pa.default_memory_pool().release_unused()  # Arrow would keep what reading and checking took
     return manifest
-
-
-def check_flow(manifest: Manifest, modality: Modality) -> None:
-    """Raise ManifestError unless every sample has the optical flow that clips of ``modality`` need."""
-    if modality == "rgb":
-        return
-    columns = manifest.columns
-    pairs = zip(columns.column("uri").to_pylist(), columns.column("flow").to_pylist(), strict=True)
-    # A data set may also come as flow alone.
-    alone = modality in ("flow", "flow_stack")
-    lacking = sum(not flow and not (alone and is_flow_uri(uri)) for uri, flow in pairs)
-    if lacking:
-        raise ManifestError(
-            f"{manifest.name}: {lacking} of {len(manifest)} samples in {', '.join(manifest.found)} have no"
-            f" optical flow{'' if alone else ' beside their video'}, which data.modality={modality} needs;"
-            " 'kineray data flow' computes it"
-        )
 
 
 def _check(
@@ -223,20 +253,37 @@ def _check(
     ids = samples.column("id")
     if pc.count_distinct(ids).as_py() < len(ids):
         repeated = next(value for value, count in samples.counts("id").items() if count > 1)
-        raise ManifestError(f"{name}: the id {repeated} occurs more than once; ids must be unique")
+        raise ManifestError(
+            f"the id {repeated} occurs more than once; ids must be unique", code="repeated_id", key=name
+        )
     if len(samples) and set(samples.heads) != vocabularies.keys():
         raise wrong_heads(name, samples[0].id, samples.heads, vocabularies)
+    many = samples.multi_label
     for head, names in vocabularies.items():
-        labels = samples.labels(head) if len(samples) else np.empty(0, np.int64)
-        outside = np.flatnonzero((labels < ABSENT) | (labels >= len(names)))
+        if not len(samples):
+            break
+        owners = np.arange(len(samples))
+        if head in many:
+            labels, lengths = samples.label_lists(head)
+            owners, lowest = np.repeat(owners, lengths.clip(0)), 0
+        else:
+            labels, lowest = samples.labels(head), ABSENT
+        outside = np.flatnonzero((labels < lowest) | (labels >= len(names)))
         if len(outside):
+            first = int(outside[0])
             raise ManifestError(
-                f"{name}: {samples[int(outside[0])].id} has {head}={labels[outside[0]]}, but there are"
-                f" {len(names)} classes"
+                f"{samples[int(owners[first])].id} has {head}={labels[first]}, but there are"
+                f" {len(names)} classes",
+                code="label_out_of_range",
+                key=name,
             )
     for head, classes in evaluated.items():
         if head not in vocabularies or not all(0 <= index < len(vocabularies[head]) for index in classes):
-            raise ManifestError(f"{name}: the evaluated classes of '{head}' are not in its vocabulary")
+            raise ManifestError(
+                f"the evaluated classes of '{head}' are not in its vocabulary",
+                code="unknown_evaluated_class",
+                key=name,
+            )
     _check_boxes(name, samples, len(next(iter(vocabularies.values()), ())))
 
 
@@ -251,13 +298,23 @@ def _check_boxes(name: str, samples: Samples, classes: int) -> None:
         index = int(np.flatnonzero(~fits)[0])
         owner = as_numpy(per_sample.value_parent_indices(), np.int64)[index]
         raise ManifestError(
-            f"{name}: {samples[int(owner)].id} has the box {x1[index]:g}, {y1[index]:g},"
-            f" {x2[index]:g}, {y2[index]:g}; expected x1 <= x2 and y1 <= y2 in 0 to 1"
+            f"{samples[int(owner)].id} has the box {x1[index]:g}, {y1[index]:g}, {x2[index]:g},"
+            f" {y2[index]:g}",
+            code="wrong_box",
+            key=name,
+            remedy="give x1 <= x2 and y1 <= y2, from 0 to 1",
         )
     labels = as_numpy(boxes.flatten()[4].flatten(), np.int32)
-    outside = labels[(labels < 0) | (labels >= classes)]
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
-        raise ManifestError(f"{name}: a box has the class {outside[0]}, but there are {classes} classes")
+        box = as_numpy(boxes.flatten()[4].value_parent_indices(), np.int64)[outside[0]]
+        owner = as_numpy(per_sample.value_parent_indices(), np.int64)[box]
+        raise ManifestError(
+            f"a box of {samples[int(owner)].id} has the class {labels[outside[0]]}, but there are"
+            f" {classes} classes",
+            code="label_out_of_range",
+            key=name,
+        )
 
 
 def _folder_of(path: str) -> str:

@@ -9,26 +9,26 @@ they import pandas wherever it is installed, which takes a second and 50 MB.
 import io
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from kineray.data.manifest.labels import Label
 from kineray.errors import ManifestError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ABSENT = -1  # a label that is not known
 _LABEL_PREFIX = "label."
-_OPTIONAL = ("boxes", "subsets", "flow")  # columns that a file does not have where no sample has any
+_OPTIONAL = ("boxes", "subsets", "flow", "size_bytes")  # columns that a file lacks where no sample has any
 _CHUNK = 8192  # samples that are made or read together
 
 
 @dataclass(frozen=True)
 class BoxLabel:
-    """A person in a key frame: corners as parts of the picture's sides, from 0 to 1, and their classes.
+    """A person in a key frame: corners as parts of the frame's sides, from 0 to 1, and their classes.
 
     ``labels`` holds class indices of the manifest's first head. ``person_id`` is the same in all key
     frames of a video that show the person; None where it is not known.
@@ -46,22 +46,25 @@ class BoxLabel:
 class Sample:
     """One labelled span of a video, in seconds from its first frame; ``end_s`` None: to its end.
 
-    ``labels`` holds a class index for every head, -1 where it is not known. ``group`` names what must
-    not be cut by a split (a source video, a person). A key frame of a detection set has ``start_s`` =
-    ``end_s`` = its time, and ``boxes``. ``subsets`` names parts of the split that are scored on their own.
-    ``flow`` is the URI of the video's optical flow (``kineray.video.frames``), "" where there is none.
+    ``labels`` holds a class index for every head, -1 where it is not known; for a multi-label head a tuple
+    of them, None where they are not known. ``group`` names what must not be cut by a split (a source video,
+    a person). A key frame of a detection set has ``start_s`` = ``end_s`` = its time, and ``boxes``.
+    ``subsets`` names parts of the split that are scored on their own. ``flow`` is the URI of the video's
+    optical flow (``kineray.video.frames``), "" where there is none. ``size_bytes`` is the size of the video
+    file, 0 where it was not recorded: it tells a data set from a re-encoded copy.
     """
 
     id: str
     uri: str
     start_s: float
     end_s: float | None
-    labels: Mapping[str, int]
+    labels: Mapping[str, Label]
     group: str
     split: str
     boxes: tuple[BoxLabel, ...] = ()
     subsets: frozenset[str] = frozenset()
     flow: str = ""
+    size_bytes: int = 0
 
 
 class Samples(Sequence[Sample]):
@@ -74,33 +77,45 @@ class Samples(Sequence[Sample]):
         self._rows = rows
 
     @classmethod
-    def of(cls, samples: Iterable[Sample], heads: Sequence[str], name: str) -> "Samples":
-        """Columns of ``samples``, which are not kept. Raises ManifestError where a label is missing."""
+    def of(
+        cls, samples: Iterable[Sample], heads: Sequence[str], name: str, multi_label: Collection[str] = ()
+    ) -> "Samples":
+        """Columns of ``samples``, which are not kept.
+
+        ``multi_label``: the heads whose labels are tuples. Raises ManifestError where a label is missing, or
+        is a tuple or a single index where it should not be.
+        """
         import pyarrow as pa
 
-        types, expected, iterator = _types(heads), set(heads), iter(samples)
+        types, expected, iterator = _types(heads, multi_label), set(heads), iter(samples)
         parts: dict[str, list[pa.Array]] = {column: [] for column in types}
         while chunk := list(itertools.islice(iterator, _CHUNK)):
             for sample in chunk:
                 if sample.labels.keys() != expected:
                     raise wrong_heads(name, sample.id, sample.labels, heads)
+                for head, label in sample.labels.items():
+                    if isinstance(label, int) is (head in multi_label):
+                        raise _wrong_kind(name, sample.id, head, label)
             for column, values in _values(chunk, heads).items():
                 parts[column].append(pa.array(values, types[column]))
         return cls({column: _one_array(pa.chunked_array(parts[column], types[column])) for column in types})
 
     @classmethod
-    def from_table(cls, table: "pa.Table", heads: Sequence[str]) -> "Samples":
+    def from_table(
+        cls, table: "pa.Table", heads: Sequence[str], multi_label: Collection[str] = ()
+    ) -> "Samples":
         """The samples of a table as ``compact`` makes them. Raises KeyError, and ArrowException where a
         column is of another type or has nulls."""
         import pyarrow as pa
 
         columns = {}
-        for name, kind in _types(heads).items():
+        nullable = {"end_s", *(_LABEL_PREFIX + head for head in multi_label)}
+        for name, kind in _types(heads, multi_label).items():
             if name in _OPTIONAL and name not in table.column_names:
                 columns[name] = _empty(kind, len(table))
                 continue
             columns[name] = _one_array(table[name].cast(kind))
-            if columns[name].null_count and name != "end_s":
+            if columns[name].null_count and name not in nullable:
                 raise pa.ArrowInvalid(f"{name}: has nulls")
         return cls(columns)
 
@@ -109,18 +124,39 @@ class Samples(Sequence[Sample]):
         """The heads that the samples have labels for."""
         return [name.removeprefix(_LABEL_PREFIX) for name in self._columns if name.startswith(_LABEL_PREFIX)]
 
+    @property
+    def multi_label(self) -> frozenset[str]:
+        """The heads whose labels are tuples of class indices."""
+        import pyarrow as pa
+
+        columns = self._columns
+        return frozenset(head for head in self.heads if pa.types.is_list(columns[_LABEL_PREFIX + head].type))
+
     def column(self, name: str) -> "pa.Array":
         """One field of all samples: ``id``, ``uri``, ``start_s``, ``end_s``, ``group``, ``split``,
-        ``boxes``, ``subsets``, ``flow`` or ``label.<head>``."""
+        ``boxes``, ``subsets``, ``flow``, ``size_bytes`` or ``label.<head>``."""
         values = self._columns[name]
         if self._rows is None:
             return values
         return values.take(_arrow(self._rows))
 
     def labels(self, head: str) -> np.ndarray:
-        """Class indices of one head: int64 [N]."""
+        """Class indices of one head that is not multi-label: int64 [N], -1 where they are not known."""
         labels = as_numpy(self._columns[_LABEL_PREFIX + head], np.int32)
         return (labels if self._rows is None else labels[self._rows]).astype(np.int64)
+
+    def label_lists(self, head: str) -> tuple[np.ndarray, np.ndarray]:
+        """The labels of a multi-label head: the class indices of all samples one after the other, int32, and
+        how many each sample has, int64 [N], -1 where its classes are not known."""
+        import pyarrow.compute as pc
+
+        lists = self.column(_LABEL_PREFIX + head)
+        measured = pc.list_value_length(lists)
+        lengths = as_numpy(measured, np.int32).astype(np.int64)
+        if measured.null_count:
+            valid = np.unpackbits(np.frombuffer(measured.buffers()[0], np.uint8), bitorder="little")
+            lengths[valid[measured.offset : measured.offset + len(lengths)] == 0] = -1
+        return as_numpy(lists.flatten(), np.int32), lengths
 
     def counts(self, name: str) -> dict[str, int]:
         """How often each value of a column of text occurs, in order of first occurrence. The names in
@@ -139,6 +175,12 @@ class Samples(Sequence[Sample]):
     def take(self, rows: np.ndarray) -> "Samples":
         """The samples at ``rows``, int [M], in that order; the columns are shared, not copied."""
         return Samples(self._columns, rows if self._rows is None else self._rows[rows])
+
+    def with_sizes(self, sizes: Mapping[str, int]) -> "Samples":
+        """The same samples with ``size_bytes`` by URI, 0 where ``sizes`` does not contain it."""
+        columns = {name: self.column(name) for name in self._columns}
+        recorded = [sizes.get(uri, 0) for uri in columns["uri"].to_pylist()]
+        return Samples({**columns, "size_bytes": _arrow(np.array(recorded, np.int64))})
 
     def __len__(self) -> int:
         return len(self._columns["id"]) if self._rows is None else len(self._rows)
@@ -188,7 +230,7 @@ class Samples(Sequence[Sample]):
         options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
         with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
             stream.write_table(table)
-        return (_from_stream, (sink.getvalue(), self.heads))
+        return (_from_stream, (sink.getvalue(), self.heads, self.multi_label))
 
     def compact(self) -> "pa.Table":
         """A table of these rows alone, its columns in order of name, without those that are empty."""
@@ -197,8 +239,12 @@ class Samples(Sequence[Sample]):
 
         columns = {name: self.column(name) for name in sorted(self._columns)}
         for name in _OPTIONAL:
-            length = pc.binary_length if name == "flow" else pc.list_value_length
-            if not pc.sum(length(columns[name])).as_py():
+            values = columns[name]
+            if pa.types.is_list(values.type):
+                values = pc.list_value_length(values)
+            elif pa.types.is_string(values.type):
+                values = pc.binary_length(values)
+            if not pc.sum(values).as_py():
                 del columns[name]
         return pa.table(columns)
 
@@ -213,11 +259,22 @@ def as_numpy(values: "pa.Array", kind: Any) -> np.ndarray:
 def wrong_heads(name: str, sample: str, own: Iterable[str], heads: Iterable[str]) -> ManifestError:
     """The error of a sample whose labels are for other heads than the vocabularies."""
     return ManifestError(
-        f"{name}: {sample} has labels for {sorted(own)}, the vocabularies are {sorted(heads)}"
+        f"{sample} has labels for {sorted(own)}, the vocabularies are {sorted(heads)}",
+        code="wrong_heads",
+        key=name,
+        remedy="give every sample a label for every head, -1 where it is not known",
     )
 
 
-def _types(heads: Sequence[str]) -> dict[str, Any]:
+def _wrong_kind(name: str, sample: str, head: str, label: Label) -> ManifestError:
+    if isinstance(label, int):
+        remedy = f"give a tuple of class indices, such as ({label},), or None where they are not known"
+    else:
+        remedy = f"give one class index, or name '{head}' in `multi_label`"
+    return ManifestError(f"{sample} has {head}={label}", code="wrong_kind_of_label", key=name, remedy=remedy)
+
+
+def _types(heads: Sequence[str], multi_label: Collection[str]) -> dict[str, Any]:
     """Arrow type of every column."""
     import pyarrow as pa
 
@@ -230,22 +287,31 @@ def _types(heads: Sequence[str]) -> dict[str, Any]:
         "end_s": pa.float64(),
         "group": pa.string(),
         "split": pa.string(),
-        **{_LABEL_PREFIX + head: pa.int32() for head in heads},
+        **{
+            _LABEL_PREFIX + head: pa.list_(pa.int32()) if head in multi_label else pa.int32()
+            for head in heads
+        },
         "boxes": pa.list_(box),
         "subsets": pa.list_(pa.string()),
         "flow": pa.string(),
+        "size_bytes": pa.int64(),
     }
 
 
 def _values(samples: Sequence[Sample], heads: Sequence[str]) -> dict[str, list[Any]]:
     """Column -> its values."""
-    plain = ("id", "uri", "start_s", "end_s", "group", "split", "flow")
+    plain = ("id", "uri", "start_s", "end_s", "group", "split", "flow", "size_bytes")
     return {
         **{name: [getattr(sample, name) for sample in samples] for name in plain},
-        **{_LABEL_PREFIX + head: [sample.labels[head] for sample in samples] for head in heads},
+        **{_LABEL_PREFIX + head: [_ordered(sample.labels[head]) for sample in samples] for head in heads},
         "boxes": [[vars(box) for box in sample.boxes] for sample in samples],
         "subsets": [sorted(sample.subsets) for sample in samples],
     }
+
+
+def _ordered(label: Label) -> Label:
+    """A set of classes has one form, whatever the order in which an annotation names them."""
+    return tuple(sorted(set(label))) if isinstance(label, tuple) else label
 
 
 def _sample(row: Mapping[str, Any], heads: Sequence[str]) -> Sample:
@@ -254,19 +320,26 @@ def _sample(row: Mapping[str, Any], heads: Sequence[str]) -> Sample:
         row["uri"],
         row["start_s"],
         row["end_s"],
-        {head: row[_LABEL_PREFIX + head] for head in heads},
+        {head: _label(row[_LABEL_PREFIX + head]) for head in heads},
         row["group"],
         row["split"],
         tuple(BoxLabel(**box | {"labels": tuple(box["labels"])}) for box in row["boxes"]),
         frozenset(row["subsets"]),
         row["flow"],
+        row["size_bytes"],
     )
 
 
+def _label(value: Any) -> Label:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _empty(kind: Any, count: int) -> "pa.Array":
-    """``count`` empty lists or texts."""
+    """``count`` empty lists or texts, or zeros."""
     import pyarrow as pa
 
+    if pa.types.is_integer(kind):
+        return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(np.zeros(count, np.int64))])
     zeros = pa.py_buffer(np.zeros(count + 1, np.int32))
     if pa.types.is_string(kind):
         return pa.Array.from_buffers(kind, count, [None, zeros, pa.py_buffer(b"")])
@@ -282,12 +355,12 @@ def _one_array(values: "pa.ChunkedArray") -> "pa.Array":
     return whole if isinstance(whole, pa.Array) else pa.concat_arrays(whole.chunks)
 
 
-def _from_stream(data: bytes, heads: Sequence[str]) -> Samples:
+def _from_stream(data: bytes, heads: Sequence[str], multi_label: Collection[str]) -> Samples:
     import pyarrow as pa
 
     options = pa.ipc.IpcReadOptions(use_threads=False)
     with pa.ipc.open_stream(pa.py_buffer(data), options=options) as stream:
-        return Samples.from_table(stream.read_all(), heads)
+        return Samples.from_table(stream.read_all(), heads, multi_label)
 
 
 def _arrow(rows: np.ndarray) -> "pa.Array":

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kineray.data.manifest.labels import known_labels
 from kineray.data.manifest.manifest import Manifest, load_manifest
-from kineray.data.manifest.samples import ABSENT
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def summary_of(manifest: Manifest, uri: str) -> ManifestSummary:
         samples=len(manifest),
         splits=splits,
         classes={head: tuple(names) for head, names in manifest.vocabularies.items()},
-        labelled={head: int((manifest.labels(head) != ABSENT).sum()) for head in manifest.vocabularies},
+        labelled={head: int(known_labels(manifest.labels(head)).sum()) for head in manifest.vocabularies},
         evaluated={head: len(classes) for head, classes in manifest.evaluated.items()},
         subsets=dict(manifest.subsets),
         boxes=len(manifest.columns.column("boxes").flatten()),

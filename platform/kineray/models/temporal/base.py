@@ -4,7 +4,12 @@ from torch import Tensor, nn
 
 
 class Temporal(nn.Module):
-    """Feature maps of every frame, [B, T, C, H, W] -> ``features`` of the clip, [B, F]."""
+    """Feature maps of every frame, [B, T, C, H, W] -> ``features`` of the clip, [B, F].
+
+    ``keeps_frames``: it gives features of every frame, [B, T, F], whose logits are averaged.
+    """
+
+    keeps_frames = False
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -16,7 +21,7 @@ def pool_space(maps_btchw: Tensor) -> Tensor:
     return maps_btchw.mean((3, 4))
 
 
-def he_(module: nn.Module) -> None:
+def kaiming_init_(module: nn.Module) -> None:
     """He et al. (arXiv 1502.01852) for the convolutions and linear layers inside ``module``; biases 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):

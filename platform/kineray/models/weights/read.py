@@ -159,7 +159,7 @@ def _torchvision(name: str) -> Weights:
 
 
 def _normalisation(weights: Any) -> str:
-    """How torchvision normalises pictures for these weights, as overrides."""
+    """How torchvision normalises images for these weights, as overrides."""
     preset = weights.transforms()
     mean, std = preset.mean, preset.std
     if type(weights).__name__ in {"GoogLeNet_Weights", "Inception_V3_Weights"}:

@@ -1,0 +1,1 @@
+"""Configurations of the optimizers: one module for each, found by their being here."""

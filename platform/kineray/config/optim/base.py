@@ -1,0 +1,48 @@
+"""What the configurations of all optimizers have in common."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from kineray.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt
+from kineray.config.variants import Variant
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+class OptimSection(Variant, home="kineray.config.optim"):
+    """Base of every optimizer's configuration. ``lr``: the learning rate that the schedule starts from."""
+
+    lr: PositiveFloat = 0.1
+
+    def build(self, groups: Iterable[dict[str, Any]]) -> "Optimizer":
+        """The optimizer of parameter groups as torch takes them; their learning rate is set at every step."""
+        optimizer: Optimizer = self.implementation()(self, groups)
+        return optimizer
+
+    def scale(self, global_batch: int) -> float:
+        """What the learning rate is multiplied by for a global batch."""
+        return 1.0
+
+    def decay(self) -> float:
+        """Weight decay of all parameters but those of batch norms."""
+        return 0.0
+
+
+class BatchScaledOptimSection(OptimSection):
+    """Base of optimizers whose learning rate goes with the batch.
+
+    ``lr`` holds for ``reference_batch`` clips and is scaled linearly with the global batch (Goyal et al.,
+    arXiv 1706.02677). ``weight_decay``: of all parameters but those of batch norms.
+    """
+
+    reference_batch: PositiveInt = 64
+    weight_decay: NonNegativeFloat = 0.0
+
+    def scale(self, global_batch: int) -> float:
+        """Linear in the global batch."""
+        return global_batch / self.reference_batch
+
+    def decay(self) -> float:
+        """``weight_decay``."""
+        return self.weight_decay

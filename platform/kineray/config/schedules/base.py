@@ -1,0 +1,30 @@
+"""What all schedules of the learning rate have in common."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kineray.config.fields import NonNegativeFloat
+from kineray.config.variants import Variant
+
+
+class ScheduleSection(Variant, home="kineray.config.schedules"):
+    """Base of every schedule.
+
+    The learning rate warms up linearly over ``warmup_epochs``, from ``warmup_start`` (a fraction of
+    ``optim.lr``) to the value that the schedule has then.
+    """
+
+    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """What ``optim.lr`` is multiplied by after ``epoch`` of ``epochs`` epochs, without warm-up."""
+        raise NotImplementedError
+
+    def check(self, epochs: int) -> None:
+        """Raise ValueError, naming the key, for a schedule that does not go with ``train.epochs``."""
+        if self.warmup_epochs >= epochs and self.warmup_epochs > 0:
+            raise ValueError(
+                f"schedule.warmup_epochs {self.warmup_epochs:g} leaves none of the {epochs} epochs"
+            )

@@ -1,0 +1,23 @@
+"""What the configurations of all temporal subsystems have in common."""
+
+from typing import TYPE_CHECKING
+
+from kineray.config.variants import Variant
+
+if TYPE_CHECKING:
+    from kineray.models.temporal.base import Temporal
+
+
+class TemporalSection(Variant, home="kineray.config.temporal"):
+    """Base of every temporal subsystem's configuration."""
+
+    def build(self, channels: int) -> "Temporal":
+        """A new, randomly initialised subsystem for feature maps of ``channels``.
+
+        ``builds`` is called with the channels and, as keywords, with the fields of the configuration.
+        """
+        subsystem: Temporal = self.implementation()(channels, **self.model_dump(exclude={"type"}))
+        return subsystem
+
+    def check_frames(self, frames: int) -> None:
+        """Raise ValueError, naming ``data.frames``, for clips that the subsystem cannot take."""

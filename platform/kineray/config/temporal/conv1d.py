@@ -1,0 +1,12 @@
+"""Temporal convolutions."""
+
+from kineray.config.temporal.base import TemporalSection
+
+
+class Conv1dConfig(TemporalSection, type="conv1d", builds="kineray.models.temporal.conv1d.Conv1d"):
+    """Nine temporal convolutions without padding, which make one position of exactly 20 frames."""
+
+    def check_frames(self, frames: int) -> None:
+        """Raise ValueError unless there are 20 frames."""
+        if frames != 20:
+            raise ValueError(f"data.frames {frames}: model.temporal.type=conv1d takes exactly 20 frames")

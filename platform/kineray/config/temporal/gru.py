@@ -1,0 +1,11 @@
+"""A GRU over the frames."""
+
+from kineray.config.fields import PositiveInt, ZNorm
+from kineray.config.temporal.base import TemporalSection
+
+
+class GruConfig(TemporalSection, type="gru", builds="kineray.models.temporal.recurrent.Gru"):
+    """The last state of a GRU of ``units`` (arXiv 1406.1078); ``z_norm`` as for the average."""
+
+    units: PositiveInt = 128
+    z_norm: ZNorm = "none"

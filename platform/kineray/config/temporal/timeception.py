@@ -1,0 +1,26 @@
+"""Timeception layers."""
+
+from kineray.config.fields import PositiveInt
+from kineray.config.temporal.base import TemporalSection
+
+
+class TimeceptionConfig(
+    TemporalSection, type="timeception", builds="kineray.models.temporal.timeception.Timeception"
+):
+    """Timeception layers (arXiv 1812.01289), each of which halves the number of frames.
+
+    ``groups``: of channels, which are convolved apart. Scales in time are kernels of 3, 5 and 7 frames;
+    with ``dilated``, kernels of 3 with dilations of 1, 2 and 3.
+    """
+
+    layers: PositiveInt = 4
+    groups: PositiveInt = 8
+    dilated: bool = False
+
+    def check_frames(self, frames: int) -> None:
+        """Raise ValueError unless there are frames left after the last layer."""
+        if frames < 2**self.layers:
+            raise ValueError(
+                f"data.frames {frames} is less than {2**self.layers}, which {self.layers} Timeception layers "
+                "need; give more frames, or set model.temporal.layers lower"
+            )

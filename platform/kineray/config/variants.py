@@ -1,0 +1,267 @@
+"""Variants: the one mechanism by which everything that varies is added.
+
+A *family* is a base section, such as ``ModelSection``. Declaring a subclass with a ``type`` is all there is
+to do for a new variant of it:
+
+    class TsmConfig(ModelSection, type="tsm"):
+        shift: float = 0.125
+
+        def build(self, heads, in_channels):
+            return Tsm(self, heads, in_channels)
+
+``model.type=tsm`` then works in overrides, YAML, search spaces, listings and errors. kineray's own variants
+are declared in the same way, one in each module of the family's ``home``, which is imported when the family
+is first asked for its variants. They name what builds them by ``builds="kineray.models.c3d.C3D"``, which is
+imported when it is first used, so that a configuration needs no torch.
+
+An experiment holds one variant of a family in a field of the family's type, or several *pieces* of it, by
+their ``type``, in a field of type ``Pieces`` (``recipe.mixup.alpha=0.2``).
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import (
+    CoreSchema,
+    ErrorDetails,
+    InitErrorDetails,
+    PydanticCustomError,
+    PydanticUndefined,
+    core_schema,
+)
+
+from kineray.config.fields import Section
+from kineray.errors import ConfigError
+
+Kind: TypeAlias = type["Variant"]  # inside the class ``type`` is a field
+
+_FAMILIES: list[Kind] = []
+
+
+class Variant(Section):
+    """Base of all families. ``type`` names the variant among those of its family."""
+
+    type: str = ""
+
+    builds: ClassVar[str] = ""
+    """Dotted name of what implements the variant."""
+    order: ClassVar[int] = 0
+    """Pieces of a lower order come first, whatever order they are written in."""
+
+    _home: ClassVar[str] = ""
+    _family: ClassVar[Kind | None] = None
+    _members: ClassVar[dict[str, Kind]] = {}
+
+    def __init_subclass__(cls, *, type: str = "", home: str = "", builds: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if home:
+            cls._home, cls._family, cls._members = home, cls, {}
+            _FAMILIES.append(cls)
+        if builds:
+            cls.builds = builds
+        if type:
+            cls.__annotations__ = {**inspect.get_annotations(cls), "type": Literal[type]}
+            cls.type = type
+            cls._declare(type)
+
+    @classmethod
+    def _declare(cls, name: str) -> None:
+        before = cls._members.get(name)
+        # A file that is loaded again declares its variants anew.
+        if before is not None and before._source() != cls._source():
+            raise ConfigError(
+                f"declares the type '{name}', which {before._source()} has",
+                code="variant_declared_twice",
+                key=cls._source(),
+                remedy="choose another name",
+            )
+        cls._members[name] = cls
+
+    @classmethod
+    def _source(cls) -> str:
+        return f"{cls.__module__}.{cls.__qualname__}"
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """What this variant configures: ``builds``, called with the variant and the arguments."""
+        return self.implementation()(self, *args, **kwargs)
+
+    @classmethod
+    def implementation(cls) -> Any:
+        """The object that ``builds`` names. Raises ConfigError if there is none."""
+        module, _, name = cls.builds.rpartition(".")
+        if not module:
+            raise ConfigError(
+                "has no implementation",
+                code="no_implementation",
+                key=cls._source(),
+                remedy="define build(), or declare the class with builds='package.module.Class'",
+            )
+        return getattr(importlib.import_module(module), name)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if cls._family is not cls:
+            return handler(source)
+        # A field of a family's type holds any of its variants.
+        return core_schema.no_info_plain_validator_function(
+            cls._select,
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+        )
+
+    @classmethod
+    def _select(cls, value: object) -> "Variant":
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a section with a type, not {value!r}")
+        name = value.get("type", "")
+        return find_variant(cls, name).model_validate(value)
+
+
+FamilyMember = TypeVar("FamilyMember", bound=Variant)
+
+
+class Pieces(Mapping[str, FamilyMember], Generic[FamilyMember]):
+    """Variants of one family that are used together, by their type: ``Pieces(MixupConfig(alpha=0.2))``.
+
+    They are in order of ``Variant.order``, then of their names.
+    """
+
+    def __init__(self, *pieces: FamilyMember) -> None:
+        """Raises ValueError for two of one type."""
+        self._pieces = {p.type: p for p in sorted(pieces, key=lambda piece: (piece.order, piece.type))}
+        if len(self._pieces) != len(pieces):
+            raise ValueError("two pieces of one type")
+
+    def __getitem__(self, name: str) -> FamilyMember:
+        return self._pieces[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pieces) and self._pieces == other._pieces
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._pieces.items()))
+
+    def __repr__(self) -> str:
+        return f"Pieces({', '.join(map(repr, self._pieces.values()))})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        family = source.__args__[0]
+
+        def select(value: object) -> Pieces[Any]:
+            if isinstance(value, cls):
+                return value
+            if isinstance(value, list | tuple):
+                return cls(*(family._select(piece) for piece in value))
+            if not isinstance(value, Mapping):
+                raise ValueError(f"expected pieces by their type, not {value!r}")
+            return cls(*(_piece(family, name, fields) for name, fields in value.items()))
+
+        return core_schema.no_info_plain_validator_function(
+            select,
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump_pieces, info_arg=True),
+        )
+
+
+def variants(family: type[FamilyMember]) -> dict[str, type[FamilyMember]]:
+    """The variants of a family by their type: kineray's own by name, then those of plug-ins."""
+    home = importlib.import_module(family._home)
+    if hasattr(home, "__path__"):
+        for module in pkgutil.iter_modules(home.__path__):
+            importlib.import_module(f"{family._home}.{module.name}")
+    members: dict[str, Any] = dict(sorted(family._members.items()))
+    ours = {name: cls for name, cls in members.items() if cls.__module__.startswith("kineray.")}
+    return ours | members
+
+
+def families() -> list[type[Variant]]:
+    """All families that are declared, in order of declaration."""
+    return [family for family in _FAMILIES if family._family is family]
+
+
+def forget_module(name: str) -> None:
+    """Take back the variants that a module declared, as one that failed."""
+    for family in families():
+        for tag in [tag for tag, variant in family._members.items() if variant.__module__ == name]:
+            del family._members[tag]
+
+
+def find_variant(family: type[FamilyMember], name: object) -> type[FamilyMember]:
+    """The variant of a type. Raises ValueError, with a suggestion, if there is none."""
+    known = variants(family)
+    if not isinstance(name, str) or name not in known:
+        problem = "has no type" if not name else f"{name!s} is"
+        raise ValueError(f"{problem} not one of {', '.join(known)}{did_you_mean(str(name), known)}")
+    return known[name]
+
+
+def did_you_mean(word: str, known: Mapping[str, Any] | list[str]) -> str:
+    """``; did you mean slowfast?``, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def family_of(annotation: Any) -> type[Variant] | None:
+    """The family of which a field of this type holds one variant."""
+    is_family = (
+        isinstance(annotation, type) and issubclass(annotation, Variant) and annotation._family is annotation
+    )
+    return annotation if is_family else None
+
+
+def family_of_pieces(annotation: Any) -> type[Variant] | None:
+    """The family of which a field of this type holds pieces."""
+    return annotation.__args__[0] if getattr(annotation, "__origin__", None) is Pieces else None
+
+
+def default_tree(section: type[BaseModel]) -> dict[str, Any]:
+    """The defaults of a section as plain values, without the fields that have none."""
+    tree: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if default is PydanticUndefined:
+            continue
+        if isinstance(default, Pieces):
+            tree[name] = {piece: value.model_dump(exclude={"type"}) for piece, value in default.items()}
+        else:
+            tree[name] = default.model_dump() if isinstance(default, BaseModel) else default
+    return tree
+
+
+def _piece(family: type[FamilyMember], name: object, fields: object) -> FamilyMember:
+    member = find_variant(family, name)
+    if isinstance(fields, member):
+        return fields
+    try:
+        return member.model_validate({**fields, "type": name} if isinstance(fields, Mapping) else fields)
+    except ValidationError as error:
+        raise ValidationError.from_exception_data(
+            error.title, [_inside(name, e) for e in error.errors()]
+        ) from None
+
+
+def _inside(name: object, error: ErrorDetails) -> InitErrorDetails:
+    """The same problem, one level further in."""
+    message = error["msg"].replace("{", "{{").replace("}", "}}")
+    kind = PydanticCustomError("bad_value", message)
+    return InitErrorDetails(type=kind, loc=(str(name), *error["loc"]), input=error["input"])
+
+
+def _dump(value: Variant, info: core_schema.SerializationInfo) -> dict[str, Any]:
+    return value.model_dump(mode=info.mode)
+
+
+def _dump_pieces(value: Pieces[Any], info: core_schema.SerializationInfo) -> dict[str, Any]:
+    return {name: piece.model_dump(mode=info.mode, exclude={"type"}) for name, piece in value.items()}

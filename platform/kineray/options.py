@@ -1,0 +1,67 @@
+"""The knobs of a run that are not science: they decide how workers work, not what they compute.
+
+Imports nothing slow: the command line makes its options from the fields below.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from kineray.errors import ConfigError
+
+
+def _knob(default: Any, help: str, *, at_least: int = 1, unit: str = "") -> Any:
+    return field(default=default, metadata={"help": help, "at_least": at_least, "unit": unit})
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """How every worker does its part of an experiment; the same value serves training runs and trials.
+
+    None of it is part of the fingerprint: a run may be resumed with other options and gives the same
+    weights. ``None`` leaves the choice to kineray. A field's metadata are what the command line shows:
+    ``help``, the least value (``at_least``) and the ``unit`` of a number. Raises ConfigError
+    (``out_of_range``) for a value that is not a whole number of at least that size.
+    """
+
+    micro_batch: int | None = _knob(
+        None, "Clips a worker holds at once, a multiple of train.bn_group [default: one group]."
+    )
+    checkpoint_every: int | None = _knob(None, "Checkpoint also between validations.", unit="STEPS")
+    decoders: int | None = _knob(None, "Decoding processes of each worker [default: its CPUs].")
+    max_memory: int | None = _knob(
+        None,
+        "What decoded clips may take in each worker, such as 4GB [default: what keeps it busy].",
+        unit="SIZE",
+    )
+    activation_checkpointing: bool = _knob(
+        False, "Less memory on the device for more time: compute activations again in the backward pass."
+    )
+    max_failures: int = _knob(3, "How often a lost worker is replaced.", at_least=0)
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            value, least = getattr(self, option.name), option.metadata["at_least"]
+            if isinstance(option.default, bool):
+                valid, wanted = isinstance(value, bool), "True or False"
+            else:
+                is_number = isinstance(value, int) and not isinstance(value, bool)
+                valid = (is_number and value >= least) or (value is None and option.default is None)
+                wanted = f"a whole number of at least {least}"
+            if not valid:
+                raise ConfigError(
+                    f"{value!r} is not {wanted}",
+                    code="out_of_range",
+                    key=option.name,
+                    remedy=f"give `{option.name}` such a value, or leave it out",
+                )
+
+    def to_json(self) -> str:
+        """One JSON object; ``from_json`` reads it."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The options that ``to_json`` wrote."""
+        return cls(**json.loads(text))

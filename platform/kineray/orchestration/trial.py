@@ -1,0 +1,76 @@
+"""What runs in the processes of Ray Tune: one trial of a sweep."""
+
+import dataclasses
+import os
+import socket
+from typing import Any
+
+from kineray.config import Experiment, apply_overrides, trial_name
+from kineray.errors import NonFiniteLossError
+from kineray.orchestration.messages import TrialEnded, TrialEvent, TrialStarted, TrialTask
+from kineray.orchestration.process import enter, failed, shared_manifest
+from kineray.storage import join
+from kineray.training import CheckpointEvent, CheckpointStore, Event, ValidationEvent, train
+
+
+def run_trial(params: dict[str, Any], *, task_json: str, mailbox: Any) -> None:
+    """One point of the search space: the experiment of the task with ``params`` in it.
+
+    Raises only what a new process may not meet again, so that Ray Tune starts the trial once more.
+    """
+    name = ""
+    try:
+        task = TrialTask.from_json(task_json)
+        base = enter(task, task.cpus)
+        name = trial_name(base, params)
+        _train(task, base, name, params, mailbox)
+    except Exception as error:
+        failure = failed(0, error)
+        mailbox.put.remote(TrialEnded(name, "failed", str(failure.error), failure.traceback))
+        if not failure.final:
+            raise
+
+
+def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any], mailbox: Any) -> None:
+    import torch
+    from ray import tune
+
+    checkpoints = CheckpointStore(join(task.folder, name, "checkpoints"))
+    before = checkpoints.best_score()  # of a trial that was interrupted
+    mailbox.put.remote(TrialStarted(name, params, before, socket.gethostname(), os.getpid()))
+    last_epoch = base.train.epochs
+    best, validated, reported = before or 0.0, 0, False
+
+    def on_event(event: Event) -> None:
+        nonlocal best, validated, reported
+        mailbox.put.remote(TrialEvent(name, event))
+        if isinstance(event, ValidationEvent):
+            # ASHA tells Optuna the last value of a stopped trial, so report the best one so far.
+            best, validated = max(best, event.score), event.epoch
+        elif isinstance(event, CheckpointEvent) and validated:
+            # Only now, since ASHA may end this process in the report: the score has its checkpoint.
+            epoch, validated, reported = validated, 0, True
+            if epoch == last_epoch:
+                mailbox.put.remote(TrialEnded(name, "finished"))
+            tune.report({"score": best, "epoch": epoch})
+
+    try:
+        experiment = apply_overrides(base, params)
+        last_epoch = experiment.train.epochs
+        manifest = shared_manifest(task)
+        result = train(
+            experiment,
+            manifest.split("train"),
+            manifest.split("val"),
+            checkpoints=checkpoints,
+            on_event=on_event,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            options=dataclasses.replace(task.options, decoders=task.options.decoders or task.cpus),
+            resume=True,
+        )
+        if not reported and result.score is not None:  # interrupted after its last step
+            mailbox.put.remote(TrialEnded(name, "finished"))
+            tune.report({"score": result.score, "epoch": last_epoch})
+    except NonFiniteLossError as error:
+        mailbox.put.remote(TrialEnded(name, "diverged", str(error)))
+        tune.report({"score": 0.0, "epoch": last_epoch})

@@ -1,0 +1,67 @@
+"""The knobs that are not science: one value, checked, and the command line's options made from it."""
+
+import dataclasses
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kineray.cli.launch import worker_options
+from kineray.errors import ConfigError
+from kineray.options import WorkerOptions
+
+OTHERS = WorkerOptions(
+    micro_batch=8,
+    checkpoint_every=100,
+    decoders=3,
+    max_memory=4_000_000_000,
+    activation_checkpointing=True,
+    max_failures=0,
+)
+
+
+def test_options_survive_json():
+    assert WorkerOptions.from_json(OTHERS.to_json()) == OTHERS
+    assert WorkerOptions.from_json(WorkerOptions().to_json()) == WorkerOptions()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("micro_batch", 0),
+        ("checkpoint_every", -1),
+        ("decoders", 1.5),
+        ("max_memory", "4GB"),
+        ("activation_checkpointing", 1),
+        ("max_failures", None),
+        ("max_failures", True),
+    ],
+)
+def test_a_value_that_is_no_such_number_is_refused(name, value):
+    with pytest.raises(ConfigError) as error:
+        WorkerOptions(**{name: value})
+    assert (error.value.code, error.value.key) == ("out_of_range", name)
+
+
+def parsed(*words):
+    """What a command with the options gets from the command line."""
+    got = []
+
+    @click.command()
+    @worker_options
+    def command(options):
+        got.append(options)
+
+    result = CliRunner().invoke(command, words)
+    assert result.exit_code == 0, result.output
+    return got[0]
+
+
+def test_the_command_line_has_an_option_for_every_field():
+    assert parsed() == WorkerOptions()
+    words = ["--micro-batch=8", "--checkpoint-every=100", "--decoders=3", "--max-memory=4GB"]
+    assert parsed(*words, "--activation-checkpointing", "--max-failures=0") == OTHERS
+
+
+def test_every_option_has_a_help_text():
+    assert all(field.metadata["help"].endswith(".") for field in dataclasses.fields(WorkerOptions))

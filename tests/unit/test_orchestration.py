@@ -1,0 +1,119 @@
+"""What processes tell each other, and what becomes of an error in one of them."""
+
+import importlib.util
+import pickle
+
+import pytest
+import torch
+
+from kineray.config import Choice, LogUniform, Plugin
+from kineray.errors import CheckpointError, ConfigError, NonFiniteLossError, StorageError
+from kineray.options import WorkerOptions
+from kineray.orchestration import sweep
+from kineray.orchestration.messages import TrialTask, WorkerTask
+from kineray.orchestration.process import described, enter, failed, is_echo, is_final
+
+OWN = Plugin(
+    "own.py",
+    "own_model",
+    "/elsewhere/own.py",
+    "from kineray.config import ModelSection\n\nclass Own(ModelSection, type='own'):\n    shift: int = 1\n",
+)
+TASK = {"experiment": "model: {type: own, shift: 3}\n", "manifest": "/data/m.parquet", "folder": "/runs/one"}
+
+
+def caught(function, *arguments):
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A user's own module, with a function that torch refuses and one that is plainly wrong."""
+    path = tmp_path / "my_loss.py"
+    path.write_text(
+        "import torch\n"
+        "\n"
+        "def shapes(clips):\n"
+        "    return torch.nn.functional.linear(clips, torch.ones(2, 3))\n"
+        "\n"
+        "def missing(clips):\n"
+        "    return clips['logits']\n"
+    )
+    spec = importlib.util.spec_from_file_location("my_loss", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tasks_survive_json():
+    rest = {"options": WorkerOptions(micro_batch=4), "plugins": (OWN,)}
+    for task in (WorkerTask(**TASK, **rest), TrialTask(**TASK, **rest, cpus=2)):
+        assert type(task).from_json(task.to_json()) == task
+
+
+def test_a_process_that_enters_has_its_threads_its_plugins_and_its_experiment(own_plugins):
+    task = WorkerTask(**TASK, options=WorkerOptions(), plugins=(OWN,))
+    before = torch.get_num_threads()
+    try:
+        experiment = enter(task, cpus=1)
+        assert (experiment.model.type, experiment.model.shift, torch.get_num_threads()) == ("own", 3, 1)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_of_the_users_code_names_its_type_and_the_users_line(plugin):
+    """Though torch raised it, it is the line of the plug-in that is named."""
+    error = described(caught(plugin.shapes, torch.ones(2, 5)))
+    assert error.code == "worker_exception"
+    assert str(error).startswith("RuntimeError: ")
+    assert str(error).endswith(f"({plugin.__file__}:4 in shapes)")
+    error = described(caught(plugin.missing, {}))
+    assert str(error) == f"KeyError: 'logits' ({plugin.__file__}:7 in missing)"
+
+
+def test_an_error_of_kineray_stays_what_it_is():
+    error = NonFiniteLossError("step 3", code="non_finite", key="optim.lr", remedy="lower it")
+    assert described(error) is error
+    again = pickle.loads(pickle.dumps(failed(0, error)))
+    assert (type(again.error), again.error.key) == (NonFiniteLossError, "optim.lr")
+
+
+def test_only_what_is_lost_from_outside_may_be_there_the_next_time(plugin):
+    for error in (ConfigError("x"), CheckpointError("x"), caught(plugin.shapes, torch.ones(2, 5))):
+        assert is_final(error)
+    for error in (StorageError("x"), OSError("x"), ConnectionError("x"), torch.OutOfMemoryError("x")):
+        assert not is_final(error)
+
+
+def test_the_echo_of_another_workers_end_is_told_from_an_error(plugin):
+    echo = caught(torch.distributed.all_reduce, torch.ones(1))  # there is no group
+    assert is_echo(echo) and not is_final(echo)
+    assert not is_echo(caught(plugin.shapes, torch.ones(2, 5)))
+
+
+def test_overrides_of_a_sweep_may_be_a_generator(tiny_experiment):
+    with pytest.raises(ConfigError) as error:
+        sweep(tiny_experiment, {"optim.lr": LogUniform(0.1, 1)}, overrides=iter(["optim.lr=0.1"]))
+    assert "optim.lr" in str(error.value)
+
+
+def test_a_micro_batch_must_fit_every_group_of_a_sweep(tiny_experiment, tmp_path):
+    with pytest.raises(ConfigError):
+        sweep(
+            tiny_experiment,
+            {"train.bn_group": Choice(2, 8)},
+            options=WorkerOptions(micro_batch=4),
+            storage=str(tmp_path),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["trials", "concurrent"])
+def test_a_sweep_needs_at_least_one_trial_at_a_time(tiny_experiment, name):
+    with pytest.raises(ConfigError) as error:
+        sweep(tiny_experiment, {"optim.lr": LogUniform(0.1, 1)}, **{name: 0})
+    assert (error.value.code, error.value.key) == ("out_of_range", name)
