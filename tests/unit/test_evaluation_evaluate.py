@@ -63,11 +63,18 @@ def test_the_protocol_says_how_it_was_measured(evaluation, manifest, checkpoint)
         "views": 2,
         "crops": 3,
         "aggregation": "mean of softmax",
-        "missing": "wrong",
-        "listed": 7,
-        "found": 7,
+        "modality": "rgb",
+        "sampling": "dense",
+        "frames": 8,
+        "stride": 1,
+        "fps": 15,
         "eval_short_side": 36,
         "eval_crop": 32,
+        "precision": "float32",
+        "absent": "not scored",
+        "undecodable": "wrong",
+        "listed": 7,
+        "found": 7,
     }
     short = Manifest(manifest.name, manifest.samples, manifest.vocabularies, {"val": ("lost", "gone")})
     protocol = evaluate(checkpoint, short, views=1, crops=1).protocol

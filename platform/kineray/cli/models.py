@@ -172,3 +172,6 @@ def _stride(preset: "ModelPreset") -> str:
     if preset.frames == 1:
         return "one frame"
     return f"{preset.sampling} sampling" + (f", frames {preset.stride}/30 s apart" if preset.stride else "")
+
+
+command = models

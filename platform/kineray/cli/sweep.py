@@ -106,3 +106,6 @@ def sweep(
         if best
         else (f"kineray runs{at(storage)}",),
     )
+
+
+command = sweep

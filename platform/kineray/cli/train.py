@@ -110,3 +110,6 @@ def _train(
             f"kineray promote {outcome.name}{at(storage)}",
         ),
     )
+
+
+command = train

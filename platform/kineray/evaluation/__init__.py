@@ -1,5 +1,6 @@
 """What a model says of a video, and how often it is right."""
 
+from kineray.evaluation.checkpoints import CheckpointLike, find_checkpoint, open_checkpoint
 from kineray.evaluation.evaluate import Evaluation, evaluate, save_predictions
 from kineray.evaluation.export import Exported, check_onnx, export
 from kineray.evaluation.predict import (
@@ -16,6 +17,7 @@ __all__ = [
     "DEFAULT_CROPS",
     "DEFAULT_TOP_K",
     "DEFAULT_VIEWS",
+    "CheckpointLike",
     "Evaluation",
     "Exported",
     "answer",
@@ -23,6 +25,8 @@ __all__ = [
     "decode_views",
     "evaluate",
     "export",
+    "find_checkpoint",
+    "open_checkpoint",
     "predict",
     "save_predictions",
     "view_scores",

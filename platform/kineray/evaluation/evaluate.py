@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kineray.tasks import Task
     from kineray.training import Checkpoint
 
-_METADATA_KEY = b"kineray.evaluation"
+METADATA_KEY = b"kineray.evaluation"
 _CLIPS_TOGETHER = 8  # clips of different videos that share one forward pass
 
 
@@ -34,7 +34,8 @@ class Evaluation:
     occur. ``predictions``: one row per video: ``id``, ``uri``, ``error`` (null, or why it could not be
     decoded), and for each head ``<head>/label`` (index in the checkpoint's classes, -1 unknown; of several
     classes a list, null unknown) and ``<head>/probabilities`` (null with an error).
-    Two evaluations can be compared only if their ``protocol`` is the same.
+    ``file``: where the predictions were written. Two evaluations can be compared only if their ``protocol``
+    is the same.
     """
 
     protocol: dict[str, Any]
@@ -42,6 +43,27 @@ class Evaluation:
     per_class: dict[str, dict[str, float]]
     predictions: pa.Table
     failures: tuple[Failure, ...]
+    file: str | None = None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the file says of itself: protocol, metrics, classes, checkpoint and its weights' hash."""
+        about: dict[str, Any] = json.loads(self.predictions.schema.metadata[METADATA_KEY])
+        return about
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the predictions themselves, which are in ``file``."""
+        return {
+            "checkpoint": self.about["checkpoint"],
+            "weights_sha256": self.about["weights_sha256"],
+            "protocol": self.protocol,
+            "metrics": self.metrics,
+            "per_class": self.per_class,
+            "predictions": self.file,
+            "failures": [
+                {"id": failure.id, "uri": failure.uri, "code": failure.code} for failure in self.failures
+            ],
+        }
 
 
 def evaluate(
@@ -75,19 +97,7 @@ def evaluate(
     scores, failures = _classify(checkpoint, samples, views, crops, device, decoders, indexes, progress)
     metrics = task.measure(scores, labels)
     per_class = {head: _per_class(task, head, scores[head], labels[head]) for head in task.classes}
-    protocol = {
-        "dataset": manifest.name,
-        "manifest_hash": manifest.content_hash,
-        "split": split,
-        "views": views,
-        "crops": crops,
-        **task.protocol,
-        "missing": "wrong",
-        "listed": samples.listed[split],
-        "found": len(samples),
-        "eval_short_side": preprocessing.eval_short_side,
-        "eval_crop": preprocessing.eval_crop,
-    }
+    protocol = protocol_of(checkpoint, manifest, split, views=views, crops=crops)
     about = {
         "protocol": protocol,
         "metrics": metrics,
@@ -96,8 +106,41 @@ def evaluate(
         "weights_sha256": checkpoint.weights_sha256,
     }
     table = _table(samples, task, labels, scores, failures)
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about).encode()})
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about).encode()})
     return Evaluation(protocol, metrics, per_class, table, tuple(failures.values()))
+
+
+def protocol_of(
+    checkpoint: "Checkpoint", manifest: Manifest, split: str, *, views: int, crops: int
+) -> dict[str, Any]:
+    """How a checkpoint is scored on a split: scores can be compared only where all of this is the same.
+
+    ``absent``: what becomes of clips that are listed and not in the manifest; ``undecodable``: of those
+    whose video cannot be decoded; ``precision``: of the model's arithmetic (a validation during training
+    may be in bfloat16). Raises ManifestError where the split is empty.
+    """
+    preprocessing = checkpoint.preprocessing
+    samples = manifest.split(split)
+    return {
+        "dataset": manifest.name,
+        "manifest_hash": manifest.content_hash,
+        "split": split,
+        "views": views,
+        "crops": crops,
+        **checkpoint.task.protocol,
+        "modality": preprocessing.modality,
+        "sampling": preprocessing.sampling,
+        "frames": preprocessing.frames,
+        "stride": preprocessing.stride,
+        "fps": preprocessing.fps,
+        "eval_short_side": preprocessing.eval_short_side,
+        "eval_crop": preprocessing.eval_crop,
+        "precision": "float32",
+        "absent": "not scored",
+        "undecodable": "wrong",
+        "listed": samples.listed[split],
+        "found": len(samples),
+    }
 
 
 def save_predictions(evaluation: Evaluation, path: str) -> None:
