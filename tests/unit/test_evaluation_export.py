@@ -177,4 +177,4 @@ def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch, kineray):
     save_small_checkpoint("runs/small/checkpoints")
     code, out, err = kineray("export", "small", "--format", "onnx", "--out", "m.onnx")
     assert (code, out) == (2, "")
-    assert err == "kineray: ONNX needs the package onnx: pip install 'kineray[export]'\n"
+    assert err == "kineray: onnx: ONNX needs the package onnx; pip install 'kineray[export]'\n"
