@@ -38,8 +38,10 @@ def command(checkpoint: str, format: "Format | None", out: str, storage: str, as
     """
     from kineray.evaluation import export
 
-    note(f"exporting {near(checkpoint)}; a large model takes minutes")
-    made = export(checkpoint, out, format=format, storage=storage)
+    def on_start(uri: str) -> None:
+        note(f"exporting {near(uri)}; a large model takes minutes")
+
+    made = export(checkpoint, out, format=format, storage=storage, on_start=on_start)
     outputs = ", ".join(f"{head} [batch, {classes}]" for head, classes in made.heads.items())
     lines = [
         f"{near(made.file)}: {made.bytes / 1e6:.1f} MB, logits within {made.difference:.1g} of the model's",

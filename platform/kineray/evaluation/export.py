@@ -55,13 +55,19 @@ class Exported:
 
 
 def export(
-    checkpoint: CheckpointLike, out: str, *, format: Format | None = None, storage: str | None = None
+    checkpoint: CheckpointLike,
+    out: str,
+    *,
+    format: Format | None = None,
+    storage: str | None = None,
+    on_start: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write the model of a checkpoint as one file, ``out`` (a path or s3://).
 
     ``checkpoint``: a run's name in ``storage``, a run or checkpoint folder, s3:// of these, or a checkpoint
     that was loaded onto the CPU. ``format``: ``"onnx"`` or ``"pt2"``, by default the ending of ``out``.
-    ``storage``: by default KINERAY_STORAGE or ./runs.
+    ``storage``: by default KINERAY_STORAGE or ./runs. ``on_start`` is called with the checkpoint's location
+    before the long part, which for a large model takes minutes.
 
     The file is written after its answers to random clips, in batches of 1 and 3, were found equal to the
     model's within 1e-4. Raises ExportError if they are not, if the model cannot be exported, or if the
@@ -72,6 +78,8 @@ def export(
         check_onnx()
     loaded, _ = open_checkpoint(checkpoint, storage=storage, device="cpu")
     store.check_writable(out)
+    if on_start is not None:
+        on_start(loaded.uri)
     preprocessing = loaded.preprocessing
     side = preprocessing.eval_crop
     shape = (preprocessing.channels, preprocessing.frames, side, side)

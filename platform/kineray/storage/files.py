@@ -162,7 +162,16 @@ def check_writable(uri: str | Path) -> None:
     if not is_remote(uri) and Path(uri).is_dir():
         raise StorageError("a folder", code="not_a_file", key=uri, remedy="name a file in it")
     probe = f"{uri}.{uuid.uuid4().hex}.tmp"
-    write_bytes(probe, b"")
+    try:
+        write_bytes(probe, b"")
+    except StorageError as error:
+        name = str(uri)
+        raise StorageError(
+            error.problem.replace(probe, name),
+            code=error.code,
+            key=error.key.replace(probe, name),
+            remedy=error.remedy,
+        ) from None
     delete_file(probe)
 
 

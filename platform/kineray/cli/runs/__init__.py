@@ -2,8 +2,8 @@
 
 import click
 
-from kineray.cli import output  # not ``show`` from it: a verb here has that name
 from kineray.cli.output import as_row, json_option, storage_option, table
+from kineray.cli.output import show as show_result  # the file show.py is `show` here
 from kineray.cli.verbs import add_verbs
 
 
@@ -22,7 +22,7 @@ def command(context: click.Context, storage: str, as_json: bool) -> None:
     columns = ("name", "status", "started", "best", "last", "fingerprint")
     text = table([as_row(run) for run in found], columns) if found else f"no runs in {storage}"
     then = (f"kineray runs show {found[0].name}",) if found else ("kineray demo",)
-    output.show({"runs": [as_row(run) for run in found]}, text, as_json=as_json, then=then)
+    show_result({"runs": [as_row(run) for run in found]}, text, as_json=as_json, then=then)
 
 
 add_verbs(command, __name__)
