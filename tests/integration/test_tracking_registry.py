@@ -76,6 +76,20 @@ def weight(folder):
     return load_file(Path(folder) / "model.safetensors")["weight"][0].item()
 
 
+def test_a_version_is_of_the_weights_that_evaluate(store, tmp_path):
+    """Those of an average, where the state of the checkpoint names them."""
+    uri = Path(write_checkpoint(tmp_path / "average", 1))
+    save_file({"weight": torch.full((3,), 2.0)}, uri / "ema.safetensors")
+    (uri / "state.json").write_text('{"step": 1, "weights": "ema"}')
+    version = register(store, trained(store, "average", best=str(uri)), "of-an-average")
+    assert version.sha256 == hashlib.sha256((uri / "ema.safetensors").read_bytes()).hexdigest()
+    folder = fetch(store, version)
+    assert load_file(folder / "ema.safetensors")["weight"][0] == 2
+    save_file({"weight": torch.full((3,), 3.0)}, folder / "ema.safetensors")
+    with pytest.raises(CheckpointError):
+        fetch(store, version)
+
+
 @pytest.mark.slow
 def test_a_version_is_a_copy_of_the_best_checkpoint(store, tmp_path):
     best, last = write_checkpoint(tmp_path / "best", 1), write_checkpoint(tmp_path / "last", 2)

@@ -294,6 +294,9 @@ def test_a_head_of_several_classes_has_multi_hot_labels(manifest, preprocessing)
     rows = {None: [255] * 4, (0, 2): [1, 0, 1, 0], (1,): [0, 1, 0, 0]}
     by_id = {sample.id: sample.labels["action"] for sample in several}
     assert part.labels["action"].tolist() == [rows[by_id[name]] for name in part.ids]
+    with pytest.raises(ConfigError) as error:
+        next(batches(several, preprocessing, balance=("action", 0.5)))
+    assert (error.value.code, error.value.key) == ("balance_needs_one_class", "data.balance")
 
 
 def test_training_batches_in_one_call(manifest, preprocessing):

@@ -192,6 +192,7 @@ class TrainingProgress:
                 if f"val/{event.score_name}" not in event.metrics:
                     shown += f"  score {event.score:.4f} ({event.score_name})"
                 how = "" if event.precision == "float32" else f" in {event.precision}"
+                how += "" if event.weights == "model" else f" with the {event.weights} weights"
                 self._line(f"{prefix}validation after epoch {event.epoch}{how}: {shown}")
             case CheckpointEvent(best=True):
                 self._line(f"{prefix}best checkpoint so far: {near(event.uri)}")

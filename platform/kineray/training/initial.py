@@ -38,8 +38,7 @@ def init_hashes(model: ModelSection) -> dict[str, str]:
 def _content_hash(init: str) -> str:
     if init.startswith(_NAMED):
         return init
-    inside = storage.join(init, WEIGHTS)
-    content = storage.read_bytes(inside if storage.exists(inside) else init)
+    content = storage.read_bytes(storage.join(init, _checkpoint_files(init)[0]) if _is_folder(init) else init)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -54,10 +53,10 @@ def initialise(model: nn.Module, part: str, init: str, workers: Workers) -> str:
             with _local(init) as path:
                 told = str(load_weights(model.get_submodule(part), init, path=path))
         except (CheckpointError, StorageError) as error:
-            problem = f"{_key(part)}={error}"
+            problem = str(error)
     told, problem = workers.gather((told, problem))[0]
     if problem:
-        raise ConfigError(problem)
+        raise ConfigError(problem, code="weights_not_usable", key=_key(part))
     workers.broadcast_(model)
     return str(told)
 
@@ -71,11 +70,22 @@ def _local(init: str) -> Iterator[str | Path]:
     """A local path with the content of ``init``: of a remote folder, what is read of a checkpoint."""
     if init.startswith(_NAMED) or not storage.is_remote(init):
         yield init
-    elif storage.exists(storage.join(init, WEIGHTS)):
+    elif _is_folder(init):
         with tempfile.TemporaryDirectory(prefix="kineray-") as folder:
-            for name in (WEIGHTS, weights_file(init), STATE, EXPERIMENT):
+            for name in {WEIGHTS, *_checkpoint_files(init)}:
                 Path(folder, name).write_bytes(storage.read_bytes(storage.join(init, name)))
             yield folder
     else:
         with storage.local_file(init) as path:
             yield path
+
+
+def _is_folder(init: str) -> bool:
+    return storage.exists(storage.join(init, WEIGHTS))
+
+
+def _checkpoint_files(folder: str) -> list[str]:
+    """What is read of a checkpoint: first the weights, those that evaluate where its state names them."""
+    if storage.exists(storage.join(folder, STATE)):
+        return [weights_file(folder), STATE, EXPERIMENT]
+    return [WEIGHTS, EXPERIMENT]

@@ -238,6 +238,13 @@ class _Orders:
     def __init__(
         self, manifest: Manifest, seed: int, clips_per_sample: int, balance: tuple[str, float] | None
     ) -> None:
+        if balance and balance[0] in manifest.multi_label:
+            raise ConfigError(
+                f"the head '{balance[0]}' has several classes a clip, between which there is no balance",
+                code="balance_needs_one_class",
+                key="data.balance",
+                remedy="set data.balance=none, or balance another head",
+            )
         self._manifest = manifest
         self._seed = seed
         self._clips_per_sample = clips_per_sample
