@@ -279,6 +279,7 @@ PARAMETERS: dict[str, int] = {
     "st_resnet50_context3": 24_327_632,
     "st_resnet50_context5": 24_327_632,
     "st_resnet50_special3": 24_327_632,
+    "st_resnet50_special3_both": 24_327_632,
     "two_stream_i3d_inception": 25_372_576,
     "two_stream_r2plus1d_34": 127_489_610,
     "two_stream_slowfast_r50_4x16": 68_955_336,

@@ -4,8 +4,8 @@ import pytest
 from annotation_files import touch
 
 from kineray.data import load_manifest, save_manifest
-from kineray.data.importers import from_ava, from_ava_kinetics
-from kineray.data.importers.ava import EVALUATED_IDS
+from kineray.data.importers.ava import EVALUATED_IDS, from_ava
+from kineray.data.importers.ava_kinetics import from_ava_kinetics
 from kineray.data.manifest.samples import BoxLabel
 from kineray.errors import ManifestError
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from kineray.data.importers import from_epic
+from kineray.data.importers.epic import from_epic
 from kineray.errors import ManifestError
 from kineray.video import open_video
 from kineray.video.frames import parse_frames_uri

@@ -3,7 +3,8 @@
 import pytest
 from annotation_files import touch
 
-from kineray.data.importers import from_hmdb51, from_ucf101
+from kineray.data.importers.hmdb51 import from_hmdb51
+from kineray.data.importers.ucf101 import from_ucf101
 from kineray.errors import ManifestError, StorageError
 
 CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")

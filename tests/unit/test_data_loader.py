@@ -279,6 +279,23 @@ def test_labels_may_be_made_otherwise(manifest, preprocessing):
         assert part.labels["length"].tolist() == [len(name) for name in part.ids]
 
 
+def test_a_head_of_several_classes_has_multi_hot_labels(manifest, preprocessing):
+    """Half of the samples have no known classes, the others one or two."""
+    classes = [None if index % 2 else (0, 2) if index % 4 else (1,) for index in range(len(manifest))]
+    several = replace(
+        manifest,
+        samples=tuple(
+            replace(sample, labels={"action": of_sample})
+            for sample, of_sample in zip(manifest, classes, strict=True)
+        ),
+        multi_label=frozenset({"action"}),
+    )
+    part = next(batches(several, preprocessing))
+    rows = {None: [255] * 4, (0, 2): [1, 0, 1, 0], (1,): [0, 1, 0, 0]}
+    by_id = {sample.id: sample.labels["action"] for sample in several}
+    assert part.labels["action"].tolist() == [rows[by_id[name]] for name in part.ids]
+
+
 def test_training_batches_in_one_call(manifest, preprocessing):
     """All defaults but the size; a loop that stops goes on where it was."""
     data = DataConfig(

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
+from kineray.config import Experiment, apply_overrides
 from kineray.config.losses.base import LossSection
 from kineray.config.metrics.base import MetricSection
 from kineray.config.metrics.map import MapConfig
@@ -254,6 +255,13 @@ def test_parts_for_other_labels_are_refused():
     ):
         with pytest.raises(ValidationError, match="classes"):
             section()
+
+
+def test_classes_are_balanced_for_clips_of_a_single_class_alone():
+    balanced = apply_overrides(Experiment(), {"data.balance": "sqrt"})
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(balanced, {"task.type": "multi_label"})
+    assert error.value.code == "bad_value"
 
 
 def test_a_loss_and_a_metric_of_a_user_are_one_class_each(epic):

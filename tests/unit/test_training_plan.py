@@ -30,14 +30,17 @@ def experiment(tiny_experiment):
 
 
 def last_state(folder):
-    """Weights and optimizer of the last checkpoint, by name."""
+    """Weights, optimizer and pieces of the recipe of the last checkpoint, by name."""
     saved = load_training_state(CheckpointStore(str(folder / "checkpoints")).last())
     moments = {
         f"{parameter}.{name}": value
         for parameter, state in saved.optimizer["state"].items()
         for name, value in state.items()
     }
-    return saved.weights | moments
+    of_pieces = {
+        f"{piece}.{name}": value for piece, state in saved.pieces.items() for name, value in state.items()
+    }
+    return saved.weights | moments | of_pieces
 
 
 def assert_equal_state(one, other):
@@ -90,7 +93,7 @@ def test_a_step_is_whole_groups(experiment):
 class Varied:
     """Eight steps in two epochs of unequal batches: multigrid, unfreezing and a learning rate of its own."""
 
-    lr_of_step_3: float = 0.05
+    lr_of_step_3: float = 0.005
 
     total_steps = 8
 
@@ -117,7 +120,7 @@ class Varied:
             global_batch=batch,
             bn_group=group,
             clip=clip,
-            lr=self.lr_of_step_3 if index == 3 else 0.02 * (index + 1),
+            lr=self.lr_of_step_3 if index == 3 else 0.002 * (index + 1),
             epochs_done=epoch + (first + batch) / (44 if epoch == 0 else 48),
             is_validated=validated,
             trained=trained,
@@ -169,7 +172,7 @@ def test_what_a_step_does_not_train_stays(experiment, tmp_path):
 def test_resume_refuses_a_step_that_was_made_otherwise(experiment, tmp_path):
     run(experiment, tmp_path, plan=Varied(), stop_after=5, checkpoint_every=4)
     with pytest.raises(CheckpointError, match="the step's lr") as error:
-        run(experiment, tmp_path, plan=Varied(lr_of_step_3=0.06), resume=True)
+        run(experiment, tmp_path, plan=Varied(lr_of_step_3=0.006), resume=True)
     assert error.value.code == "other_experiment"
 
 

@@ -12,6 +12,7 @@ from kineray.data import Batch, ClipShape, Preprocessing
 from kineray.errors import ConfigError, ManifestError, NonFiniteLossError
 from kineray.models import build_model
 from kineray.training import Step, build_optimizer
+from kineray.training.recipe import Recipe
 from kineray.training.step import Stepper
 from kineray.training.synchronise import GradientSynchroniser, Workers
 
@@ -56,7 +57,13 @@ def new_stepper(workers):
     optimizer = build_optimizer(model, EXPERIMENT.optim)
     preprocessing = Preprocessing.from_config(EXPERIMENT.data, VOCABULARIES)
     return model, Stepper(
-        EXPERIMENT, model, optimizer, preprocessing, workers=workers, device=torch.device("cpu")
+        EXPERIMENT,
+        model,
+        optimizer,
+        preprocessing,
+        Recipe(EXPERIMENT),
+        workers=workers,
+        device=torch.device("cpu"),
     )
 
 
@@ -124,7 +131,13 @@ def test_loss_is_the_mean_over_the_global_batch(four_micro_batches):
     preprocessing = Preprocessing.from_config(EXPERIMENT.data, VOCABULARIES)
     optimizer = build_optimizer(model, EXPERIMENT.optim)
     stepper = Stepper(
-        no_dropout, model, optimizer, preprocessing, workers=Workers(), device=torch.device("cpu")
+        no_dropout,
+        model,
+        optimizer,
+        preprocessing,
+        Recipe(no_dropout),
+        workers=Workers(),
+        device=torch.device("cpu"),
     )
     result = stepper.run(step_of(0, lr=0.0), range(8), micro_batches(1, range(8), 4))
 
@@ -151,7 +164,13 @@ def test_bfloat16_is_close_to_float32():
         optimizer = build_optimizer(model, value.optim)
         preprocessing = Preprocessing.from_config(value.data, VOCABULARIES)
         stepper = Stepper(
-            value, model, optimizer, preprocessing, workers=Workers(), device=torch.device("cpu")
+            value,
+            model,
+            optimizer,
+            preprocessing,
+            Recipe(value),
+            workers=Workers(),
+            device=torch.device("cpu"),
         )
         losses.append(stepper.run(step_of(0), range(8), micro_batches(1, range(8), 2)).loss)
         assert {p.dtype for p in model.state_dict().values()} == {torch.float32, torch.int64}
@@ -289,7 +308,13 @@ def trained_in_part(rank, size, trained):
     preprocessing = Preprocessing.from_config(EXPERIMENT.data, {"verb": VOCABULARIES["verb"]})
     workers = Workers(rank, size)
     stepper = Stepper(
-        EXPERIMENT, model, optimizer, preprocessing, workers=workers, device=torch.device("cpu")
+        EXPERIMENT,
+        model,
+        optimizer,
+        preprocessing,
+        Recipe(EXPERIMENT),
+        workers=workers,
+        device=torch.device("cpu"),
     )
     steps = [step_of(0, trained=trained), step_of(1, trained=trained)]
     positions = steps[0].share(rank, size)

@@ -61,6 +61,8 @@ class Experiment(Section):
     def _whole_parts(self) -> Self:
         self.model.check_clip(self.data.frames, self.data.crop, self.data.eval_crop)
         self.schedule.check(self.train.epochs)
+        if self.data.balance != "none" and self.task.labels != "single":
+            raise ValueError(f"data.balance={self.data.balance} is for clips of a single class each")
         if self.train.global_batch % self.data.clips_per_sample:
             raise ValueError(
                 f"train.global_batch {self.train.global_batch} is not a multiple of data.clips_per_sample "

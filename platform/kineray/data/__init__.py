@@ -12,13 +12,12 @@ _WHERE = {
     "ClipShape": "batches.spec",
     "EvalClips": "batches.loader",
     "Failure": "batches.loader",
+    "Importer": "importers.base",
     "Manifest": "manifest.manifest",
     "Preprocessing": "clips.preprocessing",
     "Sample": "manifest.samples",
     "eval_clips": "batches.loader",
-    "from_folders": "importers",
-    "from_kinetics_csv": "importers",
-    "from_path_label_list": "importers",
+    "import_dataset": "importers.dataset",
     "global_order": "batches.order",
     "load_batches": "batches.loader",
     "load_manifest": "manifest.manifest",
@@ -45,9 +44,8 @@ if TYPE_CHECKING:
     from kineray.data.clips.preprocessing import Preprocessing as Preprocessing
     from kineray.data.clips.seeds import sample_rng as sample_rng
     from kineray.data.derive.synth import synthesize as synthesize
-    from kineray.data.importers import from_folders as from_folders
-    from kineray.data.importers import from_kinetics_csv as from_kinetics_csv
-    from kineray.data.importers import from_path_label_list as from_path_label_list
+    from kineray.data.importers.base import Importer as Importer
+    from kineray.data.importers.dataset import import_dataset as import_dataset
     from kineray.data.manifest.manifest import Manifest as Manifest
     from kineray.data.manifest.manifest import load_manifest as load_manifest
     from kineray.data.manifest.manifest import save_manifest as save_manifest

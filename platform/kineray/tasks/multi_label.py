@@ -1,7 +1,7 @@
 """Multi-label classification: any number of classes for each clip and head."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class MultiLabel(Task):
     def _multi_hot(self, head: str, samples: Sequence["Sample"]) -> Tensor:
         multi_hot_bk = torch.zeros(len(samples), len(self.classes[head]))
         for row, sample in zip(multi_hot_bk, samples, strict=True):
-            classes: Any = sample.labels[head]
+            classes = sample.labels[head]
             if isinstance(classes, int):
                 raise ConfigError(
                     f"is multi_label, but clips have a single class for the head '{head}'",

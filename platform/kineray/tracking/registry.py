@@ -17,6 +17,7 @@ from kineray import storage
 from kineray.errors import CheckpointError, TrackingError
 from kineray.tracking.client import open_client, reaching, shown, tracking_uri
 from kineray.tracking.runs import get_run
+from kineray.training.checkpoint import weights_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "video-classifier"
 CHAMPION = "champion"
 PREVIOUS = "previous"
-_WEIGHTS = "model.safetensors"
 # What a model is: the same weights under another preprocessing are another model.
 _OTHER_FILES = ("experiment.yaml", "preprocessing.json", "state.json")
 
@@ -58,8 +58,7 @@ def register(storage_uri: str, run_name: str, model_name: str = DEFAULT_MODEL) -
         )
     client = open_client(storage_uri)
     with _local_checkpoint(checkpoint) as folder:
-        sha256 = _sha256(folder / _WEIGHTS)
-        content = _content(folder, sha256)
+        sha256, content = _hashes(folder)
         with reaching(tracking_uri(storage_uri)):
             if storage.is_remote(checkpoint):
                 source = storage.join(storage_uri, "models", model_name, content[:12])
@@ -157,7 +156,7 @@ def _download(storage_uri: str, version: ModelVersion, folder: Path) -> None:
 
 
 def _check(folder: Path, version: ModelVersion) -> None:
-    if _content(folder, _sha256(folder / _WEIGHTS)) != version.content:
+    if _hashes(folder)[1] != version.content:
         raise CheckpointError(
             f"not the files of {version.name} version {version.version} (SHA-256 {version.content[:12]}...)",
             code="other_files",
@@ -223,11 +222,13 @@ def _ours(version: Any) -> ModelVersion:
     )
 
 
-def _content(folder: Path, weights_sha256: str) -> str:
-    """The hash of all files that make a model; that of the weights, which are large, is given."""
-    hashes = {_WEIGHTS: weights_sha256} | {name: _sha256(folder / name) for name in _OTHER_FILES}
+def _hashes(folder: Path) -> tuple[str, str]:
+    """Of the weights that the model is served with, and of all files that make the model."""
+    hashes = {name: _sha256(folder / name) for name in _OTHER_FILES}
+    weights = weights_file(str(folder))
+    hashes[weights] = _sha256(folder / weights)
     listed = "".join(f"{name} {digest}\n" for name, digest in hashes.items())
-    return hashlib.sha256(listed.encode()).hexdigest()
+    return hashes[weights], hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

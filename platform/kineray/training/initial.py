@@ -12,7 +12,7 @@ from kineray import storage
 from kineray.config import ModelSection
 from kineray.errors import CheckpointError, ConfigError, StorageError
 from kineray.models import load_weights
-from kineray.training.checkpoint import EXPERIMENT, WEIGHTS
+from kineray.training.checkpoint import EXPERIMENT, STATE, WEIGHTS, weights_file
 from kineray.training.synchronise import Workers
 
 _NAMED = "torchvision:"
@@ -73,7 +73,7 @@ def _local(init: str) -> Iterator[str | Path]:
         yield init
     elif storage.exists(storage.join(init, WEIGHTS)):
         with tempfile.TemporaryDirectory(prefix="kineray-") as folder:
-            for name in (WEIGHTS, EXPERIMENT):
+            for name in (WEIGHTS, weights_file(init), STATE, EXPERIMENT):
                 Path(folder, name).write_bytes(storage.read_bytes(storage.join(init, name)))
             yield folder
     else:

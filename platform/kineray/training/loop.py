@@ -31,8 +31,9 @@ from kineray.training.events import (
 )
 from kineray.training.initial import initialise
 from kineray.training.optim import build_optimizer
-from kineray.training.plan import ExperimentPlan, StepPlan, differing_fields
-from kineray.training.step import Stepper, shorten
+from kineray.training.plan import ExperimentPlan, Step, StepPlan, differing_fields
+from kineray.training.recipe import Recipe
+from kineray.training.step import Stepper, StepResult, shorten
 from kineray.training.synchronise import Workers
 from kineray.training.validation import validate
 
@@ -76,34 +77,28 @@ def train(
     plan = plan or ExperimentPlan(experiment, len(train_set))
     plan.at(0).share(rank, world_size)  # too many workers: say so before anything is made
     micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
-    workers = Workers(rank, world_size)
-    place = torch.device(device)
+    workers, place = Workers(rank, world_size), torch.device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     emit = on_event if rank == 0 else _ignore
 
+    recipe = Recipe(experiment)
     preprocessing = _preprocessing(experiment, train_set, val_set)
     task = _task(experiment, preprocessing, val_set)
     model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
-    last = workers.gather(checkpoints.last() if rank == 0 else None)[0]
-    if last is not None and not resume:
-        raise CheckpointError(
-            "holds a run already",
-            code="run_exists",
-            key=checkpoints.uri,
-            remedy="resume it with `resume`, or name another folder",
-        )
+    last = _last(checkpoints, workers, resume)
     first_step, undecodable = 0, dict[str, Failure]()  # by sample id
-    if last is not None:
-        first_step, undecodable = _restore(last, experiment, train_set, plan, model, optimizer)
-    else:
+    if last is None:
         _initialise(experiment, model, workers, emit)
+    recipe.begin(model)
+    if last is not None:
+        first_step, undecodable = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
-    stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)
+    stepper = Stepper(experiment, model, optimizer, preprocessing, recipe, workers=workers, device=place)
     speed = _Speed()
     steps = range(first_step, plan.total_steps)
     batches = load_batches(
@@ -114,6 +109,7 @@ def train(
         decoders=options.decoders or 1,
         clips_per_sample=experiment.data.clips_per_sample,
         balance=balance_of(experiment.data, list(preprocessing.labels)),
+        targets=task.targets,
         indexes=indexes,
         max_memory=options.max_memory,
         pin_memory=place.type == "cuda",
@@ -124,57 +120,94 @@ def train(
             speed.start()
             result = stepper.run(step, step.share(rank, world_size), batches)
             speed.stop(step.global_batch)
-            emit(
-                StepEvent(
-                    step=done,
-                    total_steps=plan.total_steps,
-                    epoch=step.epochs_done,
-                    loss=result.loss,
-                    lr=step.lr,
-                    clips_per_s=speed.clips_per_s,
-                    data_wait=min(result.wait_s / speed.step_s, 1.0),
-                    copy=min(result.copy_s / speed.step_s, 1.0),
-                    seconds_left=speed.seconds_for(plan.total_steps - done),
-                )
-            )
+            emit(_step_event(step, plan, result, speed))
             if result.failures:
                 emit(ReplacedEvent(done, result.failures))
                 undecodable |= {failure.id: failure for failure in result.failures}
                 _check_budget(undecodable, len(train_set), experiment.data.error_budget)
 
-            if not step.is_validated and (
-                options.checkpoint_every is None or done % options.checkpoint_every
-            ):
+            if not step.is_validated and not _is_saved(done, options.checkpoint_every):
                 continue
             _check_finite(model, done)
             score = None
             if step.is_validated:
-                metrics, score = validate(
-                    model,
-                    val_set,
-                    preprocessing,
-                    task,
-                    workers=workers,
-                    device=place,
-                    precision=experiment.train.precision,
-                    batch_size=micro_batch,
-                    decoders=options.decoders or 1,
-                    indexes=indexes,
+                with recipe.evaluated(model):
+                    metrics, score = validate(
+                        model,
+                        val_set,
+                        preprocessing,
+                        task,
+                        workers=workers,
+                        device=place,
+                        precision=experiment.train.precision,
+                        batch_size=micro_batch,
+                        decoders=options.decoders or 1,
+                        indexes=indexes,
+                    )
+                emit(
+                    ValidationEvent(
+                        step=done,
+                        epoch=int(step.epochs_done),
+                        metrics=metrics,
+                        score=score,
+                        score_name=task.score,
+                        precision=experiment.train.precision,
+                        weights=recipe.weights,
+                    )
                 )
-                precision = experiment.train.precision
-                emit(ValidationEvent(done, int(step.epochs_done), metrics, score, task.score, precision))
             if rank == 0:
-                state = {
-                    "step": done,
-                    "total_steps": plan.total_steps,
-                    "epoch": step.epochs_done,
-                    "last_step": step.to_dict(),
-                    "manifest": train_set.content_hash,
-                    "undecodable": [asdict(failure) for failure in undecodable.values()],
-                }
-                uri, best = checkpoints.save(model, optimizer, experiment, preprocessing, state, score=score)
+                uri, best = checkpoints.save(
+                    model,
+                    optimizer,
+                    experiment,
+                    preprocessing,
+                    {
+                        "step": done,
+                        "total_steps": plan.total_steps,
+                        "epoch": step.epochs_done,
+                        "last_step": step.to_dict(),
+                        "manifest": train_set.content_hash,
+                        "undecodable": [asdict(failure) for failure in undecodable.values()],
+                    },
+                    score=score,
+                    pieces=recipe.states(),
+                    weights=recipe.weights,
+                )
                 emit(CheckpointEvent(done, uri, best, score))
     return _outcome(workers, checkpoints, plan.total_steps)
+
+
+def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> str | None:
+    """The checkpoint to go on from. Raises CheckpointError if there is one and this is no resume."""
+    last = workers.gather(checkpoints.last() if workers.rank == 0 else None)[0]
+    if last is not None and not resume:
+        raise CheckpointError(
+            "holds a run already",
+            code="run_exists",
+            key=checkpoints.uri,
+            remedy="resume it with `resume`, or name another folder",
+        )
+    return last
+
+
+def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed") -> StepEvent:
+    done = step.index + 1
+    return StepEvent(
+        step=done,
+        total_steps=plan.total_steps,
+        epoch=step.epochs_done,
+        loss=result.loss,
+        lr=step.lr,
+        clips_per_s=speed.clips_per_s,
+        data_wait=min(result.wait_s / speed.step_s, 1.0),
+        copy=min(result.copy_s / speed.step_s, 1.0),
+        seconds_left=speed.seconds_for(plan.total_steps - done),
+    )
+
+
+def _is_saved(done: int, checkpoint_every: int | None) -> bool:
+    """Whether there is a checkpoint after ``done`` steps besides those of validations."""
+    return checkpoint_every is not None and done % checkpoint_every == 0
 
 
 def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:
@@ -242,8 +275,9 @@ def _restore(
     plan: StepPlan,
     model: nn.Module,
     optimizer: Optimizer,
+    recipe: Recipe,
 ) -> tuple[int, dict[str, Failure]]:
-    """Load a checkpoint into model and optimizer; returns the steps done and the undecodable clips."""
+    """Load a checkpoint into what it is of; returns the steps done and the undecodable clips."""
     saved = load_training_state(uri)
     changed = [
         key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
@@ -263,6 +297,7 @@ def _restore(
     try:
         model.load_state_dict(saved.weights)
         optimizer.load_state_dict(saved.optimizer)
+        recipe.load_states(saved.pieces)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"does not fit this model: {str(error).splitlines()[0]}", code="other_model", key=uri

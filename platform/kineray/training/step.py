@@ -16,6 +16,7 @@ from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
 from kineray.models import commit_batch_norm, discard_batch_norm, set_batch_norm_group, set_clip_seeds
 from kineray.training.optim import set_learning_rate
 from kineray.training.plan import Step
+from kineray.training.recipe import Recipe
 from kineray.training.synchronise import GradientSynchroniser, Workers
 
 
@@ -44,6 +45,7 @@ class Stepper:
         model: nn.Module,
         optimizer: Optimizer,
         preprocessing: Preprocessing,
+        recipe: Recipe,
         *,
         workers: Workers,
         device: torch.device,
@@ -57,6 +59,7 @@ class Stepper:
         self._optimizer = optimizer
         self._preprocessing = preprocessing
         self._task = experiment.task.build(preprocessing.labels)
+        self._recipe = recipe
         self._workers = workers
         self._device = device
         self._copies = _Copies(device)
@@ -108,9 +111,11 @@ class Stepper:
             discard_batch_norm(self._model)
             raise self._not_finite(step, loss_sum, ids, clip_losses)
 
+        self._recipe.transform_gradients([p for p in self._trainable.values() if p.grad is not None])
         set_learning_rate(self._optimizer, step.lr)
         self._optimizer.step()
         commit_batch_norm(self._model, self._workers.sum_)
+        self._recipe.after_step(self._model, step)
         if failed:
             failures = [failure for part in self._workers.gather(failures) for failure in part]
         return StepResult(loss_sum / step.global_batch, tuple(failures), wait_s, copy_s)
@@ -140,10 +145,16 @@ class Stepper:
         torch.manual_seed(seeds[0])  # for whatever else in a model is random
         with self._copies:
             clips_bthwc = batch.clips_bthwc.to(self._device, non_blocking=True)
-            labels = {head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()}
+            targets = {
+                head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()
+            }
+        clips_bcthw = self._preprocessing.normalise(clips_bthwc)
+        if self._recipe.soft_targets:
+            targets = self._task.soften(targets)
+        clips_bcthw, targets = self._recipe.transform(step, position, clips_bcthw, targets)
         with autocast(self._device, self._precision):
-            logits = self._model(self._preprocessing.normalise(clips_bthwc))
-        losses = self._task.loss(logits, labels)
+            logits = self._model(clips_bcthw)
+        losses = self._task.loss(logits, targets)
         (losses.sum() / step.global_batch).backward()  # type: ignore[no-untyped-call]
         set_clip_seeds(self._model, None)
         return losses.detach()

@@ -139,11 +139,11 @@ def load_batches(
     ``clips_per_sample``: clips of a sample that follow each other in the permutation (repeated
     augmentation, arXiv 1901.09335); those in one micro-batch are cut in one decoding pass.
     ``balance``: head and power for ``balanced_order``. ``targets`` makes the labels of a batch from its
-    samples (by default: their classes, for the heads of ``preprocessing``). ``indexes``: of the manifest's
-    videos. ``max_memory``: see ``prefetched_batches``. ``pin_memory``: put batches where a GPU can copy them
-    from while the processor goes on. Raises ManifestError and ConfigError.
+    samples (by default: ``label_tensors``, for the heads of ``preprocessing``). ``indexes``: of the videos
+    of the manifest. ``max_memory``: see ``prefetched_batches``. ``pin_memory``: put batches where a GPU can
+    copy them from while the processor goes on. Raises ManifestError and ConfigError.
     """
-    targets = targets or partial(label_tensors, heads=list(preprocessing.labels))
+    targets = targets or partial(label_tensors, manifest=manifest, heads=list(preprocessing.labels))
     orders = _Orders(manifest, seed, clips_per_sample, balance)
     memory = BatchMemory(pin_memory)
     with _Decoders(decoders) as pool:

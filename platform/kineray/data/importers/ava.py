@@ -8,8 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from kineray import storage
+from kineray.data.importers.base import Importer, Source, Videos, folder_of
 from kineray.data.importers.files import (
     HEAD,
     Files,
@@ -66,6 +70,50 @@ class _KeyFrame:
         return f"{self.video}/{int(self.time_s):04d}"
 
 
+_KEY_FRAME = re.compile(r"[^,]+,[\d.]+(,-?[\d.]+){4},\d*(,[^,]*)?")
+_ANNOTATIONS = re.compile(r"(ava|kinetics)_(train|val|test)_v\d.*\.csv")
+
+Offset = Annotated[
+    float,
+    Field(ge=0, description="Where the films were cut, such as 900 s; 0: whole films."),
+]
+
+
+class AvaImporter(Importer, type="ava"):
+    """ava_train_v2.2.csv and the .pbtxt with the actions, or their folder: ``from_ava``."""
+
+    videos: Videos = ""
+    offset: Offset = 0.0
+
+    @classmethod
+    def recognises(cls, sources: Sequence[Source]) -> bool:
+        """By the names of the files, or by rows of key frames; none of AVA-Kinetics."""
+        return all(map(is_of_ava, sources)) and not any(map(is_of_kinetics, sources))
+
+    def read(self, sources: Sequence[str]) -> Manifest:
+        """Key frames, their persons in boxes."""
+        return from_ava(sources, self.videos or folder_of(sources), offset_s=self.offset)
+
+
+def is_of_ava(source: Source) -> bool:
+    """Whether a source is annotations of key frames, or a file that goes along with them."""
+    if source.is_folder:
+        return any(map(_ANNOTATIONS.fullmatch, source.names))
+    if _is_label_map(source.name) or "excluded_timestamps" in source.name:
+        return True
+    return bool(re.match(r"(ava|kinetics)_", source.name) or _KEY_FRAME.fullmatch(source.first_line))
+
+
+def is_of_kinetics(source: Source) -> bool:
+    """Whether a source of AVA-Kinetics holds its key frames of Kinetics."""
+    names = source.names if source.is_folder else (source.name,)
+    return any(name.startswith("kinetics_") and name.endswith(".csv") for name in names)
+
+
+def _is_label_map(name: str) -> bool:
+    return name.endswith(".pbtxt") or ".pbtxt." in name
+
+
 def from_ava(sources: Files, videos_root: str | Path, *, offset_s: float = 0.0) -> Manifest:
     """Import AVA v2.1 or v2.2: a sample for each key frame, its persons in ``Sample.boxes``.
 
@@ -79,21 +127,11 @@ def from_ava(sources: Files, videos_root: str | Path, *, offset_s: float = 0.0) 
     video's id, anywhere below ``videos_root``; the group is the video. Predicted boxes, with a score in
     the last column, are refused. Raises ManifestError.
     """
-    return _import(sources, videos_root, offset_s, kinetics=False)
+    return import_ava(sources, videos_root, offset_s, kinetics=False)
 
 
-def from_ava_kinetics(sources: Files, videos_root: str | Path, *, offset_s: float = 0.0) -> Manifest:
-    """Import AVA-Kinetics: ``kinetics_{train,val,test}_v1.0.csv``, and AVA's files where they are given too.
-
-    As ``from_ava``, but in the files of Kinetics persons have no id, a row of id and time alone is a key
-    frame without an action, and the time is that of the whole YouTube video: the key frame is looked up in
-    the clip ``<youtube_id>_<start>_<end>`` that holds it, at the time less the clip's start. Of two clips
-    that hold it, it is the one that has it further from its ends. Raises ManifestError.
-    """
-    return _import(sources, videos_root, offset_s, kinetics=True)
-
-
-def _import(sources: Files, videos_root: str | Path, offset_s: float, *, kinetics: bool) -> Manifest:
+def import_ava(sources: Files, videos_root: str | Path, offset_s: float, *, kinetics: bool) -> Manifest:
+    """``from_ava``, and with ``kinetics`` ``from_ava_kinetics``. Raises ManifestError."""
     files = _sorted_out(sources)
     of_kinetics = [file for file in files.annotations if file_name(file).startswith("kinetics_")]
     if of_kinetics and not kinetics:
@@ -155,7 +193,7 @@ def _by_kind(files: Iterable[str]) -> _Files:
     kinds = _Files([], [], [])
     for file in files:
         name = file_name(file)
-        if name.endswith(".pbtxt") or ".pbtxt." in name:
+        if _is_label_map(name):
             kinds.labels.append(file)
         elif "excluded_timestamps" in name:
             kinds.excluded.append(file)

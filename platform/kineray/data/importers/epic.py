@@ -5,9 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from kineray import storage
-from kineray.data.importers.epic_pictures import Place, folder_places, numbered_fps, video_places
+from kineray.data.importers.base import Folder, Importer, Source, Videos, folder_of
+from kineray.data.importers.epic_frames import Place, folder_places, numbered_fps, video_places
 from kineray.data.importers.files import (
     Files,
     as_list,
@@ -69,6 +73,31 @@ _UNSEEN = (
     ("test", "EPIC_100_unseen_participant_ids_test.csv"),
 )
 SEGMENT_FILES = (*_E100.segments, *_E55.segments)
+
+
+class EpicImporter(Importer, type="epic"):
+    """The CSV files of EPIC-KITCHENS-100 or -55, or their folder: ``from_epic``."""
+
+    videos: Videos = ""
+    frames: Annotated[Folder, Field(description="Extracted frames, instead of videos.")] = ""
+    flow: Annotated[Folder, Field(description="Extracted optical flow, alone or beside one of these.")] = ""
+
+    @classmethod
+    def recognises(cls, sources: Sequence[Source]) -> bool:
+        """By the names of the files in a folder, or by the columns of a file."""
+        return all(map(_is_epic, sources))
+
+    def read(self, sources: Sequence[str]) -> Manifest:
+        """Videos are looked for beside the files unless frames or flow are named."""
+        videos = self.videos or ("" if self.frames or self.flow else folder_of(sources))
+        return from_epic(sources, videos=videos or None, frames=self.frames or None, flow=self.flow or None)
+
+
+def _is_epic(source: Source) -> bool:
+    if source.is_folder:
+        return not set(SEGMENT_FILES).isdisjoint(source.names)
+    columns = set(source.first_line.split(","))
+    return "narration_id" in columns or columns >= {"uid", "start_frame"}
 
 
 @dataclass(frozen=True)

@@ -144,3 +144,28 @@ def split_of(text: str, file: str | Path) -> str:
     if not known:
         raise ManifestError(f"{file}: cannot tell the split from '{text}'; expected train, val or test")
     return known[-1]
+
+
+def class_names(value: object) -> object:
+    """Names of classes from a list file, one a line, or from text as ``A,B``; any other value as it is.
+
+    Raises ValueError for a file that cannot be read or is empty.
+    """
+    if not isinstance(value, str | Path):
+        return value
+    text = str(value)
+    if Path(text).is_file():
+        try:
+            lines = Path(text).read_text("utf-8-sig").splitlines()
+        except OSError as error:
+            raise ValueError(f"{text}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{text}: not a text file in UTF-8") from None
+        names = [line.strip() for line in lines if line.strip()]
+    elif "/" in text or Path(text).suffix in (".txt", ".csv"):
+        raise ValueError(f"{text}: no such file")
+    else:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"{text}: no class names in it")
+    return names

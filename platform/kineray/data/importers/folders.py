@@ -4,11 +4,36 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from kineray import storage
+from kineray.data.importers.base import Importer, Source
 from kineray.data.importers.files import HEAD, SPLITS, a_sample, base_name, is_video
 from kineray.data.manifest.manifest import Manifest
 from kineray.errors import ManifestError
+
+ValShare = Annotated[
+    float, Field(ge=0, lt=1, description="Share of every class that becomes val where there are no splits.")
+]
+
+
+class FoldersImporter(Importer, type="folders"):
+    """SOURCE/[SPLIT/]CLASS/*.mp4: ``from_folders``."""
+
+    fallback: ClassVar[bool] = True
+
+    val_share: ValShare = 0.2
+
+    @classmethod
+    def recognises(cls, sources: Sequence[Source]) -> bool:
+        """Every folder."""
+        return all(source.is_folder for source in sources)
+
+    def read(self, sources: Sequence[str]) -> Manifest:
+        """Folders whose names are the labels."""
+        return from_folders(self.one_of(sources), val_share=self.val_share)
 
 
 def from_folders(root: str | Path, *, val_share: float = 0.2) -> Manifest:

@@ -2,16 +2,41 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kineray import storage
+from kineray.data.importers.base import Importer, Source, SplitNumber, Videos, folder_of
 from kineray.data.importers.files import HEAD, is_video, lines_of, made_manifest, stem
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
 _USES = {"0": None, "1": "train", "2": "test"}
+
+
+_LIST = re.compile(r".+_test_split[1-3]\.txt")
+
+
+class Hmdb51Importer(Importer, type="hmdb51"):
+    """The folder of CLASS_test_split1.txt: ``from_hmdb51``."""
+
+    videos: Videos = ""
+    split: SplitNumber = 1
+
+    @classmethod
+    def recognises(cls, sources: Sequence[Source]) -> bool:
+        """By the names of the lists; one of them alone is recognised to say what is needed."""
+        return all(any(map(_LIST.fullmatch, (source.name, *source.names))) for source in sources)
+
+    def read(self, sources: Sequence[str]) -> Manifest:
+        """One of the three splits."""
+        folder = self.one_of(sources)
+        if _LIST.fullmatch(folder.rpartition("/")[2]):
+            raise ManifestError(
+                "one of the lists of HMDB51", code="needs_folder", key=folder, remedy="name its folder"
+            )
+        return from_hmdb51(folder, self.videos or folder_of(sources), split=self.split)
 
 
 def from_hmdb51(annotations: str | Path, videos_root: str | Path, *, split: int = 1) -> Manifest:

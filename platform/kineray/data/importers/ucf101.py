@@ -2,16 +2,41 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kineray import storage
+from kineray.data.importers.base import Importer, Source, SplitNumber, Videos, folder_of
 from kineray.data.importers.files import HEAD, by_stem, lines_of, made_manifest, stem
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
 _GROUP = re.compile(r"_(g\d+)_c\d+$", re.IGNORECASE)
+
+
+_LIST = re.compile(r"(train|test)list0[1-3]\.txt")
+
+
+class Ucf101Importer(Importer, type="ucf101"):
+    """The folder of classInd.txt and trainlist01.txt: ``from_ucf101``."""
+
+    videos: Videos = ""
+    split: SplitNumber = 1
+
+    @classmethod
+    def recognises(cls, sources: Sequence[Source]) -> bool:
+        """By classInd.txt; one of the lists alone is recognised to say what is needed."""
+        return all("classInd.txt" in source.names or _LIST.fullmatch(source.name) for source in sources)
+
+    def read(self, sources: Sequence[str]) -> Manifest:
+        """One of the three splits."""
+        folder = self.one_of(sources)
+        if _LIST.fullmatch(folder.rpartition("/")[2]):
+            raise ManifestError(
+                "one of the lists of UCF-101", code="needs_folder", key=folder, remedy="name its folder"
+            )
+        return from_ucf101(folder, self.videos or folder_of(sources), split=self.split)
 
 
 def from_ucf101(annotations: str | Path, videos_root: str | Path, *, split: int = 1) -> Manifest:

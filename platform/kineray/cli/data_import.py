@@ -1,0 +1,64 @@
+"""The options of ``kineray data import``: the fields of all importers, a user's own included."""
+
+from itertools import pairwise
+from typing import Any
+
+import click
+
+
+class ImportCommand(click.Command):
+    """Its options and the list of formats are those of the importers, found when they are needed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A plug-in's importer has options too, so plug-ins are loaded before options are read."""
+        files = [after for word, after in pairwise(args) if word == "--plugin"]
+        files += [word.partition("=")[2] for word in args if word.startswith("--plugin=")]
+        if files:
+            from kineray.config import load_plugins
+
+            load_plugins(*files)
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """An option for each field of any importer; one that the format does not have is refused later."""
+        owners: dict[str, list[str]] = {}
+        fields: dict[str, Any] = {}
+        for name, importer in _importers().items():
+            for field, about in importer.model_fields.items():
+                if field != "type":
+                    owners.setdefault(field, []).append(name)
+                    fields.setdefault(field, about)
+        own = super().get_params(ctx)
+        taken = {parameter.name for parameter in own}
+        options: list[click.Parameter] = [
+            click.Option([f"--{field.replace('_', '-')}"], metavar="VALUE", help=_help(fields[field], names))
+            for field, names in owners.items()
+            if field not in taken
+        ]
+        return [*own, *options]
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The text, and after it the formats with the first sentences of their docstrings."""
+        super().format_help_text(ctx, formatter)
+        rows = [(name, _first_words(importer)) for name, importer in _importers().items()]
+        with formatter.section("Formats"):
+            formatter.write_dl(rows)
+
+
+def _importers() -> dict[str, Any]:
+    from kineray.config import load_plugins, variants
+    from kineray.data import Importer
+
+    load_plugins()
+    return variants(Importer)
+
+
+def _help(field: Any, formats: list[str]) -> str:
+    default = field.get_default(call_default_factory=True)
+    usual = f" [default: {default}]" if default not in ("", (), None) else ""
+    return f"{', '.join(formats)}: {field.description or 'its own option.'}{usual}"
+
+
+def _first_words(importer: Any) -> str:
+    text = " ".join((importer.__doc__ or "").split())
+    return text.partition(": ``")[0].partition(". ")[0]

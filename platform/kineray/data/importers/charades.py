@@ -1,0 +1,130 @@
+"""Charades: videos of households, each with any number of actions."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kineray import storage
+from kineray.data.importers.base import Importer, Source, Videos, folder_of
+from kineray.data.importers.files import (
+    HEAD,
+    Files,
+    a_sample,
+    beside,
+    by_stem,
+    csv_rows,
+    file_name,
+    files_of,
+    lines_of,
+    made_manifest,
+    split_of,
+    stem,
+)
+from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.samples import Sample
+from kineray.errors import ManifestError
+
+_ANNOTATIONS = re.compile(r"Charades_v\d+_(train|test)\.csv")
+_CLASSES = re.compile(r"Charades_v\d+_classes\.txt")
+_CLASS = re.compile(r"c(\d{3}) (.+)")
+
+
+class CharadesImporter(Importer, type="charades"):
+    """Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt, or their folder:
+    ``from_charades``."""
+
+    videos: Videos = ""
+
+    @classmethod
+    def recognises(cls, sources: Sequence[Source]) -> bool:
+        """By the names of the files in a folder, or by the columns of a file."""
+        annotations = [source for source in sources if _is_annotation(source)]
+        others = [source for source in sources if source not in annotations]
+        return bool(annotations) and all(_CLASSES.fullmatch(source.name) for source in others)
+
+    def read(self, sources: Sequence[str]) -> Manifest:
+        """The set of actions of every video."""
+        return from_charades(sources, self.videos or folder_of(sources))
+
+
+def _is_annotation(source: Source) -> bool:
+    if source.is_folder:
+        return any(map(_ANNOTATIONS.fullmatch, source.names))
+    return {"id", "script", "actions"} <= set(source.first_line.split(","))
+
+
+def from_charades(sources: Files, videos_root: str | Path) -> Manifest:
+    """Import Charades for classification of whole videos: the labels are the set of a video's actions.
+
+    ``sources``: ``Charades_v1_train.csv`` and ``Charades_v1_test.csv``, or their folder;
+    ``Charades_v1_classes.txt`` is taken from the same folder where it is not named. The column ``actions``
+    holds ``c092 11.90 21.20;c147 0.00 12.60``: a class, its start and its end in seconds, which are not used;
+    it is empty for a video without any of the actions. Class indices are the numbers of the classes. There is
+    no official validation split. Videos are called ``<id>.mp4`` and lie anywhere below ``videos_root``. The
+    group is the person who is filmed (``subject``). Raises ManifestError.
+    """
+    named = files_of(sources)
+    files = [file for file in named if file.endswith(".csv") and _has_actions(file)]
+    if not files:
+        raise ManifestError(
+            "no annotations such as Charades_v1_train.csv", code="no_annotations", key=named[0]
+        )
+    maps = [file for file in [*named, *beside(files)] if _CLASSES.fullmatch(file_name(file))]
+    if not maps:
+        raise ManifestError(
+            "Charades_v1_classes.txt is not beside it",
+            code="no_classes",
+            key=files[0],
+            remedy="name that file too: it says what the class numbers mean",
+        )
+    names = _classes(maps[0])
+    videos = by_stem(videos_root)
+    missing: dict[str, list[str]] = defaultdict(list)
+
+    def samples() -> Iterator[Sample]:
+        for file in files:
+            split = split_of(stem(file), file)
+            for row in csv_rows(file, ("id", "subject", "actions"), "the header of Charades"):
+                actions = _actions(row["actions"], len(names), f"{file}: {row['id']}")
+                if row["id"] in videos:
+                    uri = storage.join(videos_root, videos[row["id"]])
+                    yield a_sample(row["id"], uri, actions, split, row["subject"])
+                else:
+                    missing[split].append(row["id"])
+
+    return made_manifest("charades", samples(), {HEAD: names}, missing, multi_label=(HEAD,))
+
+
+def _has_actions(file: str) -> bool:
+    return _ANNOTATIONS.fullmatch(file_name(file)) is not None or "actions" in Source.at(file).first_line
+
+
+def _classes(file: str) -> list[str]:
+    """Names by index, from lines such as ``c000 Holding some clothes``."""
+    names: list[str] = []
+    for number, line in lines_of(file):
+        found = _CLASS.fullmatch(line)
+        if not found or int(found[1]) != len(names):
+            raise ManifestError(
+                f"expected 'c{len(names):03d} name of the class', got '{line[:80]}'",
+                code="bad_line",
+                key=f"{file}:{number}",
+            )
+        names.append(found[2])
+    return names
+
+
+def _actions(text: str, classes: int, where: str) -> tuple[int, ...]:
+    """``c092 11.90 21.20;c147 0.00 12.60`` -> (92, 147)."""
+    actions = set()
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        found = re.fullmatch(r"c(\d{3})( [\d.]+){2}", entry)
+        if not found or int(found[1]) >= classes:
+            raise ManifestError(
+                f"expected 'c092 11.90 21.20' with one of the {classes} classes, got '{entry[:80]}'",
+                code="bad_action",
+                key=where,
+            )
+        actions.add(int(found[1]))
+    return tuple(sorted(actions))

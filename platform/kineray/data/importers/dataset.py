@@ -1,0 +1,94 @@
+"""Annotations of any format -> a manifest, in one call."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from kineray.config.variants import did_you_mean, find_variant, variants
+from kineray.data.importers.base import Importer, Source
+from kineray.data.importers.files import Files, as_list
+from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.sizes import record_sizes
+from kineray.errors import ManifestError
+
+
+def import_dataset(sources: Files, *, format: str | None = None, **options: Any) -> Manifest:
+    """Turn annotation files, or a folder of class folders, into one manifest.
+
+    ``sources``: paths or URIs; give all the annotation files of a data set at once. ``format``: the type of
+    an importer (``variants(Importer)``), a user's own included; None: that of the one which recognises the
+    sources. ``options``: the fields of that importer, such as ``videos``, the folder in which the videos lie;
+    those that are None are not set.
+
+    The sizes of the video files are recorded, so that a re-encoded copy has another ``content_hash``. Clips
+    that are listed and were not found are named in ``Manifest.missing``. Raises ManifestError for sources
+    that cannot be read and for options that the format does not have.
+    """
+    named = [str(source) for source in as_list(sources)]
+    if not named:
+        raise ManifestError("no annotations", code="no_source", key="sources", remedy="name a file or folder")
+    given = {name: value for name, value in options.items() if value is not None}
+    name = format or format_of(named)
+    return record_sizes(_importer(name, given, named[0]).read(named))
+
+
+def format_of(sources: Sequence[str]) -> str:
+    """The type of the importer that recognises files which are given together, or a folder.
+
+    Raises ManifestError where none or several do.
+    """
+    given = [Source.at(source) for source in sources]
+    found = _recognised(given, fallback=False)
+    if not found:
+        alone = {source.uri: names for source in given if (names := _recognised([source], fallback=False))}
+        if alone:
+            first = next(iter(alone))
+            other = next((s for s in given if alone.get(s.uri) != alone[first]), given[-1])
+            others = alone.get(other.uri) or _recognised([other], fallback=True)
+            raise ManifestError(
+                f"read as {' or '.join(others) or 'no known format'}, but {first} as {alone[first][0]}",
+                code="mixed_formats",
+                key=other.uri,
+                remedy="import them one at a time, or give the `format`",
+            )
+        found = _recognised(given, fallback=True)
+    if len(found) != 1:
+        what = f"may be {' or '.join(found)}" if found else "files and folders are of no format together"
+        raise ManifestError(what, code="unclear_format", key=sources[0], remedy="give the `format`")
+    return found[0]
+
+
+def _recognised(sources: Sequence[Source], *, fallback: bool) -> list[str]:
+    known = variants(Importer).items()
+    return [name for name, one in known if one.fallback is fallback and one.recognises(sources)]
+
+
+def _importer(name: str, options: dict[str, Any], source: str) -> Importer:
+    """The importer ``name`` with its options. Raises ManifestError for any that it does not have."""
+    try:
+        kind = find_variant(Importer, name)
+    except ValueError as error:
+        raise ManifestError(str(error), code="unknown_format", key="format") from None
+    fields = [field for field in kind.model_fields if field != "type"]
+    for option in options:
+        if option in fields:
+            continue
+        owners = [other for other, one in variants(Importer).items() if option in one.model_fields]
+        remedy = f"{' and '.join(owners)} have it" if owners else ""
+        raise ManifestError(
+            f"{source} is read as {name}, which has no such option{did_you_mean(option, fields)}",
+            code="unknown_option",
+            key=option,
+            remedy=remedy,
+        )
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise ManifestError(
+            message[0].lower() + message[1:],
+            code="bad_option",
+            key=".".join(map(str, first["loc"])) or name,
+        ) from None
