@@ -114,7 +114,7 @@ def _check_count(name: str, value: int | None) -> None:
 
 
 def _values(experiment: Experiment, space: SearchSpace, key: str) -> list[int]:
-    """All values that the integer ``key`` takes in a sweep. A range of whole numbers is no domain."""
+    """All values that the integer ``key`` takes in a sweep. There is no range of whole numbers."""
     domain = space.get(key)
     found = domain.values if isinstance(domain, Choice) else [leaf_keys(experiment)[key]]
     return [int(float(str(value))) for value in found]  # values of the command line are text

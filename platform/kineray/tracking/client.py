@@ -1,4 +1,4 @@
-"""How MLflow is reached, and how its failures are told to a user."""
+"""How MLflow is reached, and how its failures are reported to a user."""
 
 import contextlib
 import logging
