@@ -62,9 +62,8 @@ STUDIED = [
         "convnets",
         "model.type=frame model.backbone=vgg16 model.init=torchvision:vgg16 data.sampling=segments"
         " data.frames=8 data.mean=0.485,0.456,0.406 data.std=0.229,0.224,0.225 optim.lr=0.01"
-        " optim.reference_batch=256"
-        " optim.nesterov=false optim.weight_decay=5e-4 train.global_batch=256 train.bn_group=8"
-        " schedule.decay_epochs=30,40,50",
+        " optim.reference_batch=256 optim.nesterov=false optim.weight_decay=5e-4 train.global_batch=256"
+        " train.bn_group=8 schedule.decay_epochs=30,40,50",
     ),
 ]
 

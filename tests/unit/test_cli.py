@@ -104,7 +104,6 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
         ),
         (["data", "import", "clip.mp4"], "clip.mp4: not a text file"),
         (["data", "import", "clip.mp4", "--format", "list"], "clip.mp4: "),
-        (["data", "import", "val.txt", "--classes", "gone"], "--classes: gone"),
         (["data", "import", "val.txt", "--classes", "clip.mp4"], "--classes: clip.mp4"),
         (["data", "import", "val.txt", "--classes", "blank"], "--classes: blank"),
         (["data", "show", "text.parquet"], "text.parquet"),

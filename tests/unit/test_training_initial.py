@@ -136,3 +136,17 @@ def test_absolute(monkeypatch, tmp_path):
     assert absolute[""] == {}
     assert absolute["a/x.pyth"] == {"model.init": str(tmp_path / "a/x.pyth")}
     assert absolute["torchvision:s3d"] == {"model.init": "torchvision:s3d"}
+
+
+def test_a_run_reports_a_backbone_that_is_frozen_at_random(tiny_experiment, tmp_path):
+    experiment = apply_overrides(
+        tiny_experiment,
+        {
+            **{"model.type": "frame", "model.backbone": "mobilenet_v2", "model.cut": "features.0"},
+            **{"model.frozen": True, "train.epochs": 1, "schedule.warmup_epochs": 0},
+        },
+    )
+    first, *others = run(experiment, tmp_path / "run")
+    assert isinstance(first, InitialisedEvent) and first.part == "backbone"
+    assert "model.init=" in first.message
+    assert not any(isinstance(event, InitialisedEvent) for event in others)
