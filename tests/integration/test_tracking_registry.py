@@ -172,7 +172,7 @@ def test_versions_that_are_not_there(store, wanted):
 def test_runs_without_a_checkpoint(store, tmp_path):
     with refused(CheckpointError, "no_checkpoint", "empty"):
         register(store, trained(store, "empty"))
-    with refused(CheckpointError, "not_a_checkpoint", tmp_path / "gone"):
+    with refused(CheckpointError, "not_a_checkpoint", tmp_path / "gone/experiment.yaml"):
         register(store, trained(store, "gone", best=str(tmp_path / "gone")))
     with refused(TrackingError, "unknown_run", "nobody"):
         register(store, "nobody")
