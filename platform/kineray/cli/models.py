@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kineray.cli.output import json_option, show, table
+from kineray.cli.plugins import plugin_option
 
 if TYPE_CHECKING:
     from kineray.models import ModelPreset, Summary
@@ -36,6 +37,7 @@ class ClipSize(click.ParamType[tuple[int, int]]):
 
 
 @click.group(invoke_without_command=True, short_help="List the published models, or show one.")
+@plugin_option
 @json_option
 @click.pass_context
 def models(context: click.Context, as_json: bool) -> None:

@@ -43,7 +43,10 @@ _CPUS = 0.1  # reserved per replica: on two cores every replica and its successo
 
 
 class AppArgs(BaseModel):
-    """What the application is built from; it is in Serve's own configuration, so no secrets."""
+    """What the application is built from; it is in Serve's own configuration, so no secrets.
+
+    ``plugins``: ``Plugin.to_json`` of those that the version needs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +62,7 @@ class AppArgs(BaseModel):
     top_k: int
     max_bytes: int
     gpus: float
+    plugins: list[dict[str, str]] = []
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,13 @@ class Model:
         import torch
 
         from kineray.cluster import cpus_of_this_node
+        from kineray.config import Plugin
         from kineray.evaluation import view_scores
         from kineray.tracking import ModelVersion, fetch
         from kineray.training import load_checkpoint
 
+        for plugin in args.plugins:
+            Plugin.from_json(plugin).execute()
         # Ray sets OMP_NUM_THREADS by num_cpus, here to 1.
         torch.set_num_threads(cpus_of_this_node())
         self._args = args

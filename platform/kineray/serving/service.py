@@ -22,6 +22,7 @@ from typing import Any
 
 from kineray import storage as store
 from kineray.cluster import connect
+from kineray.config import loaded_plugins
 from kineray.errors import ServingError
 from kineray.evaluation import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
 from kineray.tracking import CHAMPION, DEFAULT_MODEL, ModelVersion, fetch, get_version
@@ -287,8 +288,9 @@ def _run(
 
 
 def _pin(version: ModelVersion) -> dict[str, Any]:
-    """The arguments of the application that say which version it serves."""
-    return dataclasses.asdict(version)
+    """The arguments of the application that say which version it serves, and with which plug-ins."""
+    plugins = [plugin.to_json() for plugin in loaded_plugins()]
+    return {**dataclasses.asdict(version), "plugins": plugins}
 
 
 def _dashboard_url() -> str:
