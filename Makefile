@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test check benchmark lock
+.PHONY: setup demo test check catalogue benchmark lock
 
 setup: .venv/.ready
 
@@ -25,6 +25,10 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Count the published models anew, for what `kineray models` lists.
+catalogue: setup
+	$(BIN)/python -m kineray.models.catalogue
 
 # Ratios against other readers and networks, measured here. They are installed for this; torchcodec needs
 # FFmpeg's libraries.

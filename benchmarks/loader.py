@@ -6,7 +6,7 @@ Arms, on the files of ``content.py`` with their packet indexes, clips of 32 fram
 224x224, two processes or threads:
 
 * bare: processes that read random clips one after the other and hand them to no one;
-* processes: ``kineray.data.train_batches``;
+* processes: ``kineray.data.load_batches``;
 * threads: the same work by a pool of threads in the training process, PyAV releasing the interpreter's lock.
 
 A training loop is Python too: "Python left" is how fast a loop of plain Python runs in the main thread while
@@ -36,13 +36,15 @@ from content import FILES, machine, make_files, table
 
 from kineray.config import DataConfig
 from kineray.data import (
+    BatchSpec,
+    ClipShape,
     Manifest,
     Preprocessing,
     Sample,
+    load_batches,
     load_manifest,
     save_manifest,
     synthesize,
-    train_batches,
 )
 from kineray.data.clips.seeds import sample_rng
 from kineray.data.manifest.index_cache import IndexCache, write
@@ -64,23 +66,20 @@ def manifest_of(path: Path, samples: int) -> tuple[Manifest, Preprocessing, Inde
     return manifest, Preprocessing.from_config(DataConfig(), manifest.vocabularies), indexes
 
 
+def endless(manifest: Manifest, preprocessing: Preprocessing) -> Iterator[BatchSpec]:
+    """Whole batches of one epoch after the other."""
+    per_epoch, clip = len(manifest) // BATCH, ClipShape.of(preprocessing)
+    for step in itertools.count():
+        epoch, batch = divmod(step, per_epoch)
+        yield BatchSpec(step, epoch, range(batch * BATCH, (batch + 1) * BATCH), BATCH, clip)
+
+
 def loader(
     manifest: Manifest, preprocessing: Preprocessing, indexes: IndexCache, cores: int, seed: int
 ) -> Iterator[int]:
     """Numbers of clips as batches come."""
-    batches = train_batches(
-        manifest,
-        preprocessing,
-        seed=seed,
-        global_batch=BATCH,
-        start_step=0,
-        stop_step=10**9,
-        lo=0,
-        hi=BATCH,
-        micro_batch=BATCH,
-        decoders=cores,
-        indexes=indexes,
-    )
+    specs = endless(manifest, preprocessing)
+    batches = load_batches(manifest, preprocessing, specs, seed=seed, decoders=cores, indexes=indexes)
     for batch in batches:
         yield len(batch.ids)
 
@@ -233,18 +232,8 @@ def memory_of(stored: str, data: DataConfig, clips: int) -> None:
     """Print the memory after every fifth of ``clips``."""
     manifest = load_manifest(stored)
     preprocessing = Preprocessing.from_config(data, manifest.vocabularies)
-    stream = train_batches(
-        manifest,
-        preprocessing,
-        seed=0,
-        global_batch=BATCH,
-        start_step=0,
-        stop_step=10**9,
-        lo=0,
-        hi=BATCH,
-        micro_batch=BATCH,
-        decoders=2,
-    )
+    specs = endless(manifest, preprocessing)
+    stream = load_batches(manifest, preprocessing, specs, seed=0, decoders=2)
     rows, done = [], 0
     for part in range(5):
         while done < clips * (part + 1) // 5:

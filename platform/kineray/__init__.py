@@ -1,7 +1,33 @@
 """kineray: train, search, compare and serve video action-recognition models on Ray.
 
-The names below are imported when they are first used, so that ``import kineray`` (and
-``kineray --help``) needs no torch, Ray or MLflow.
+An experiment is a value; a run is its name in a storage folder (``./runs``, or KINERAY_STORAGE):
+
+    experiment = kineray.Experiment(model=kineray.SlowFastConfig(alpha=4), ...)
+    kineray.main(experiment)               the last line of a script: python my_experiment.py optim.lr=0.1
+
+    train(experiment, ...)                 train it on one or many workers; stopped runs resume exactly
+    sweep(experiment, space, ...)          search learning rates and model fields with Ray Tune
+    list_runs()  get_run(run)              what was trained, with which config, data and code
+    evaluate(checkpoint, ...)              accuracy over several views, and predictions of every video
+    predict(checkpoint, video, ...)        classify one video
+    export(checkpoint, out)                the model as one file: ONNX or PyTorch's exported program
+    promote(run)  rollback()               choose the model version that is served
+    serve(...)                             answer over HTTP with that version
+
+    import_dataset(sources, ...)           annotations -> a manifest: Kinetics, UCF-101, folders, ...
+    load_manifest(uri)                     the samples of a data set, their labels and splits
+    data.describe  validate  stats  split  reencode  flow     check a data set, measure it, copy it
+    read_clip(video, timestamps_s)         frames of a video at given times
+
+    list_models()  create_model(name, ...) published networks
+    load_checkpoint(uri)                   a trained model with its preprocessing and labels
+    apply_overrides(experiment, changes)   an experiment with other values: {"optim.lr": 0.1}
+    load_plugins(*files)                   your own models, losses, ... (a class that names its type=)
+
+``checkpoint`` is a run's name, the folder of a run or a checkpoint, s3:// of these, or a loaded one.
+What goes wrong is a ``KinerayError`` with a code, a key and a remedy. All that is here:
+``dir(kineray)``; one thing: ``help(kineray.evaluate)``; configs: ``help(kineray.SlowFastConfig)``;
+the same as commands: ``kineray --help``. Nothing slow (torch, Ray, MLflow) is imported before it is used.
 """
 
 from importlib import import_module
@@ -9,96 +35,70 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "AdamConfig": "kineray.config",
-    "AttentionConfig": "kineray.config",
-    "AverageConfig": "kineray.config",
-    "C3DConfig": "kineray.config",
-    "Choice": "kineray.config",
-    "ConsensusConfig": "kineray.config",
-    "Conv1dConfig": "kineray.config",
-    "ConvLstmConfig": "kineray.config",
-    "DataConfig": "kineray.config",
-    "Experiment": "kineray.config",
-    "FrameConfig": "kineray.config",
-    "GruConfig": "kineray.config",
-    "LogUniform": "kineray.config",
-    "LstmConfig": "kineray.config",
-    "P3DConfig": "kineray.config",
-    "R2Plus1DConfig": "kineray.config",
-    "ResidualConfig": "kineray.config",
-    "ResNet3dConfig": "kineray.config",
-    "RpropConfig": "kineray.config",
-    "STResNetConfig": "kineray.config",
-    "SgdConfig": "kineray.config",
-    "S3DConfig": "kineray.config",
-    "S3DV3Config": "kineray.config",
-    "SlowFastConfig": "kineray.config",
-    "TimeceptionConfig": "kineray.config",
-    "TrainConfig": "kineray.config",
-    "TwoStreamConfig": "kineray.config",
-    "Uniform": "kineray.config",
-    "VideoResNet18Config": "kineray.config",
+# There is no __all__: pydoc would print every class of it with all its members, where the page above
+# is to be read. Sections and variants of an experiment (SlowFastConfig, ...) are found in kineray.config.
+_HOMES = {
     "KinerayError": "kineray.errors",
+    "WorkerOptions": "kineray.options",
+    "apply_overrides": "kineray.config",
     "create_model": "kineray.models",
+    "evaluate": "kineray.evaluation.api",
+    "export": "kineray.evaluation.export",
+    "get_run": "kineray.tracking.api",
+    "import_dataset": "kineray.data",
     "list_models": "kineray.models",
+    "list_runs": "kineray.tracking.api",
     "load_checkpoint": "kineray.training",
     "load_manifest": "kineray.data",
+    "load_plugins": "kineray.config",
     "main": "kineray.cli",
+    "predict": "kineray.evaluation.api",
+    "promote": "kineray.serving",
     "read_clip": "kineray.video",
+    "rollback": "kineray.serving",
+    "serve": "kineray.serving",
     "sweep": "kineray.orchestration",
+    "train": "kineray.orchestration",
 }
 
-__all__ = ["__version__", *sorted(_WHERE)]  # noqa: PLE0604 - a list of strings, made from the table above
-
 if TYPE_CHECKING:
+    from kineray import data as data
     from kineray.cli import main as main
-    from kineray.config import AdamConfig as AdamConfig
-    from kineray.config import AttentionConfig as AttentionConfig
-    from kineray.config import AverageConfig as AverageConfig
-    from kineray.config import C3DConfig as C3DConfig
-    from kineray.config import Choice as Choice
-    from kineray.config import ConsensusConfig as ConsensusConfig
-    from kineray.config import Conv1dConfig as Conv1dConfig
-    from kineray.config import ConvLstmConfig as ConvLstmConfig
-    from kineray.config import DataConfig as DataConfig
-    from kineray.config import Experiment as Experiment
-    from kineray.config import FrameConfig as FrameConfig
-    from kineray.config import GruConfig as GruConfig
-    from kineray.config import LogUniform as LogUniform
-    from kineray.config import LstmConfig as LstmConfig
-    from kineray.config import P3DConfig as P3DConfig
-    from kineray.config import R2Plus1DConfig as R2Plus1DConfig
-    from kineray.config import ResidualConfig as ResidualConfig
-    from kineray.config import ResNet3dConfig as ResNet3dConfig
-    from kineray.config import RpropConfig as RpropConfig
-    from kineray.config import S3DConfig as S3DConfig
-    from kineray.config import S3DV3Config as S3DV3Config
-    from kineray.config import SgdConfig as SgdConfig
-    from kineray.config import SlowFastConfig as SlowFastConfig
-    from kineray.config import STResNetConfig as STResNetConfig
-    from kineray.config import TimeceptionConfig as TimeceptionConfig
-    from kineray.config import TrainConfig as TrainConfig
-    from kineray.config import TwoStreamConfig as TwoStreamConfig
-    from kineray.config import Uniform as Uniform
-    from kineray.config import VideoResNet18Config as VideoResNet18Config
+    from kineray.config import *  # noqa: F403 - the configs, for type checkers and editors
+    from kineray.data import import_dataset as import_dataset
     from kineray.data import load_manifest as load_manifest
     from kineray.errors import KinerayError as KinerayError
+    from kineray.evaluation.api import evaluate as evaluate
+    from kineray.evaluation.api import predict as predict
+    from kineray.evaluation.export import export as export
     from kineray.models import create_model as create_model
     from kineray.models import list_models as list_models
+    from kineray.options import WorkerOptions as WorkerOptions
     from kineray.orchestration import sweep as sweep
+    from kineray.orchestration import train as train
+    from kineray.serving import promote as promote
+    from kineray.serving import rollback as rollback
+    from kineray.serving import serve as serve
+    from kineray.tracking.api import get_run as get_run
+    from kineray.tracking.api import list_runs as list_runs
     from kineray.training import load_checkpoint as load_checkpoint
     from kineray.video import read_clip as read_clip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
-    config = import_module("kineray.config")
-    if not name.startswith("_") and hasattr(config, name):
-        return getattr(config, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name == "data":
+        return import_module("kineray.data")
+    if name[0].isupper():
+        config = import_module("kineray.config")
+        if hasattr(config, name):
+            return getattr(config, name)
     raise AttributeError(f"module 'kineray' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    config = import_module("kineray.config")
+    sections = [name for name in config.__all__ if isinstance(getattr(config, name), type)]
+    variants = [cls.__name__ for family in config.families() for cls in config.variants(family).values()]
+    return sorted({"__version__", "data", *_HOMES, *sections, *variants})

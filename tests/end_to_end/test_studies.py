@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kineray.cli.scripts import load_script
-from kineray.config import check_space
+from kineray.config import apply_overrides, check_space
+from kineray.models import find_preset
 
 STUDIES = Path(__file__).parents[2] / "experiments"
 SCRIPTS = sorted(path.stem for path in STUDIES.glob("*.py"))
@@ -20,6 +21,87 @@ def test_the_search_space_fits_the_experiment(name):
     script = load_script(str(STUDIES / f"{name}.py"))
     for experiment in (script.experiment, script.smoke):
         check_space(experiment, script.search_space)
+
+
+# Words of the docstrings, which are put behind the script.
+STUDIED = [
+    (
+        "slowfast",
+        "model.stage_blocks=3,4,23,3 model.alpha=4 model.nonlocal_res4=6,13,20"
+        " model.temporal_blocks_slow=3,4,6,3 model.temporal_blocks_fast=3,4,6,3 data.frames=64",
+    ),
+    ("s3d", "model.convolutions=full"),
+    ("s3d", "model.type=s3d_v3"),
+    ("s3d", "model.type=s3d_v3 model.temporal_from=9"),
+    ("st_resnet", "model.connection=conv model.position=5_11"),
+    ("st_resnet", "model.delays=2 data.frames=3"),
+    ("st_resnet", "model.delays=1,2 data.frames=3"),
+    ("st_resnet", "train.global_batch=8584 optim.reference_batch=8584"),
+    ("st_resnet", "optim.type=rprop train.global_batch=8584"),
+    ("st_resnet", "data.stride=2 train.epochs=450 train.global_batch=4288 optim.reference_batch=4288"),
+    ("st_resnet", "data.stride=5 train.epochs=180 train.global_batch=1720 optim.reference_batch=1720"),
+    ("st_resnet", "data.stride=10 train.epochs=90 train.global_batch=856 optim.reference_batch=856"),
+    ("st_resnet", "data.stride=15 train.epochs=60 train.global_batch=576 optim.reference_batch=576"),
+    (
+        "st_resnet",
+        "model.type=frame model.init=torchvision:resnet50 model.frozen=true model.dropout=0 optim.lr=0.01"
+        " data.sampling=uniform data.frames=16",
+    ),
+    (
+        "st_resnet",
+        "model.type=frame model.init=torchvision:resnet50 model.dropout=0 data.sampling=uniform"
+        " data.frames=1",
+    ),
+    (
+        "convnets",
+        "model.type=c3d data.frames=16 data.short_side=128,128 data.crop=112 data.eval_short_side=128"
+        " data.eval_crop=112 optim.lr=0.003 optim.reference_batch=30 train.global_batch=30 train.bn_group=10"
+        " train.epochs=16 schedule.decay_epochs=4,8,12",
+    ),
+    (
+        "convnets",
+        "model.type=frame model.backbone=vgg16 model.init=torchvision:vgg16 data.sampling=segments"
+        " data.frames=8 data.mean=0.485,0.456,0.406 data.std=0.229,0.224,0.225 optim.lr=0.01"
+        " optim.reference_batch=256 optim.nesterov=false optim.weight_decay=5e-4 train.global_batch=256"
+        " train.bn_group=8 schedule.decay_epochs=30,40,50",
+    ),
+]
+
+
+def applied(name, words):
+    return apply_overrides(load_script(str(STUDIES / f"{name}.py")).experiment, words.split())
+
+
+@pytest.mark.parametrize(("name", "words"), STUDIED)
+def test_what_a_docstring_gives_can_be_put_behind_the_script(name, words):
+    text = " ".join((STUDIES / f"{name}.py").read_text().split())
+    assert words in text
+    applied(name, words)
+
+
+def test_the_networks_of_the_studies_are_published_ones():
+    by_words = {words: applied(name, words) for name, words in STUDIED}
+    found = {words: experiment.model for words, experiment in by_words.items()}
+    large = find_preset("slowfast_nl_r101_16x8")
+    assert found[STUDIED[0][1]] == large.config and by_words[STUDIED[0][1]].data.frames == large.frames
+    for words, name in (
+        ("model.type=s3d_v3", "s3d_v3"),
+        ("model.type=s3d_v3 model.temporal_from=9", "s3d_v3_top_heavy"),
+        ("model.delays=2 data.frames=3", "st_resnet50_special3"),
+        ("model.delays=1,2 data.frames=3", "st_resnet50_special3_both"),
+    ):
+        assert found[words].model_copy(update={"init": ""}) == find_preset(name).config
+
+
+def test_z_normalised_baselines_are_per_dimension():
+    baseline = next(words for _, words in STUDIED if "model.frozen=true" in words)
+    for kind in ("average", "gru"):
+        words = f"{baseline} model.temporal.type={kind} model.temporal.z_norm=per_dimension model.cut=layer2"
+        assert applied("st_resnet", words).model.temporal.z_norm == "per_dimension"
+
+
+def test_a_step_of_s3d_has_five_videos():
+    assert load_script(str(STUDIES / "s3d.py")).experiment.train.global_batch == 5
 
 
 @pytest.mark.slow

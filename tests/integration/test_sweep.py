@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from kineray.config import Choice, LogUniform, apply_overrides, to_yaml
+from kineray.config import Choice, LogUniform, apply_overrides, load_plugins, to_yaml
 from kineray.data.derive.synth import synthesize
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
@@ -138,3 +138,22 @@ def test_a_trial_ends_by_its_own_epochs_and_goes_on_when_its_process_is_killed(t
     assert len(killed) == 1 and 1 < resumed_at[0] < 15
     assert {4, 5} <= set(unvalidated)
     assert CheckpointStore(f"{tmp_path}/{trial.name}/checkpoints").last().endswith("step-00000015")
+
+
+def test_a_model_that_raises_in_every_trial_is_named_with_its_line(tiny_experiment, tmp_path, own_plugins):
+    file = tmp_path / "faulty.py"
+    file.write_text(
+        "from kineray.config import ModelSection\n\n"
+        "class FaultyConfig(ModelSection, type='faulty'):\n"
+        "    shift: int = 1\n\n"
+        "    def build(self, heads, in_channels=3):\n"
+        "        return heads['no such head']\n"
+    )
+    load_plugins(file)
+    own = apply_overrides(tiny_experiment, ["model.type=faulty"])
+    with pytest.raises(KinerayError) as error:
+        sweep(own, {"model.shift": Choice(1, 2)}, trials=2, storage=str(tmp_path / "runs"))
+    assert error.value.code == "every_trial_failed"
+    assert f"KeyError: 'no such head' ({file}:7 in build)" in str(error.value)
+    trials = [run for run in list_runs(str(tmp_path / "runs")) if run.parent]
+    assert [run.status for run in trials] == ["FAILED", "FAILED"]

@@ -20,6 +20,7 @@ from kineray.data import Manifest, Sample
 from kineray.errors import ConfigError, TrackingError
 from kineray.tracking import (
     BEST_SCORE,
+    PROBLEM,
     SCORE,
     check_tracking,
     get_run,
@@ -50,6 +51,11 @@ MANIFEST = Manifest(
     missing={"train": ("lost1.mp4", "lost2.mp4")},
 )
 EXPERIMENT = Experiment(name="slowfast")
+
+
+def refused(kind, code, key):
+    """A context in which exactly this error is raised."""
+    return pytest.raises(kind, check=lambda error: (error.code, error.key) == (code, str(key)))
 
 
 @pytest.fixture(autouse=True)
@@ -125,9 +131,12 @@ def test_a_resumed_run_does_not_record_a_step_twice(store):
     run = start(store, "again")
     for step in range(10):
         run.log_metrics({"train/loss": float(step)}, step)
+    run.set_tags({PROBLEM: "a full disk"})
     run.finish("FAILED")
+    assert get_run(store, "again").tags[PROBLEM] == "a full disk"
     run = resume_run(store, "again")
     assert get_run(store, "again").status == "RUNNING"
+    assert PROBLEM not in get_run(store, "again").tags
     for step in range(6, 14):  # from the checkpoint of step 5
         run.log_metrics({"train/loss": float(step), "val/loss": 1.0}, step)
     run.finish()
@@ -145,10 +154,10 @@ def test_not_finite_values_are_recorded(store):
 
 def test_names(store):
     start(store, "taken").finish()
-    with pytest.raises(ConfigError, match="run taken: already in"):
+    with refused(ConfigError, "name_taken", "name"):
         start(store, "taken")
     for bad in ("", "../up", "a b", "x'y", "/abs", "a/../b", "n" * 251):
-        with pytest.raises(ConfigError, match="use letters"):
+        with refused(ConfigError, "bad_name", "name"):
             start(store, bad)
     assert unused_name(store, "taken") == "taken-2"
     start(store, "taken-2").finish()
@@ -161,18 +170,17 @@ def test_names(store):
 
 def test_an_unknown_run_is_one_line_with_near_names(store):
     start(store, "resnet-long-name").finish()
-    with pytest.raises(
-        TrackingError, match=r"run resnet-long-nam: not in sqlite.*resnet-long-name"
-    ) as raised:
+    with refused(TrackingError, "unknown_run", "resnet-long-nam") as raised:
         get_run(store, "resnet-long-nam")
+    assert "resnet-long-name" in raised.value.remedy
     assert "\n" not in str(raised.value)
-    with pytest.raises(TrackingError, match="run it's: not in"):
+    with refused(TrackingError, "unknown_run", "it's"):
         resume_run(store, "it's")
 
 
 def test_a_living_writer_is_the_only_one(store):
     run = start(store, "alive")
-    with pytest.raises(TrackingError, match="another process is writing it"):
+    with refused(TrackingError, "run_in_use", run.run_id):
         resume_run(store, "alive")
     assert get_run(store, "alive").status == "RUNNING"
     run.finish()
@@ -232,8 +240,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_tracker_that_is_not_there_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
     for attempt in (lambda: start(str(tmp_path), "a"), lambda: check_tracking(str(tmp_path))):
-        with pytest.raises(TrackingError, match="refused; check MLFLOW_TRACKING_URI") as raised:
+        with pytest.raises(TrackingError, match="connection refused") as raised:
             attempt()
+        assert raised.value.code == "mlflow_unreachable"
         assert "secret" not in str(raised.value)
         assert "\n" not in str(raised.value)
 
@@ -242,7 +251,7 @@ def test_a_storage_that_cannot_be_written(tmp_path):
     check_tracking(str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()  # asking makes nothing
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrackingError, match=r"MLflow at sqlite:.*/file/mlflow.db"):
+    with refused(TrackingError, "mlflow_unreachable", f"sqlite:///{tmp_path}/file/mlflow.db"):
         list_runs(str(tmp_path / "file"))
 
 

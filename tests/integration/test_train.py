@@ -15,8 +15,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from kineray.config import apply_overrides, to_yaml
-from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError, StorageError
+from kineray.config import apply_overrides, load_plugins, to_yaml
+from kineray.errors import (
+    CheckpointError,
+    ConfigError,
+    ErrorBudgetError,
+    KinerayError,
+    NonFiniteLossError,
+    StorageError,
+)
 from kineray.options import WorkerOptions
 from kineray.orchestration import train
 from kineray.tracking import get_run, list_runs
@@ -248,3 +255,53 @@ def test_what_a_retry_may_cure_is_tried_again(uninterrupted, tiny_experiment, tm
     with pytest.raises(StorageError):
         start(tiny_experiment, tmp_path, name=outcome.name, resume=True, max_failures=1)
     assert [rank for rank, _ in failures_of(caplog)] == [0, 0]
+
+
+MODEL = """
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from kineray.config import ModelSection
+
+
+class FaultyConfig(ModelSection, type="faulty"):
+    on_every_worker: bool = True
+
+    def build(self, heads, in_channels=3):
+        return Faulty(self, heads, in_channels)
+
+
+class Faulty(nn.Module):
+    def __init__(self, config, heads, in_channels):
+        super().__init__()
+        self.on_every_worker = config.on_every_worker
+        self.head = nn.Linear(in_channels, heads["action"])
+
+    def forward(self, clips_bcthw):
+        features_bc = clips_bcthw.mean((2, 3, 4))
+        if self.on_every_worker or dist.get_rank() == 1:
+            features_bc = torch.cat([features_bc, features_bc], 1)
+        return {"action": self.head(features_bc)}
+"""
+
+
+@pytest.mark.parametrize(("everywhere", "reported_by"), [("true", [0, 1]), ("false", [1])])
+def test_an_error_of_a_users_model_arrives_as_itself_with_its_line(
+    tiny_experiment, tmp_path, caplog, own_plugins, everywhere, reported_by
+):
+    """And at once: training is exact, so the model would raise it again."""
+    file = tmp_path / "faulty.py"
+    file.write_text(MODEL)
+    line = 1 + MODEL.splitlines().index('        return {"action": self.head(features_bc)}')
+    load_plugins(file)
+    own = apply_overrides(tiny_experiment, ["model.type=faulty", f"model.on_every_worker={everywhere}"])
+    caplog.set_level(logging.DEBUG, logger="kineray.orchestration")
+    with pytest.raises(KinerayError) as error:
+        start(own, tmp_path)
+    assert error.value.code == "worker_exception"
+    assert str(error.value).startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert str(error.value).endswith(f"({file}:{line} in forward)")
+    assert "Traceback" in error.value.__notes__[0]
+    assert sorted(rank for rank, _ in failures_of(caplog)) == reported_by
+    assert all(f'"{file}", line {line}' in text for _, text in failures_of(caplog))

@@ -67,17 +67,17 @@ SMALL: dict[str, Small] = {
     ),
     "s3d_v3": Small(
         S3DV3Config(width=2),
-        frames=8,
-        side=75,
-        accepted=((1, 75, 75), (3, 96, 75), (16, 75, 107)),
-        refused=((8, 74, 75), (8, 75, 74)),
+        frames=49,
+        side=49,
+        accepted=((50, 64, 49), (64, 49, 97)),
+        refused=((48, 49, 49), (49, 48, 49), (49, 49, 48)),
     ),
     "s3d_v3, top-heavy": Small(
         S3DV3Config(width=2, temporal_from=9, auxiliary="dropout"),
-        frames=8,
-        side=75,
-        accepted=((1, 75, 75), (5, 75, 96)),
-        refused=((8, 74, 75),),
+        frames=49,
+        side=49,
+        accepted=((49, 49, 64), (56, 50, 49)),
+        refused=((48, 49, 49), (49, 48, 49)),
     ),
     "slowfast": Small(
         SlowFastConfig(
@@ -144,12 +144,14 @@ SMALL: dict[str, Small] = {
     "frame": Small(
         FrameConfig(**RESNET), accepted=((1, 32, 32), (5, 48, 33)), refused=((4, 31, 32), (4, 32, 31))
     ),
-    "frame_z_average": Small(FrameConfig(**RESNET, frozen=True, temporal=AverageConfig(z_norm=True))),
+    "frame_z_average": Small(
+        FrameConfig(**RESNET, frozen=True, temporal=AverageConfig(z_norm="per_dimension"))
+    ),
     "frame_consensus": Small(
         FrameConfig(backbone="highway", cut="stage1", temporal=ConsensusConfig()), accepted=((1, 33, 48),)
     ),
     "frame_gru": Small(
-        FrameConfig(**MOBILENET, temporal=GruConfig(units=6, z_norm=True)), accepted=((1, 33, 48),)
+        FrameConfig(**MOBILENET, temporal=GruConfig(units=6, z_norm="per_frame")), accepted=((1, 33, 48),)
     ),
     "frame_lstm": Small(
         FrameConfig(**MOBILENET, frozen=True, temporal=LstmConfig(units=6)), accepted=((1, 33, 48),)
@@ -277,6 +279,7 @@ PARAMETERS: dict[str, int] = {
     "st_resnet50_context3": 24_327_632,
     "st_resnet50_context5": 24_327_632,
     "st_resnet50_special3": 24_327_632,
+    "st_resnet50_special3_both": 24_327_632,
     "two_stream_i3d_inception": 25_372_576,
     "two_stream_r2plus1d_34": 127_489_610,
     "two_stream_slowfast_r50_4x16": 68_955_336,

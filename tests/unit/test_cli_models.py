@@ -1,14 +1,31 @@
 """``kineray models``: what is printed, and that it is what the network is."""
 
 import json
+import resource
+import subprocess
+import sys
 
 import pytest
+from slow_cases import slow_after
 from small_models import PARAMETERS
 
 from kineray.models import list_models, model_presets, summarise
+from kineray.models.catalogue import FILE, as_text, describe
+
+# One of every file of architectures; all of them take half a minute.
+FAST = {
+    *("s3d", "s3d_v3", "slowfast_nl_r50_8x8", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_63"),
+    *("mobilenet_v2_average", "st_resnet50", "two_stream_i3d_inception"),
+}
+every_preset = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in list_models()]
+)
 
 
-@pytest.mark.slow
+def kept():
+    return {model["name"]: model for model in json.loads(FILE.read_text())}
+
+
 def test_every_model_is_one_row(kineray):
     code, out, err = kineray("models")
     assert code == 0
@@ -24,25 +41,80 @@ def test_every_model_is_one_row(kineray):
     assert "kineray models show" in err
 
 
-@pytest.mark.slow
-def test_json_is_exact(kineray):
+def test_json_is_the_catalogue(kineray):
     code, out, err = kineray("models", "--json")
     assert (code, err) == (0, "")
     found = {model["name"]: model for model in json.loads(out)["models"]}
+    assert found == kept()
     assert {name: model["parameters"] for name, model in found.items()} == PARAMETERS
-    for name, model in found.items():
-        preset = model_presets()[name]
-        assert model["gflops"] > 0
-        assert (model["frames"], model["side"], model["stride"]) == (
-            preset.frames,
-            preset.side,
-            preset.stride,
-        )
-        assert (model["stride"], model["source"], model["study"]) == (
-            preset.stride,
-            preset.source,
-            preset.study,
-        )
+
+
+def test_the_list_takes_less_than_two_seconds_and_no_torch():
+    code = (
+        "import sys\nfrom kineray.cli import run\n"
+        "try: run(['models'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert after.ru_utime - before.ru_utime < 2
+
+
+@every_preset
+def test_the_catalogue_is_true(name):
+    """If this fails after a change of an architecture or preset: ``make catalogue``."""
+    assert kept()[name] == describe(name)
+
+
+def test_the_catalogue_has_every_preset_and_no_other():
+    assert list(kept()) == sorted(model_presets())
+
+
+def test_the_catalogue_has_a_line_for_each_model():
+    assert as_text(json.loads(FILE.read_text())) == FILE.read_text()
+
+
+MY_MODEL = """
+import kineray
+from torch import nn
+
+class TinyConfig(kineray.ModelSection, type="tiny_of_mine"):
+    units: int = 5
+
+    def build(self, heads, in_channels=3):
+        return Tiny(self, heads, in_channels)
+
+class Tiny(nn.Module):
+    def __init__(self, config, heads, in_channels):
+        super().__init__()
+        self.features = nn.Linear(in_channels, config.units)
+        self.heads = nn.ModuleDict({name: nn.Linear(config.units, n) for name, n in heads.items()})
+
+    def forward(self, clips):
+        features = self.features(clips.mean((2, 3, 4)))
+        return {name: head(features) for name, head in self.heads.items()}
+"""
+
+
+@pytest.mark.slow
+def test_a_plug_ins_model_is_listed_with_costs_that_are_counted_now(tmp_path):
+    (tmp_path / "mine.py").write_text(MY_MODEL)
+    plugin = str(tmp_path / "mine.py")
+    code = (
+        "import sys, kineray\nfrom kineray.cli import run\n"
+        f"kineray.load_plugins({plugin!r})\n"
+        "try: run(['models', '--json'])\nexcept SystemExit as end: assert end.code == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {model["name"]: model for model in json.loads(done.stdout)["models"]}
+    mine = found.pop("tiny_of_mine")
+    assert found == kept()
+    assert (mine["type"], mine["source"], mine["study"]) == ("tiny_of_mine", "mine.py", "")
+    assert mine["parameters"] == 3 * 5 + 5 + 5 * 400 + 400
+    assert mine["gflops"] == (3 * 5 + 5 * 400) / 1e9
 
 
 def test_show_explains_one_block_by_block(kineray):
@@ -77,8 +149,37 @@ def test_show_speaks_json(kineray):
 
 
 @pytest.mark.parametrize(
+    ("name", "classes", "clip", "parameters", "gflops"),
+    [
+        # A thesis on AVA-Kinetics: 80 classes, and non-local networks of 32 frames.
+        ("slowfast_nl_r101_8x8", 80, "32x256", 59_342_488, 114.57),
+        *slow_after(
+            0,
+            [("i3d_nl_r101_8x8", 400, "32x256", 59_112_656, 353.8), ("c3d", 101, "16x112", 78_409_573, 38.5)],
+        ),
+    ],
+)
+def test_show_counts_for_other_classes_and_clips(kineray, name, classes, clip, parameters, gflops):
+    words = ("models", "show", name, "--classes", str(classes), "--clip", clip)
+    shown = json.loads(kineray(*words, "--json")[1])
+    frames, side = map(int, clip.split("x"))
+    assert (shown["classes"], shown["frames"], shown["side"]) == (classes, frames, side)
+    assert shown["parameters"] == parameters
+    assert shown["gflops"] == pytest.approx(gflops, rel=3e-3)
+    code, out, err = kineray(*words)
+    assert code == 0
+    assert f"{parameters:,} parameters with {classes} classes" in out
+    assert f"3x{frames}x{side}x{side} " in out
+    assert f"data.frames={frames} " in err and f"{{'action': {classes}}}" in err
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["models", "show", "c3d", "--clip", "16"], "FRAMESxSIDE"),
+        (["models", "show", "c3d", "--clip", "0x112"], "FRAMESxSIDE"),
+        (["models", "show", "c3d", "--clip", "8x112"], "data.frames"),
+        (["models", "show", "c3d", "--classes", "0"], "--classes"),
         (["models", "show", "slowfast_r50_8x"], "did you mean slowfast_r50_8x8?"),
         (["models", "show", "zzz"], "kineray models lists them"),
         (["models", "show"], "Missing argument 'NAME'"),

@@ -53,8 +53,8 @@ def test_yaml(text):
 
 
 def test_yaml_that_leaves_the_variant_out_has_the_default_one():
-    assert from_yaml("model: {type: frame, temporal: {z_norm: true}}").model == FrameConfig(
-        temporal=AverageConfig(z_norm=True)
+    assert from_yaml("model: {type: frame, temporal: {z_norm: per_frame}}").model == FrameConfig(
+        temporal=AverageConfig(z_norm="per_frame")
     )
 
 

@@ -274,7 +274,7 @@ def test_the_command(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=5, fps=FPS)
     save_manifest(one_video(path), tmp_path / "m.parquet")
     arguments = ["data", "flow", str(tmp_path / "m.parquet"), "--out", str(tmp_path / "out"), "--bound", "8"]
-    ran = CliRunner().invoke(cli, [*arguments, "--workers", "1", "--json"], catch_exceptions=False)
+    ran = CliRunner().invoke(cli, [*arguments, "--decoders", "1", "--json"], catch_exceptions=False)
     result = json.loads(ran.stdout)
     assert result["videos"] == 1 and result["failed"] == {}
     assert probe(load_manifest(result["manifest"])[0].flow).channels == 2

@@ -1,4 +1,4 @@
-"""``import_dataset``: formats are recognised, a user's own too; several labels a clip; sizes are recorded."""
+"""``read_dataset``: formats are recognised, a user's own too; several labels a clip; sizes are recorded."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ import pytest
 from annotation_files import touch
 
 from kineray.config import load_plugins, variants
-from kineray.data import Importer, import_dataset
+from kineray.data import Importer, read_dataset
 from kineray.errors import ManifestError
 
 CLASSES = "c000 Holding some clothes\nc001 Putting clothes somewhere\nc002 Taking a dish/es\n"
@@ -55,7 +55,7 @@ def charades(tmp_path):
 
 
 def test_a_video_of_charades_has_the_set_of_its_actions(charades):
-    manifest = import_dataset(charades)
+    manifest = read_dataset(charades)
     assert manifest.name == "charades" and manifest.multi_label == {"action"}
     assert manifest.vocabularies["action"][2] == "Taking a dish/es"
     assert {sample.id: sample.labels["action"] for sample in manifest} == {
@@ -70,13 +70,13 @@ def test_a_video_of_charades_has_the_set_of_its_actions(charades):
 
 def test_charades_by_its_files(charades, tmp_path):
     train = charades / "Charades_v1_train.csv"
-    one = import_dataset(train)
+    one = read_dataset(train)
     assert one.found == {"train": 2}
     named = [train, charades / "Charades_v1_test.csv", charades / "Charades_v1_classes.txt"]
-    assert import_dataset(named).found == {"train": 2, "test": 1}
+    assert read_dataset(named).found == {"train": 2, "test": 1}
     copy = shutil.copy(train, tmp_path)
     with pytest.raises(ManifestError) as error:
-        import_dataset(copy, videos=charades)
+        read_dataset(copy, videos=charades)
     assert error.value.code == "no_classes"
 
 
@@ -85,7 +85,7 @@ def test_wrong_actions_of_charades_are_refused(charades, actions):
     file = charades / "Charades_v1_test.csv"
     file.write_text(TEST.replace("c001 0.00 99.00", actions))
     with pytest.raises(ManifestError) as error:
-        import_dataset(charades)
+        read_dataset(charades)
     assert (error.value.code, error.value.key) == ("bad_action", f"{file}: CCCCC")
 
 
@@ -102,10 +102,10 @@ def test_several_labels_a_line_are_never_taken_for_a_number_of_frames(tmp_path, 
     touch(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "train.txt").write_text("\n".join(lines))
     with pytest.raises(ManifestError) as error:
-        import_dataset(tmp_path / "train.txt")
+        read_dataset(tmp_path / "train.txt")
     assert (error.value.code, error.value.key) == ("unclear_columns", f"{tmp_path}/train.txt:1")
     assert "`columns`" in error.value.remedy
-    manifest = import_dataset(tmp_path / "train.txt", columns="labels")
+    manifest = read_dataset(tmp_path / "train.txt", columns="labels")
     assert [sample.labels["action"] for sample in manifest] == expected
     assert manifest.multi_label == {"action"}
 
@@ -113,11 +113,11 @@ def test_several_labels_a_line_are_never_taken_for_a_number_of_frames(tmp_path, 
 def test_a_list_of_frames_and_labels_is_read_where_it_is_said(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "train.txt").write_text("a.mp4 300 1\nb.mp4 250 0\n")
-    manifest = import_dataset(tmp_path / "train.txt", columns="frames_label")
+    manifest = read_dataset(tmp_path / "train.txt", columns="frames_label")
     assert manifest.labels("action").tolist() == [1, 0] and not manifest.multi_label
     (tmp_path / "train.txt").write_text("a.mp4 300 1\nb.mp4 0\n")
     with pytest.raises(ManifestError) as error:
-        import_dataset(tmp_path / "train.txt", columns="frames_label")
+        read_dataset(tmp_path / "train.txt", columns="frames_label")
     assert error.value.code == "unclear_columns"
 
 
@@ -125,12 +125,12 @@ def test_a_copy_elsewhere_has_the_same_hash_and_other_videos_another(tmp_path):
     for name in ("train/run/1.mp4", "train/jump/2.mp4"):
         touch(tmp_path / "set", name)
         (tmp_path / "set" / name).write_bytes(name.encode())
-    first = import_dataset(tmp_path / "set")
+    first = read_dataset(tmp_path / "set")
     assert sorted(sample.size_bytes for sample in first) == [15, 16]
     shutil.copytree(tmp_path / "set", tmp_path / "copy")
-    assert import_dataset(tmp_path / "copy").content_hash == first.content_hash
+    assert read_dataset(tmp_path / "copy").content_hash == first.content_hash
     (tmp_path / "copy/train/run/1.mp4").write_bytes(b"smaller")
-    assert import_dataset(tmp_path / "copy").content_hash != first.content_hash
+    assert read_dataset(tmp_path / "copy").content_hash != first.content_hash
 
 
 def test_formats_and_options_that_do_not_exist_are_named(tmp_path):
@@ -142,14 +142,14 @@ def test_formats_and_options_that_do_not_exist_are_named(tmp_path):
         ({"val_share": 1.5}, "bad_option", "val_share"),
     ]:
         with pytest.raises(ManifestError) as error:
-            import_dataset(tmp_path, **given)
+            read_dataset(tmp_path, **given)
         assert (error.value.code, error.value.key) == (code, key)
     with pytest.raises(ManifestError, match="did you mean folders"):
-        import_dataset(tmp_path, format="folder")
+        read_dataset(tmp_path, format="folder")
     with pytest.raises(ManifestError, match="did you mean val_share"):
-        import_dataset(tmp_path, val_shar=0.5)
+        read_dataset(tmp_path, val_shar=0.5)
     with pytest.raises(ManifestError) as error:
-        import_dataset([])
+        read_dataset([])
     assert error.value.code == "no_source"
 
 
@@ -165,9 +165,9 @@ def test_a_users_own_importer_is_one_of_the_formats(tmp_path, own_plugins, kiner
     assert json.loads(out)["name"] == "toys"
     load_plugins(str(plugin))
     assert list(variants(Importer))[-1] == "toy"
-    manifest = import_dataset(listing, videos=str(tmp_path / "v"), prefix="toys/")
+    manifest = read_dataset(listing, videos=str(tmp_path / "v"), prefix="toys/")
     assert [sample.id for sample in manifest] == ["toys/a", "toys/b"]
     text = kineray("data", "import", "--help")[1]
     assert "toy " in text and "--prefix" in text and "Files that end in .toy" in text
     with pytest.raises(ManifestError, match="did you mean toy"):
-        import_dataset(listing, format="toi")
+        read_dataset(listing, format="toi")

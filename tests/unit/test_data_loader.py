@@ -15,17 +15,21 @@ from PIL import Image
 
 from kineray.config import DataConfig
 from kineray.data import (
+    BatchSpec,
+    ClipShape,
     Failure,
     Preprocessing,
     eval_clips,
     global_order,
+    load_batches,
     load_manifest,
     sample_rng,
     steps_per_epoch,
     synthesize,
-    train_batches,
+    training_batches,
 )
 from kineray.data.batches.loader import prefetched_batches
+from kineray.data.batches.memory import BatchMemory
 from kineray.data.manifest import index_cache
 from kineray.errors import ConfigError, ManifestError
 from kineray.video import frames_uri, index_video
@@ -59,10 +63,15 @@ def damaged(manifest, tmp_path):
     return replace(manifest, samples=tuple(samples))
 
 
-def batches(manifest, preprocessing, **changes):
-    options = {"seed": 5, "global_batch": BATCH, "start_step": 0, "stop_step": 4, "lo": 0, "hi": BATCH}
-    options |= {"micro_batch": 4, "decoders": 2}
-    return train_batches(manifest, preprocessing, **(options | changes))
+def batches(manifest, preprocessing, *, start_step=0, stop_step=4, lo=0, hi=BATCH, micro_batch=4, **changes):
+    """Batches of global batches of ``BATCH`` clips, of which this rank has positions [lo, hi)."""
+    per_epoch = steps_per_epoch(len(manifest), BATCH, changes.get("clips_per_sample", 1))
+    specs = []
+    for step in range(start_step, stop_step):
+        epoch, batch = divmod(step, per_epoch)
+        positions = range(batch * BATCH + lo, batch * BATCH + hi)
+        specs.append(BatchSpec(step, epoch, positions, micro_batch, ClipShape.of(preprocessing)))
+    return load_batches(manifest, preprocessing, specs, **({"seed": 5, "decoders": 2} | changes))
 
 
 def joined(parts):
@@ -200,33 +209,119 @@ def test_a_set_without_a_readable_clip_stops(manifest, preprocessing, tmp_path):
     gone = replace(
         manifest, samples=tuple(replace(s, uri=str(tmp_path / f"{i}.mp4")) for i, s in enumerate(manifest))
     )
-    with pytest.raises(ManifestError, match=r"in a row cannot be decoded, the last: .*no such file"):
+    with pytest.raises(ManifestError) as error:
         next(batches(gone, preprocessing))
+    assert (error.value.code, error.value.key) == ("nothing_decodable", gone.name)
 
 
-def test_fewer_samples_than_a_batch(manifest, preprocessing):
-    with pytest.raises(ManifestError, match=r"22 samples are fewer than train\.global_batch=23"):
-        next(batches(manifest, preprocessing, global_batch=23))
-    assert [steps_per_epoch(manifest, batch) for batch in (1, 8, 22)] == [22, 2, 1]
+@pytest.mark.parametrize(
+    ("positions", "micro_batch"), [(range(4, 4), 4), (range(-1, 4), 4), (range(0, 8, 2), 4), (range(8), 0)]
+)
+def test_a_batch_must_have_clips(preprocessing, positions, micro_batch):
+    with pytest.raises(ValueError, match="no batch can have"):
+        BatchSpec(0, 0, positions, micro_batch, ClipShape.of(preprocessing))
 
 
-@pytest.mark.parametrize("changes", [{"lo": 4, "hi": 4}, {"hi": 9}, {"lo": -1}, {"micro_batch": 0}])
-def test_a_slice_outside_the_batch(manifest, preprocessing, changes):
-    with pytest.raises(ValueError, match="slice of 8 positions"):
-        next(batches(manifest, preprocessing, **changes))
+def test_a_batch_must_lie_in_its_epoch(manifest, preprocessing):
+    spec = BatchSpec(0, 0, range(20, 23), 3, ClipShape.of(preprocessing))
+    with pytest.raises(ValueError, match="an epoch of 22 clips has no"):
+        list(load_batches(manifest, preprocessing, [spec], seed=5, decoders=1))
+
+
+@pytest.mark.parametrize("change", [{"crop": 33}, {"frames": 0}, {"short_side": (30, 24)}, {"stride": 0}])
+def test_a_clip_must_fit_its_video(change):
+    with pytest.raises(ValueError, match="no clip can have the shape"):
+        replace(ClipShape(frames=2, stride=1, short_side=(32, 40), crop=32), **change)
+
+
+@pytest.mark.parametrize("max_memory", [None, 60 * CLIP])
+def test_batches_may_differ_in_size_clip_shape_and_place(manifest, preprocessing, max_memory):
+    """Every clip is what the preprocessing of that shape cuts."""
+    shapes = [
+        ClipShape.of(preprocessing),
+        ClipShape(frames=4, stride=1, short_side=(16, 20), crop=16),
+        ClipShape(frames=1, stride=2, short_side=(32, 40), crop=32),
+    ]
+    specs = [
+        BatchSpec(0, 0, range(0, 8), 4, shapes[0]),
+        BatchSpec(1, 0, range(8, 14), 2, shapes[1]),
+        BatchSpec(2, 0, range(14, 22), 8, shapes[2]),
+        BatchSpec(3, 1, range(3, 5), 8, shapes[1]),
+        BatchSpec(7, 4, range(21, 22), 1, shapes[0]),
+    ]
+    parts = list(load_batches(manifest, preprocessing, specs, seed=5, decoders=2, max_memory=max_memory))
+    assert [(part.step, len(part.ids)) for part in parts] == [
+        *((0, 4), (0, 4), (1, 2), (1, 2), (1, 2), (2, 8), (3, 2), (7, 1))
+    ]
+    by_id = {sample.id: sample for sample in manifest}
+    specs = {spec.step: spec for spec in specs}
+    for part in parts:
+        spec = specs[part.step]
+        for clip, name in zip(part.clips_bthwc, part.ids, strict=True):
+            rng = sample_rng(5, spec.epoch, name)
+            shaped = spec.clip.applied_to(preprocessing)
+            wanted = shaped.train_clips(by_id[name].uri, by_id[name], [rng])[0]
+            np.testing.assert_array_equal(clip.numpy(), wanted)
+    order = global_order(N, 5, 0)
+    ids = [name for part in parts if part.step < 3 for name in part.ids]
+    assert ids == [manifest[int(index)].id for index in order]
+
+
+def test_labels_may_be_made_otherwise(manifest, preprocessing):
+    """What a task wants: here the length of the id."""
+    parts = batches(
+        manifest,
+        preprocessing,
+        stop_step=1,
+        targets=lambda samples: {"length": torch.tensor([len(sample.id) for sample in samples])},
+    )
+    for part in parts:
+        assert part.labels["length"].tolist() == [len(name) for name in part.ids]
+
+
+def test_a_head_of_several_classes_has_multi_hot_labels(manifest, preprocessing):
+    """Half of the samples have no known classes, the others one or two."""
+    classes = [None if index % 2 else (0, 2) if index % 4 else (1,) for index in range(len(manifest))]
+    several = replace(
+        manifest,
+        samples=tuple(
+            replace(sample, labels={"action": of_sample})
+            for sample, of_sample in zip(manifest, classes, strict=True)
+        ),
+        multi_label=frozenset({"action"}),
+    )
+    part = next(batches(several, preprocessing))
+    rows = {None: [255] * 4, (0, 2): [1, 0, 1, 0], (1,): [0, 1, 0, 0]}
+    by_id = {sample.id: sample.labels["action"] for sample in several}
+    assert part.labels["action"].tolist() == [rows[by_id[name]] for name in part.ids]
+    with pytest.raises(ConfigError) as error:
+        next(batches(several, preprocessing, balance=("action", 0.5)))
+    assert (error.value.code, error.value.key) == ("balance_needs_one_class", "data.balance")
+
+
+def test_training_batches_in_one_call(manifest, preprocessing):
+    """All defaults but the size; a loop that stops goes on where it was."""
+    data = DataConfig(
+        frames=2, stride=1, fps=10, short_side=(24, 32), crop=24, eval_short_side=24, eval_crop=24
+    )
+    whole = list(training_batches(manifest, data, seed=5, epochs=2))
+    assert_same(joined(whole), joined(batches(manifest, preprocessing)))
+    assert [len(part.ids) for part in whole] == [BATCH] * 4
+    rest = list(training_batches(manifest, data, seed=5, epochs=2, start_step=3))
+    assert_same({3: joined(whole)[3]}, joined(rest))
+    assert next(training_batches(manifest, global_batch=1)).clips_bthwc.shape == (1, 32, 224, 224, 3)
 
 
 def decoding_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
-def test_an_epoch_has_more_steps_with_more_clips_of_a_sample(manifest):
-    assert [steps_per_epoch(manifest, 8, clips) for clips in (1, 2, 4)] == [2, 5, 11]
-    assert steps_per_epoch(manifest, 88, 4) == 1
-    with pytest.raises(
-        ManifestError, match=r"22 samples, 4 clips of each, are fewer than train\.global_batch=89"
-    ):
-        steps_per_epoch(manifest, 89, 4)
+def test_an_epoch_has_more_steps_with_more_clips_of_a_sample():
+    assert [steps_per_epoch(22, 8, clips) for clips in (1, 2, 4)] == [2, 5, 11]
+    assert steps_per_epoch(22, 88, 4) == 1
+    with pytest.raises(ConfigError) as error:
+        steps_per_epoch(22, 89, 4)
+    assert (error.value.code, error.value.key) == ("batch_larger_than_epoch", "train.global_batch")
 
 
 def test_closing_ends_the_threads(manifest, preprocessing):
@@ -333,10 +428,9 @@ def test_memory_for_clips_is_bounded(preprocessing):
     assert ahead(None, decoders=16) == 6
     # Two batches in use and each decoder's clip; the rest may wait.
     assert [ahead((2 * 4 + 2 + 4 * n) * CLIP) for n in (1, 2, 3)] == [1, 2, 2]
-    with pytest.raises(
-        ConfigError, match=r"--max-memory: 0 MiB are less than the 0 MiB .* lower --micro-batch"
-    ):
+    with pytest.raises(ConfigError) as error:
         ahead((2 * 4 + 2 + 4) * CLIP - 1)
+    assert (error.value.code, error.value.key) == ("too_little_memory", "max_memory")
 
 
 def test_a_clip_is_the_same_with_indexes(manifest, preprocessing, tmp_path):
@@ -384,6 +478,19 @@ def test_memory_of_batches_is_used_again_when_nobody_needs_it(manifest, preproce
         next(stream)
     assert len({view.data_ptr() for view in held}) == 12
     assert all(torch.equal(view, copy) for view, copy in zip(held, before, strict=True))
+
+
+def test_memory_of_another_size_is_given_up(manifest, preprocessing):
+    """A run whose batches grow does not keep the small ones."""
+    memory = BatchMemory(pin_memory=False)
+    small = [memory.take((4, 4)) for _ in range(3)]
+    del small
+    assert memory.free == 3 * 16
+    large = memory.take((8, 4))
+    assert memory.free == 0 and large.shape == (8, 4)
+    address = large.data_ptr()
+    del large
+    assert memory.take((4, 8)).data_ptr() == address
 
 
 def test_a_decoder_that_dies_is_a_bad_clip(manifest, preprocessing):

@@ -10,12 +10,14 @@ import torch
 from kineray import storage
 from kineray.config import DataConfig
 from kineray.data import (
+    BatchSpec,
+    ClipShape,
     Preprocessing,
     eval_clips,
+    load_batches,
     load_manifest,
     save_manifest,
     synthesize,
-    train_batches,
 )
 
 N, BATCH = 24, 8
@@ -49,19 +51,10 @@ def preprocessing(local):
 
 
 def epoch(manifest, preprocessing):
-    return train_batches(
-        manifest,
-        preprocessing,
-        seed=1,
-        global_batch=BATCH,
-        start_step=0,
-        stop_step=N // BATCH,
-        lo=0,
-        hi=BATCH,
-        micro_batch=2,
-        decoders=2,
-        max_memory=MEMORY,
-    )
+    clip = ClipShape.of(preprocessing)
+    starts = range(0, N // BATCH * BATCH, BATCH)
+    specs = [BatchSpec(step, 0, range(start, start + BATCH), 2, clip) for step, start in enumerate(starts)]
+    return load_batches(manifest, preprocessing, specs, seed=1, decoders=2, max_memory=MEMORY)
 
 
 def ids_and_clips(parts):

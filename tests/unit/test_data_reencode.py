@@ -286,7 +286,7 @@ def files_in(folder):
 def test_the_command_makes_a_manifest_that_differs_in_the_files_alone(source, tmp_path, kineray):
     out = tmp_path / "copies"
     words = ["data", "reencode", str(source), "--out", str(out), "--short-side", "32", "--crf", "1", "--yes"]
-    code, text, err = kineray(*words, "--workers", "2")
+    code, text, err = kineray(*words, "--decoders", "2")
     assert code == 0, err
     assert "3 of 4 videos copied" in text
     assert f"not copied: {source}/bad.mp4: empty" in err
@@ -375,12 +375,12 @@ def test_without_anybody_to_ask_yes_is_needed(source, tmp_path, kineray):
     assert (code, text) == (2, "")
     assert len(err.splitlines()) == 1 and "--yes" in err
     code, text, err = kineray(
-        "data", "reencode", str(source), "--out", str(out), "--dry-run", "--crf", "30", "--workers", "1"
+        "data", "reencode", str(source), "--out", str(out), "--dry-run", "--crf", "30", "--decoders", "1"
     )
     assert code == 0
     assert "4 videos" in text and "decoded frames per wanted frame of a random 2 s clip" in text
     assert f"kineray data reencode {source} --out {out} --crf 30 --yes" in err
-    err = kineray("data", "reencode", str(source), "--out", str(out), "--dry-run", "--workers", "1")[2]
+    err = kineray("data", "reencode", str(source), "--out", str(out), "--dry-run", "--decoders", "1")[2]
     assert f"kineray data reencode {source} --out {out} --yes" in err
     assert not out.exists()
 
@@ -393,7 +393,7 @@ def test_a_person_is_asked(source, tmp_path, answer, copies):
 
     out = tmp_path / "copies"
     command = [sys.executable, "-m", "kineray", "data", "reencode", str(source), "--out", str(out)]
-    command += ["--workers", "1"]
+    command += ["--decoders", "1"]
     person, terminal = pty.openpty()
     process = subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     os.write(person, f"{answer}\n".encode())
@@ -478,7 +478,7 @@ def test_interrupted_it_goes_on_where_it_stopped(tmp_path, kineray):
     clips = [clip(folder / f"{number}.mp4") for number in range(12)]
     save_manifest(manifest_of(*clips), folder / "m.parquet")
     out = tmp_path / "copies"
-    words = ["data", "reencode", str(folder / "m.parquet"), "--out", str(out), "--yes", "--workers", "2"]
+    words = ["data", "reencode", str(folder / "m.parquet"), "--out", str(out), "--yes", "--decoders", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "kineray", *words], stderr=subprocess.PIPE, text=True, process_group=0
     )
@@ -508,7 +508,7 @@ def test_from_a_bucket_to_a_bucket(s3, tmp_path, kineray):
         storage.write_bytes(f"{s3}/{name}", local.read_bytes())
     samples = [clip(f"{s3}/set/x/{name}.mkv") for name in ("a", "b", "gone")]
     save_manifest(manifest_of(*samples), f"{s3}/set/manifest.parquet")
-    words = ["data", "reencode", f"{s3}/set", "--out", f"{s3}/small", "--yes", "--workers", "1"]
+    words = ["data", "reencode", f"{s3}/set", "--out", f"{s3}/small", "--yes", "--decoders", "1"]
     code, text, err = kineray(*words)
     assert code == 0, err
     assert "2 of 3 videos copied" in text

@@ -54,7 +54,7 @@ def assert_same(expected, given):
 def test_a_file_answers_as_the_model_and_says_what_it_needs(tmp_path, file_format):
     loaded = load_checkpoint(save_small_checkpoint(tmp_path / "run/checkpoints", heads=HEADS))
     target = tmp_path / f"new/small.{file_format}"
-    made = export(loaded, str(target), file_format)
+    made = export(loaded, str(target), format=file_format)
     assert made.bytes == target.stat().st_size
     assert made.shape == (3, 8, 32, 32)
     assert made.heads == {"verb": 2, "noun": 3}
@@ -93,7 +93,7 @@ def test_every_architecture_can_be_exported(tmp_path, small, file_format):
     experiment = Experiment(data=data, model=small.config)
     loaded = Checkpoint("small", model.eval(), experiment, Preprocessing.from_config(data, HEADS), {}, "0")
     target = tmp_path / f"small.{file_format}"
-    export(loaded, str(target), file_format)
+    export(loaded, str(target), format=file_format)
     run, _ = reader(target)
     clips = torch.randn(
         4, small.channels, small.frames, small.side, small.side, generator=torch.Generator().manual_seed(1)
@@ -127,8 +127,9 @@ def test_what_cannot_be_exported_is_one_line_and_no_file(tmp_path, model):
     data = DataConfig(frames=8, short_side=(32, 32), crop=32, eval_short_side=32, eval_crop=32)
     preprocessing = Preprocessing.from_config(data, {"verb": ("take", "put")})
     loaded = Checkpoint("moody", model, Experiment(), preprocessing, {}, "0")
-    with pytest.raises(ExportError, match=r"^moody: cannot be written as pt2: ") as error:
-        export(loaded, str(tmp_path / "model.pt2"), "pt2")
+    with pytest.raises(ExportError) as error:
+        export(loaded, str(tmp_path / "model.pt2"))
+    assert (error.value.code, error.value.key) == ("not_exportable", "moody")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -141,8 +142,7 @@ def test_the_command_exports_a_run_by_its_name(kineray, tmp_path, monkeypatch):
     assert code == 0, err
     made = json.loads(out)
     assert made["checkpoint"] == uri
-    assert made["input"] == {"name": "clips", "shape": ["batch", 3, 8, 32, 32], "dtype": "float32"}
-    assert made["outputs"] == {"action": ["batch", len(CLASSES)]}
+    assert (made["shape"], made["heads"]) == ([3, 8, 32, 32], {"action": len(CLASSES)})
     assert made["bytes"] == Path("small.pt2").stat().st_size
     code, out, err = kineray("export", uri, "--format", "onnx", "--out", "small.onnx")
     assert code == 0
@@ -154,8 +154,8 @@ def test_the_command_exports_a_run_by_its_name(kineray, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing", "--format", "pt2", "--out", "m.pt2"], "nothing: not a checkpoint: no such folder"),
-        (["small", "--format", "onnx", "--out", "m.pt2"], "--out m.pt2: the name of such a file must end in"),
+        (["nothing", "--format", "pt2", "--out", "m.pt2"], "nothing: "),
+        (["small", "--format", "onnx", "--out", "m.pt2"], "--out: "),
         (["small", "--format", "pt2", "--out", "file/m.pt2"], "file/m.pt2"),
         (["small", "--format", "tflite", "--out", "m"], "Invalid value for '--format'"),
         (["small", "--format", "pt2"], "Missing option '--out'"),
@@ -177,4 +177,4 @@ def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch, kineray):
     save_small_checkpoint("runs/small/checkpoints")
     code, out, err = kineray("export", "small", "--format", "onnx", "--out", "m.onnx")
     assert (code, out) == (2, "")
-    assert err == "kineray: ONNX needs the package onnx: pip install 'kineray[export]'\n"
+    assert err == "kineray: onnx: ONNX needs the package onnx; pip install 'kineray[export]'\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_models import PARAMETERS, SMALL, every_architecture
 
-from kineray.config import GruConfig, ModelSection, SlowFastConfig, TwoStreamConfig, variants
+from kineray.config import FrameConfig, GruConfig, ModelSection, SlowFastConfig, TwoStreamConfig, variants
 from kineray.errors import ConfigError
 from kineray.models import (
     AUXILIARY,
@@ -108,10 +108,29 @@ def test_fields_are_not_tied_to_the_clips_of_the_preset():
         assert create_model("slowfast_r50_4x16", HEADS, alpha=6).alpha == 6
 
 
-def test_a_backbone_that_is_frozen_with_random_weights_is_told(caplog):
+def test_a_backbone_that_is_frozen_with_random_weights_is_reported(caplog):
     with torch.device("meta"):
         create_model("mobilenet_v2_lstm", HEADS)
-    assert "the backbone has random weights, and is frozen; model.init=torchvision:NAME" in caplog.text
+    assert "backbone has random weights, and is frozen; model.init=torchvision:NAME" in caplog.text
+
+
+def test_so_is_one_inside_a_two_stream_network(caplog):
+    frozen = FrameConfig(backbone="resnet18", frozen=True)
+    with torch.device("meta"):
+        create_model("two_stream_i3d_inception", HEADS, rgb=frozen)
+    assert "rgb.backbone has random weights, and is frozen; model.rgb.init=torchvision:NAME" in caplog.text
+    assert "flow" not in caplog.text
+
+
+def test_parts_that_are_frozen_at_random_are_found_at_any_depth():
+    frozen = FrameConfig(frozen=True)
+    assert TwoStreamConfig(rgb=frozen, flow=FrameConfig()).frozen_at_random() == {"rgb.backbone": "rgb.init"}
+    with_weights = frozen.model_copy(update={"init": "torchvision:resnet50"})
+    streams = TwoStreamConfig(rgb=with_weights, flow=frozen)
+    assert streams.frozen_at_random() == {"flow.backbone": "flow.init"}
+    assert streams.inits() == {"rgb": "torchvision:resnet50"}
+    assert TwoStreamConfig(rgb=frozen, init="checkpoint").frozen_at_random() == {}
+    assert SlowFastConfig().frozen_at_random() == FrameConfig().frozen_at_random() == {}
 
 
 # -- architectures ------------------------------------------------------------------------------------
@@ -156,7 +175,7 @@ def test_a_clip_is_classified_whatever_is_beside_it(small):
 
 @every_architecture
 def test_training_does_not_depend_on_the_micro_batch(small):
-    """Batch norms over groups, dropout by clip: see ``GroupBatchNorm`` and ``ClipDropout``."""
+    """Batch norms over groups, dropout by clip: see ``GhostBatchNorm`` and ``ClipDropout``."""
     results = []
     for size in (2, 4):
         model = copy.deepcopy(network(small)).train()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kineray.models import GroupBatchNorm, commit_batch_norm, discard_batch_norm, set_batch_norm_group
+from kineray.models import GhostBatchNorm, commit_batch_norm, discard_batch_norm, set_batch_norm_group
 
 CHANNELS = 5
 
@@ -19,7 +19,7 @@ def layers(group):
     nn.init.normal_(plain.weight)
     nn.init.normal_(plain.bias)
     nn.init.normal_(plain.running_mean)
-    ours = GroupBatchNorm(CHANNELS)
+    ours = GhostBatchNorm(CHANNELS)
     ours.load_state_dict(plain.state_dict())
     set_batch_norm_group(ours, group)
     return plain, ours

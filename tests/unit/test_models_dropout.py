@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kineray.models import set_clip_seeds
+from kineray.config import C3DConfig, SlowFastConfig, TwoStreamConfig
+from kineray.models import build_model, checkpoint_activations, set_clip_seeds
 from kineray.models.blocks import ClipDropout
 from kineray.training.step import clip_seed
 
@@ -49,3 +50,56 @@ def test_without_seeds_in_evaluation_and_at_zero():
     assert 0 < (dropped(None) == 0).float().mean() < 1
     assert torch.equal(dropped([1] * 6, p=0.0), FEATURES)
     assert torch.equal(ClipDropout(0.9).eval()(FEATURES), FEATURES)
+
+
+def masks(model, clips, seeds):
+    """{dropout layer: what it keeps of every clip} of a training pass and its backward pass."""
+    found, handles = {}, []
+
+    def ones(_layer, inputs):
+        return (torch.ones_like(inputs[0]) + 0 * inputs[0],)
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, ClipDropout):
+            found[name] = []
+            handles.append(layer.register_forward_pre_hook(ones))
+            handles.append(
+                layer.register_forward_hook(lambda _, __, out, name=name: found[name].append(out != 0))
+            )
+    set_clip_seeds(model, seeds)
+    outputs = model(clips)
+    torch.stack([values.square().sum() for values in outputs.values()]).sum().backward()
+    for handle in handles:
+        handle.remove()
+    return {name: torch.stack(kept) for name, kept in found.items()}
+
+
+C3D = (C3DConfig(width=4, dropout=0.5), (3, 16, 112, 112))
+STREAM = SlowFastConfig(
+    stage_blocks=(1, 1, 1, 1), width=8, alpha=2, beta_inv=4, head_pool=1, dropout=0.5, fusion_kernel=1
+)
+TWO_STREAM = (TwoStreamConfig(rgb=STREAM, flow=STREAM), (5, 4, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "layers"),
+    [(*C3D, {"dropout", "head.dropout"}), (*TWO_STREAM, {"rgb.head.dropout", "flow.head.dropout"})],
+    ids=["c3d", "two_stream"],
+)
+def test_layers_of_equal_shape_have_masks_of_their_own(config, shape, layers):
+    torch.manual_seed(0)
+    model = build_model(config, {"action": 3}, shape[0]).train()
+    clips = torch.randn(3, *shape)
+    found = masks(model, clips, [5, 6, 7])
+    assert set(found) == layers
+    one, other = found.values()
+    assert one.shape == other.shape
+    agreement = (one == other).float().mean().item()
+    assert agreement == pytest.approx(0.5, abs=0.1)  # independent halves agree half of the time
+
+    again = masks(model, clips[1:], [6, 7])  # as another worker or micro-batch has them
+    checkpoint_activations(model)
+    checkpointed = masks(model, clips, [5, 6, 7])
+    for name, kept in found.items():
+        assert torch.equal(kept[0, 1:], again[name][0])
+        assert all(torch.equal(kept[0], once) for once in checkpointed[name])

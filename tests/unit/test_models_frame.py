@@ -10,7 +10,7 @@ from torchvision.models import get_model
 from kineray.config import AverageConfig, FrameConfig, LstmConfig, TimeceptionConfig
 from kineray.config.models.frame import Backbone
 from kineray.errors import ConfigError
-from kineray.models import GroupBatchNorm, build_model, create_model, set_batch_norm_group
+from kineray.models import GhostBatchNorm, build_model, create_model, set_batch_norm_group
 from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.highway import HighwayLayer
 
@@ -202,7 +202,7 @@ def test_a_frozen_backbone_costs_no_gradients():
 def test_a_trained_backbone_takes_its_statistics_over_all_frames_of_a_group_of_clips():
     model = build_model(FrameConfig(**MOBILENET, temporal=AverageConfig()), {"action": 2}).train()
     norms = [m for m in model.backbone.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    assert norms and all(isinstance(norm, GroupBatchNorm) for norm in norms)
+    assert norms and all(isinstance(norm, GhostBatchNorm) for norm in norms)
     set_batch_norm_group(model, 2)
     seen = []
     norms[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

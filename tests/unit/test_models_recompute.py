@@ -1,10 +1,12 @@
 """Activation checkpointing: less is kept for the backward pass, and nothing else changes."""
 
+import copy
 from contextlib import contextmanager
 
 import pytest
 import torch
 from small_models import SMALL, every_architecture
+from torch import nn
 
 from kineray.models import (
     build_model,
@@ -12,7 +14,9 @@ from kineray.models import (
     commit_batch_norm,
     set_batch_norm_group,
     set_clip_seeds,
+    summarise,
 )
+from kineray.models.blocks import ClipDropout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,3 +79,64 @@ def test_evaluation_is_as_before():
         before = model(clips)["action"]
         checkpoint_activations(model)
         assert torch.equal(model(clips)["action"], before)
+
+
+@every_architecture
+def test_a_deep_copy_computes_with_its_own_weights(small):
+    torch.manual_seed(0)
+    model = build_model(small.config, {"action": 5}, small.channels).train()
+    names = [name for name, _ in model.named_modules()]
+    checkpoint_activations(model)
+    assert [name for name, _ in model.named_modules()] == names
+    clone = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in (*model.parameters(), *model.buffers()):
+            weight.fill_(float("nan") if weight.is_floating_point() else 0)
+    set_clip_seeds(clone, [1, 2])
+    logits = clone(torch.randn(2, small.channels, small.frames, small.side, small.side))
+    assert all(torch.isfinite(values).all() for values in logits.values())
+    torch.stack([values.square().sum() for values in logits.values()]).sum().backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert any(parameter.grad is not None for parameter in clone.parameters())
+    assert kinds(clone) == kinds(model)  # it is checkpointed too
+
+
+def kinds(model):
+    return [type(module) for module in model.modules()]
+
+
+@every_architecture
+def test_a_summary_is_that_of_the_plain_network(small):
+    clip = (small.channels, small.frames, small.side, small.side)
+    with torch.device("meta"):
+        model = build_model(small.config, {"action": 5}, small.channels)
+        plain = summarise(model, clip)
+        checkpoint_activations(model)
+    assert summarise(model, clip) == plain
+
+
+def test_twice_is_once():
+    small = SMALL["s3d"]
+    with torch.device("meta"):
+        model = build_model(small.config, {"action": 5}, 3)
+    blocks, after_one = checkpoint_activations(model), kinds(model)
+    assert checkpoint_activations(model) == blocks
+    assert kinds(model) == after_one
+
+
+def test_dropout_inside_a_block_keeps_its_mask():
+    """The name of the layer is in its seed, and the second pass must drop what the first one dropped."""
+
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Sequential(nn.Linear(8, 8), ClipDropout(0.5)), nn.Linear(8, 1)).train()
+
+    gradients = []
+    for checkpointed in (False, True):
+        model = network()
+        assert not checkpointed or checkpoint_activations(model) == 1
+        set_clip_seeds(model, [3, 4])
+        model(torch.ones(2, 8)).sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)

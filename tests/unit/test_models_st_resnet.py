@@ -66,17 +66,23 @@ def read_frame_by_frame(images, model, config, positions, clips_bcthw):
 
         return hook
 
+    def through(position, past):
+        if config.connection == "identity":
+            return past
+        layer = model.get_submodule(f"connections.{position}")
+        conv = layer if config.connection == "conv" else layer[0]
+        added = F.conv2d(past, conv.weight, conv.bias)
+        return added if config.connection == "conv" else added.clamp(min=0)
+
     def connect(position):
         def hook(_module, _inputs, output):
-            past = memory[position][: -config.delay]  # without the frame being read and those skipped
-            if not past:
-                return output
-            if config.connection == "identity":
-                return output + past[-1]
-            layer = model.get_submodule(f"connections.{position}")
-            conv = layer if config.connection == "conv" else layer[0]
-            added = F.conv2d(past[-1], conv.weight, conv.bias)
-            return output + (added if config.connection == "conv" else added.clamp(min=0))
+            # The frame being read is the last one in memory.
+            earlier = [
+                memory[position][-1 - delay] for delay in config.delays if len(memory[position]) > delay
+            ]
+            for past in earlier:
+                output = output + through(position, past)
+            return output
 
         return hook
 
@@ -149,24 +155,26 @@ def test_every_connection_joins_maps_of_one_shape(images):
 
 
 @pytest.mark.parametrize(
-    ("position", "connections", "delay", "positions"),
+    ("position", "connections", "delays", "positions"),
     slow_after(
-        2,
+        3,
         [
-            ("98_104", 4, 1, ALL),
-            ("86_92", 2, 2, ("49_55", "86_92")),
-            ("5_11", 1, 1, ("5_11",)),
-            ("49_55", 1, 1, ("49_55",)),
-            ("86_92", 1, 1, ("86_92",)),
-            ("98_104", 1, 1, ("98_104",)),
-            ("98_104", 2, 1, ("86_92", "98_104")),
-            ("98_104", 1, 2, ("98_104",)),
+            ("98_104", 4, (1,), ALL),
+            ("86_92", 2, (2,), ("49_55", "86_92")),
+            ("98_104", 1, (1, 2), ("98_104",)),
+            ("5_11", 1, (1,), ("5_11",)),
+            ("49_55", 1, (1,), ("49_55",)),
+            ("86_92", 1, (1,), ("86_92",)),
+            ("98_104", 1, (1,), ("98_104",)),
+            ("98_104", 2, (1,), ("86_92", "98_104")),
+            ("98_104", 1, (2,), ("98_104",)),
+            ("49_55", 2, (1, 2), ("5_11", "49_55")),
         ],
     ),
 )
 @pytest.mark.parametrize("connection", slow_after(1, ["conv_relu", "identity", "conv"]))
-def test_equals_a_loop_over_frames(images, connection, position, connections, delay, positions):
-    config = STResNetConfig(connection=connection, position=position, connections=connections, delay=delay)
+def test_equals_a_loop_over_frames(images, connection, position, connections, delays, positions):
+    config = STResNetConfig(connection=connection, position=position, connections=connections, delays=delays)
     model = with_weights_of(images, config)
     inputs = clips(config.context + 1)  # the frame before the context changes nothing
     expected = read_frame_by_frame(images, model, config, positions, inputs)
@@ -195,7 +203,8 @@ def test_without_what_the_connection_adds_it_is_the_last_frame_alone(images, pos
             ({}, [False, False, False, False, True, True]),
             ({"connections": 2}, [False, False, False, True, True, True]),
             ({"connections": 4}, [False, True, True, True, True, True]),
-            ({"delay": 2}, [False, False, False, True, False, True]),
+            ({"delays": (2,)}, [False, False, False, True, False, True]),
+            ({"delays": (1, 2)}, [False, False, False, True, True, True]),
         ],
     ),
 )
@@ -246,3 +255,8 @@ def test_unusable_settings_name_the_key():
         apply_overrides(Experiment(), ["model.type=st_resnet", "model.connections=3", "model.position=49_55"])
     with pytest.raises(ConfigError, match=r"model\.position=48_54"):
         apply_overrides(Experiment(), ["model.type=st_resnet", "model.position=48_54"])
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(Experiment(), ["model.type=st_resnet", "model.delays=3"])
+    assert (error.value.code, error.value.key) == ("bad_value", "model.delays")
+    with pytest.raises(ConfigError, match=r"^data\.frames 2 must be at least 3"):
+        apply_overrides(Experiment(), ["model.type=st_resnet", "model.delays=1,2", "data.frames=2"])

@@ -16,6 +16,7 @@ from kineray.config import (
     ResidualConfig,
     TimeceptionConfig,
 )
+from kineray.models import commit_batch_norm, set_batch_norm_group
 from kineray.models.frame import ConsensusHead
 from kineray.models.heads import FeatureHead
 
@@ -65,12 +66,42 @@ def test_average():
     same(subsystem(AverageConfig())(x), x.numpy().mean((1, 3, 4)))
 
 
-def test_z_normalised_average():
+def test_average_with_z_scores_per_frame():
     x = maps() * 30
     features = x.numpy().mean((3, 4))
     z = (features - features.mean(2, keepdims=True)) / np.sqrt(features.var(2, keepdims=True) + 1e-5)
-    same(subsystem(AverageConfig(z_norm=True))(x), z.mean(1))
+    same(subsystem(AverageConfig(z_norm="per_frame"))(x), z.mean(1))
     assert abs(z.mean()) < 1e-10 and abs(z.std() - 1) < 1e-3
+
+
+def test_average_with_z_scores_per_dimension():
+    """In training those of a group's clips and all their frames, in evaluation those seen in training."""
+    module = AverageConfig(z_norm="per_dimension").build(CHANNELS)
+    assert not list(module.parameters())  # neither scale nor shift
+    x = maps(clips=4).float() * torch.arange(1, CHANNELS + 1).view(-1, 1, 1) + 7
+    features = x.mean((3, 4))
+
+    def z_scores(of, seen):
+        return ((of - seen.mean((0, 1))) / (seen.var((0, 1), correction=0) + 1e-5).sqrt()).mean(1)
+
+    set_batch_norm_group(module, 2)
+    expected = torch.cat([z_scores(half, half) for half in features.split(2)])
+    torch.testing.assert_close(module.train()(x), expected, rtol=1e-4, atol=1e-5)
+
+    for _ in range(200):  # the running statistics approach those of the data
+        commit_batch_norm(module)
+        module(x)
+    norm = module.z_norm.norm
+    torch.testing.assert_close(norm.running_mean, features.mean((0, 1)), rtol=1e-4, atol=1e-5)
+    expected = ((features - norm.running_mean) / (norm.running_var + 1e-5).sqrt()).mean(1)
+    torch.testing.assert_close(module.eval()(x), expected, rtol=1e-4, atol=1e-5)
+    assert (module(x) - z_scores(features, features)).abs().max() < 0.3  # the variance is that inside groups
+
+
+def test_in_evaluation_z_scores_per_dimension_do_not_depend_on_other_clips():
+    module = subsystem(GruConfig(units=3, z_norm="per_dimension"))
+    x = maps()
+    torch.testing.assert_close(module(x)[:1], module(x[:1]))
 
 
 def test_lstm():
@@ -93,12 +124,15 @@ def test_lstm_has_one_bias_and_begins_by_remembering():
     assert not module.lstm.bias_hh_l0.requires_grad
 
 
-@pytest.mark.parametrize("z_norm", [False, True])
+@pytest.mark.parametrize("z_norm", ["none", "per_frame", "per_dimension"])
 def test_gru(z_norm):
     module, x = subsystem(GruConfig(units=3, z_norm=z_norm)), maps()
     w = weights(module)
     sequence = x.numpy().mean((3, 4))
-    if z_norm:
+    if z_norm == "per_dimension":
+        mean, variance = (w[f"z_norm.norm.{part}"] for part in ("running_mean", "running_var"))
+        sequence = (sequence - mean) / np.sqrt(variance + 1e-5)
+    if z_norm == "per_frame":
         centred = sequence - sequence.mean(2, keepdims=True)
         sequence = centred / np.sqrt(centred.var(2, keepdims=True) + 1e-5)
     h = np.zeros((2, 3))

@@ -250,25 +250,25 @@ def test_overrides_reach_into_the_streams():
         Experiment(),
         [
             "model.flow.alpha=4",
-            "model.rgb.delay=2",
+            "model.rgb.delays=2",
             "model.rgb.connections=2",
             "model.rgb.type=st_resnet",
             "model.type=two_stream",
         ],
     )
     assert experiment.model == TwoStreamConfig(
-        rgb=STResNetConfig(connections=2, delay=2), flow=SlowFastConfig(alpha=4)
+        rgb=STResNetConfig(connections=2, delays=(2,)), flow=SlowFastConfig(alpha=4)
     )
     assert from_yaml(to_yaml(experiment)) == experiment
-    partial = from_yaml("model: {type: two_stream, flow: {type: st_resnet, delay: 2}}")
-    assert partial.model == TwoStreamConfig(flow=STResNetConfig(delay=2))
+    partial = from_yaml("model: {type: two_stream, flow: {type: st_resnet, delays: [2]}}")
+    assert partial.model == TwoStreamConfig(flow=STResNetConfig(delays=(2,)))
 
 
 @pytest.mark.parametrize(
     ("overrides", "code", "key"),
     [
         (["model.rgb.type=two_stream"], "bad_value", "model"),
-        (["model.rgb.delay=2"], "wrong_variant", "model.rgb.delay"),
+        (["model.rgb.delays=2"], "wrong_variant", "model.rgb.delays"),
         (["model.flow.alpha=0"], "bad_value", "model.flow.alpha"),
         (["model.flow.alpha=5"], "bad_value", "data.frames"),
         (["model.rgb.alhpa=4"], "unknown_key", "model.rgb.alhpa"),

@@ -170,11 +170,11 @@ def test_another_alpha_has_the_same_shapes_and_is_told(tmp_path, checkpoint):
     ("theirs", "ours", "note"),
     [
         (P3DConfig(stage_blocks=(1, 1, 2, 1), width=8), {"blocks": "C,B,A"}, "blocks=A,B,C"),
-        (STResNetConfig(), {"delay": 2}, "delay=1"),
+        (STResNetConfig(), {"delays": (2,)}, "delays=1"),
         (
             FrameConfig(**RESNET, temporal=GruConfig(units=3)),
-            {"temporal.z_norm": True},
-            "temporal.z_norm=false",
+            {"temporal.z_norm": "per_frame"},
+            "temporal.z_norm=none",
         ),
         (TwoStreamConfig(rgb=SLOWFAST, flow=SLOWFAST), {"flow.alpha": 2}, "flow.alpha=4"),
     ],

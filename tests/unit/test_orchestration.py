@@ -6,14 +6,20 @@ import pickle
 import pytest
 import torch
 
-from kineray.config import Choice, LogUniform
+from kineray.config import Choice, LogUniform, Plugin
 from kineray.errors import CheckpointError, ConfigError, NonFiniteLossError, StorageError
 from kineray.options import WorkerOptions
 from kineray.orchestration import sweep
 from kineray.orchestration.messages import TrialTask, WorkerTask
 from kineray.orchestration.process import described, enter, failed, is_echo, is_final
 
-TASK = {"experiment": "seed: 3\n", "manifest": "/data/m.parquet", "folder": "/runs/one"}
+OWN = Plugin(
+    "own.py",
+    "own_model",
+    "/elsewhere/own.py",
+    "from kineray.config import ModelSection\n\nclass Own(ModelSection, type='own'):\n    shift: int = 1\n",
+)
+TASK = {"experiment": "model: {type: own, shift: 3}\n", "manifest": "/data/m.parquet", "folder": "/runs/one"}
 
 
 def caught(function, *arguments):
@@ -44,19 +50,17 @@ def plugin(tmp_path):
 
 
 def test_tasks_survive_json():
-    options = WorkerOptions(micro_batch=4)
-    assert WorkerTask.from_json(WorkerTask(**TASK, options=options).to_json()) == WorkerTask(
-        **TASK, options=options
-    )
-    trial = TrialTask(**TASK, options=options, cpus=2)
-    assert TrialTask.from_json(trial.to_json()) == trial
+    rest = {"options": WorkerOptions(micro_batch=4), "plugins": (OWN,)}
+    for task in (WorkerTask(**TASK, **rest), TrialTask(**TASK, **rest, cpus=2)):
+        assert type(task).from_json(task.to_json()) == task
 
 
-def test_a_process_that_enters_has_its_threads_and_its_experiment():
+def test_a_process_that_enters_has_its_threads_its_plugins_and_its_experiment(own_plugins):
+    task = WorkerTask(**TASK, options=WorkerOptions(), plugins=(OWN,))
     before = torch.get_num_threads()
     try:
-        experiment = enter(WorkerTask(**TASK, options=WorkerOptions()), cpus=1)
-        assert (experiment.seed, torch.get_num_threads()) == (3, 1)
+        experiment = enter(task, cpus=1)
+        assert (experiment.model.type, experiment.model.shift, torch.get_num_threads()) == ("own", 3, 1)
     finally:
         torch.set_num_threads(before)
 

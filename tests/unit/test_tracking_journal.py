@@ -98,8 +98,9 @@ def test_a_journal_is_deleted_only_when_ended_and_sent(tmp_path):
 def test_one_writer(tmp_path):
     journal = Journal.create(tmp_path, "r1")
     assert Journal.open_abandoned(tmp_path / "r1.jsonl") is None
-    with pytest.raises(TrackingError, match="another process is writing it"):
+    with pytest.raises(TrackingError) as error:
         Journal.create(tmp_path, "r1")
+    assert (error.value.code, error.value.key) == ("run_in_use", "r1")
     os.close(journal._descriptor)
     reopened(tmp_path / "r1.jsonl")
 

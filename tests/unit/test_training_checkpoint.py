@@ -113,8 +113,9 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path):
             return (Path.touch, (tmp_path / "owned",))
 
     torch.save({"state": Attack()}, uri / "optimizer.pt")
-    with pytest.raises(CheckpointError, match=r"optimizer\.pt: damaged"):
+    with pytest.raises(CheckpointError) as error:
         load_training_state(str(uri))
+    assert (error.value.code, error.value.key) == ("damaged", str(uri / "optimizer.pt"))
     assert not (tmp_path / "owned").exists()
 
 
@@ -203,31 +204,33 @@ def damage_preprocessing(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "code", "file"),
     [
-        (damage_truncated_weights, r"model\.safetensors: damaged"),
-        (damage_other_model, r"model\.safetensors is not of the model in experiment\.yaml"),
-        (damage_state, r"state\.json: not valid JSON"),
-        (damage_format, r"state\.json: format 99"),
-        (damage_missing, r"preprocessing\.json: No such file"),
-        (damage_preprocessing, r"preprocessing\.json: .*stride"),
+        (damage_truncated_weights, "damaged", "model.safetensors"),
+        (damage_other_model, "other_model", ""),
+        (damage_state, "damaged", "state.json"),
+        (damage_format, "other_format", "state.json"),
+        (damage_missing, None, "preprocessing.json"),
+        (damage_preprocessing, "damaged", "preprocessing.json"),
     ],
 )
-def test_damage_is_one_line_that_names_the_file(tmp_path, damage, message):
+def test_damage_is_one_line_that_names_the_file(tmp_path, damage, code, file):
     uri = save(CheckpointStore(str(tmp_path)), 1)[0]
     damage(Path(uri))
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with pytest.raises(CheckpointError) as caught:
         load_checkpoint(uri)
-    assert "\n" not in str(caught.value)
+    assert code in (caught.value.code, None)
+    assert str(caught.value).startswith(str(Path(uri, file))) and "\n" not in str(caught.value)
 
 
 def test_what_is_no_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match="no such folder; give a checkpoint folder or a run folder"):
-        load_checkpoint(str(tmp_path / "nowhere"))
-    with pytest.raises(CheckpointError, match=r"it has no state\.json"):
-        load_checkpoint(str(tmp_path))
+    for folder in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(CheckpointError) as error:
+            load_checkpoint(str(folder))
+        assert (error.value.code, error.value.key) == ("not_a_checkpoint", str(folder))
     uri = Path(save(CheckpointStore(str(tmp_path / "run")), 1)[0])
     (uri / "optimizer.pt").write_bytes(b"not a zip")
     assert not zipfile.is_zipfile(uri / "optimizer.pt")
-    with pytest.raises(CheckpointError, match=r"optimizer\.pt: damaged"):
+    with pytest.raises(CheckpointError) as error:
         load_training_state(str(uri))
+    assert (error.value.code, error.value.key) == ("damaged", str(uri / "optimizer.pt"))

@@ -8,12 +8,12 @@ from gloo import run_workers
 from torch.nn import functional as F
 
 from kineray.config import DataConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
-from kineray.data import Batch, Preprocessing
-from kineray.errors import ManifestError, NonFiniteLossError
-from kineray.models import build_model, set_batch_norm_group
-from kineray.training import build_optimizer
-from kineray.training.loop import _share
-from kineray.training.step import Stepper, clip_loss
+from kineray.data import Batch, ClipShape, Preprocessing
+from kineray.errors import ConfigError, ManifestError, NonFiniteLossError
+from kineray.models import build_model
+from kineray.training import Step, build_optimizer
+from kineray.training.recipe import Recipe
+from kineray.training.step import Stepper
 from kineray.training.synchronise import GradientSynchroniser, Workers
 
 EXPERIMENT = Experiment(
@@ -23,6 +23,12 @@ EXPERIMENT = Experiment(
     train=TrainConfig(global_batch=8, bn_group=2),
 )
 VOCABULARIES = {"verb": ("a", "b", "c"), "noun": ("x", "y")}
+
+
+def step_of(index, *, lr=0.1, **changes):
+    """A step of 4 batch-norm groups."""
+    fields = {"epoch": 0, "first": 0, "global_batch": 8, "bn_group": 2, "epochs_done": 1.0}
+    return Step(index=index, clip=ClipShape.of(EXPERIMENT.data), lr=lr, **(fields | changes))
 
 
 def global_batch(step):
@@ -48,11 +54,16 @@ def new_stepper(workers):
     torch.manual_seed(0)
     heads = {head: len(names) for head, names in VOCABULARIES.items()}
     model = build_model(EXPERIMENT.model, heads)
-    set_batch_norm_group(model, EXPERIMENT.train.bn_group)
     optimizer = build_optimizer(model, EXPERIMENT.optim)
     preprocessing = Preprocessing.from_config(EXPERIMENT.data, VOCABULARIES)
     return model, Stepper(
-        EXPERIMENT, model, optimizer, preprocessing, workers=workers, device=torch.device("cpu")
+        EXPERIMENT,
+        model,
+        optimizer,
+        preprocessing,
+        Recipe(EXPERIMENT),
+        workers=workers,
+        device=torch.device("cpu"),
     )
 
 
@@ -60,9 +71,9 @@ def updated(rank, size, micro_batch, steps=2):
     """State and losses after some steps of this worker."""
     torch.set_num_threads(1)
     model, stepper = new_stepper(Workers(rank, size))
-    positions = _share(EXPERIMENT, rank, size)
+    positions = step_of(0).share(rank, size)
     batches = micro_batches(steps, positions, micro_batch)
-    losses = [stepper.run(step, 0.1, positions, batches).loss for step in range(steps)]
+    losses = [stepper.run(step_of(step), positions, batches).loss for step in range(steps)]
     return {key: value.numpy() for key, value in model.state_dict().items()}, losses
 
 
@@ -117,13 +128,18 @@ def test_loss_is_the_mean_over_the_global_batch(four_micro_batches):
     torch.manual_seed(0)
     model = build_model(no_dropout.model, {"verb": 3, "noun": 2})
     plain = copy.deepcopy(model)
-    set_batch_norm_group(model, 2)
     preprocessing = Preprocessing.from_config(EXPERIMENT.data, VOCABULARIES)
     optimizer = build_optimizer(model, EXPERIMENT.optim)
     stepper = Stepper(
-        no_dropout, model, optimizer, preprocessing, workers=Workers(), device=torch.device("cpu")
+        no_dropout,
+        model,
+        optimizer,
+        preprocessing,
+        Recipe(no_dropout),
+        workers=Workers(),
+        device=torch.device("cpu"),
     )
-    result = stepper.run(0, 0.0, range(8), micro_batches(1, range(8), 4))
+    result = stepper.run(step_of(0, lr=0.0), range(8), micro_batches(1, range(8), 4))
 
     clips, labels = global_batch(0)
     total = torch.zeros(())
@@ -137,18 +153,6 @@ def test_loss_is_the_mean_over_the_global_batch(four_micro_batches):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_clip_loss():
-    logits = {"verb": torch.randn(4, 3), "noun": torch.randn(4, 2)}
-    labels = {"verb": torch.tensor([0, 1, 2, -1]), "noun": torch.tensor([1, -1, 0, -1])}
-    losses = clip_loss(logits, labels)
-    assert losses.shape == (4,)
-    assert losses[3] == 0
-    assert losses[1] == F.cross_entropy(logits["verb"][1], torch.tensor(1))
-    expected = F.cross_entropy(logits["verb"][:3], labels["verb"][:3], reduction="sum")
-    expected += F.cross_entropy(logits["noun"][[0, 2]], torch.tensor([1, 0]), reduction="sum")
-    torch.testing.assert_close(losses.sum(), expected)
-
-
 def test_bfloat16_is_close_to_float32():
     experiment = EXPERIMENT.model_copy(
         update={"train": EXPERIMENT.train.model_copy(update={"precision": "bfloat16"})}
@@ -157,13 +161,18 @@ def test_bfloat16_is_close_to_float32():
     for value in (EXPERIMENT, experiment):
         torch.manual_seed(0)
         model = build_model(value.model, {"verb": 3, "noun": 2})
-        set_batch_norm_group(model, 2)
         optimizer = build_optimizer(model, value.optim)
         preprocessing = Preprocessing.from_config(value.data, VOCABULARIES)
         stepper = Stepper(
-            value, model, optimizer, preprocessing, workers=Workers(), device=torch.device("cpu")
+            value,
+            model,
+            optimizer,
+            preprocessing,
+            Recipe(value),
+            workers=Workers(),
+            device=torch.device("cpu"),
         )
-        losses.append(stepper.run(0, 0.1, range(8), micro_batches(1, range(8), 2)).loss)
+        losses.append(stepper.run(step_of(0), range(8), micro_batches(1, range(8), 2)).loss)
         assert {p.dtype for p in model.state_dict().values()} == {torch.float32, torch.int64}
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
@@ -173,7 +182,7 @@ def poisoned(rank, size):
     """A step in which the logits of clip 5 are not finite; returns what was raised, and if nothing moved."""
     model, stepper = new_stepper(Workers(rank, size))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    positions = _share(EXPERIMENT, rank, size)
+    positions = step_of(0).share(rank, size)
     parts = []
     for batch in micro_batches(1, positions, 2):
         if "clip5" in batch.ids:
@@ -186,9 +195,9 @@ def poisoned(rank, size):
             yield batch
 
     with pytest.raises(NonFiniteLossError) as caught:
-        stepper.run(6, 0.1, positions, batches())
+        stepper.run(step_of(6), positions, batches())
     same = all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    return str(caught.value), same
+    return caught.value, same
 
 
 POISON = [False]
@@ -205,21 +214,21 @@ def _blow_up(_module, _inputs, logits):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_loss_that_is_not_finite_stops_every_worker_and_changes_nothing(size, tmp_path):
-    for message, unchanged in run_workers(poisoned, size, tmp_path):
-        assert message.startswith("step 7: the loss is nan for samples clip5;")
-        assert "\n" not in message
+    for error, unchanged in run_workers(poisoned, size, tmp_path):
+        assert (error.code, error.key) == ("loss_not_finite", "step 7")
+        assert "samples clip5;" in str(error)
         assert unchanged
 
 
 def data_ends(rank, size):
     _, stepper = new_stepper(Workers(rank, size))
-    positions = _share(EXPERIMENT, rank, size)
+    positions = step_of(0).share(rank, size)
 
     def batches():
         yield from list(micro_batches(1, positions, 2))[: 1 if rank == 1 else None]
         raise ManifestError("8 clips in a row cannot be decoded")
 
-    stepper.run(0, 0.1, positions, batches())
+    stepper.run(step_of(0), positions, batches())
 
 
 @pytest.mark.slow
@@ -234,7 +243,7 @@ def synchronised(rank, size, *bucket_sizes):
 
 
 def summed_gradients(rank, size, bucket_bytes):
-    """Gradients of a net with an unused, a late and a frozen parameter."""
+    """Gradients of a net with an unused parameter, a frozen one, and one that the last worker alone uses."""
     torch.manual_seed(0)
     parameters = [torch.nn.Parameter(torch.randn(n)) for n in (5, 300, 7, 1, 40)]
     parameters[3].requires_grad_(False)
@@ -246,7 +255,8 @@ def summed_gradients(rank, size, bucket_bytes):
         for micro in range(rank + 1):  # unequal numbers of micro-batches
             if micro == rank:
                 synchroniser.arm()
-            loss = sum((p * (rank + 1)).sum() for i, p in enumerate(parameters) if i not in (2, 3))
+            unused = (2, 3) if rank == size - 1 else (2, 3, 4)
+            loss = sum((p * (rank + 1)).sum() for i, p in enumerate(parameters) if i not in unused)
             loss.backward()
         synchroniser.finish()
         sums.append([None if p.grad is None else p.grad.numpy() for p in parameters])
@@ -255,14 +265,15 @@ def summed_gradients(rank, size, bucket_bytes):
 
 @pytest.mark.slow
 def test_gradients_are_summed_whatever_the_buckets(tmp_path):
-    expected = sum((rank + 1) * (rank + 1) for rank in range(3))
+    expected = [(rank + 1) * (rank + 1) for rank in range(3)]
     for sums in run_workers(synchronised, 3, tmp_path, 1, 200, 2**20):
         assert list(sums) == [1, 200, 2**20]
         for bucket_bytes, both in sums.items():
             for gradients in both:
-                for index in (0, 1, 4):
-                    assert (gradients[index] == expected).all(), bucket_bytes
-                assert (gradients[2] == 0).all(), bucket_bytes  # reached by no worker
+                for index in (0, 1):
+                    assert (gradients[index] == sum(expected)).all(), bucket_bytes
+                assert (gradients[4] == expected[-1]).all(), bucket_bytes
+                assert gradients[2] is None, bucket_bytes  # reached by no worker
                 assert gradients[3] is None
 
 
@@ -274,3 +285,56 @@ def test_workers_need_their_group():
     alone.sum_(tensor)
     assert tensor.tolist() == [1, 1]
     assert alone.gather("x") == ["x"]
+
+
+class Unused(torch.nn.Module):
+    """A network of which some parameters are never reached."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = torch.nn.Linear(3, 3)
+        self.unused = torch.nn.Linear(3, 3)
+
+    def forward(self, clips_bcthw):
+        return {"verb": self.used(clips_bcthw.mean((2, 3, 4)))}
+
+
+def trained_in_part(rank, size, trained):
+    """The weights before and after two steps with weight decay."""
+    torch.manual_seed(0)
+    model = Unused()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    optimizer = build_optimizer(model, SgdConfig(weight_decay=0.5))
+    preprocessing = Preprocessing.from_config(EXPERIMENT.data, {"verb": VOCABULARIES["verb"]})
+    workers = Workers(rank, size)
+    stepper = Stepper(
+        EXPERIMENT,
+        model,
+        optimizer,
+        preprocessing,
+        Recipe(EXPERIMENT),
+        workers=workers,
+        device=torch.device("cpu"),
+    )
+    steps = [step_of(0, trained=trained), step_of(1, trained=trained)]
+    positions = steps[0].share(rank, size)
+    batches = micro_batches(2, positions, 2)
+    for step in steps:
+        stepper.run(step, positions, batches)
+    return before, {name: value.detach() for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trained", [None, ("*.bias",), ("used.weight", "nothing.*")])
+def test_only_what_is_reached_and_trained_changes(size, trained, tmp_path):
+    """Neither decay nor momentum moves the others, however many workers there are."""
+    for before, after in run_workers(trained_in_part, size, tmp_path, trained):
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        wanted = {None: {"used.weight", "used.bias"}, ("*.bias",): {"used.bias"}}
+        assert changed == wanted.get(trained, {"used.weight"})
+
+
+def test_a_step_must_train_something():
+    with pytest.raises(ConfigError) as error:
+        trained_in_part(0, 1, ("slow.*", "nothing"))
+    assert (error.value.code, error.value.key) == ("nothing_trained", "slow.*, nothing")

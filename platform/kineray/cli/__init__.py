@@ -1,4 +1,4 @@
-"""The command line: verbs parse, call one function, and print. Imports here stay light."""
+"""The command line. A verb is one file: options -> one public function -> its result -> text or JSON."""
 
 from kineray.cli.app import main, run
 

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.data import data
-from kineray.cli.demo import demo
-from kineray.cli.doctor import doctor
-from kineray.cli.evaluate import evaluate, predict
-from kineray.cli.export import export
-from kineray.cli.models import models
-from kineray.cli.runs import runs
-from kineray.cli.serve import promote, rollback, serve
-from kineray.cli.sweep import sweep
-from kineray.cli.train import train, train_experiment
+from kineray.cli.errors import called, one_line
+from kineray.cli.verbs import add_verbs
 from kineray.errors import KinerayError
 
 if TYPE_CHECKING:
@@ -40,10 +32,7 @@ def cli(verbose: bool) -> None:
     )
 
 
-for verb in (doctor, demo, data, models, train, sweep, evaluate, runs):
-    cli.add_command(verb)
-for verb in (promote, rollback, serve, predict, export):
-    cli.add_command(verb)
+add_verbs(cli, "kineray.cli")
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +47,12 @@ def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None
     ``kineray train experiments/slowfast.py optim.lr=0.05 --workers 2``. ``smoke`` is the small
     experiment that ``--smoke`` runs, on video files that kineray makes.
     """
-    _run(train_experiment, [*sys.argv[1:]], obj={"experiment": experiment, "smoke": smoke})
+    from kineray.cli.train import train_experiment
+    from kineray.config.plugins import is_loading
+
+    if is_loading():  # the script is read for what it defines
+        return
+    _run(train_experiment, sys.argv[1:], obj={"experiment": experiment, "smoke": smoke})
 
 
 def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) -> None:
@@ -74,7 +68,8 @@ def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) 
         click.echo(f"kineray: {' '.join(error.format_message().split())}", err=True)
         sys.exit(2)
     except KinerayError as error:
-        click.echo(f"kineray: {' '.join(str(error).split())}", err=True)
+        words = tuple(sys.argv[1:] if arguments is None else arguments)
+        click.echo(f"kineray: {one_line(error, called(command, words))}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"ray", "mlflow", "optuna"}:

@@ -13,30 +13,39 @@ from typing import Any
 import click
 
 from kineray.cli.launch import SMOKE_DATA
-from kineray.cli.output import duration, near, note
+from kineray.cli.output import DEFAULT_STORAGE, duration, near, note
 from kineray.errors import KinerayError
 
 SCRIPT = "experiments/slowfast.py"
 
 
-@click.command(short_help="Train, evaluate, promote and serve a small SlowFast on made videos.")
+@click.command(name="demo", short_help="Train, evaluate, promote and serve a small SlowFast on made videos.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--storage", default="./runs", show_default=True)
-def demo(port: int, storage: str) -> None:
+@click.option("--storage", default=DEFAULT_STORAGE, show_default=True, metavar="URI")
+def command(port: int, storage: str) -> None:
     """Make videos, train with two workers, evaluate, promote, serve, and classify a held-out clip."""
     if not Path(SCRIPT).exists():
-        raise KinerayError(f"{SCRIPT}: not here; run the demo from the root of the kineray repository")
+        raise KinerayError(
+            "not here",
+            code="not_in_repository",
+            key=SCRIPT,
+            remedy="run the demo from the root of the kineray repository",
+        )
     started = time.monotonic()
     _check_port(port)
-    place = [] if storage == "./runs" else ["--storage", storage]
+    storage_flag = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
     manifest = f"{SMOKE_DATA}/manifest.parquet"
     _kineray("data", "synth", SMOKE_DATA)
-    outcome = _kineray("train", SCRIPT, "--smoke", f"data.manifest={manifest}", "--workers", "2", *place)
-    evaluation = _kineray("eval", near(outcome["best_checkpoint"]), "--views", "3", "--crops", "1", *place)
+    outcome = _kineray(
+        "train", SCRIPT, "--smoke", f"data.manifest={manifest}", "--workers", "2", *storage_flag
+    )
+    evaluation = _kineray(
+        "eval", near(outcome["best_checkpoint"]), "--views", "3", "--crops", "1", *storage_flag
+    )
     top1 = evaluation["metrics"]["action/top1"]
-    _kineray("promote", outcome["name"], *place)
+    _kineray("promote", outcome["name"], *storage_flag)
     truth, clip = _held_out(manifest)
-    with _Service(port, place) as url:
+    with _Service(port, storage_flag) as url:
         _show_command("curl", "--data-binary", f"@{near(str(clip))}", f"{url}/v1/predict")
         with _open(f"{url}/v1/predict", clip.read_bytes()) as response:
             answer = json.load(response)
@@ -49,18 +58,22 @@ def demo(port: int, storage: str) -> None:
     click.echo(f"truth                       {truth}")
     click.echo(f"time                        {duration(time.monotonic() - started)}")
     click.echo("\nnext:")
-    for command in (
+    for then in (
         "kineray runs",
         f"kineray runs show {outcome['name']}",
         f"kineray sweep {SCRIPT} --smoke --trials 6",
         "kineray serve",
         "kineray data import FOLDER_OF_CLASS_FOLDERS",
     ):
-        click.echo(f"  {command}")
+        click.echo(f"  {then}")
     if top1 < 0.9:
-        raise KinerayError(f"the demo reached {top1:.1%} validation top-1; at least 90 % was expected")
+        raise KinerayError(
+            f"the demo reached {top1:.1%} validation top-1; at least 90 % was expected", code="demo_failed"
+        )
     if best["label"] != truth:
-        raise KinerayError(f"the served model called {clip} {best['label']}; it is {truth}")
+        raise KinerayError(
+            f"the served model called it {best['label']}; it is {truth}", code="demo_failed", key=clip
+        )
 
 
 def _check_port(port: int) -> None:
@@ -68,7 +81,12 @@ def _check_port(port: int) -> None:
 
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise KinerayError(f"port {port} is in use on 127.0.0.1; pass --port, or stop what listens there")
+            raise KinerayError(
+                f"port {port} is in use on 127.0.0.1",
+                code="port_in_use",
+                key="port",
+                remedy="pass another `port`, or stop what listens there",
+            )
 
 
 def _show_command(*words: str) -> None:
@@ -81,7 +99,11 @@ def _kineray(*words: str) -> dict[str, Any]:
         [sys.executable, "-m", "kineray", *words, "--json"], stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
-        raise KinerayError(f"'kineray {words[0]}' ended with exit code {done.returncode}; see above")
+        raise KinerayError(
+            f"'kineray {words[0]}' ended with exit code {done.returncode}",
+            code="demo_failed",
+            remedy="see its message above",
+        )
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -102,9 +124,9 @@ def _open(url: str, body: bytes | None = None) -> Any:
 class _Service:
     """``kineray serve`` in a process of its own, ready when the context is entered."""
 
-    def __init__(self, port: int, place: list[str]) -> None:
+    def __init__(self, port: int, storage_flag: list[str]) -> None:
         self._url = f"http://127.0.0.1:{port}"
-        self._command = ["serve", *([] if port == 8000 else ["--port", str(port)]), *place]
+        self._command = ["serve", *([] if port == 8000 else ["--port", str(port)]), *storage_flag]
 
     def __enter__(self) -> str:
         _show_command("kineray", *self._command)
@@ -119,7 +141,9 @@ class _Service:
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.5)
         self.__exit__()
-        raise KinerayError("'kineray serve' did not become ready; see above")
+        raise KinerayError(
+            "'kineray serve' did not become ready", code="demo_failed", remedy="see its message above"
+        )
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:

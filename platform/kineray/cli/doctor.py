@@ -27,11 +27,32 @@ class Finding:
     needed: bool = True
 
 
-@click.command(short_help="Check this machine: what is here, what is missing, how to fix it.")
+@dataclass(frozen=True)
+class Report:
+    """All findings. ``healthy``: nothing that a run needs is missing."""
+
+    healthy: bool
+    checks: tuple[Finding, ...]
+
+
+@click.command(name="doctor", short_help="Check this machine: what is here, what is missing, how to fix it.")
 @storage_option
 @json_option
-def doctor(storage: str, as_json: bool) -> int:
+def command(storage: str, as_json: bool) -> int:
     """One line each for what a run needs, with a fix for what is wrong; exit code 1 if something is."""
+    report = examine(storage)
+    lines = [
+        f"{'ok  ' if f.ok else 'FAIL' if f.needed else 'warn'} {f.what:<12} {f.detail}"
+        + (f"\n     fix: {f.fix}" if not f.ok and f.fix else "")
+        for f in report.checks
+    ]
+    then = ("kineray demo",) if report.healthy else ()
+    show(report, "\n".join(lines), as_json=as_json, then=then)
+    return 0 if report.healthy else 1
+
+
+def examine(storage: str) -> Report:
+    """Check this machine and ``storage``; what is missing or broken is a finding, never an error."""
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
         _torch,
@@ -42,20 +63,8 @@ def doctor(storage: str, as_json: bool) -> int:
         lambda: _storage(storage),
         lambda: _s3(storage),
     )
-    findings = [_guarded(check) for check in checks]
-    lines = [
-        f"{'ok  ' if f.ok else 'FAIL' if f.needed else 'warn'} {f.what:<12} {f.detail}"
-        + (f"\n     fix: {f.fix}" if not f.ok and f.fix else "")
-        for f in findings
-    ]
-    healthy = all(f.ok or not f.needed for f in findings)
-    show(
-        {"healthy": healthy, "checks": [vars(f) for f in findings]},
-        "\n".join(lines),
-        as_json=as_json,
-        then=("kineray demo",) if healthy else (),
-    )
-    return 0 if healthy else 1
+    findings = tuple(_guarded(check) for check in checks)
+    return Report(all(finding.ok or not finding.needed for finding in findings), findings)
 
 
 def _guarded(check: Callable[[], Finding]) -> Finding:
@@ -171,7 +180,7 @@ def _s3(storage: str) -> Finding:
 
     probe = store.join(storage, ".kineray-doctor")
     try:
-        with store.patience(10):  # rather tell soon than wait for a server that restarts
+        with store.patience(10):  # an early answer rather than a wait for a server that restarts
             store.write_bytes(probe, b"ok")
             store.delete_file(probe)
     except StorageError as error:

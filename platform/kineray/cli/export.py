@@ -1,24 +1,28 @@
 """``kineray export``."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from kineray.cli.evaluate import check_writable, find_checkpoint
 from kineray.cli.output import json_option, near, note, show, storage_option
-from kineray.errors import ExportError
+from kineray.cli.plugins import plugin_option
 
 if TYPE_CHECKING:
     from kineray.evaluation.export import Format
 
 
-@click.command(short_help="Write a checkpoint's model as ONNX or as PyTorch's exported program.")
+@click.command(
+    name="export", short_help="Write a checkpoint's model as ONNX or as PyTorch's exported program."
+)
 @click.argument("checkpoint")
-@click.option("--format", "file_format", type=click.Choice(["onnx", "pt2"]), required=True)
+@click.option(
+    "--format", type=click.Choice(["onnx", "pt2"]), help="Format of the file [default: the ending of FILE]."
+)
 @click.option("--out", required=True, metavar="FILE", help="Its name ends in .onnx or .pt2.")
 @storage_option
 @json_option
-def export(checkpoint: str, file_format: str, out: str, storage: str, as_json: bool) -> None:
+@plugin_option
+def command(checkpoint: str, format: "Format | None", out: str, storage: str, as_json: bool) -> None:
     """Write the model of CHECKPOINT (a checkpoint or run folder, a run's name, or s3://...) as one file.
 
     It takes normalised clips, float32 [batch, C, T, H, W] of any batch size, and gives the logits of each
@@ -32,32 +36,16 @@ def export(checkpoint: str, file_format: str, out: str, storage: str, as_json: b
     extra = {"preprocessing.json": "", "labels.json": ""}
     model = torch.export.load(FILE, extra_files=extra).module()
     """
-    if not out.endswith(f".{file_format}"):
-        raise ExportError(f"--out {out}: the name of such a file must end in .{file_format}")
-    from kineray.evaluation import check_onnx
-    from kineray.evaluation import export as run_export
-    from kineray.training import load_checkpoint
+    from kineray.evaluation import export
 
-    if file_format == "onnx":
-        check_onnx()
-    loaded = load_checkpoint(find_checkpoint(checkpoint, storage))
-    check_writable(out)
-    note(f"exporting {near(loaded.uri)}; a large model takes minutes")
-    made = run_export(loaded, out, cast("Format", file_format))
-    result = {
-        "file": made.uri,
-        "format": made.format,
-        "bytes": made.bytes,
-        "checkpoint": loaded.uri,
-        "weights_sha256": loaded.weights_sha256,
-        "input": {"name": "clips", "shape": ["batch", *made.shape], "dtype": "float32"},
-        "outputs": {head: ["batch", classes] for head, classes in made.heads.items()},
-        "largest_difference": made.difference,
-    }
+    def on_start(uri: str) -> None:
+        note(f"exporting {near(uri)}; a large model takes minutes")
+
+    made = export(checkpoint, out, format=format, storage=storage, on_start=on_start)
     outputs = ", ".join(f"{head} [batch, {classes}]" for head, classes in made.heads.items())
     lines = [
-        f"{near(made.uri)}: {made.bytes / 1e6:.1f} MB, logits within {made.difference:.1g} of the model's",
+        f"{near(made.file)}: {made.bytes / 1e6:.1f} MB, logits within {made.difference:.1g} of the model's",
         f"clips float32 [batch, {', '.join(map(str, made.shape))}] -> {outputs}",
     ]
     then = ("kineray export --help  (how to load it, and where its preprocessing and labels are)",)
-    show(result, "\n".join(lines), as_json=as_json, then=then)
+    show(made, "\n".join(lines), as_json=as_json, then=then)

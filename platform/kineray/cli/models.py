@@ -1,16 +1,20 @@
 """``kineray models`` and ``kineray models show``."""
 
-from collections.abc import Sequence
+import json
+from dataclasses import replace
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import json_option, note, show, table
+from kineray.cli.output import json_option, show, table
+from kineray.cli.plugins import plugin_option
 
 if TYPE_CHECKING:
-    from kineray.models import Cost, ModelPreset, Summary
+    from kineray.models import ModelPreset, Summary
 
-_UNITS = """parameters: millions, with 400 classes
+_CLASSES = 400  # of the one head that models are listed with
+_UNITS = f"""parameters: millions, with {_CLASSES} classes
 GFLOPs: billions of multiply-adds of one view in convolutions and linear layers, which papers quote
 attention: further ones, between activations (non-local blocks, attention)
 stride: from frame to frame of a clip, at 30 a second; or how they are spread (data.sampling)
@@ -18,7 +22,22 @@ stride: from frame to frame of a clip, at 30 a second; or how they are spread (d
 _COLUMNS = ("name", "parameters", "GFLOPs", "attention", "input", "stride", "study", "source")
 
 
+class ClipSize(click.ParamType[tuple[int, int]]):
+    """Frames and side in pixels, written like 32x256."""
+
+    name = "clip"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        parts = str(value).split("x")
+        if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+            self.fail(f"{value!r} is not FRAMESxSIDE, as in 32x256", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
 @click.group(invoke_without_command=True, short_help="List the published models, or show one.")
+@plugin_option
 @json_option
 @click.pass_context
 def models(context: click.Context, as_json: bool) -> None:
@@ -26,143 +45,135 @@ def models(context: click.Context, as_json: bool) -> None:
     context.obj = as_json
     if context.invoked_subcommand is not None:
         return
-    from kineray.models import list_models, model_presets, summarise
-
-    if as_json:
-        found = [_facts(name, preset, summarise(name)) for name, preset in sorted(model_presets().items())]
-        show({"models": found}, "", as_json=True)
-        return
-    click.echo(_UNITS)
-    # A network takes a fraction of a second: rows are printed as they are ready, in columns for all of them.
-    known = {name: _row(name, preset) for name, preset in model_presets().items()}
-    widths = [max(len(column), *(len(row[column]) for row in known.values())) for column in _COLUMNS]
-    _echo_row(_COLUMNS, widths)
-    for name in list_models():
-        row = known[name] | _costs(summarise(name))
-        _echo_row([row[column] for column in _COLUMNS], widths)
-    note("next:")
-    note(f"  kineray models show {list_models()[0]}")
+    listed = _listed()
+    text = f"{_UNITS}\n{table([_row(model) for model in listed], _COLUMNS)}"
+    show({"models": listed}, text, as_json=as_json, then=(f"kineray models show {listed[0]['name']}",))
 
 
 @models.command(name="show")
 @click.argument("name")
+@click.option(
+    "--classes", type=click.IntRange(1), default=_CLASSES, show_default=True, help="Classes of its one head."
+)
+@click.option(
+    "--clip",
+    type=ClipSize(),
+    metavar="FRAMESxSIDE",
+    help="Frames and side in pixels of its clips, such as 32x256 [default: those it was published with].",
+)
 @json_option
 @click.pass_obj
-def show_model(json_of_group: bool, name: str, as_json: bool) -> None:
+def show_model(
+    json_of_group: bool, name: str, classes: int, clip: tuple[int, int] | None, as_json: bool
+) -> None:
     """Explain the model NAME block by block: what it is, its shapes, parameters and multiply-adds."""
     from kineray.config import overrides_of
     from kineray.models import find_preset, summarise
+    from kineray.models.catalogue import facts
 
     preset = find_preset(name)
-    summary = summarise(name)
+    if clip is not None:
+        preset = replace(preset, frames=clip[0], side=clip[1])
+    summary = summarise(name, (preset.channels, preset.frames, preset.side, preset.side), classes=classes)
+    model = facts(name, preset, summary)
     overrides = overrides_of(preset.config, "model")
+    result = {**model, "classes": classes, "overrides": overrides, "parts": _parts(summary)}
+    words = ["data.manifest=MANIFEST", *preset.clip_overrides(), *overrides]
+    then = (
+        f"kineray train experiments/{preset.study or 'SCRIPT'}.py {' '.join(words)}",
+        f"python -c \"import kineray; print(kineray.create_model('{name}', heads={{'action': {classes}}}))\"",
+        "kineray models",
+    )
+    text = _explained(model, preset, summary, classes, overrides)
+    show(result, text, as_json=as_json or json_of_group, then=then)
+
+
+def _listed() -> list[dict[str, Any]]:
+    """The catalogue that kineray keeps, and the models of plug-ins, which are counted now."""
+    from kineray.config import ModelSection, variants
+
+    kept = json.loads(files("kineray").joinpath("models/catalogue.json").read_text())
+    if set(variants(ModelSection)) - {model["type"] for model in kept}:
+        from kineray.models import list_models
+        from kineray.models.catalogue import describe
+
+        names = {model["name"] for model in kept}
+        kept += [describe(name) for name in list_models() if name not in names]
+    return sorted(kept, key=lambda model: model["name"])
+
+
+def _row(model: dict[str, Any]) -> dict[str, str]:
+    return {
+        "name": model["name"],
+        "parameters": f"{model['parameters'] / 1e6:.2f}",
+        "GFLOPs": _giga(model["gflops"]),
+        "attention": _giga(model["gflops_attention"]),
+        "input": _size(model),
+        "stride": str(model["stride"] or model["sampling"]),
+        "study": model["study"] or "-",
+        "source": model["source"],
+    }
+
+
+def _explained(
+    model: dict[str, Any], preset: "ModelPreset", summary: "Summary", classes: int, overrides: list[str]
+) -> str:
+    row = _row(model)
+    has_attention = summary.cost.attention > 0
+    more = f", {row['attention']} more in attention" if has_attention else ""
+    columns = ["part", "is", "output", "parameters", "GFLOPs", *["attention"] * has_attention]
     rows = [
         {
             "part": part.name,
             "is": part.kind,
             "output": " ".join("x".join(map(str, shape)) for shape in part.outputs) or None,
             "parameters": f"{part.parameters:,}",
-            "GFLOPs": _giga(part.cost.weighted),
-            "attention": _giga(part.cost.attention),
+            "GFLOPs": _giga(part.cost.weighted / 1e9),
+            "attention": _giga(part.cost.attention / 1e9),
         }
         for part in summary.parts
     ]
-    costs = _costs(summary)
-    more = f", {costs['attention']} more in attention" if summary.cost.attention else ""
-    columns = (
-        "part",
-        "is",
-        "output",
-        "parameters",
-        "GFLOPs",
-        *(("attention",) if summary.cost.attention else ()),
-    )
+    study = f"; study: {preset.study}" if preset.study else ""
     lines = [
-        f"{name}: {preset.source}; study: {preset.study}",
-        f"clip: {_size(preset)} (channels x frames x height x width), {_stride(preset)}",
-        f"{summary.parameters:,} parameters with 400 classes",
-        f"{costs['GFLOPs']} GFLOPs (multiply-adds of convolutions and linear layers){more}",
+        f"{row['name']}: {preset.source}{study}",
+        f"clip: {row['input']} (channels x frames x height x width), {_stride(preset)}",
+        f"{summary.parameters:,} parameters with {classes} classes",
+        f"{row['GFLOPs']} GFLOPs (multiply-adds of convolutions and linear layers){more}",
         f"configuration: {' '.join(overrides)}",
         "",
-        table(rows, columns),
+        table(rows, tuple(columns)),
     ]
-    parts = [
+    return "\n".join(lines)
+
+
+def _parts(summary: "Summary") -> list[dict[str, Any]]:
+    return [
         {
             "name": part.name,
             "kind": part.kind,
             "outputs": part.outputs,
             "parameters": part.parameters,
-            **_gflops(part.cost),
+            "gflops": part.cost.weighted / 1e9,
+            "gflops_attention": part.cost.attention / 1e9,
         }
         for part in summary.parts
     ]
-    result = _facts(name, preset, summary) | {"overrides": overrides, "parts": parts}
-    words = ["data.manifest=MANIFEST", *preset.clip_overrides(), *overrides]
-    then = (
-        f"kineray train experiments/{preset.study}.py {' '.join(words)}",
-        f"python -c \"import kineray; print(kineray.create_model('{name}', heads={{'action': 400}}))\"",
-        "kineray models",
-    )
-    show(result, "\n".join(lines), as_json=as_json or json_of_group, then=then)
 
 
-def _facts(name: str, preset: "ModelPreset", summary: "Summary") -> dict[str, Any]:
-    return {
-        "name": name,
-        "parameters": summary.parameters,
-        **_gflops(summary.cost),
-        "channels": preset.channels,
-        "frames": preset.frames,
-        "side": preset.side,
-        "sampling": preset.sampling,
-        "stride": preset.stride,
-        "source": preset.source,
-        "study": preset.study,
-    }
-
-
-def _gflops(cost: "Cost") -> dict[str, float]:
-    return {"gflops": cost.weighted / 1e9, "gflops_attention": cost.attention / 1e9}
-
-
-def _row(name: str, preset: "ModelPreset") -> dict[str, str]:
-    """What is known without building the network."""
-    return {
-        "name": name,
-        "parameters": "",
-        "GFLOPs": "",
-        "attention": "",
-        "input": _size(preset),
-        "stride": str(preset.stride) if preset.stride else preset.sampling,
-        "study": preset.study,
-        "source": preset.source,
-    }
-
-
-def _costs(summary: "Summary") -> dict[str, str]:
-    return {
-        "parameters": f"{summary.parameters / 1e6:.2f}",
-        "GFLOPs": _giga(summary.cost.weighted),
-        "attention": _giga(summary.cost.attention),
-    }
-
-
-def _giga(count: int) -> str:
-    if count == 0:
+def _giga(billions: float) -> str:
+    if billions == 0:
         return "-"
-    return f"{count / 1e9:.2f}" if count >= 0.005e9 else "<0.01"
+    return f"{billions:.2f}" if billions >= 0.005 else "<0.01"
 
 
-def _size(preset: "ModelPreset") -> str:
-    return f"{preset.channels}x{preset.frames}x{preset.side}x{preset.side}"
+def _size(model: dict[str, Any]) -> str:
+    return f"{model['channels']}x{model['frames']}x{model['side']}x{model['side']}"
 
 
 def _stride(preset: "ModelPreset") -> str:
     if preset.frames == 1:
-        return "one picture"
+        return "one frame"
     return f"{preset.sampling} sampling" + (f", frames {preset.stride}/30 s apart" if preset.stride else "")
 
 
-def _echo_row(cells: Sequence[str], widths: Sequence[int]) -> None:
-    padded = (text.ljust(width) for text, width in zip(cells, widths, strict=True))
-    click.echo("  ".join(padded).rstrip())
+command = models

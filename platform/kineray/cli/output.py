@@ -1,40 +1,55 @@
-"""What commands print: results on stdout, everything else on stderr."""
+"""What verbs share: options, and printing. Results go to stdout, everything else to stderr."""
 
+import dataclasses
 import json
-import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from kineray.training import Event
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_STORAGE = "./runs"
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 storage_option = click.option(
     "--storage",
     envvar="KINERAY_STORAGE",
-    default="./runs",
+    default=DEFAULT_STORAGE,
     show_default=True,
     metavar="URI",
     help="Folder or s3:// prefix of all runs (or KINERAY_STORAGE).",
 )
-workers_option = click.option(
-    "--workers", type=click.IntRange(1), help="Processes that read videos [default: one per core]."
+decoders_option = click.option(
+    "--decoders", type=click.IntRange(1), help="Processes that decode [default: one per core]."
 )
 views_option = click.option(
     "--views", type=click.IntRange(1), default=1, show_default=True, help="Clips along time."
 )
-crops_option = click.option(
-    "--crops",
-    type=click.Choice(["1", "3"]),
-    default="1",
-    show_default=True,
-    help="Spatial crops of each view.",
+top_k_option = click.option(
+    "--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes of each head."
 )
+model_option = click.option(
+    "--model", "model_name", default="video-classifier", show_default=True, help="Name in the model registry."
+)
+
+
+def crops_option(default: str) -> Callable[[Command], Command]:
+    """``--crops``, with the verb's default."""
+    return click.option(
+        "--crops",
+        type=click.Choice(["1", "3"]),
+        default=default,
+        show_default=True,
+        help="Spatial crops of each view.",
+    )
 
 
 class Size(click.ParamType[int]):
@@ -51,16 +66,44 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-def show(result: Any, text: str, *, as_json: bool, then: tuple[str, ...] = ()) -> None:
+class SettingOption(click.Option):
+    """An option whose default is that of the same field of ``Settings`` in ``module``.
+
+    The module is imported when the default is needed: that takes too long for every command's start.
+    """
+
+    def __init__(self, *names: Any, module: str, **more: Any) -> None:
+        super().__init__(*names, **more | {"show_default": True})
+        self._module = module
+
+    def get_default(self, ctx: click.Context, call: bool = True) -> Any:
+        """The field's default."""
+        return getattr(import_module(self._module).Settings(), self.name)
+
+
+def show(result: Any, text: str, *, as_json: bool, then: Sequence[str] = ()) -> None:
     """Print ``result`` as one JSON object, or ``text`` and, on stderr, the commands that come next."""
     if as_json:
-        click.echo(json.dumps(result, indent=2, default=str))
+        click.echo(json.dumps(json_of(result), indent=2, default=str))
         return
     click.echo(text)
     if then:
         note("next:")
         for command in then:
             note(f"  {command}")
+
+
+def json_of(result: Any) -> Any:
+    """What ``--json`` prints of a result: its own ``to_json()``, or a dataclass's fields by name."""
+    if hasattr(result, "to_json"):
+        return result.to_json()
+    is_value = dataclasses.is_dataclass(result) and not isinstance(result, type)
+    return dataclasses.asdict(result) if is_value else result
+
+
+def as_row(value: Any) -> dict[str, Any]:
+    """A dataclass as a row of ``table``."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def note(text: str) -> None:
@@ -84,7 +127,7 @@ def near(location: str) -> str:
 
 def at(storage: str) -> str:
     """The flag that a next command needs to find the same runs."""
-    return "" if storage == "./runs" else f" --storage {storage}"
+    return "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
@@ -146,7 +189,11 @@ class TrainingProgress:
                     )
             case ValidationEvent():
                 shown = "  ".join(f"{key} {value:.4f}" for key, value in event.metrics.items())
-                self._line(f"{prefix}validation after epoch {event.epoch}: {shown}")
+                if f"val/{event.score_name}" not in event.metrics:
+                    shown += f"  score {event.score:.4f} ({event.score_name})"
+                how = "" if event.precision == "float32" else f" in {event.precision}"
+                how += "" if event.weights == "model" else f" with the {event.weights} weights"
+                self._line(f"{prefix}validation after epoch {event.epoch}{how}: {shown}")
             case CheckpointEvent(best=True):
                 self._line(f"{prefix}best checkpoint so far: {near(event.uri)}")
             case ReplacedEvent():
@@ -168,10 +215,13 @@ class TrainingProgress:
 
 
 class Progress:
-    """Says on stderr how far long work is: a live line on a terminal, now and then a line elsewhere."""
+    """Says on stderr how far long work is: a live line on a terminal, now and then a line elsewhere.
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    ``what`` is counted: "videos". ``also`` is what the third number that it is called with counts: "failed".
+    """
+
+    def __init__(self, what: str, also: str = "") -> None:
+        self._what, self._also = what, also
         self._live = sys.stderr.isatty()
         self._every_s = 0.2 if self._live else 10.0
         self._start = self._last = time.monotonic()
@@ -184,18 +234,14 @@ class Progress:
         if self._open_line:
             click.echo(err=True)
 
-    def __call__(self, done: int, total: int, more: str = "") -> None:
+    def __call__(self, done: int, total: int, count: int | None = None) -> None:
         now = time.monotonic()
         if now - self._last < self._every_s and not (self._live and done == total):
             return
         self._last = now
         rate = done / max(now - self._start, 1e-9)
         left = duration((total - done) / rate) if rate else "?"
+        more = "" if count is None else f"  {count} {self._also}"
         text = f"{done} of {total} {self._what}  {rate:.1f}/s  {left} left{more}"
         click.echo("\r\033[K" + text if self._live else text, nl=not self._live, err=True)
         self._open_line = self._live
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

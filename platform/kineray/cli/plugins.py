@@ -1,4 +1,4 @@
-"""The option ``--plugin`` of all commands that meet a user's own variants."""
+"""What commands share that meet a user's own variants: ``--plugin``, and a help that lists variants."""
 
 from typing import Any
 
@@ -26,3 +26,20 @@ def plugin_option(command: Any) -> Any:
         callback=_load,
         help="A Python file or module with your own models, losses, ... (or KINERAY_PLUGINS).",
     )(command)
+
+
+class ExperimentCommand(click.Command):
+    """A command that takes KEY=VALUE: its help ends with the keys that choose among variants."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List each key with what may be chosen, plug-ins that were named before --help included."""
+        from kineray.config import variants
+        from kineray.config.tree import families_by_key
+
+        with formatter.section("Variants (KEY=VALUE)"):
+            rows = [
+                (key.replace(".*", ".NAME=on"), ", ".join(known))
+                for key, family in families_by_key().items()
+                if (known := variants(family))
+            ]
+            formatter.write_dl(rows)

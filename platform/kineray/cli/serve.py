@@ -1,28 +1,24 @@
-"""``kineray serve``, ``promote`` and ``rollback``."""
-
-import dataclasses
+"""``kineray serve``."""
 
 import click
 
-from kineray.cli.output import crops_option, json_option, note, show, storage_option, views_option
-
-model_option = click.option(
-    "--model", "model_name", default="video-classifier", show_default=True, help="Name in the model registry."
-)
+from kineray.cli.output import crops_option, model_option, note, storage_option, top_k_option, views_option
+from kineray.cli.plugins import plugin_option
 
 
-@click.command(short_help="Serve the champion on 127.0.0.1:8000.")
+@click.command(name="serve", short_help="Serve the champion on 127.0.0.1:8000.")
 @storage_option
 @model_option
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @views_option
-@crops_option
-@click.option("--top-k", type=click.IntRange(1), default=5, show_default=True)
+@crops_option("1")
+@top_k_option
 @click.option(
     "--max-megabytes", type=click.IntRange(1), default=64, show_default=True, help="Largest accepted video."
 )
-def serve(
+@plugin_option
+def command(
     storage: str,
     model_name: str,
     host: str,
@@ -33,7 +29,7 @@ def serve(
     max_megabytes: int,
 ) -> None:
     """Serve the champion with Ray Serve until interrupted; promotions reach it without a restart."""
-    from kineray.serving import serve as run_service
+    from kineray.serving import serve
 
     def on_ready(url: str, version: int | str) -> None:
         note(f"serving {model_name} version {version} on {url}; Ctrl-C stops it")
@@ -41,8 +37,8 @@ def serve(
         note(f"  curl --data-binary @clip.mp4 {url}/v1/predict")
         note("  kineray promote RUN")
 
-    run_service(
-        storage,
+    serve(
+        storage=storage,
         model_name=model_name,
         host=host,
         port=port,
@@ -51,42 +47,4 @@ def serve(
         top_k=top_k,
         max_bytes=max_megabytes * 2**20,
         on_ready=on_ready,
-    )
-
-
-@click.command(short_help="Make a run's best checkpoint the champion.")
-@click.argument("run")
-@storage_option
-@model_option
-@json_option
-def promote(run: str, storage: str, model_name: str, as_json: bool) -> None:
-    """Register the best checkpoint of RUN, make it the champion, and serve it where a service runs."""
-    from kineray.serving import promote as run_promotion
-
-    outcome = dataclasses.asdict(run_promotion(storage, run, model_name=model_name))
-    where = "the running service answers with it" if outcome["served"] else "no service is running"
-    show(
-        outcome,
-        f"{outcome['name']} version {outcome['version']} (run {outcome['run_name']}) is the champion; "
-        f"{where}",
-        as_json=as_json,
-        then=("kineray rollback",) if outcome["served"] else ("kineray serve", "kineray rollback"),
-    )
-
-
-@click.command(short_help="Go back to the previous champion.")
-@storage_option
-@model_option
-@json_option
-def rollback(storage: str, model_name: str, as_json: bool) -> None:
-    """Make the previous version the champion again, and serve it where a service runs."""
-    from kineray.serving import rollback as run_rollback
-
-    outcome = dataclasses.asdict(run_rollback(storage, model_name=model_name))
-    where = "the running service answers with it" if outcome["served"] else "no service is running"
-    show(
-        outcome,
-        f"{outcome['name']} version {outcome['version']} is the champion again; {where}",
-        as_json=as_json,
-        then=("kineray rollback",),
     )

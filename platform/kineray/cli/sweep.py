@@ -8,6 +8,7 @@ import click
 
 from kineray.cli.launch import resolve, with_smoke_data, worker_options
 from kineray.cli.output import TrainingProgress, at, json_option, show, storage_option, table
+from kineray.cli.plugins import ExperimentCommand, plugin_option
 from kineray.cli.scripts import load_script
 from kineray.errors import ConfigError
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from kineray.training import Event
 
 
-@click.command(name="sweep", short_help="Search learning rates and model fields with Ray Tune.")
+@click.command(
+    name="sweep", cls=ExperimentCommand, short_help="Search learning rates and model fields with Ray Tune."
+)
 @click.argument("script")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--trials", type=click.IntRange(1), default=6, show_default=True)
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     "--concurrent", type=click.IntRange(1), help="Trials at once [default: one for every GPU, or CPU]."
 )
 @worker_options
+@plugin_option
 @click.option("--smoke", is_flag=True, help="Search around the script's small experiment.")
 @json_option
 def sweep(
@@ -102,3 +106,6 @@ def sweep(
         if best
         else (f"kineray runs{at(storage)}",),
     )
+
+
+command = sweep

@@ -10,6 +10,7 @@ import click
 
 from kineray.cli.launch import resolve, with_smoke_data, worker_options
 from kineray.cli.output import TrainingProgress, at, json_option, near, show, storage_option
+from kineray.cli.plugins import ExperimentCommand, plugin_option
 from kineray.cli.scripts import Script, load_script
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Continue the run --name, or the newest unfinished one, at its exact step.",
         ),
         worker_options,
+        plugin_option,
         click.option(
             "--smoke", is_flag=True, help="Run the script's small experiment, on video files made for it."
         ),
@@ -40,7 +42,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-@click.command(name="train", short_help="Train an experiment script or YAML file.")
+@click.command(name="train", cls=ExperimentCommand, short_help="Train an experiment script or YAML file.")
 @click.argument("script")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @_run_options
@@ -49,7 +51,7 @@ def train(script: str, overrides: tuple[str, ...], **options: Any) -> None:
     _train(load_script(script), overrides, script, **options)
 
 
-@click.command(name="train", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name="train", cls=ExperimentCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @_run_options
 @click.pass_obj
@@ -108,3 +110,6 @@ def _train(
             f"kineray promote {outcome.name}{at(storage)}",
         ),
     )
+
+
+command = train

@@ -9,6 +9,8 @@ from kineray.config.data import DataConfig
 from kineray.config.fields import Section
 from kineray.config.files import from_yaml, to_yaml
 from kineray.config.fingerprint import fingerprint
+from kineray.config.losses.base import LossSection
+from kineray.config.metrics.base import MetricSection
 from kineray.config.models.base import ModelSection
 from kineray.config.optim.base import BatchScaledOptimSection, OptimSection
 from kineray.config.overrides import (
@@ -34,6 +36,7 @@ from kineray.config.space import (
     parse_domain,
     trial_name,
 )
+from kineray.config.tasks.base import TaskSection
 from kineray.config.temporal.base import TemporalSection
 from kineray.config.variants import Pieces, Variant, families, variants
 
@@ -44,6 +47,8 @@ __all__ = [
     "Domain",
     "Experiment",
     "LogUniform",
+    "LossSection",
+    "MetricSection",
     "ModelSection",
     "OptimSection",
     "Pieces",
@@ -52,6 +57,7 @@ __all__ = [
     "ScheduleSection",
     "SearchSpace",
     "Section",
+    "TaskSection",
     "TemporalSection",
     "TrainConfig",
     "Uniform",

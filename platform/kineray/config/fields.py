@@ -42,6 +42,7 @@ BlockCounts = Annotated[
 ]
 KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(_split_commas)]
 SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
+PositiveInts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split_commas)]
 Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
 NameOrNone = Annotated[str, BeforeValidator(_none_is_empty)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
@@ -52,7 +53,9 @@ FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Sampling = Literal["dense", "uniform", "segments", "sequences"]
 Modality = Literal["rgb", "flow", "flow_stack", "rgb_flow", "rgb_flow_stack"]
+Labels = Literal["single", "multiple", "any"]
 Balance = Annotated[Literal["none", "sqrt", "class"], BeforeValidator(_none_is_a_name)]
+ZNorm = Annotated[Literal["none", "per_dimension", "per_frame"], BeforeValidator(_none_is_a_name)]
 
 
 class Section(BaseModel):

@@ -17,6 +17,8 @@ from kineray.config.optim.sgd import SgdConfig
 from kineray.config.recipe.base import RecipePiece
 from kineray.config.schedules.base import ScheduleSection
 from kineray.config.schedules.cosine import CosineConfig
+from kineray.config.tasks.base import TaskSection
+from kineray.config.tasks.classification import ClassificationConfig
 from kineray.config.variants import Pieces
 
 
@@ -49,6 +51,7 @@ class Experiment(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataConfig = DataConfig()
     model: ModelSection = SlowFastConfig()
+    task: TaskSection = ClassificationConfig()
     optim: OptimSection = SgdConfig()
     schedule: ScheduleSection = CosineConfig()
     train: TrainConfig = TrainConfig()
@@ -58,6 +61,8 @@ class Experiment(Section):
     def _whole_parts(self) -> Self:
         self.model.check_clip(self.data.frames, self.data.crop, self.data.eval_crop)
         self.schedule.check(self.train.epochs)
+        if self.data.balance != "none" and self.task.labels != "single":
+            raise ValueError(f"data.balance={self.data.balance} is for clips of a single class each")
         if self.train.global_batch % self.data.clips_per_sample:
             raise ValueError(
                 f"train.global_batch {self.train.global_batch} is not a multiple of data.clips_per_sample "

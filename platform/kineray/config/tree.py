@@ -60,6 +60,29 @@ def places(section: type[BaseModel], tree: object, prefix: str = "") -> Iterator
             yield from places(field.annotation, node, f"{path}.")
 
 
+def families_by_key(
+    section: type[BaseModel] = Experiment, prefix: str = "", inside: tuple[type[Variant], ...] = ()
+) -> dict[str, type[Variant]]:
+    """Every key that chooses among variants, as ``model.temporal.type`` or ``recipe.*``, with its family.
+
+    Those inside the variants of a family are there too, whichever of them has the field.
+    """
+    found: dict[str, type[Variant]] = {}
+    for name, field in section.model_fields.items():
+        pieces = family_of_pieces(field.annotation)
+        family = pieces or family_of(field.annotation)
+        path = f"{prefix}{name}"
+        if family is not None and family not in inside:
+            found[f"{path}.*" if pieces else f"{path}.type"] = family
+            for variant in variants(family).values():
+                found |= families_by_key(variant, f"{path}.*." if pieces else f"{path}.", (*inside, family))
+        elif (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and family is None
+        ):
+            found |= families_by_key(field.annotation, f"{path}.", inside)
+    return found
+
+
 def change(tree: Tree, pairs: Mapping[str, object]) -> Tree:
     """Change leaves of ``tree``, the variants of its sections, and its pieces, in place.
 

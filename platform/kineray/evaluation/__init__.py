@@ -1,8 +1,8 @@
 """What a model says of a video, and how often it is right."""
 
+from kineray.evaluation.checkpoints import CheckpointLike, find_checkpoint, open_checkpoint
 from kineray.evaluation.evaluate import Evaluation, evaluate, save_predictions
 from kineray.evaluation.export import Exported, check_onnx, export
-from kineray.evaluation.metrics import mean_class_accuracy, per_class_accuracy, top_k_accuracy
 from kineray.evaluation.predict import (
     DEFAULT_CROPS,
     DEFAULT_TOP_K,
@@ -10,14 +10,14 @@ from kineray.evaluation.predict import (
     answer,
     decode_views,
     predict,
-    video_probabilities,
-    view_probabilities,
+    view_scores,
 )
 
 __all__ = [
     "DEFAULT_CROPS",
     "DEFAULT_TOP_K",
     "DEFAULT_VIEWS",
+    "CheckpointLike",
     "Evaluation",
     "Exported",
     "answer",
@@ -25,11 +25,9 @@ __all__ = [
     "decode_views",
     "evaluate",
     "export",
-    "mean_class_accuracy",
-    "per_class_accuracy",
+    "find_checkpoint",
+    "open_checkpoint",
     "predict",
     "save_predictions",
-    "top_k_accuracy",
-    "video_probabilities",
-    "view_probabilities",
+    "view_scores",
 ]

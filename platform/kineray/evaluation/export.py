@@ -1,4 +1,4 @@
-"""A trained model as one file that needs no kineray: ONNX, or PyTorch's own exported program.
+"""A trained model as one file that can be run without kineray: ONNX, or PyTorch's exported program.
 
 The model takes normalised clips, ``clips`` float32 [batch, C, T, H, W] of any batch size, and returns the
 logits of each head by its name. The file carries ``preprocessing.json`` (how clips are sampled, scaled and
@@ -18,15 +18,15 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from kineray import storage
+from kineray import storage as store
 from kineray.errors import ExportError
-from kineray.training import Checkpoint
+from kineray.evaluation.checkpoints import CheckpointLike, open_checkpoint
 
 Format = Literal["onnx", "pt2"]
 Run = Callable[[Tensor], Mapping[str, Tensor]]
@@ -38,41 +38,60 @@ _TRACED = 2  # clips: torch.export takes a batch of one for a constant
 
 @dataclass(frozen=True)
 class Exported:
-    """The file that was written. ``shape``: of a clip (C, T, H, W); ``heads``: their numbers of classes.
+    """The file that was written, and the checkpoint that it is of.
 
-    ``difference``: the largest one from the model's own logits, relative to the largest logit if that is
-    above 1.
+    ``shape``: of a clip (C, T, H, W); ``heads``: head -> number of classes. ``difference``: the largest one
+    from the model's own logits, relative to the largest logit if that is above 1.
     """
 
-    uri: str
+    file: str
     format: Format
     bytes: int
+    checkpoint: str
+    weights_sha256: str
     shape: tuple[int, int, int, int]
     heads: Mapping[str, int]
     difference: float
 
 
-def export(checkpoint: Checkpoint, uri: str, file_format: Format) -> Exported:
-    """Write the model of ``checkpoint``, which is on the CPU, to the file ``uri`` (a path or s3://).
+def export(
+    checkpoint: CheckpointLike,
+    out: str,
+    *,
+    format: Format | None = None,
+    storage: str | None = None,
+    on_start: Callable[[str], None] | None = None,
+) -> Exported:
+    """Write the model of a checkpoint as one file, ``out`` (a path or s3://).
+
+    ``checkpoint``: a run's name in ``storage``, a run or checkpoint folder, s3:// of these, or a checkpoint
+    that was loaded onto the CPU. ``format``: ``"onnx"`` or ``"pt2"``, by default the ending of ``out``.
+    ``storage``: by default KINERAY_STORAGE or ./runs. ``on_start`` is called with the checkpoint's location
+    before the long part, which for a large model takes minutes.
 
     The file is written after its answers to random clips, in batches of 1 and 3, were found equal to the
-    model's within 1e-4. Raises ExportError where they are not, where the model cannot be exported, or where
-    the packages of ONNX are missing.
+    model's within 1e-4. Raises ExportError if they are not, if the model cannot be exported, or if the
+    packages of ONNX are missing; CheckpointError; and StorageError where ``out`` cannot be written.
     """
+    file_format = _format_of(out, format)
     if file_format == "onnx":
         check_onnx()
-    preprocessing = checkpoint.preprocessing
+    loaded, _ = open_checkpoint(checkpoint, storage=storage, device="cpu")
+    store.check_writable(out)
+    if on_start is not None:
+        on_start(loaded.uri)
+    preprocessing = loaded.preprocessing
     side = preprocessing.eval_crop
     shape = (preprocessing.channels, preprocessing.frames, side, side)
     metadata = {
         "preprocessing.json": preprocessing.to_json(),
         "labels.json": json.dumps(preprocessing.labels),
-        "weights_sha256": checkpoint.weights_sha256,
+        "weights_sha256": loaded.weights_sha256,
     }
-    model = checkpoint.model.eval()
+    model = loaded.model.eval()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"model.{file_format}")
-        with _explained(checkpoint.uri, file_format):
+        with _explained(loaded.uri, file_format):
             program = _trace(model, shape)
             if file_format == "onnx":
                 _save_onnx(program, file, list(preprocessing.labels), metadata)
@@ -82,12 +101,19 @@ def export(checkpoint: Checkpoint, uri: str, file_format: Format) -> Exported:
                 run = torch.export.load(file).module()
             difference = _difference(model, run, shape)
         if not difference <= TOLERANCE:
-            problem = f"its logits would be off by {difference:.2g}"
-            raise ExportError(f"{checkpoint.uri}: cannot be written as {file_format}: {problem}")
+            raise _cannot(loaded.uri, file_format, f"its logits would be off by {difference:.2g}")
         content = file.read_bytes()
-    storage.write_bytes(uri, content)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    return Exported(uri, file_format, len(content), shape, heads, difference)
+    store.write_bytes(out, content)
+    return Exported(
+        file=out,
+        format=file_format,
+        bytes=len(content),
+        checkpoint=loaded.uri,
+        weights_sha256=loaded.weights_sha256,
+        shape=shape,
+        heads={head: len(names) for head, names in preprocessing.labels.items()},
+        difference=difference,
+    )
 
 
 def check_onnx() -> None:
@@ -97,7 +123,34 @@ def check_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ExportError(f"ONNX needs the package {error.name}: pip install 'kineray[export]'") from None
+        raise ExportError(
+            f"ONNX needs the package {error.name}",
+            code="missing_package",
+            key=error.name,
+            remedy="pip install 'kineray[export]'",
+        ) from None
+
+
+def _format_of(out: str, wanted: Format | None) -> Format:
+    for known in get_args(Format):
+        if out.endswith(f".{known}") and wanted in (None, known):
+            return cast(Format, known)
+    endings = [wanted] if wanted else list(get_args(Format))
+    raise ExportError(
+        f"the name {out} does not end in {' or '.join(f'.{ending}' for ending in endings)}",
+        code="wrong_ending",
+        key="out",
+        remedy="give `out` such a name; it says what the file is",
+    )
+
+
+def _cannot(uri: str, file_format: Format, reason: str) -> ExportError:
+    return ExportError(
+        f"cannot be written as {file_format}: {reason}",
+        code="not_exportable",
+        key=uri,
+        remedy="try the other `format`",
+    )
 
 
 def _trace(model: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
@@ -152,4 +205,4 @@ def _explained(uri: str, file_format: Format) -> Iterator[None]:
     except Exception as error:
         logging.getLogger(__name__).debug("the export failed", exc_info=True)
         first: Any = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ExportError(f"{uri}: cannot be written as {file_format}: {first}") from error
+        raise _cannot(uri, file_format, str(first)) from error

@@ -32,54 +32,47 @@ def decode_views(
     return eval_file(file, preprocessing, views, crops)
 
 
-def view_probabilities(
-    model: torch.nn.Module, preprocessing: "Preprocessing", clips_vthwc: np.ndarray, device: str
-) -> dict[str, np.ndarray]:
-    """Class probabilities of every clip: head -> float32 [V, classes].
+def view_scores(checkpoint: "Checkpoint", clips_vthwc: np.ndarray, device: str) -> dict[str, np.ndarray]:
+    """Scores of every clip, the probabilities of the checkpoint's task: head -> float32 [V, classes].
 
-    ``clips_vthwc`` is uint8 [V, T, H, W, 3]; ``model`` is on ``device`` and in eval mode. Clips go
-    through the model a few at a time.
+    ``clips_vthwc`` is uint8 [V, T, H, W, C]; the checkpoint was loaded onto ``device``. Clips go through the
+    model a few at a time.
     """
     parts: dict[str, list[np.ndarray]] = {}
     with torch.inference_mode():
         for start in range(0, len(clips_vthwc), _CLIPS_AT_ONCE):
             clips = torch.from_numpy(np.array(clips_vthwc[start : start + _CLIPS_AT_ONCE])).to(device)
-            for head, logits in model(preprocessing.normalise(clips)).items():
-                parts.setdefault(head, []).append(logits.float().softmax(dim=1).cpu().numpy())
+            for head, logits_vk in checkpoint.model(checkpoint.preprocessing.normalise(clips)).items():
+                parts.setdefault(head, []).append(checkpoint.task.probabilities(logits_vk).cpu().numpy())
     return {head: np.concatenate(chunks) for head, chunks in parts.items()}
 
 
-def video_probabilities(of_views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The mean over views of ``view_probabilities``: head -> float64 [classes]."""
-    return {head: scores.mean(axis=0, dtype=np.float64) for head, scores in of_views.items()}
-
-
 def answer(
+    checkpoint: "Checkpoint",
     of_views: Mapping[str, np.ndarray],
     timestamps_s: np.ndarray,
-    labels: Mapping[str, tuple[str, ...]],
     *,
     top_k: int,
     model: str,
     version: int | None,
-    weights_sha256: str,
     timings_ms: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What a prediction says, ready for JSON.
+    """What a prediction is made known as, ready for JSON. ``of_views``: the ``view_scores`` of one video.
 
     ``predictions``: head -> the ``top_k`` best classes, ``{"label", "score"}``, the score being the
-    probability averaged over views. ``timestamps_s``: the frames of each view. ``version`` is None
-    for a checkpoint that is not in the registry. ``labels``: head -> class names.
+    probability averaged over views (``Task.aggregate``). ``timestamps_s``: the frames of each view.
+    ``version`` is None for a checkpoint that is not in the registry.
     """
-    predictions = {}
-    for head, scores in video_probabilities(of_views).items():
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        predictions[head] = [{"label": labels[head][i], "score": float(scores[i])} for i in best]
+    task = checkpoint.task
+    predictions = {
+        head: task.present(task.aggregate(scores_vc), task.classes[head], top_k)
+        for head, scores_vc in of_views.items()
+    }
     return {
         "predictions": predictions,
         "model": model,
         "version": version,
-        "weights_sha256": weights_sha256,
+        "weights_sha256": checkpoint.weights_sha256,
         "timestamps_s": [[round(float(time_s), 6) for time_s in view] for view in timestamps_s],
         "timings_ms": {name: round(value, 3) for name, value in timings_ms.items()},
     }
@@ -102,15 +95,14 @@ def predict(
     started = time.perf_counter()
     clips, timestamps_s = decode_views(file, checkpoint.preprocessing, views=views, crops=crops)
     decoded = time.perf_counter()
-    of_views = view_probabilities(checkpoint.model, checkpoint.preprocessing, clips, device)
+    of_views = view_scores(checkpoint, clips, device)
     return answer(
+        checkpoint,
         of_views,
         timestamps_s,
-        checkpoint.preprocessing.labels,
         top_k=top_k,
         model=checkpoint.experiment.name,
         version=None,
-        weights_sha256=checkpoint.weights_sha256,
         timings_ms={
             "decode": (decoded - started) * 1e3,
             "model": (time.perf_counter() - decoded) * 1e3,

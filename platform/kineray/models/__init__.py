@@ -1,15 +1,15 @@
 """Video classifiers: one file for each architecture."""
 
 from kineray.models.blocks import (
-    GroupBatchNorm,
+    GhostBatchNorm,
     checkpoint_activations,
     commit_batch_norm,
     discard_batch_norm,
     set_batch_norm_group,
     set_clip_seeds,
 )
-from kineray.models.frame import FROZEN_AT_RANDOM, FrameNet
-from kineray.models.heads import AUXILIARY
+from kineray.models.frame import FrameNet, frozen_at_random_note
+from kineray.models.heads import AUXILIARY, use_sigmoid
 from kineray.models.preset import ModelPreset
 from kineray.models.registry import build_model, create_model, find_preset, list_models, model_presets
 from kineray.models.slowfast import SlowFast, slow_indices
@@ -18,10 +18,9 @@ from kineray.models.weights import Loaded, load_weights
 
 __all__ = [
     "AUXILIARY",
-    "FROZEN_AT_RANDOM",
     "Cost",
     "FrameNet",
-    "GroupBatchNorm",
+    "GhostBatchNorm",
     "Loaded",
     "ModelPreset",
     "Part",
@@ -33,6 +32,7 @@ __all__ = [
     "create_model",
     "discard_batch_norm",
     "find_preset",
+    "frozen_at_random_note",
     "list_models",
     "load_weights",
     "model_presets",
@@ -40,4 +40,5 @@ __all__ = [
     "set_clip_seeds",
     "slow_indices",
     "summarise",
+    "use_sigmoid",
 ]

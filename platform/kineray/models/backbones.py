@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from kineray.errors import ConfigError
-from kineray.models.blocks import take_channels
+from kineray.models.blocks import replace_input_conv
 from kineray.models.highway import highway
 
 _CLASSIFIER = ("avgpool", "classifier")  # the first of these ends the layers that make features
@@ -33,16 +33,16 @@ def build_backbone(name: str, cut: str = "", in_channels: int = 3) -> nn.Sequent
     """A new, randomly initialised backbone: frames [N, in_channels, H, W] -> feature maps [N, F, H', W'].
 
     ``name`` and ``cut`` are those of ``FrameConfig``. With other than 3 channels the first convolution is
-    a new one. Raises ConfigError where the network has no layer ``cut``.
+    a new one. Raises ConfigError if the network has no layer ``cut``.
     """
     backbone = highway() if name == "highway" else _torchvision(name)
     if cut:
         backbone = _up_to(backbone, cut, name)
-    return take_channels(backbone, in_channels)
+    return replace_input_conv(backbone, in_channels)
 
 
 def backbone_channels(name: str, cut: str = "") -> int:
-    """Channels of the feature maps, from a forward pass without numbers."""
+    """Channels of the feature maps, from a forward pass on the meta device."""
     with torch.device("meta"):
         backbone = build_backbone(name, cut).eval()
         maps_nchw = backbone(torch.empty(1, 3, 96, 96))

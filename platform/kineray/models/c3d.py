@@ -84,8 +84,8 @@ def _convolution(name: str, in_channels: int, out_channels: int) -> dict[str, nn
 def _initialise(model: C3D) -> None:
     """He et al. (arXiv 1502.01852) for all layers before a ReLU, normal(0, 0.01) for the classifiers.
 
-    The authors' normal(0, 0.01) is for pictures of 0 to 255; normalised ones, without batch norms, would
-    shrink at every layer until nothing of them is left.
+    The authors' normal(0, 0.01) is for images with values of 0 to 255; without batch norms,
+    normalised ones would shrink at every layer until nothing is left.
     """
     classifiers = set(model.head.modules())
     for module in model.modules():

@@ -38,14 +38,17 @@ from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 from kineray.models.shape import check_shape
 
-FROZEN_AT_RANDOM = "random weights, and is frozen; model.init=torchvision:NAME gives it those of images"
+
+def frozen_at_random_note(key: str) -> str:
+    """What is reported of a part of ``config.frozen_at_random()``, after its name."""
+    return f"random weights, and is frozen; model.{key}=torchvision:NAME gives it those of images"
 
 
 class FrameNet(nn.Module):
     """The whole network. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: of the clips; 3 for RGB, 2 for optical flow and more for stacked flow.
-    Raises ConfigError where the backbone has no layer ``config.cut``.
+    ``in_channels``: number of clip channels (3 for RGB, 2 for optical flow, more for stacked flow).
+    Raises ConfigError if the backbone has no layer ``config.cut``.
     """
 
     def __init__(self, config: FrameConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
@@ -63,7 +66,7 @@ class FrameNet(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
 
-        Raises ConfigError for frames or pictures that the backbone or the temporal subsystem cannot take.
+        Raises ConfigError for clips that the backbone or the temporal subsystem cannot take.
         """
         return self.classify(self.frame_maps(clips_bcthw))
 
@@ -133,10 +136,10 @@ PRESETS = {
     "mobilenet_v2_residual": _egocentric(ResidualConfig()),
     "mobilenet_v2_attention": _egocentric(AttentionConfig()),
     "resnet50_average": _baseline(AverageConfig()),
-    "resnet50_z_average": _baseline(AverageConfig(z_norm=True)),
+    "resnet50_z_average": _baseline(AverageConfig(z_norm="per_dimension")),
     "resnet50_gru": _baseline(GruConfig()),
     "resnet50_tsn": _lecture(FrameConfig(temporal=ConsensusConfig()), "arXiv 1608.00859", frames=8),
-    # Minutes of video: 128 moments, and a backbone that is not trained with what is behind it.
+    # Minutes of video: 128 timestamps, and a backbone that is not trained with what is behind it.
     "resnet50_timeception": _lecture(
         FrameConfig(init="torchvision:resnet50", frozen=True, temporal=TimeceptionConfig()),
         "arXiv 1812.01289",

@@ -38,7 +38,35 @@ class FeatureHead(Classifiers):
         return {name: linear(dropped_bc) for name, linear in self.linear.items()}
 
 
-class Head(Classifiers):
+class MeanOfProbabilities(nn.Module):
+    """Base of what averages probabilities: those of the softmax, or of the sigmoid (``use_sigmoid``)."""
+
+    sigmoid = False
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of the classes, which are the last dimension."""
+        return logits.sigmoid() if self.sigmoid else logits.softmax(dim=-1)
+
+    def mean_logits(self, logits_bpk: Tensor) -> Tensor:
+        """Logits [B, classes] whose probabilities are the mean of those at P positions, [B, P, classes]."""
+        count = logits_bpk.shape[1]
+        if count == 1:
+            return logits_bpk[:, 0]
+        logits_bpk = logits_bpk.to(torch.promote_types(logits_bpk.dtype, torch.float32))
+        if self.sigmoid:
+            present, absent = (F.logsigmoid(sign * logits_bpk).logsumexp(dim=1) for sign in (1, -1))
+            return present - absent
+        return logits_bpk.log_softmax(dim=2).logsumexp(dim=1) - math.log(count)
+
+
+def use_sigmoid(model: nn.Module) -> None:
+    """Make ``model`` average the sigmoid of logits where it averages probabilities: for multi-label tasks."""
+    for layer in model.modules():
+        if isinstance(layer, MeanOfProbabilities):
+            layer.sigmoid = True
+
+
+class Head(Classifiers, MeanOfProbabilities):
     """Pools every pathway, concatenates, and classifies once for each named head.
 
     The pooling window spans all frames and ``pool`` x ``pool`` positions of the map, with stride 1. A
@@ -53,11 +81,11 @@ class Head(Classifiers):
     def forward(self, pathways_bcthw: Sequence[Tensor]) -> dict[str, Tensor]:
         """Features of each pathway, [B, C_p, T_p, H, W] -> {head: logits [B, classes]}.
 
-        With several positions the logits are log(mean of the probabilities).
+        With several positions the logits are those of the mean of the probabilities.
         """
         pooled = [self._pool(features) for features in pathways_bcthw]
         features_bpc = self.dropout(torch.cat(pooled, dim=1).flatten(2).transpose(1, 2))
-        return {name: _average_positions(linear(features_bpc)) for name, linear in self.linear.items()}
+        return {name: self.mean_logits(linear(features_bpc)) for name, linear in self.linear.items()}
 
     def _pool(self, features_bcthw: Tensor) -> Tensor:
         frames, height, width = features_bcthw.shape[2:]
@@ -77,11 +105,3 @@ def check_heads(heads: Mapping[str, int]) -> None:
             )
         if not isinstance(classes, int) or classes < 1:
             raise ConfigError(f"heads: '{name}' has {classes!r} classes; it needs at least one")
-
-
-def _average_positions(logits_bpk: Tensor) -> Tensor:
-    if logits_bpk.shape[1] == 1:
-        return logits_bpk[:, 0]
-    dtype = torch.promote_types(logits_bpk.dtype, torch.float32)
-    log_probabilities = F.log_softmax(logits_bpk, dim=2, dtype=dtype)
-    return torch.logsumexp(log_probabilities, dim=1) - math.log(logits_bpk.shape[1])

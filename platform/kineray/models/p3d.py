@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config.models.p3d import P3DConfig
-from kineray.models.blocks import GroupBatchNorm, initialise
+from kineray.models.blocks import GhostBatchNorm, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 from kineray.models.shape import check_shape
@@ -63,7 +63,7 @@ class P3D(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, 16 n, H, W] -> {head: logits [B, classes]}.
 
-        Raises ConfigError where the number of frames is not a multiple of 16.
+        Raises ConfigError if the number of frames is not a multiple of 16.
         """
         check_shape(self.config, clips_bcthw)
         features_bcthw = self.stem(clips_bcthw)
@@ -88,17 +88,17 @@ class P3DBlock(nn.Module):
         if in_channels != out_channels or stride != 1:
             self.shortcut = nn.Sequential(
                 nn.Conv3d(in_channels, out_channels, 1, stride=strides, bias=False),
-                GroupBatchNorm(out_channels),
+                GhostBatchNorm(out_channels),
             )
         self.conv_a = nn.Conv3d(in_channels, inner, 1, stride=strides, bias=False)
-        self.norm_a = GroupBatchNorm(inner)
+        self.norm_a = GhostBatchNorm(inner)
         self.conv_s = nn.Conv3d(inner, inner, (1, 3, 3), padding=(0, 1, 1), bias=False)
-        self.norm_s = GroupBatchNorm(inner)
+        self.norm_s = GhostBatchNorm(inner)
         if kind != "2D":
             self.conv_t = nn.Conv3d(inner, inner, (3, 1, 1), padding=(1, 0, 0), bias=False)
-            self.norm_t = GroupBatchNorm(inner)
+            self.norm_t = GhostBatchNorm(inner)
         self.conv_c = nn.Conv3d(inner, out_channels, 1, bias=False)
-        self.norm_c = GroupBatchNorm(out_channels)
+        self.norm_c = GhostBatchNorm(out_channels)
 
     def forward(self, features_bcthw: Tensor) -> Tensor:
         """[B, in_channels, T, H, W] -> [B, 4 inner, T, H/stride, W/stride]."""
@@ -120,7 +120,7 @@ def _stem(in_channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
             conv=nn.Conv3d(in_channels, width, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
-            norm=GroupBatchNorm(width),
+            norm=GhostBatchNorm(width),
             relu=nn.ReLU(inplace=True),
             pool=nn.MaxPool3d((2, 3, 3), stride=2, padding=(0, 1, 1)),
         )

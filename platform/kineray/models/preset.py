@@ -1,4 +1,4 @@
-"""What a published model is, besides its weights."""
+"""Published models: a configuration and the clips it was published with."""
 
 from dataclasses import dataclass
 

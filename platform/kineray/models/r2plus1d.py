@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config.models.r2plus1d import R2Plus1DConfig
-from kineray.models.blocks import GroupBatchNorm, factorised, initialise
+from kineray.models.blocks import GhostBatchNorm, factorised, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -67,7 +67,7 @@ class R2Plus1D(nn.Module):
 
 
 class Residual(nn.Module):
-    """relu(shortcut + branch); the shortcut is a 1 x 1 x 1 convolution where the shape changes."""
+    """relu(shortcut + branch); the shortcut is a 1 x 1 x 1 convolution if the shape changes."""
 
     def __init__(self, branch: nn.Module, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Residual(nn.Module):
         if in_channels != out_channels or stride != 1:
             self.shortcut = nn.Sequential(
                 nn.Conv3d(in_channels, out_channels, 1, stride=stride, bias=False),
-                GroupBatchNorm(out_channels),
+                GhostBatchNorm(out_channels),
             )
 
     def forward(self, features_bcthw: Tensor) -> Tensor:
@@ -88,10 +88,10 @@ def _basic(in_channels: int, inner: int, out_channels: int, stride: int) -> nn.S
     return nn.Sequential(
         OrderedDict(
             conv_a=factorised(in_channels, inner, stride=(stride, stride)),
-            norm_a=GroupBatchNorm(inner),
+            norm_a=GhostBatchNorm(inner),
             relu_a=nn.ReLU(inplace=True),
             conv_b=factorised(inner, out_channels),
-            norm_b=GroupBatchNorm(out_channels),
+            norm_b=GhostBatchNorm(out_channels),
         )
     )
 
@@ -100,13 +100,13 @@ def _bottleneck(in_channels: int, inner: int, out_channels: int, stride: int) ->
     return nn.Sequential(
         OrderedDict(
             conv_a=nn.Conv3d(in_channels, inner, 1, bias=False),
-            norm_a=GroupBatchNorm(inner),
+            norm_a=GhostBatchNorm(inner),
             relu_a=nn.ReLU(inplace=True),
             conv_b=factorised(inner, inner, stride=(stride, stride)),
-            norm_b=GroupBatchNorm(inner),
+            norm_b=GhostBatchNorm(inner),
             relu_b=nn.ReLU(inplace=True),
             conv_c=nn.Conv3d(inner, out_channels, 1, bias=False),
-            norm_c=GroupBatchNorm(out_channels),
+            norm_c=GhostBatchNorm(out_channels),
         )
     )
 
@@ -120,10 +120,10 @@ def _stem(in_channels: int, config: R2Plus1DConfig) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
             spatial=spatial,
-            norm_spatial=GroupBatchNorm(middle),
+            norm_spatial=GhostBatchNorm(middle),
             relu_spatial=nn.ReLU(inplace=True),
             temporal=temporal,
-            norm_temporal=GroupBatchNorm(width),
+            norm_temporal=GhostBatchNorm(width),
             relu_temporal=nn.ReLU(inplace=True),
         )
     )

@@ -13,7 +13,6 @@ from torch import nn
 
 from kineray.config.data import DataConfig
 from kineray.config.models.base import ModelSection
-from kineray.config.models.frame import FrameConfig
 from kineray.config.overrides import change_model
 from kineray.config.variants import did_you_mean, variants
 from kineray.errors import ConfigError
@@ -86,8 +85,8 @@ def create_model(
     for part, weights in config.inits().items():
         loaded = load_weights(model.get_submodule(part), weights)
         log.log(logging.WARNING if loaded.notes else logging.INFO, "%s", loaded)
-    if isinstance(config, FrameConfig) and config.is_frozen_at_random:
-        log.warning("the backbone has %s", frame.FROZEN_AT_RANDOM)
+    for part, key in config.frozen_at_random().items():
+        log.warning("%s has %s", part, frame.frozen_at_random_note(key))
     return model
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from kineray.config.models.resnet3d import ResNet3dConfig
 from kineray.errors import ConfigError
 from kineray.models.blocks import Bottleneck, Pathway, initialise
-from kineray.models.blocks.pathway import check_pictures
+from kineray.models.blocks.pathway import check_frame_size
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
 
@@ -62,7 +62,7 @@ class ResNet3d(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
 
-        Raises ConfigError where frames are pooled in pairs and one is left over, and for pictures that are
+        Raises ConfigError if frames are pooled in pairs and one is left over, and for frames that are
         too small for the non-local blocks.
         """
         frames, pools = clips_bcthw.shape[2], self.variant != "slow"
@@ -70,7 +70,7 @@ class ResNet3d(nn.Module):
             raise ConfigError(
                 f"data.frames {frames} is odd; model.variant {self.variant} pools pairs of frames"
             )
-        check_pictures(clips_bcthw, self.smallest_side)
+        check_frame_size(clips_bcthw, self.smallest_side)
         features = self.backbone.res2(self.backbone.stem(clips_bcthw))
         if pools:
             features = F.max_pool3d(features, (2, 1, 1))

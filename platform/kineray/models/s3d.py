@@ -43,7 +43,7 @@ Conv = Callable[..., nn.Module]  # (in_channels, out_channels, size, stride=1) -
 class S3D(nn.Module):
     """The whole network. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: of the clips; 3 for RGB, 2 for optical flow and more for stacked flow.
+    ``in_channels``: number of clip channels (3 for RGB, 2 for optical flow, more for stacked flow).
     """
 
     def __init__(self, config: S3DConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
@@ -136,7 +136,7 @@ class Inception(nn.Module):
 class PositionHead(Classifiers):
     """Pools over windows of 2 frames and 7 x 7 positions, classifies each window, and averages the logits.
 
-    So clips may be longer, and pictures larger, than in training. A smaller map is a single window.
+    So clips may be longer, and frames larger, than in training. A smaller map is a single window.
     """
 
     def forward(self, features_bcthw: Tensor) -> dict[str, Tensor]:

@@ -1,47 +1,52 @@
 """S3D-v3: Inception-v3 (Szegedy et al., arXiv 1512.00567) with separable spatio-temporal convolutions.
 
 From a course paper that compares S3D with it on a part of Kinetics; ``sep k`` is 1 x k x k then k x 1 x 1, as
-in S3D (Xie et al., arXiv 1712.04851).
+in S3D (Xie et al., arXiv 1712.04851). The sizes of its table 1 are kept exactly:
 
-    layer  kind                 channels          stride t, h, w   64 frames of 224
-    1      sep 3                32                2, 2, 2          32 x 111
-    2      sep 3                32                                 32 x 109
-    3      sep 3, padded        64                                 32 x 109
-    4      max pool 1x3x3                         1, 2, 2          32 x 54
-    5      1                    80                                 32 x 54
-    6      sep 3                192                                32 x 52
-    7      max pool 1x3x3                         1, 2, 2          32 x 25
-    8-10   module A             256, 288, 288                      32 x 25
-    11     module B             768               2, 2, 2          16 x 12
-    12-15  module C             768                                16 x 12
+    layer  kind           channels   stride   padded   output for 64 x 224 x 224
+    1      sep 3          32         2        yes      32 x 112 x 112
+    2      sep 3          32                  yes      32 x 112 x 112
+    3      sep 3          64                  yes      32 x 112 x 112
+    4      max pool 3                2        yes      16 x 56 x 56
+    5      1              80                           16 x 56 x 56
+    6      sep 3          192                 yes      16 x 56 x 56
+    7      max pool 3                2        yes      8 x 28 x 28
+    8-10   module A       256, 288, 288       yes      8 x 28 x 28
+    11     module B       768        2        no       3 x 13 x 13
+    12-15  module C       768                 yes      3 x 13 x 13
            auxiliary classifier, in training
-    16     module D             1280              2, 2, 2          8 x 5
-    17-18  module E             2048                               8 x 5
+    16     module D       1280       2        no       1 x 6 x 6
+    17-18  module E       2048                yes      1 x 6 x 6
            average, dropout, linear
 
-What that source does not say is chosen here as follows.
+Strides and padding are the same in time, height and width: the stem and its pools are padded, the modules
+that reduce the map are not, so a clip needs 49 frames and 49 pixels. The source's modules of type 1 are
+layers 8-11, of type 2 layers 12-16, of type 3 layers 17 and 18.
 
-* Widths, paddings and numbers of modules are those of torchvision's ``inception_v3``: strides, and layers
-  2 and 6, have no padding in space. In time everything is padded.
-* Time is halved as in S3D: in the first layer and in the two modules that halve the map, not in layers 4, 7.
+What the source does not say is chosen here as follows.
+
+* Widths and numbers of modules are those of torchvision's ``inception_v3``. The source gives 1 x 6 x 6 x 2048
+  for the input of type 3; with these widths it has 1280 channels, and the output 2048.
 * Every k x k convolution becomes sep k. A chain of 1 x 7 and 7 x 1 becomes 1 x 1 x 7, 1 x 7 x 1, 7 x 1 x 1;
   each of the two side by side in module E, 1 x 3 and 3 x 1, is followed by its own 3 x 1 x 1. The pools
   inside the modules are as large in time as in space.
 * Layers are counted by the rows of this table, pools among them: the source's 9 is half of 18. A 2D layer
-  keeps its stride in time, as in the code of S3D; all variants have feature maps of the same sizes.
+  has convolutions and pools in space alone, but keeps its stride in time, as in the code of S3D; one that is
+  not padded reads the middle frame of every three. So the maps of all variants have the same sizes.
 * Batch norm and the auxiliary classifier are those of Inception-v3; the map is pooled to 5 x 5 before that
-  classifier, which otherwise needs pictures of 299. Convolutions start as in He et al., arXiv 1502.01852.
+  classifier, which otherwise needs images of 299 pixels. Convolutions are initialised as in He et al., arXiv
+  1502.01852.
 
 With 400 classes, and without the auxiliary classifier (2,865,296 parameters):
 
     temporal_from             parameters    10^9 multiply-adds
-    0    S3D-v3               31,370,992    97.3
-    9    top-heavy            31,088,752    77.3
-    18   ``inception_v3``     22,605,168    63.5
+    0    S3D-v3               31,370,992    46.9
+    9    top-heavy            31,088,752    32.6
+    18   image network        22,605,168    28.7
 
 The source says that S3D-v3 has twice the parameters of GoogLeNet, and the top-heavy variant half of those of
 S3D-v3. They are 5.2 times (Inception-v3 alone has 3.8 times GoogLeNet's 6.0 M) and 99 %: the temporal
-convolutions of layers 1 to 9 are narrow, and what is saved without them is a fifth of the multiply-adds.
+convolutions of layers 1 to 9 are narrow. Without them a third of the multiply-adds is saved.
 """
 
 from collections.abc import Mapping
@@ -70,7 +75,7 @@ _TORCHVISION_LAYERS = {
 class S3DV3(nn.Module):
     """The whole network. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: of the clips; 3 for RGB, 2 for optical flow and more for stacked flow.
+    ``in_channels``: number of clip channels (3 for RGB, 2 for optical flow, more for stacked flow).
     """
 
     def __init__(self, config: S3DV3Config, heads: Mapping[str, int], in_channels: int = 3) -> None:
@@ -82,11 +87,11 @@ class S3DV3(nn.Module):
             {
                 "1": _conv(in_channels, c(32), (3, 3), 3 if timed[1] else 1, stride=2),
                 "2": _conv(c(32), c(32), (3, 3), 3 if timed[2] else 1),
-                "3": _conv(c(32), c(64), (3, 3), 3 if timed[3] else 1, padded=True),
-                "4": nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+                "3": _conv(c(32), c(64), (3, 3), 3 if timed[3] else 1),
+                "4": _max_pool(timed[4]),
                 "5": _conv(c(64), c(80), (1, 1)),
                 "6": _conv(c(80), c(192), (3, 3), 3 if timed[6] else 1),
-                "7": nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+                "7": _max_pool(timed[7]),
                 "8": ModuleA(c(192), c(32), config.width, timed[8]),
                 "9": ModuleA(c(256), c(64), config.width, timed[9]),
                 "10": ModuleA(c(288), c(64), config.width, timed[10]),
@@ -108,7 +113,7 @@ class S3DV3(nn.Module):
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
 
         In training there are also the logits of the auxiliary classifier, under ``AUXILIARY`` + head.
-        Raises ConfigError for pictures that are too small.
+        Raises ConfigError for clips that are too short or too small.
         """
         check_shape(self.config, clips_bcthw)
         x = clips_bcthw
@@ -133,10 +138,10 @@ class ModuleA(nn.Module):
         self.pool = _average_pool(three)
         self.branch1x1 = _conv(in_channels, c(64), (1, 1))
         self.branch5x5_1 = _conv(in_channels, c(48), (1, 1))
-        self.branch5x5_2 = _conv(c(48), c(64), (5, 5), five, padded=True)
+        self.branch5x5_2 = _conv(c(48), c(64), (5, 5), five)
         self.branch3x3dbl_1 = _conv(in_channels, c(64), (1, 1))
-        self.branch3x3dbl_2 = _conv(c(64), c(96), (3, 3), three, padded=True)
-        self.branch3x3dbl_3 = _conv(c(96), c(96), (3, 3), three, padded=True)
+        self.branch3x3dbl_2 = _conv(c(64), c(96), (3, 3), three)
+        self.branch3x3dbl_3 = _conv(c(96), c(96), (3, 3), three)
         self.branch_pool = _conv(in_channels, pool, (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,20 +154,22 @@ class ModuleA(nn.Module):
 class ModuleB(nn.Module):
     """3/2; 1, 3, 3/2; max pool/2.
 
-    [B, in_channels, T, H, W] -> [B, 480 + in_channels, T/2, H/2, W/2].
+    [B, in_channels, T, H, W] -> [B, 480 + in_channels, (T - 1) // 2, (H - 1) // 2, (W - 1) // 2].
     """
 
     def __init__(self, in_channels: int, width: int, timed: bool) -> None:
         super().__init__()
         c = partial(_scaled, width)
+        self.timed = timed
         three = 3 if timed else 1
-        self.pool = nn.MaxPool3d((three, 3, 3), stride=2, padding=(three // 2, 0, 0))
-        self.branch3x3 = _conv(in_channels, c(384), (3, 3), three, stride=2)
+        self.pool = nn.MaxPool3d((three, 3, 3), stride=2)
+        self.branch3x3 = _conv(in_channels, c(384), (3, 3), three, stride=2, padded=False)
         self.branch3x3dbl_1 = _conv(in_channels, c(64), (1, 1))
-        self.branch3x3dbl_2 = _conv(c(64), c(96), (3, 3), three, padded=True)
-        self.branch3x3dbl_3 = _conv(c(96), c(96), (3, 3), three, stride=2)
+        self.branch3x3dbl_2 = _conv(c(64), c(96), (3, 3), three)
+        self.branch3x3dbl_3 = _conv(c(96), c(96), (3, 3), three, stride=2, padded=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.timed else _middle_frames(x)
         branch3x3dbl = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
         return torch.cat([self.branch3x3(x), branch3x3dbl, self.pool(x)], dim=1)
 
@@ -180,13 +187,13 @@ class ModuleC(nn.Module):
         self.pool = _average_pool(three)
         self.branch1x1 = _conv(in_channels, out, (1, 1))
         self.branch7x7_1 = _conv(in_channels, inner, (1, 1))
-        self.branch7x7_2 = _conv(inner, inner, (1, 7), padded=True)
-        self.branch7x7_3 = _conv(inner, out, (7, 1), seven, padded=True)
+        self.branch7x7_2 = _conv(inner, inner, (1, 7))
+        self.branch7x7_3 = _conv(inner, out, (7, 1), seven)
         self.branch7x7dbl_1 = _conv(in_channels, inner, (1, 1))
-        self.branch7x7dbl_2 = _conv(inner, inner, (7, 1), padded=True)
-        self.branch7x7dbl_3 = _conv(inner, inner, (1, 7), seven, padded=True)
-        self.branch7x7dbl_4 = _conv(inner, inner, (7, 1), padded=True)
-        self.branch7x7dbl_5 = _conv(inner, out, (1, 7), seven, padded=True)
+        self.branch7x7dbl_2 = _conv(inner, inner, (7, 1))
+        self.branch7x7dbl_3 = _conv(inner, inner, (1, 7), seven)
+        self.branch7x7dbl_4 = _conv(inner, inner, (7, 1))
+        self.branch7x7dbl_5 = _conv(inner, out, (1, 7), seven)
         self.branch_pool = _conv(in_channels, out, (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -200,22 +207,24 @@ class ModuleC(nn.Module):
 class ModuleD(nn.Module):
     """1, 3/2; 1, 1x7, 7x1, 3/2; max pool/2.
 
-    [B, in_channels, T, H, W] -> [B, 512 + in_channels, T/2, H/2, W/2].
+    [B, in_channels, T, H, W] -> [B, 512 + in_channels, (T - 1) // 2, (H - 1) // 2, (W - 1) // 2].
     """
 
     def __init__(self, in_channels: int, width: int, timed: bool) -> None:
         super().__init__()
         c = partial(_scaled, width)
+        self.timed = timed
         three, seven = (3, 7) if timed else (1, 1)
-        self.pool = nn.MaxPool3d((three, 3, 3), stride=2, padding=(three // 2, 0, 0))
+        self.pool = nn.MaxPool3d((three, 3, 3), stride=2)
         self.branch3x3_1 = _conv(in_channels, c(192), (1, 1))
-        self.branch3x3_2 = _conv(c(192), c(320), (3, 3), three, stride=2)
+        self.branch3x3_2 = _conv(c(192), c(320), (3, 3), three, stride=2, padded=False)
         self.branch7x7x3_1 = _conv(in_channels, c(192), (1, 1))
-        self.branch7x7x3_2 = _conv(c(192), c(192), (1, 7), padded=True)
-        self.branch7x7x3_3 = _conv(c(192), c(192), (7, 1), seven, padded=True)
-        self.branch7x7x3_4 = _conv(c(192), c(192), (3, 3), three, stride=2)
+        self.branch7x7x3_2 = _conv(c(192), c(192), (1, 7))
+        self.branch7x7x3_3 = _conv(c(192), c(192), (7, 1), seven)
+        self.branch7x7x3_4 = _conv(c(192), c(192), (3, 3), three, stride=2, padded=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.timed else _middle_frames(x)
         branch3x3 = self.branch3x3_2(self.branch3x3_1(x))
         branch7x7x3 = self.branch7x7x3_2(self.branch7x7x3_1(x))
         branch7x7x3 = self.branch7x7x3_4(self.branch7x7x3_3(branch7x7x3))
@@ -235,12 +244,12 @@ class ModuleE(nn.Module):
         self.pool = _average_pool(three)
         self.branch1x1 = _conv(in_channels, c(320), (1, 1))
         self.branch3x3_1 = _conv(in_channels, c(384), (1, 1))
-        self.branch3x3_2a = _conv(c(384), c(384), (1, 3), three, padded=True)
-        self.branch3x3_2b = _conv(c(384), c(384), (3, 1), three, padded=True)
+        self.branch3x3_2a = _conv(c(384), c(384), (1, 3), three)
+        self.branch3x3_2b = _conv(c(384), c(384), (3, 1), three)
         self.branch3x3dbl_1 = _conv(in_channels, c(448), (1, 1))
-        self.branch3x3dbl_2 = _conv(c(448), c(384), (3, 3), three, padded=True)
-        self.branch3x3dbl_3a = _conv(c(384), c(384), (1, 3), three, padded=True)
-        self.branch3x3dbl_3b = _conv(c(384), c(384), (3, 1), three, padded=True)
+        self.branch3x3dbl_2 = _conv(c(448), c(384), (3, 3), three)
+        self.branch3x3dbl_3a = _conv(c(384), c(384), (1, 3), three)
+        self.branch3x3dbl_3b = _conv(c(384), c(384), (3, 1), three)
         self.branch_pool = _conv(in_channels, c(192), (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -266,7 +275,7 @@ class Auxiliary(nn.Module):
         if config.auxiliary == "batch_norm":
             self.convs = nn.Sequential(
                 _conv(in_channels, inner, (1, 1)),
-                _conv(inner, features, (5, 5)),
+                _conv(inner, features, (5, 5), padded=False),
             )
         else:
             dropout = 0.7
@@ -286,9 +295,9 @@ class Auxiliary(nn.Module):
 
 
 def torchvision_name(name: str) -> str | None:
-    """Where a parameter or buffer of ``S3DV3`` has its 2D counterpart in torchvision's ``inception_v3``.
+    """The name in torchvision's ``inception_v3`` of the 2D counterpart of a parameter or buffer.
 
-    None for those that images have none for: convolutions over time, and the classifiers.
+    None for those without a counterpart: convolutions over time, and the classifiers.
 
     >>> torchvision_name("layers.8.branch5x5_2.spatial.norm.bias")
     'Mixed_5b.branch5x5_2.bn.bias'
@@ -302,7 +311,7 @@ def torchvision_name(name: str) -> str | None:
 
 
 def _scaled(width: int, channels: int) -> int:
-    """Channels of a network of ``width`` where that of 32 has ``channels``."""
+    """Channels in a network of ``width`` of a layer that has ``channels`` at width 32."""
     return channels * width // 32
 
 
@@ -313,7 +322,7 @@ def _conv(
     time: int = 1,
     *,
     stride: int = 1,
-    padded: bool = False,
+    padded: bool = True,
 ) -> ConvNorm | SeparableConvNorm:
     """A convolution of ``size`` in space, followed by one over ``time`` frames if there are several."""
     height, width = size
@@ -323,9 +332,20 @@ def _conv(
         out_channels,
         (time, height, width),
         stride=(stride, stride, stride),
-        padding=(time // 2, height // 2, width // 2) if padded else (time // 2, 0, 0),
+        padding=(time // 2, height // 2, width // 2) if padded else (0, 0, 0),
         eps=1e-3,
     )
+
+
+def _max_pool(timed: bool) -> nn.MaxPool3d:
+    """A window of 3, over time too if ``timed``, that halves frames, height and width."""
+    time = 3 if timed else 1
+    return nn.MaxPool3d((time, 3, 3), stride=2, padding=(time // 2, 1, 1))
+
+
+def _middle_frames(features_bcthw: Tensor) -> Tensor:
+    """The frames in the middle of all windows of three: [B, C, T, H, W] -> [B, C, T - 2, H, W]."""
+    return features_bcthw[:, :, 1:-1]
 
 
 def _average_pool(time: int) -> nn.Module:

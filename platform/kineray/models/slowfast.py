@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from kineray.config.models.slowfast import SlowFastConfig
 from kineray.errors import ConfigError
 from kineray.models.blocks import BasicBlock, Bottleneck, Lateral, Pathway, R2Plus1dBlock, initialise
-from kineray.models.blocks.pathway import check_pictures
+from kineray.models.blocks.pathway import check_frame_size
 from kineray.models.blocks.residual import ResidualBlock
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
@@ -40,7 +40,7 @@ _BLOCKS: Mapping[str, type[ResidualBlock]] = {
 class SlowFast(nn.Module):
     """The whole network. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: of the clips; 3 for RGB, 2 for optical flow and more for stacked flow.
+    ``in_channels``: number of clip channels (3 for RGB, 2 for optical flow, more for stacked flow).
     """
 
     def __init__(self, config: SlowFastConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
@@ -78,10 +78,10 @@ class SlowFast(nn.Module):
         """Normalised clips, float [B, C, alpha T, H, W] -> {head: logits [B, classes]}.
 
         All the Fast frames are given, the Slow ones are picked here; training and evaluation return
-        logits alike. Raises ConfigError where the number of frames is not a multiple of alpha, and for
-        pictures that are too small for the non-local blocks.
+        logits alike. Raises ConfigError if the number of frames is not a multiple of alpha, and for
+        frames that are too small for the non-local blocks.
         """
-        check_pictures(clips_bcthw, self.smallest_side)
+        check_frame_size(clips_bcthw, self.smallest_side)
         indices = slow_indices(clips_bcthw.shape[2], self.alpha)
         # Not index_select, which would put the channels of a pixel apart in memory.
         slow = self.slow.stem(torch.cat([clips_bcthw[:, :, index : index + 1] for index in indices], dim=2))

@@ -2,7 +2,9 @@
 
 ResNet-50 reads the frames of a sequence one after the other. A temporal skip connection adds the output of
 a layer at frame t - 1 to the output of a later layer at frame t, so what lies between them learns the
-residual with respect to the previous frame. The output at the last frame is that of the sequence.
+residual with respect to the previous frame. The output at the last frame is that of the sequence. (A
+caption of the source adds the *input* of the block; its layer numbers, which stand here, the output of a
+layer.)
 
 The source numbers the layers of ResNet-50. Convolutions and batch norms count, from 0, in the order in
 which they run, the projection of a shortcut before the branch; that makes 106, and every studied connection
@@ -24,8 +26,10 @@ Features after layers 85 and 105 are the outputs of layer3 and layer4. Those "af
 of layer2, which ends with 47 here: no uniform count fits all three.
 
 Each connection reaches one frame further back, since its source depends on the targets before it: one, two
-and four connections have a context of two, three and five frames. The source's "special 3" sends layer 98
-through an identity layer at t - 1 to layer 104 at t: it is ``delay`` 2.
+and four connections have a context of two, three and five frames. In the source's "special 3" layer 98
+reaches layer 104 by an identity layer, "which skips the frame at t - 1", and it "captures temporal
+dependencies of three frames". It can be read in two ways: the connection from t - 2 takes the place of the
+one from t - 1 (``delays`` 2), or is added to it (``delays`` 1,2).
 
 A video is classified by the mean of the probabilities of its sequences, which are its views in evaluation:
 ``data.sampling=sequences`` with as many ``data.frames`` as the context.
@@ -40,7 +44,7 @@ from torchvision.models import ResNet, resnet50
 
 from kineray.config.models.st_resnet import STResNetConfig
 from kineray.errors import ConfigError
-from kineray.models.blocks import GroupBatchNorm, adopt, take_channels
+from kineray.models.blocks import GhostBatchNorm, adopt, replace_input_conv
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -68,7 +72,7 @@ class STResNet(nn.Module):
         super().__init__()
         self.config = config
         self.context = config.context
-        self.delay = config.delay
+        self.delays = config.delays
         self.backbone = _backbone(in_channels)
         self.source_of: dict[str, str] = {}  # from the name of a target to that of its source
         self.connections = nn.ModuleDict()
@@ -116,34 +120,38 @@ class STResNet(nn.Module):
     def _layer(self, name: str, features_btchw: Tensor, sources: dict[str, Tensor]) -> Tensor:
         """Apply a layer to every frame, keep its output if it is a source, and connect it if it is a target.
 
-        [B, T, C, H, W] -> the same T, or ``delay`` less after a target: its first frames have nothing
-        before them and nothing later needs them.
+        [B, T, C, H, W] -> the same T, or the largest of ``delays`` less after a target: its first frames
+        have nothing before them and nothing later needs them.
         """
         output_btchw = _each_frame(self.backbone.get_submodule(name), features_btchw)
         if name in self.source_of.values():
             sources[name] = output_btchw
         if name not in self.source_of:
             return output_btchw
-        earlier_btchw = sources[self.source_of[name]][:, : -self.delay]
+        source_btchw, longest = sources[self.source_of[name]], max(self.delays)
         connection = self.connections[self.connection_to[name]]
-        return output_btchw[:, self.delay :] + _each_frame(connection, earlier_btchw)
+        connected_btchw = output_btchw[:, longest:]
+        for delay in self.delays:
+            earlier_btchw = source_btchw[:, longest - delay : -delay]
+            connected_btchw = connected_btchw + _each_frame(connection, earlier_btchw)
+        return connected_btchw
 
     def _channels(self, name: str) -> int:
         layer = self.backbone.get_submodule(name)
-        return layer.num_features if isinstance(layer, GroupBatchNorm) else int(layer.out_channels)
+        return layer.num_features if isinstance(layer, GhostBatchNorm) else int(layer.out_channels)
 
 
 def _each_frame(layer: nn.Module, features_btchw: Tensor) -> Tensor:
     """Apply a layer for images to all frames at once."""
     frames = features_btchw.shape[1]
-    if isinstance(layer, GroupBatchNorm):
+    if isinstance(layer, GhostBatchNorm):
         layer.rows_per_clip = frames
     output: Tensor = layer(features_btchw.flatten(0, 1))
     return torch.unflatten(output, 0, (-1, frames))
 
 
 def _backbone(in_channels: int) -> ResNet:
-    backbone = adopt(take_channels(resnet50(weights=None), in_channels))
+    backbone = adopt(replace_input_conv(resnet50(weights=None), in_channels))
     backbone.fc = nn.Identity()
     return backbone
 
@@ -180,5 +188,6 @@ PRESETS = {
     "st_resnet50_conv_relu": _preset(STResNetConfig(connection="conv_relu")),
     "st_resnet50_context3": _preset(STResNetConfig(connections=2)),
     "st_resnet50_context5": _preset(STResNetConfig(connections=4)),
-    "st_resnet50_special3": _preset(STResNetConfig(delay=2)),
+    "st_resnet50_special3": _preset(STResNetConfig(delays=(2,))),
+    "st_resnet50_special3_both": _preset(STResNetConfig(delays=(1, 2))),
 }

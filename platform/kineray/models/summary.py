@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and shapes, found by running it without numbers."""
+"""What a network costs: parameters, multiply-adds and shapes, found by running it on the meta device."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kineray.models.blocks import GroupBatchNorm
+from kineray.models.blocks import GhostBatchNorm
 from kineray.models.registry import build_model, find_preset
 
 Shape = tuple[int, ...]
@@ -20,7 +20,7 @@ _WEIGHTED = frozenset({"convolution", "_convolution", "mm", "addmm"})
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds. ``weighted``: of convolutions and linear layers, which is what papers quote;
+    """Multiply-adds. ``weighted``: of convolutions and linear layers, which papers quote;
     ``attention``: of the products of two activations, as in non-local blocks and attention."""
 
     weighted: int = 0
@@ -37,8 +37,8 @@ class Cost:
 class Part:
     """A module inside a network, by its dotted ``name``.
 
-    ``outputs``: shapes of what it returns (the last time, where it is used several times), none where it
-    only holds other parts. Several parts may share parameters.
+    ``outputs``: shapes of what it returns (the last time, if it is used several times), none if it only
+    holds other parts. Several parts may share parameters.
     """
 
     name: str
@@ -61,25 +61,27 @@ class Summary:
     parts: tuple[Part, ...]
 
 
-def summarise(model: str | nn.Module, clip: tuple[int, int, int, int] | None = None) -> Summary:
-    """The costs of a preset, by name and with one head of 400 classes, or of a network.
+def summarise(
+    model: str | nn.Module, clip: tuple[int, int, int, int] | None = None, *, classes: int = CLASSES
+) -> Summary:
+    """The costs of a preset, by name, or of a network.
 
-    ``clip``: channels, frames, height and width [default: the preset's]. Nothing is computed: the network
-    runs on the meta device, and a given one is left as it is. Raises ConfigError for an unknown name, or
-    for clips that the network cannot take.
+    ``clip``: channels, frames, height and width [default: the preset's]. ``classes``: number of classes of
+    the one head that a preset gets. Nothing is computed: the network runs on the meta device, and a given
+    one is left as it is. Raises ConfigError for an unknown name, or for clips that the network cannot take.
     """
     if isinstance(model, str):
         preset = find_preset(model)
         clip = clip or (preset.channels, preset.frames, preset.side, preset.side)
         with torch.device("meta"):
-            network = build_model(preset.config, {"action": CLASSES}, clip[0])
+            network = build_model(preset.config, {"action": classes}, clip[0])
     elif clip is None:
         raise TypeError("summarise() needs the clip of a network: channels, frames, height, width")
     else:
         network = copy.deepcopy(model).to("meta")
     network.eval()
     for module in network.modules():
-        if isinstance(module, GroupBatchNorm):  # most of the time on the meta device, and nothing is counted
+        if isinstance(module, GhostBatchNorm):  # most of the time on the meta device, and nothing is counted
             module.forward = torch.empty_like  # type: ignore[method-assign,assignment]
     modules = dict(_two_levels(network))
     with FlopCounterMode(display=False) as counter:

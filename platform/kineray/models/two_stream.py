@@ -16,7 +16,6 @@ The source trains each stream alone. Here the loss is that of the fused result; 
 train the streams in experiments of their own and start from them: ``model.rgb.init``, ``model.flow.init``.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -30,7 +29,7 @@ from kineray.config import ModelSection
 from kineray.config.models.two_stream import TwoStreamConfig
 from kineray.errors import ConfigError
 from kineray.models import r2plus1d, s3d, slowfast
-from kineray.models.heads import AUXILIARY, check_heads
+from kineray.models.heads import AUXILIARY, MeanOfProbabilities, check_heads
 from kineray.models.preset import RGB, ModelPreset
 
 _FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # of a clip that is looked for, only for its shapes
@@ -39,8 +38,8 @@ _FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # of a clip that is looked for
 class TwoStream(nn.Module):
     """Both streams and their fusion. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: of the clips; 3 of RGB, which come first, and then those of flow (2, or more if
-    stacked). Raises ConfigError if there are none of flow, or ``mid`` is no layer that can be fused.
+    ``in_channels``: number of clip channels: 3 of RGB, which come first, and those of flow (2, or more
+    if stacked). Raises ConfigError if there are none of flow, or ``mid`` is no layer that can be fused.
     """
 
     def __init__(self, config: TwoStreamConfig, heads: Mapping[str, int], in_channels: int = 5) -> None:
@@ -72,12 +71,13 @@ class TwoStream(nn.Module):
         return {**rgb, **flow, **fused}
 
 
-class AverageFusion(nn.Module):
-    """The logarithm of the mean probability, for each head."""
+class AverageFusion(MeanOfProbabilities):
+    """The logits of the mean probability, for each head."""
 
     def forward(self, rgb: Mapping[str, Tensor], flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits of both streams, {head: [B, classes]} -> the same of their fusion."""
-        return {name: _average(rgb[name], flow[name]) for name in rgb if name in flow}
+        both = {name: torch.stack([rgb[name], flow[name]], dim=1) for name in rgb if name in flow}
+        return {name: self.mean_logits(logits_b2k) for name, logits_b2k in both.items()}
 
 
 class LinearFusion(AverageFusion):
@@ -94,7 +94,7 @@ class LinearFusion(AverageFusion):
         auxiliary = {name: logits for name, logits in rgb.items() if name.startswith(AUXILIARY)}
         fused = super().forward(auxiliary, flow)
         for name, linear in self.fuse.items():
-            scores = [F.normalize(stream[name].softmax(1), dim=1) for stream in (rgb, flow)]
+            scores = [F.normalize(self.probabilities(stream[name]), dim=1) for stream in (rgb, flow)]
             fused[name] = linear(torch.cat(scores, dim=1))
         return fused
 
@@ -129,12 +129,6 @@ class MidFusion(nn.Module):
         return mixed
 
 
-def _average(logits_rgb: Tensor, logits_flow: Tensor) -> Tensor:
-    dtype = torch.promote_types(logits_rgb.dtype, torch.float32)
-    rgb, flow = (F.log_softmax(logits, dim=1, dtype=dtype) for logits in (logits_rgb, logits_flow))
-    return torch.logaddexp(rgb, flow) - math.log(2)
-
-
 def _start_as_sum(layer: nn.Module) -> None:
     """Two identity matrices side by side: the output is the sum of both halves of the input."""
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
@@ -149,7 +143,7 @@ def _start_as_sum(layer: nn.Module) -> None:
 
 
 def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
-    """The fusion after ``config.mid``; ConfigError where that cannot be."""
+    """The fusion after ``config.mid``. Raises ConfigError if that layer cannot be fused."""
     rgb, flow = (_shapes(config, *stream) for stream in ((config.rgb, RGB), (config.flow, flow_channels)))
     if config.mid not in rgb or config.mid not in flow:
         common = [name for name in rgb if name in flow]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from kineray.config.models.video_resnet18 import VideoResNet18Config
-from kineray.models.blocks import adopt, take_channels
+from kineray.models.blocks import adopt, replace_input_conv
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -37,7 +37,7 @@ class VideoResNet18(nn.Module):
         make = {"r3d": video.r3d_18, "mc3": video.mc3_18, "r2plus1d": video.r2plus1d_18}[config.variant]
         network = make(weights=None, num_classes=1)
         network.fc = nn.Identity()
-        self.backbone = adopt(take_channels(network, in_channels))
+        self.backbone = adopt(replace_input_conv(network, in_channels))
         self.head = FeatureHead(FEATURES, heads, config.dropout)
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:

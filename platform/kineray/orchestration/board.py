@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kineray.config import Experiment, apply_overrides, fingerprint, trial_name
+from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.data import Manifest
-from kineray.errors import KinerayError
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.orchestration.messages import FromTrial, TrialEnded, TrialEvent, TrialStarted
-from kineray.tracking import Run, get_run, resume_run, run_exists, start_run
+from kineray.orchestration.process import described
+from kineray.orchestration.records import science
+from kineray.tracking import PROBLEM, Run, get_run, resume_run, run_exists, start_run
 from kineray.training import Event, ValidationEvent
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Board:
                 self._end(name, entry, status)
             if entry.problem:
                 self.first_problem = self.first_problem or entry.problem
-                entry.run.set_tags({"problem": entry.problem})
+                entry.run.set_tags({PROBLEM: entry.problem})
             score = {} if entry.score is None else {"trial.score": repr(entry.score)}
             entry.run.set_tags({"trial.state": entry.state, "trial.epoch": str(entry.epoch), **score})
             ends = {"failed": "FAILED", "diverged": "FAILED", "interrupted": "KILLED"}
@@ -145,15 +146,18 @@ class Board:
         for message in drain(self._mailbox):
             try:
                 self._take(message)
-            except KinerayError as error:  # the record of one trial; the others go on
-                self.first_problem = self.first_problem or str(error)
-                log.warning("%s: %s", message.trial, error)
+            except Exception as error:  # the record of one trial, or the caller's on_event; the others go on
+                problem = str(described(error))
+                self.first_problem = self.first_problem or problem
+                log.warning("%s: %s", message.trial, problem)
 
     def _take(self, message: FromTrial) -> None:
         entry = self._entries.get(message.trial)
         match message:
             case TrialStarted():
                 self._start(message)
+            case TrialEnded(problem=problem) if entry is None:  # before it could report its start
+                self.first_problem = self.first_problem or problem
             case _ if entry is None:  # its record could not be started, which was logged
                 pass
             case TrialEvent(event=event):
@@ -185,7 +189,7 @@ class Board:
             self.storage,
             name=full_name,
             experiment=experiment,
-            fingerprint=fingerprint(experiment, self.manifest.content_hash),
+            fingerprint=science(experiment, self.manifest),
             manifest=self.manifest,
             command=[],
             parent=self.parent.run_id,

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Self
 
+from kineray.config import Plugin
 from kineray.errors import KinerayError
 from kineray.options import WorkerOptions
 from kineray.training import Event
@@ -20,13 +21,14 @@ class WorkerTask:
     """What every worker of a run does.
 
     ``experiment`` is YAML; ``manifest`` and ``folder`` (of the run) are locations that mean the same on
-    every host.
+    every host. ``plugins``: declared before the experiment is read.
     """
 
     experiment: str
     manifest: str
     folder: str
     options: WorkerOptions
+    plugins: tuple[Plugin, ...]
 
     def to_json(self) -> str:
         """One JSON object; ``from_json`` of the same class reads it."""
@@ -36,7 +38,8 @@ class WorkerTask:
     def from_json(cls, text: str) -> Self:
         """The task that ``to_json`` wrote."""
         values = json.loads(text)
-        return cls(**values | {"options": WorkerOptions(**values["options"])})
+        plugins = tuple(map(Plugin.from_json, values["plugins"]))
+        return cls(**values | {"options": WorkerOptions(**values["options"]), "plugins": plugins})
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,10 @@ class TrialEvent:
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """``trial`` came to its end: ``finished``, ``diverged`` or ``failed``, with the problem in one line."""
+    """``trial`` came to its end: ``finished``, ``diverged`` or ``failed``, with the problem in one line.
+
+    ``trial`` is empty for a process that failed before it could tell which one it was to run.
+    """
 
     trial: str
     state: str

@@ -23,6 +23,8 @@ def enter(task: WorkerTask, cpus: int) -> Experiment:
     import torch
 
     torch.set_num_threads(cpus)  # Ray sets OMP_NUM_THREADS to 1
+    for plugin in task.plugins:
+        plugin.execute()
     return from_yaml(task.experiment)
 
 

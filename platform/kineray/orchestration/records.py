@@ -2,12 +2,20 @@
 
 from collections.abc import Iterable
 
-from kineray.config import Experiment, apply_overrides, differing_keys, from_yaml, to_yaml
+from kineray.config import (
+    Experiment,
+    apply_overrides,
+    differing_keys,
+    fingerprint,
+    from_yaml,
+    plugins_of,
+    to_yaml,
+)
 from kineray.data import Manifest, load_manifest
 from kineray.errors import ConfigError
 from kineray.storage import absolute, exists, join, read_bytes, write_bytes
 from kineray.tracking import Run, get_run, list_runs, resume_run, run_exists, start_run, unused_name
-from kineray.training import absolute_inits
+from kineray.training import absolute_inits, init_hashes
 
 _EXPERIMENT = "experiment.yaml"
 
@@ -26,10 +34,15 @@ def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
     return apply_overrides(experiment, paths), load_manifest(uri)
 
 
+def science(experiment: Experiment, manifest: Manifest, space: str = "") -> str:
+    """The fingerprint of a run, or of a sweep of ``space``, with the content of what it starts from."""
+    return fingerprint(experiment, manifest.content_hash + space, init_hashes(experiment.model))
+
+
 def open_record(
     experiment: Experiment,
     manifest: Manifest,
-    fingerprint: str,
+    science_hash: str,
     *,
     storage: str,
     name: str | None,
@@ -37,14 +50,14 @@ def open_record(
     command: Iterable[str],
     kind: str = "",
 ) -> Run:
-    """Start a record, or with ``resume`` go on with ``name`` or the newest that ``fingerprint`` fits.
+    """Start a record, or with ``resume`` go on with ``name`` or the newest that ``science_hash`` fits.
 
     ``kind``: what is put behind the experiment's name where none is given; it is empty for a training
     run, of which only an unfinished one is resumed unasked. Writes the experiment into the run's folder.
     """
     if resume:
-        name = name or _newest(experiment, fingerprint, storage, unfinished=not kind)
-        if get_run(storage, name).fingerprint != fingerprint:
+        name = name or _newest(experiment, science_hash, storage, unfinished=not kind)
+        if get_run(storage, name).fingerprint != science_hash:
             raise ConfigError(
                 f"run {name} {_what_differs(experiment, storage, name)}",
                 code="other_experiment",
@@ -64,11 +77,12 @@ def open_record(
             storage,
             name=name or unused_name(storage, experiment.name + kind),
             experiment=experiment,
-            fingerprint=fingerprint,
+            fingerprint=science_hash,
             manifest=manifest,
             command=list(command),
         )
     try:
+        run.set_tags({f"plugin.{plugin.name}": plugin.sha256 for plugin in plugins_of(experiment)})
         write_bytes(join(storage, run.name, _EXPERIMENT), to_yaml(experiment).encode())
     except BaseException:
         run.finish("FAILED")
@@ -76,14 +90,14 @@ def open_record(
     return run
 
 
-def _newest(experiment: Experiment, fingerprint: str, storage: str, *, unfinished: bool) -> str:
+def _newest(experiment: Experiment, science_hash: str, storage: str, *, unfinished: bool) -> str:
     runs = [
         run
         for run in list_runs(storage)
         if run.parent is None and not (unfinished and run.status == "FINISHED")
     ]
     for run in runs:  # newest first
-        if run.fingerprint == fingerprint:
+        if run.fingerprint == science_hash:
             return run.name
     near = [run.name for run in runs if run.name.startswith(experiment.name)]
     hint = f"; {near[0]} {_what_differs(experiment, storage, near[0])}" if near else ""

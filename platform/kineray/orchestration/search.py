@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,8 @@ from kineray.config import (
     SearchSpace,
     apply_overrides,
     check_space,
-    fingerprint,
     leaf_keys,
+    loaded_plugins,
     to_yaml,
     trial_name,
 )
@@ -26,7 +27,7 @@ from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
-from kineray.orchestration.records import open_manifest, open_record
+from kineray.orchestration.records import open_manifest, open_record, science
 from kineray.orchestration.trial import run_trial
 from kineray.storage import absolute, is_remote, join
 from kineray.training import Event, check_micro_batch
@@ -74,7 +75,7 @@ def sweep(
     parent = open_record(
         experiment,
         manifest,
-        fingerprint(experiment, manifest.content_hash + described),
+        science(experiment, manifest, described),
         storage=storage,
         name=name,
         resume=resume,
@@ -113,7 +114,7 @@ def _check_count(name: str, value: int | None) -> None:
 
 
 def _values(experiment: Experiment, space: SearchSpace, key: str) -> list[int]:
-    """All values that the integer ``key`` takes in a sweep. A range of whole numbers is no domain."""
+    """All values that the integer ``key`` takes in a sweep. There is no range of whole numbers."""
     domain = space.get(key)
     found = domain.values if isinstance(domain, Choice) else [leaf_keys(experiment)[key]]
     return [int(float(str(value))) for value in found]  # values of the command line are text
@@ -171,6 +172,7 @@ def _search(
         manifest=experiment.data.manifest or "",
         folder=absolute(join(storage, name)),
         options=options,
+        plugins=loaded_plugins(),
         cpus=max(1, cpus // at_once),
     )
     trainable = tune.with_parameters(run_trial, task_json=task.to_json(), mailbox=board.mailbox())
@@ -209,7 +211,9 @@ def _search(
         )
         # Tune would take Ctrl-C for itself and end as if the sweep were done.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        with _quiet():
+        with _quiet(), warnings.catch_warnings():
+            # A trial that goes on in a new process counts its reports from 1 again.
+            warnings.filterwarnings("ignore", message="The reported value is ignored")
             results = tuner.fit()
     for result in results:
         if result.error is not None:

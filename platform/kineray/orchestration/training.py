@@ -12,16 +12,16 @@ from functools import partial
 from typing import Any
 
 from kineray.cluster import connect
-from kineray.config import Experiment, fingerprint, to_yaml
+from kineray.config import Experiment, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
 from kineray.orchestration.process import UNFORESEEN
-from kineray.orchestration.records import open_manifest, open_record
+from kineray.orchestration.records import open_manifest, open_record, science
 from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join
-from kineray.tracking import Run
+from kineray.tracking import PROBLEM, Run
 from kineray.training import Event, TrainResult, check_micro_batch
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def train(
     run = open_record(
         experiment,
         manifest,
-        fingerprint(experiment, manifest.content_hash),
+        science(experiment, manifest),
         storage=storage,
         name=name,
         resume=resume,
@@ -88,6 +88,7 @@ def train(
         manifest=experiment.data.manifest or "",
         folder=absolute(join(storage, run.name)),
         options=options,
+        plugins=loaded_plugins(),
     )
     status = "FAILED"
     try:
@@ -97,7 +98,7 @@ def train(
         status = "KILLED"
         raise
     except KinerayError as error:
-        run.set_tags({"problem": str(error)})
+        run.set_tags({PROBLEM: str(error)})
         raise
     finally:
         run.finish(status)

@@ -5,7 +5,7 @@ import os
 import socket
 from typing import Any
 
-from kineray.config import apply_overrides, trial_name
+from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.errors import NonFiniteLossError
 from kineray.orchestration.messages import TrialEnded, TrialEvent, TrialStarted, TrialTask
 from kineray.orchestration.process import enter, failed, shared_manifest
@@ -18,12 +18,23 @@ def run_trial(params: dict[str, Any], *, task_json: str, mailbox: Any) -> None:
 
     Raises only what a new process may not meet again, so that Ray Tune starts the trial once more.
     """
+    name = ""
+    try:
+        task = TrialTask.from_json(task_json)
+        base = enter(task, task.cpus)
+        name = trial_name(base, params)
+        _train(task, base, name, params, mailbox)
+    except Exception as error:
+        failure = failed(0, error)
+        mailbox.put.remote(TrialEnded(name, "failed", str(failure.error), failure.traceback))
+        if not failure.final:
+            raise
+
+
+def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any], mailbox: Any) -> None:
     import torch
     from ray import tune
 
-    task = TrialTask.from_json(task_json)
-    base = enter(task, task.cpus)
-    name = trial_name(base, params)
     checkpoints = CheckpointStore(join(task.folder, name, "checkpoints"))
     before = checkpoints.best_score()  # of a trial that was interrupted
     mailbox.put.remote(TrialStarted(name, params, before, socket.gethostname(), os.getpid()))
@@ -63,8 +74,3 @@ def run_trial(params: dict[str, Any], *, task_json: str, mailbox: Any) -> None:
     except NonFiniteLossError as error:
         mailbox.put.remote(TrialEnded(name, "diverged", str(error)))
         tune.report({"score": 0.0, "epoch": last_epoch})
-    except Exception as error:
-        failure = failed(0, error)
-        mailbox.put.remote(TrialEnded(name, "failed", str(failure.error), failure.traceback))
-        if not failure.final:
-            raise

@@ -43,7 +43,10 @@ _CPUS = 0.1  # reserved per replica: on two cores every replica and its successo
 
 
 class AppArgs(BaseModel):
-    """What the application is built from; it is in Serve's own configuration, so no secrets."""
+    """What the application is built from; it is in Serve's own configuration, so no secrets.
+
+    ``plugins``: ``Plugin.to_json`` of those that the version needs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +62,7 @@ class AppArgs(BaseModel):
     top_k: int
     max_bytes: int
     gpus: float
+    plugins: list[dict[str, str]] = []
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,13 @@ class Model:
         import torch
 
         from kineray.cluster import cpus_of_this_node
-        from kineray.evaluation import view_probabilities
+        from kineray.config import Plugin
+        from kineray.evaluation import view_scores
         from kineray.tracking import ModelVersion, fetch
         from kineray.training import load_checkpoint
 
+        for plugin in args.plugins:
+            Plugin.from_json(plugin).execute()
         # Ray sets OMP_NUM_THREADS by num_cpus, here to 1.
         torch.set_num_threads(cpus_of_this_node())
         self._args = args
@@ -137,7 +144,7 @@ class Model:
         # A model that cannot run must fail here, where the version before it still serves.
         side = preprocessing.eval_crop
         black = np.zeros((1, preprocessing.frames, side, side, preprocessing.channels), np.uint8)
-        view_probabilities(self._checkpoint.model, preprocessing, black, self._device)
+        view_scores(self._checkpoint, black, self._device)
 
     def plan(self) -> Plan:
         """How clips for this version are to be cut."""
@@ -168,24 +175,22 @@ class Model:
         return await asyncio.to_thread(self._infer, batch)
 
     def _infer(self, batch: list[Decoded]) -> list[dict[str, Any]]:
-        from kineray.evaluation import answer, view_probabilities
+        from kineray.evaluation import answer, view_scores
 
         started = time.perf_counter()
-        preprocessing = self._checkpoint.preprocessing
         clips = np.concatenate([decoded.clips_vthwc for decoded in batch])
-        of_views = view_probabilities(self._checkpoint.model, preprocessing, clips, self._device)
+        of_views = view_scores(self._checkpoint, clips, self._device)
         model_ms = (time.perf_counter() - started) * 1e3
         answers, start = [], 0
         for decoded in batch:
             stop = start + len(decoded.clips_vthwc)
             one = answer(
+                self._checkpoint,
                 {head: scores[start:stop] for head, scores in of_views.items()},
                 decoded.timestamps_s,
-                preprocessing.labels,
                 top_k=self._args.top_k,
                 model=self._args.name,
                 version=self._args.version,
-                weights_sha256=self._args.sha256,
                 timings_ms={"decode": decoded.decode_ms, "model": model_ms},
             )
             answers.append({**one, "batch_size": len(batch)})

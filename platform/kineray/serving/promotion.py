@@ -1,6 +1,7 @@
 """Changing the champion, in the registry and in the service that runs."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kineray import storage as store
 from kineray.serving.service import find_service
@@ -28,39 +29,55 @@ class Promotion:
     url: str | None
 
 
-def promote(storage: str, run: str, model_name: str = DEFAULT_MODEL) -> Promotion:
-    """Register the best checkpoint of ``run`` as a new version and make it the champion.
+def promote(run: str | Path, *, storage: str | None = None, model_name: str = DEFAULT_MODEL) -> Promotion:
+    """Register the best checkpoint of a run as a new version and make it the champion.
 
-    Where a service runs it answers with the new version before the alias ``champion`` moves, without
-    a restart. Raises CheckpointError or TrackingError when the checkpoint cannot be loaded: nothing is
-    registered then. Raises ServingError when it cannot be served: the old version goes on answering
-    and the aliases stay, but the new version remains in the registry, without an alias.
+    ``run``: its name in ``storage``, its MLflow run id, or its folder. ``storage``: by default
+    KINERAY_STORAGE or ./runs. ``model_name``: in the registry.
+
+    A service that runs answers with the new version before the alias ``champion`` moves, without a
+    restart. Raises TrackingError for an unknown run and CheckpointError if its checkpoint cannot be loaded:
+    nothing is registered then. Raises ServingError if it cannot be served: the old version goes on
+    answering and the aliases stay, but the new version remains in the registry, without an alias.
     """
-    found = get_run(storage, run)
+    runs = store.runs_folder(storage)
+    name = _run_name(run, runs)
+    found = get_run(runs, name)
     checkpoint = found.best_checkpoint or found.last_checkpoint
-    if checkpoint is not None:  # without one, register says so
+    if checkpoint is not None:  # register raises where there is none
         load_checkpoint(checkpoint)
-    return _make_champion(storage, register(storage, run, model_name))
+    return _make_champion(runs, register(runs, name, model_name))
 
 
-def rollback(storage: str, model_name: str = DEFAULT_MODEL) -> Promotion:
-    """Make the previous champion the champion again, as ``promote`` does.
+def rollback(*, storage: str | None = None, model_name: str = DEFAULT_MODEL) -> Promotion:
+    """Make the previous champion the champion again, and serve it where a service runs.
 
-    Raises TrackingError when there is none.
+    ``storage``: by default KINERAY_STORAGE or ./runs. Raises TrackingError when there is no previous
+    champion, and what ``promote`` raises.
     """
-    return _make_champion(storage, previous_version(storage, model_name))
+    runs = store.runs_folder(storage)
+    return _make_champion(runs, previous_version(runs, model_name))
 
 
-def _make_champion(storage: str, version: ModelVersion) -> Promotion:
+def _run_name(run: str | Path, runs: str) -> str:
+    """A run's name, which for a folder of ``runs`` is the folder's."""
+    inside = store.absolute(runs).rstrip("/") + "/"
+    text = str(run)
+    if store.is_remote(text) or "/" in text:
+        text = store.absolute(text).rstrip("/").removeprefix(inside)
+    return text
+
+
+def _make_champion(runs: str, version: ModelVersion) -> Promotion:
     # Also where no service runs: the next one could not start with a checkpoint that does not load.
-    load_checkpoint(str(fetch(storage, version)))
-    service = find_service(store.absolute(storage))
+    load_checkpoint(str(fetch(runs, version)))
+    service = find_service(store.absolute(runs))
     if service is not None and service.model_name == version.name:
         with service.deployed(version):
-            set_champion(storage, version.name, version.version)
+            set_champion(runs, version.name, version.version)
     else:
         service = None
-        set_champion(storage, version.name, version.version)
+        set_champion(runs, version.name, version.version)
     return Promotion(
         name=version.name,
         version=version.version,

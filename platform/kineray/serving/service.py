@@ -1,7 +1,7 @@
 """A running service: started in this process, or found through ``<storage>/serve.json``.
 
-The service itself is Ray Serve's; what runs is said by Serve's declarative configuration, which is
-read and written over REST at the cluster's dashboard.
+The service itself is Ray Serve's. Its declarative configuration says what runs; it is read and written
+over REST at the cluster's dashboard.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from typing import Any
 
 from kineray import storage as store
 from kineray.cluster import connect
+from kineray.config import loaded_plugins
 from kineray.errors import ServingError
 from kineray.evaluation import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
 from kineray.tracking import CHAMPION, DEFAULT_MODEL, ModelVersion, fetch, get_version
@@ -41,7 +42,7 @@ _GPU_SHARE = 0.5  # so that a successor finds room on the same GPU
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs: what ``serve.json`` holds."""
+    """A running service: the content of ``serve.json``."""
 
     storage: str
     model_name: str
@@ -102,7 +103,10 @@ class Service:
         details = self._details()["applications"].get(APPLICATION)
         if details is None or details.get("deployed_app_config") is None:
             raise ServingError(
-                f"{self.dashboard}: Ray Serve has no application '{APPLICATION}'; restart 'kineray serve'"
+                f"Ray Serve has no application '{APPLICATION}'",
+                code="no_application",
+                key=self.dashboard,
+                remedy="start the service again",
             )
         config: dict[str, Any] = details["deployed_app_config"]
         return config
@@ -132,13 +136,20 @@ class Service:
             details = self._details()["applications"].get(APPLICATION, {})
             status = details.get("status")
             if status == "DEPLOY_FAILED":
-                raise ServingError(f"version {version} cannot be served: {_reason(details)}")
+                raise ServingError(
+                    f"version {version} cannot be served: {_reason(details)}",
+                    code="cannot_be_served",
+                    key=self.model_name,
+                    remedy="the version before it still answers",
+                )
             if status == "RUNNING" and self.version() == version:
                 return
             time.sleep(_POLL_S)
         raise ServingError(
-            f"version {version} does not answer on {self.url} after {_DEPLOY_TIMEOUT_S:.0f} s; "
-            f"see {self.dashboard}"
+            f"version {version} does not answer after {_DEPLOY_TIMEOUT_S:.0f} s",
+            code="no_answer",
+            key=self.url,
+            remedy=f"see {self.dashboard}",
         )
 
     def _details(self) -> dict[str, Any]:
@@ -165,15 +176,18 @@ class Service:
             yield
         except (RequestException, ConnectionError, RuntimeError, RayError) as error:
             raise ServingError(
-                f"the service of process {self.pid} on {self.host} cannot be configured through "
-                f"{self.dashboard}: {_short(str(error))}; run this on {self.host}, or restart 'kineray serve'"
+                f"the service of process {self.pid} on {self.host} cannot be configured: "
+                f"{_short(str(error))}",
+                code="unreachable_service",
+                key=self.dashboard,
+                remedy=f"run this on {self.host}, or start the service again",
             ) from None
 
 
 def find_service(storage: str) -> Service | None:
     """The service that runs for this storage folder, or None.
 
-    What a service that was killed left behind counts as none. Raises StorageError.
+    The record that a killed service left behind counts as none. Raises StorageError.
     """
     path = store.join(storage, RECORD)
     if not store.exists(path):
@@ -181,7 +195,9 @@ def find_service(storage: str) -> Service | None:
     try:
         service = Service(**json.loads(store.read_bytes(path)))
     except (ValueError, TypeError):
-        raise ServingError(f"{path}: not written by 'kineray serve'; delete it") from None
+        raise ServingError(
+            "is no record of a service", code="not_a_record", key=path, remedy="delete it"
+        ) from None
     if service.host == socket.gethostname() and not _is_alive(service.pid):
         log.info("%s: process %d has ended without removing it", path, service.pid)
         return None
@@ -189,8 +205,8 @@ def find_service(storage: str) -> Service | None:
 
 
 def serve(
-    storage: str,
     *,
+    storage: str | None = None,
     model_name: str = DEFAULT_MODEL,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -200,18 +216,25 @@ def serve(
     max_bytes: int = DEFAULT_MAX_BYTES,
     on_ready: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Serve the champion until SIGINT or SIGTERM; to be called in the main thread.
+    """Serve the champion over HTTP until SIGINT or SIGTERM; to be called in the main thread.
 
-    ``on_ready(url, version)`` is called when requests are answered. Raises TrackingError without a
+    ``storage``: of the runs and the registry, by default KINERAY_STORAGE or ./runs. ``model_name``: in the
+    registry. ``views`` clips along time, each cut ``crops`` times (1 or 3); ``top_k``: classes of each head
+    in an answer; ``max_bytes``: the largest accepted video. ``on_ready(url, version)`` is called when
+    requests are answered. Promotions reach the service without a restart. Raises TrackingError without a
     champion, ServingError when the port is taken or the storage is served already.
     """
-    version = get_version(storage, model_name, CHAMPION)
-    running = find_service(storage)
+    runs = store.runs_folder(storage)
+    version = get_version(runs, model_name, CHAMPION)
+    running = find_service(runs)
     if running is not None:
         raise ServingError(
-            f"{storage}: served already, by process {running.pid} on {running.host} at {running.url}; stop it"
+            f"process {running.pid} on {running.host} serves it already, at {running.url}",
+            code="served_already",
+            key=runs,
+            remedy="stop that one",
         )
-    fetch(storage, version)  # what cannot be read is told before anything starts
+    fetch(runs, version)  # a version that cannot be read is an error before anything starts
     import ray
 
     ours = not ray.is_initialized()
@@ -219,7 +242,7 @@ def serve(
         connect(dashboard=True)
         gpus = _GPU_SHARE if ray.cluster_resources().get("GPU", 0) else 0.0
         service = Service(
-            storage=store.absolute(storage),
+            storage=store.absolute(runs),
             model_name=model_name,
             url=f"http://{_reachable(host)}:{port}",
             dashboard=_dashboard_url(),
@@ -265,8 +288,9 @@ def _run(
 
 
 def _pin(version: ModelVersion) -> dict[str, Any]:
-    """The arguments of the application that say which version it serves."""
-    return dataclasses.asdict(version)
+    """The arguments of the application that say which version it serves, and with which plug-ins."""
+    plugins = [plugin.to_json() for plugin in loaded_plugins()]
+    return {**dataclasses.asdict(version), "plugins": plugins}
 
 
 def _dashboard_url() -> str:
@@ -274,7 +298,11 @@ def _dashboard_url() -> str:
 
     url = ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR").dashboard_url
     if not url:
-        raise ServingError("the Ray cluster has no dashboard, which Ray Serve needs; start Ray with it")
+        raise ServingError(
+            "the Ray cluster has no dashboard, which Ray Serve needs",
+            code="no_dashboard",
+            remedy="start Ray with its dashboard",
+        )
     return f"http://{url}"
 
 
@@ -283,8 +311,10 @@ def _check_port(service: Service, host: str, port: int) -> None:
     if listening is not None:
         if (listening["host"], listening["port"]) != (host, port):
             raise ServingError(
-                f"Ray Serve listens on {listening['host']}:{listening['port']} on this cluster already; "
-                f"pass --host {listening['host']} --port {listening['port']}"
+                f"Ray Serve listens on {listening['host']}:{listening['port']} on this cluster already",
+                code="other_address",
+                key=f"{host}:{port}",
+                remedy=f"pass `host` {listening['host']} and `port` {listening['port']}",
             )
         return
     with socket.socket() as probe:
@@ -293,7 +323,10 @@ def _check_port(service: Service, host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ServingError(
-                f"{host}:{port}: {error.strerror}; pass another --port, or stop what listens there"
+                str(error.strerror),
+                code="port_in_use",
+                key=f"{host}:{port}",
+                remedy="pass another `port`, or stop what listens there",
             ) from None
 
 

@@ -1,8 +1,10 @@
 """Local paths and ``s3://bucket/key`` as one thing, and the shared cache of what was fetched."""
 
+from kineray.storage.default import DEFAULT_STORAGE, runs_folder
 from kineray.storage.files import (
     WHOLE_UP_TO,
     absolute,
+    check_writable,
     delete_file,
     delete_folder,
     exists,
@@ -22,8 +24,10 @@ from kineray.storage.files import (
 )
 
 __all__ = [
+    "DEFAULT_STORAGE",
     "WHOLE_UP_TO",
     "absolute",
+    "check_writable",
     "delete_file",
     "delete_folder",
     "exists",
@@ -38,6 +42,7 @@ __all__ = [
     "prefetch",
     "put_folder",
     "read_bytes",
+    "runs_folder",
     "video_source",
     "write_bytes",
 ]

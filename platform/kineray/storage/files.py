@@ -24,6 +24,7 @@ from kineray.storage.s3 import patience
 __all__ = [
     "WHOLE_UP_TO",
     "absolute",
+    "check_writable",
     "delete_file",
     "delete_folder",
     "exists",
@@ -154,6 +155,24 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
         with _temporary_name(path) as temporary:
             temporary.write_bytes(data)
             temporary.replace(path)
+
+
+def check_writable(uri: str | Path) -> None:
+    """Raise StorageError unless a file can be written at ``uri``: now, not after hours of work."""
+    if not is_remote(uri) and Path(uri).is_dir():
+        raise StorageError("a folder", code="not_a_file", key=uri, remedy="name a file in it")
+    probe = f"{uri}.{uuid.uuid4().hex}.tmp"
+    try:
+        write_bytes(probe, b"")
+    except StorageError as error:
+        name = str(uri)
+        raise StorageError(
+            error.problem.replace(probe, name),
+            code=error.code,
+            key=error.key.replace(probe, name),
+            remedy=error.remedy,
+        ) from None
+    delete_file(probe)
 
 
 def put_folder(local: str | Path, uri: str, *, commit_last: str = "state.json") -> None:

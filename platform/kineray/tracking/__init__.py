@@ -16,6 +16,7 @@ from kineray.tracking.registry import (
 )
 from kineray.tracking.runs import (
     BEST_SCORE,
+    PROBLEM,
     SCORE,
     Run,
     RunDetail,
@@ -33,6 +34,7 @@ __all__ = [
     "CHAMPION",
     "DEFAULT_MODEL",
     "PREVIOUS",
+    "PROBLEM",
     "SCORE",
     "ModelVersion",
     "Run",

@@ -1,4 +1,4 @@
-"""How MLflow is reached, and how its failures are told to a user."""
+"""How MLflow is reached, and how its failures are reported to a user."""
 
 import contextlib
 import logging
@@ -27,26 +27,26 @@ _ENVIRONMENT = {
 }
 
 
-def tracking_uri(where: str) -> str:
-    """``MLFLOW_TRACKING_URI``, or the SQLite file of the storage folder ``where``.
+def tracking_uri(storage_uri: str) -> str:
+    """``MLFLOW_TRACKING_URI``, or the SQLite file of the storage folder ``storage_uri``.
 
     Remote storage cannot hold a SQLite file; its default is ``./runs/mlflow.db``.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(where)
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(storage_uri)
 
 
-def own_uri(where: str) -> str:
+def own_uri(storage_uri: str) -> str:
     """The SQLite file that belongs to a storage folder."""
-    return f"sqlite:///{local_folder(where) / 'mlflow.db'}"
+    return f"sqlite:///{local_folder(storage_uri) / 'mlflow.db'}"
 
 
-def local_folder(where: str) -> Path:
+def local_folder(storage_uri: str) -> Path:
     """The local folder, absolute, of a storage folder: itself, or ``./runs`` for a remote one."""
-    return Path("./runs" if storage.is_remote(where) else where).absolute()
+    return Path("./runs" if storage.is_remote(storage_uri) else storage_uri).absolute()
 
 
-def open_client(where: str, uri: str | None = None) -> "MlflowClient":
-    """A client of the tracker of ``where``, with experiment ``kineray`` in it.
+def open_client(storage_uri: str, uri: str | None = None) -> "MlflowClient":
+    """A client of the tracker of ``storage_uri``, with experiment ``kineray`` in it.
 
     Raises TrackingError when MLflow cannot be reached.
     """
@@ -58,7 +58,7 @@ def open_client(where: str, uri: str | None = None) -> "MlflowClient":
     for noisy, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING)):
         logging.getLogger(noisy).setLevel(level)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    uri = uri or tracking_uri(where)
+    uri = uri or tracking_uri(storage_uri)
     if uri.startswith("sqlite:///"):
         with contextlib.suppress(OSError):  # SQLite's own message says the same
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -66,16 +66,16 @@ def open_client(where: str, uri: str | None = None) -> "MlflowClient":
         client = MlflowClient(uri, registry_uri=uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
             # A server knows where its artifacts go; those of a SQLite file go into the storage.
-            artifacts = storage.absolute(storage.join(where, "artifacts")) if uri == own_uri(where) else None
-            _create_experiment(client, artifacts)
+            beside = storage.absolute(storage.join(storage_uri, "artifacts"))
+            _create_experiment(client, beside if uri == own_uri(storage_uri) else None)
     return client
 
 
-def check_tracking(where: str) -> None:
-    """Raise TrackingError unless the tracker of ``where`` answers. Makes no new database."""
-    uri = tracking_uri(where)
-    if uri != own_uri(where) or Path(uri.removeprefix("sqlite:///")).exists():
-        open_client(where)
+def check_tracking(storage_uri: str) -> None:
+    """Raise TrackingError unless the tracker of ``storage_uri`` answers. Makes no new database."""
+    uri = tracking_uri(storage_uri)
+    if uri != own_uri(storage_uri) or Path(uri.removeprefix("sqlite:///")).exists():
+        open_client(storage_uri)
 
 
 def experiment_id(client: "MlflowClient") -> str:
@@ -105,10 +105,14 @@ def reaching(uri: str) -> Iterator[None]:
     try:
         yield
     except failures as error:
-        check = (
-            "MLFLOW_TRACKING_URI and the server" if uri.startswith("http") else "that the file can be written"
-        )
-        raise TrackingError(f"MLflow at {shown(uri)}: {reason(error)}; check {check}") from error
+        raise TrackingError(
+            f"MLflow cannot be reached: {reason(error)}",
+            code="mlflow_unreachable",
+            key=shown(uri),
+            remedy="check MLFLOW_TRACKING_URI and the server"
+            if uri.startswith("http")
+            else "check that the file can be written",
+        ) from error
 
 
 def reason(error: Exception) -> str:

@@ -75,7 +75,10 @@ class Journal:
         except FileExistsError:
             os.close(descriptor)
             raise TrackingError(
-                f"run {run_id}: another process is writing it ({path}); wait until it ends"
+                f"another process writes the run ({path})",
+                code="run_in_use",
+                key=run_id,
+                remedy="wait until it ends",
             ) from None
         finally:
             temporary.unlink()
@@ -209,26 +212,26 @@ class Sender(threading.Thread):
         return True
 
 
-def pending_folder(where: str) -> Path:
+def pending_folder(storage_uri: str) -> Path:
     """The local folder of the journals of a storage folder."""
-    return local_folder(where) / "pending"
+    return local_folder(storage_uri) / "pending"
 
 
-def send_pending(where: str) -> int:
+def send_pending(storage_uri: str) -> int:
     """Send the journals that ended or killed processes left behind; how many are still to be sent.
 
     A run whose process died without a word gets the status KILLED. Logs what cannot be sent, and
     leaves it for the next time.
     """
     left = 0
-    for path in sorted(pending_folder(where).glob("*.jsonl")):
+    for path in sorted(pending_folder(storage_uri).glob("*.jsonl")):
         journal = Journal.open_abandoned(path)
         if journal is None:
             continue
         if not journal.ended():
             journal.append({"status": "KILLED"})
         try:
-            send(open_client(where, journal.header["tracking_uri"] or own_uri(where)), journal)
+            send(open_client(storage_uri, journal.header["tracking_uri"] or own_uri(storage_uri)), journal)
         except TrackingError as error:
             left += 1
             log.warning("%s; %s is kept for later", error, path)

@@ -17,6 +17,7 @@ from kineray import storage
 from kineray.errors import CheckpointError, TrackingError
 from kineray.tracking.client import open_client, reaching, shown, tracking_uri
 from kineray.tracking.runs import get_run
+from kineray.training.checkpoint import weights_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "video-classifier"
 CHAMPION = "champion"
 PREVIOUS = "previous"
-_WEIGHTS = "model.safetensors"
 # What a model is: the same weights under another preprocessing are another model.
 _OTHER_FILES = ("experiment.yaml", "preprocessing.json", "state.json")
 
@@ -44,23 +44,24 @@ class ModelVersion:
     run_name: str
 
 
-def register(where: str, run_name: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
+def register(storage_uri: str, run_name: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
     """Register the best checkpoint of a run (its last one if none is best) as a new version.
 
     The checkpoint is copied: into the storage when it lies in a bucket, else to the run's artifacts.
     Raises TrackingError for an unknown run, CheckpointError when the run has no checkpoint.
     """
-    run = get_run(where, run_name)
+    run = get_run(storage_uri, run_name)
     checkpoint = run.best_checkpoint or run.last_checkpoint
     if checkpoint is None:
-        raise CheckpointError(f"run {run.name}: has no checkpoint yet; train it first")
-    client = open_client(where)
+        raise CheckpointError(
+            "the run has no checkpoint", code="no_checkpoint", key=run.name, remedy="train it first"
+        )
+    client = open_client(storage_uri)
     with _local_checkpoint(checkpoint) as folder:
-        sha256 = _sha256(folder / _WEIGHTS)
-        content = _content(folder, sha256)
-        with reaching(tracking_uri(where)):
+        sha256, content = _hashes(folder)
+        with reaching(tracking_uri(storage_uri)):
             if storage.is_remote(checkpoint):
-                source = storage.join(where, "models", model_name, content[:12])
+                source = storage.join(storage_uri, "models", model_name, content[:12])
                 storage.put_folder(folder, source, commit_last="state.json")
             else:
                 artifact = f"checkpoint/{content[:12]}"
@@ -72,25 +73,27 @@ def register(where: str, run_name: str, model_name: str = DEFAULT_MODEL) -> Mode
 
 
 def get_version(
-    where: str, model_name: str = DEFAULT_MODEL, alias_or_number: str | int = CHAMPION
+    storage_uri: str, model_name: str = DEFAULT_MODEL, alias_or_number: str | int = CHAMPION
 ) -> ModelVersion:
     """The version of a number (``3``) or an alias. Raises TrackingError when there is none."""
-    client = open_client(where)
-    found = _lookup(client, where, model_name, alias_or_number)
+    client = open_client(storage_uri)
+    found = _lookup(client, storage_uri, model_name, alias_or_number)
     if found is None:
         raise TrackingError(
-            f"model {model_name}: no version '{alias_or_number}' in {shown(tracking_uri(where))}; "
-            "kineray promote RUN registers one"
+            f"no version '{alias_or_number}' of this model in {shown(tracking_uri(storage_uri))}",
+            code="unknown_version",
+            key=model_name,
+            remedy="promote a run: kineray promote RUN",
         )
     return found
 
 
-def set_champion(where: str, model_name: str, version: int) -> ModelVersion:
+def set_champion(storage_uri: str, model_name: str, version: int) -> ModelVersion:
     """Give ``version`` the alias champion; the old champion becomes ``previous``."""
-    chosen = get_version(where, model_name, version)
-    client = open_client(where)
-    old = _lookup(client, where, model_name, CHAMPION)
-    with reaching(tracking_uri(where)):
+    chosen = get_version(storage_uri, model_name, version)
+    client = open_client(storage_uri)
+    old = _lookup(client, storage_uri, model_name, CHAMPION)
+    with reaching(tracking_uri(storage_uri)):
         # First what can be undone: without a champion nothing can be served.
         if old is not None and old.version != chosen.version:
             client.set_registered_model_alias(model_name, PREVIOUS, str(old.version))
@@ -98,25 +101,28 @@ def set_champion(where: str, model_name: str, version: int) -> ModelVersion:
     return chosen
 
 
-def rollback(where: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
+def rollback(storage_uri: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
     """Swap ``champion`` and ``previous``; returns the new champion.
 
     Raises TrackingError without a previous one.
     """
-    return set_champion(where, model_name, previous_version(where, model_name).version)
+    return set_champion(storage_uri, model_name, previous_version(storage_uri, model_name).version)
 
 
-def previous_version(where: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
+def previous_version(storage_uri: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
     """The version that ``rollback`` goes back to. Raises TrackingError when there is none."""
-    found = _lookup(open_client(where), where, model_name, PREVIOUS)
+    found = _lookup(open_client(storage_uri), storage_uri, model_name, PREVIOUS)
     if found is None:
         raise TrackingError(
-            f"model {model_name}: no previous version to go back to; a second promotion makes one"
+            "there is no previous version to go back to",
+            code="no_previous_version",
+            key=model_name,
+            remedy="a second promotion makes one",
         )
     return found
 
 
-def fetch(where: str, version: ModelVersion) -> Path:
+def fetch(storage_uri: str, version: ModelVersion) -> Path:
     """The local checkpoint folder of a version; copied once per host, and the hash of its files checked.
 
     Raises CheckpointError when the files are not those that were registered, StorageError or
@@ -127,7 +133,7 @@ def fetch(where: str, version: ModelVersion) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
             folder = Path(scratch) / "checkpoint"
-            _download(where, version, folder)
+            _download(storage_uri, version, folder)
             _check(folder, version)
             # Whoever is second finds the same bytes in place.
             with contextlib.suppress(OSError):
@@ -136,24 +142,26 @@ def fetch(where: str, version: ModelVersion) -> Path:
     return target
 
 
-def _download(where: str, version: ModelVersion, folder: Path) -> None:
+def _download(storage_uri: str, version: ModelVersion, folder: Path) -> None:
     if storage.is_remote(version.source):
         storage.get_folder(version.source, folder)
         return
     _, _, rest = version.source.partition("runs:/")
     run_id, _, artifact = rest.partition("/")
-    with reaching(tracking_uri(where)):
-        client = open_client(where)
+    with reaching(tracking_uri(storage_uri)):
+        client = open_client(storage_uri)
         copied = folder.with_name("copied")
         copied.mkdir()
         Path(client.download_artifacts(run_id, artifact, str(copied))).rename(folder)
 
 
 def _check(folder: Path, version: ModelVersion) -> None:
-    if _content(folder, _sha256(folder / _WEIGHTS)) != version.content:
+    if _hashes(folder)[1] != version.content:
         raise CheckpointError(
-            f"{folder}: not the files of {version.name} version {version.version} "
-            f"(SHA-256 {version.content[:12]}...); delete it to fetch them again from {version.source}"
+            f"not the files of {version.name} version {version.version} (SHA-256 {version.content[:12]}...)",
+            code="other_files",
+            key=folder,
+            remedy=f"delete the folder to fetch them again from {version.source}",
         )
 
 
@@ -169,12 +177,12 @@ def _local_checkpoint(uri: str) -> Iterator[Path]:
 
 
 def _lookup(
-    client: "MlflowClient", where: str, model_name: str, alias_or_number: str | int
+    client: "MlflowClient", storage_uri: str, model_name: str, alias_or_number: str | int
 ) -> ModelVersion | None:
     from mlflow.exceptions import MlflowException
 
     wanted = str(alias_or_number)
-    with reaching(tracking_uri(where)):
+    with reaching(tracking_uri(storage_uri)):
         try:
             if wanted.isdigit():
                 return _ours(client.get_model_version(model_name, wanted))
@@ -199,8 +207,10 @@ def _make_model(client: "MlflowClient", model_name: str) -> None:
 def _ours(version: Any) -> ModelVersion:
     if "content" not in version.tags:
         raise TrackingError(
-            f"model {version.name}: kineray did not register version {version.version}, or an older one "
-            "did; kineray promote its run again"
+            f"version {version.version} was not registered by kineray, or by an older one",
+            code="foreign_version",
+            key=version.name,
+            remedy="promote its run again: kineray promote RUN",
         )
     return ModelVersion(
         name=version.name,
@@ -212,11 +222,13 @@ def _ours(version: Any) -> ModelVersion:
     )
 
 
-def _content(folder: Path, weights_sha256: str) -> str:
-    """The hash of all files that make a model; that of the weights, which are large, is given."""
-    hashes = {_WEIGHTS: weights_sha256} | {name: _sha256(folder / name) for name in _OTHER_FILES}
+def _hashes(folder: Path) -> tuple[str, str]:
+    """Of the weights that the model is served with, and of all files that make the model."""
+    hashes = {name: _sha256(folder / name) for name in _OTHER_FILES}
+    weights = weights_file(str(folder))
+    hashes[weights] = _sha256(folder / weights)
     listed = "".join(f"{name} {digest}\n" for name, digest in hashes.items())
-    return hashlib.sha256(listed.encode()).hexdigest()
+    return hashes[weights], hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -224,7 +236,9 @@ def _sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; not a checkpoint folder") from None
+        raise CheckpointError(
+            f"not in a checkpoint folder: {error.strerror}", code="not_a_checkpoint", key=path
+        ) from None
 
 
 def _cache() -> Path:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SCORE = "val/score"  # the metric that every validation logs
+PROBLEM = "problem"  # the tag that says why a run failed
 BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint of ``checkpoint.best``
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*(/[A-Za-z0-9][A-Za-z0-9_.,=+-]*)*")
@@ -99,7 +100,7 @@ class Run:
 
 
 def start_run(
-    where: str,
+    storage_uri: str,
     *,
     name: str,
     experiment: Experiment,
@@ -108,7 +109,7 @@ def start_run(
     command: list[str],
     parent: str | None = None,
 ) -> Run:
-    """Start the record of a new run in the tracker of the storage folder ``where``.
+    """Start the record of a new run in the tracker of the storage folder ``storage_uri``.
 
     Records the experiment by dotted key, the git commit and what differs from it (artifact
     ``diff.patch``), package versions, the manifest's hash and how many of its clips were found.
@@ -118,11 +119,16 @@ def start_run(
     from mlflow.entities import Param
 
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise ConfigError(f"run name '{name}': use letters, digits and _ . , = + - (at most {_LONGEST_NAME})")
-    client = _open(where)
+        raise ConfigError(
+            f"'{name}' is not a name of a run",
+            code="bad_name",
+            key="name",
+            remedy=f"use letters, digits and _ . , = + - (at most {_LONGEST_NAME})",
+        )
+    client = _open(storage_uri)
     tags = {
         "fingerprint": fingerprint,
-        "storage": storage.absolute(where),
+        "storage": storage.absolute(storage_uri),
         "command": " ".join(command),
         **_manifest_tags(manifest),
         **{f"version.{package}": version for package, version in versions().items()},
@@ -133,85 +139,92 @@ def start_run(
     if git is not None:
         tags |= {"mlflow.source.git.commit": git.commit, "git.dirty": str(git.dirty).lower()}
     params = [Param(key, str(value)) for key, value in leaf_keys(experiment).items()]
-    with reaching(tracking_uri(where)):
+    with reaching(tracking_uri(storage_uri)):
         if _find(client, f"attributes.run_name = '{name}'"):
-            raise ConfigError(f"run {name}: already in {shown(tracking_uri(where))}; choose another name")
+            raise ConfigError(
+                f"{shown(tracking_uri(storage_uri))} has a run called {name}",
+                code="name_taken",
+                key="name",
+                remedy="choose another `name`",
+            )
         run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
         for start in range(0, len(params), _PARAMS_PER_REQUEST):
             client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
         if git is not None and git.dirty:
             client.log_text(run_id, git.patch, "diff.patch")
-    return Run(client, Journal.create(pending_folder(where), run_id), name, run_id, {})
+    return Run(client, Journal.create(pending_folder(storage_uri), run_id), name, run_id, {})
 
 
-def resume_run(where: str, name: str) -> Run:
+def resume_run(storage_uri: str, name: str) -> Run:
     """Go on with the record of a run that has ended or whose process has died.
 
     Raises TrackingError when there is no such run, MLflow cannot be reached, or a living process on
     this host is writing the run.
     """
-    client = _open(where)
-    with reaching(tracking_uri(where)):
-        found = _get(client, where, name)
+    client = _open(storage_uri)
+    with reaching(tracking_uri(storage_uri)):
+        found = _get(client, storage_uri, name)
         run_id = found.info.run_id
         steps = {
             key: max(metric.step for metric in client.get_metric_history(run_id, key))
             for key in found.data.metrics
         }
         client.update_run(run_id, status="RUNNING")
-    journal = Journal.create(pending_folder(where), run_id)
+        if PROBLEM in found.data.tags:  # of the time before
+            client.delete_tag(run_id, PROBLEM)
+    journal = Journal.create(pending_folder(storage_uri), run_id)
     return Run(client, journal, found.info.run_name, run_id, steps)
 
 
-def list_runs(where: str) -> list[RunSummary]:
-    """All runs of the tracker of ``where``, newest first. Raises TrackingError when it cannot be reached."""
-    client = _open(where)
-    with reaching(tracking_uri(where)):
+def list_runs(storage_uri: str) -> list[RunSummary]:
+    """All runs in the tracker of ``storage_uri``, newest first. Raises TrackingError unless it answers."""
+    client = _open(storage_uri)
+    with reaching(tracking_uri(storage_uri)):
         found = _find(client)
     names = {run.info.run_id: run.info.run_name for run in found}
     return [RunSummary(**_summary(run, names)) for run in found]
 
 
-def get_run(where: str, name_or_id: str) -> RunDetail:
+def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
     """One run by its name or MLflow run id.
 
     Raises TrackingError, with the nearest names, if there is none.
     """
-    client = _open(where)
-    with reaching(tracking_uri(where)):
-        found = _get(client, where, name_or_id)
+    client = _open(storage_uri)
+    with reaching(tracking_uri(storage_uri)):
+        found = _get(client, storage_uri, name_or_id)
         parent = found.data.tags.get("mlflow.parentRunId")
         names = {parent: client.get_run(parent).info.run_name} if parent else {}
     return RunDetail(**_summary(found, names), params=dict(found.data.params), tags=dict(found.data.tags))
 
 
-def run_exists(where: str, name: str) -> bool:
+def run_exists(storage_uri: str, name: str) -> bool:
     """Whether the tracker or the storage folder has a run of this name."""
-    client = _open(where)
-    with reaching(tracking_uri(where)):
-        return _taken(client, where, name)
+    client = _open(storage_uri)
+    with reaching(tracking_uri(storage_uri)):
+        return _taken(client, storage_uri, name)
 
 
-def unused_name(where: str, base: str) -> str:
+def unused_name(storage_uri: str, base: str) -> str:
     """``base``, or ``base-2``, ``base-3``, ...: the first that neither tracker nor storage has."""
-    client = _open(where)
-    with reaching(tracking_uri(where)):
+    client = _open(storage_uri)
+    with reaching(tracking_uri(storage_uri)):
         name, number = base, 1
-        while _taken(client, where, name):
+        while _taken(client, storage_uri, name):
             number += 1
             name = f"{base}-{number}"
     return name
 
 
-def _open(where: str) -> "MlflowClient":
-    client = open_client(where)
-    send_pending(where)
+def _open(storage_uri: str) -> "MlflowClient":
+    client = open_client(storage_uri)
+    send_pending(storage_uri)
     return client
 
 
-def _taken(client: "MlflowClient", where: str, name: str) -> bool:
+def _taken(client: "MlflowClient", storage_uri: str, name: str) -> bool:
     in_tracker = bool(_NAME.fullmatch(name)) and bool(_find(client, f"attributes.run_name = '{name}'"))
-    return in_tracker or storage.exists(storage.join(where, name))
+    return in_tracker or storage.exists(storage.join(storage_uri, name))
 
 
 def _find(client: "MlflowClient", condition: str = "") -> list[Any]:
@@ -230,7 +243,7 @@ def _pages(client: "MlflowClient", condition: str) -> Iterator[Any]:
             return
 
 
-def _get(client: "MlflowClient", where: str, name_or_id: str) -> Any:
+def _get(client: "MlflowClient", storage_uri: str, name_or_id: str) -> Any:
     if _NAME.fullmatch(name_or_id):
         for column in ("run_name", "run_id"):
             found = _find(client, f"attributes.{column} = '{name_or_id}'")
@@ -240,8 +253,12 @@ def _get(client: "MlflowClient", where: str, name_or_id: str) -> Any:
 
     names = [run.info.run_name for run in _find(client)]
     near = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.5) or names[:3]
-    hint = f"; there is {', '.join(near)}" if near else "; it has no runs yet"
-    raise TrackingError(f"run {name_or_id}: not in {shown(tracking_uri(where))}{hint}")
+    raise TrackingError(
+        f"no such run in {shown(tracking_uri(storage_uri))}",
+        code="unknown_run",
+        key=name_or_id,
+        remedy=f"there is {', '.join(near)}" if near else "it has no runs yet",
+    )
 
 
 def _summary(run: Any, names: Mapping[str, str]) -> dict[str, Any]:

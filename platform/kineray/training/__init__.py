@@ -9,9 +9,10 @@ from kineray.training.events import (
     StepEvent,
     ValidationEvent,
 )
-from kineray.training.initial import absolute_inits
+from kineray.training.initial import absolute_inits, init_hashes
 from kineray.training.loop import TrainResult, check_micro_batch, train
 from kineray.training.optim import build_optimizer
+from kineray.training.plan import ExperimentPlan, Step, StepPlan
 from kineray.training.schedule import learning_rate
 
 __all__ = [
@@ -19,14 +20,18 @@ __all__ = [
     "CheckpointEvent",
     "CheckpointStore",
     "Event",
+    "ExperimentPlan",
     "InitialisedEvent",
     "ReplacedEvent",
+    "Step",
     "StepEvent",
+    "StepPlan",
     "TrainResult",
     "ValidationEvent",
     "absolute_inits",
     "build_optimizer",
     "check_micro_batch",
+    "init_hashes",
     "learning_rate",
     "load_checkpoint",
     "train",

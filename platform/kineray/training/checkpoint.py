@@ -6,7 +6,9 @@ import json
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kineray import storage
-from kineray.config import Experiment, from_yaml, to_yaml
+from kineray.config import Experiment, from_yaml, plugins_of, to_yaml
+from kineray.config.plugins import require_plugins
 from kineray.data import Preprocessing
-from kineray.errors import CheckpointError, KinerayError, StorageError
-from kineray.models import build_model
+from kineray.errors import CheckpointError, ConfigError, KinerayError, StorageError
+from kineray.tasks import Task
 
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
@@ -29,14 +32,17 @@ EXPERIMENT = "experiment.yaml"
 PREPROCESSING = "preprocessing.json"
 INDEX = "index.json"
 SCRATCH = ".unfinished-"
-FORMAT = 1
+FORMAT = 2
+OF_THE_MODEL = "model"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded checkpoint: the model in evaluation mode, and all that is needed to use it.
 
-    ``state`` is the content of state.json, ``weights_sha256`` the hash of model.safetensors.
+    ``state`` is the content of state.json, whose ``weights`` says which weights the model has (those that
+    evaluate, export and serve): its own (``model``) or those of a piece of the recipe, such as ``ema``.
+    ``weights_sha256`` is the hash of their file.
     """
 
     uri: str
@@ -46,13 +52,19 @@ class Checkpoint:
     state: dict[str, Any]
     weights_sha256: str
 
+    @cached_property
+    def task(self) -> Task:
+        """What the model was trained for."""
+        return self.experiment.task.build(self.preprocessing.labels)
+
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What continues a run: tensors of model and optimizer, state.json and the experiment."""
+    """What continues a run: tensors of model, optimizer and pieces of the recipe, state.json, experiment."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
+    pieces: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
     experiment: Experiment
 
@@ -89,17 +101,21 @@ class CheckpointStore:
         state: dict[str, Any],
         *,
         score: float | None = None,
+        pieces: Mapping[str, Mapping[str, Tensor]] | None = None,
+        weights: str = OF_THE_MODEL,
     ) -> tuple[str, bool]:
         """Write the checkpoint of ``state["step"]``; returns its URI and whether its score is the best.
 
-        ``score`` None: not validated. Older checkpoints other than the best are deleted. Raises
-        StorageError.
+        ``score`` None: not validated. ``pieces``: the states of the recipe's pieces (``Recipe.states``), and
+        ``weights`` the one of them that evaluates, or ``model``. Older checkpoints other than the best are
+        deleted. Raises StorageError.
         """
         name = f"step-{state['step']:08d}"
         uri = storage.join(self.uri, name)
         folder = self._scratch_folder()
         try:
-            _write(folder, model, optimizer, experiment, preprocessing, state | {"score": score})
+            described = state | {"score": score, "weights": weights}
+            _write(folder, model, optimizer, experiment, preprocessing, pieces or {}, described)
             if storage.is_remote(uri):
                 storage.put_folder(folder, uri, commit_last=STATE)
             else:
@@ -129,7 +145,9 @@ class CheckpointStore:
                 for left_by_a_killed_process in set(parent.glob(f"{SCRATCH}*")) - {folder}:
                     shutil.rmtree(left_by_a_killed_process)
         except OSError as error:
-            raise StorageError(f"{parent}: {error.strerror}; choose another --storage") from None
+            raise StorageError(
+                str(error.strerror), code="not_writable", key=parent, remedy="choose another `storage`"
+            ) from None
         return folder
 
     def _named(self, role: str) -> str | None:
@@ -154,30 +172,43 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     except CheckpointError:
         raise
     except KinerayError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    weights, sha256 = _weights(folder, state)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    model = build_model(experiment.model, heads, preprocessing.channels)
+        raise CheckpointError(str(error), code="damaged", key=path) from None
+    name = _file_of(state["weights"])
+    weights, sha256 = _tensors(folder, name, state)
+    task = experiment.task.build(preprocessing.labels)
+    model = task.build_model(experiment.model, preprocessing.channels)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"{folder}: {WEIGHTS} is not of the model in {EXPERIMENT}: {reason}") from None
+        raise CheckpointError(
+            f"{name} is not of the model in {EXPERIMENT}: {reason}", code="other_model", key=folder
+        ) from None
     return Checkpoint(folder, model.to(device).eval(), experiment, preprocessing, state, sha256)
+
+
+def weights_file(folder: str) -> str:
+    """Name of the file, in a checkpoint folder, of the weights that evaluate, export and serve.
+
+    Raises CheckpointError.
+    """
+    path = storage.join(folder, STATE)
+    return _file_of(str(_json(path, _read(path)).get("weights", OF_THE_MODEL)))
 
 
 def load_training_state(uri: str) -> TrainingState:
     """Load what continues a run from a checkpoint folder. Raises CheckpointError."""
     state, experiment = _state_and_experiment(uri)
-    weights, _ = _weights(uri, state)
+    weights, _ = _tensors(uri, WEIGHTS, state)
+    pieces = {name: _tensors(uri, _file_of(name), state)[0] for name in state["pieces"]}
     path = storage.join(uri, OPTIMIZER)
     try:
         optimizer = torch.load(io.BytesIO(_read(path)), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception:  # torch raises many kinds for a damaged file; none of them runs its content
-        raise CheckpointError(f"{path}: damaged or not an optimizer state") from None
-    return TrainingState(weights, optimizer, state, experiment)
+        raise CheckpointError("damaged, or not the state of an optimizer", code="damaged", key=path) from None
+    return TrainingState(weights, optimizer, pieces, state, experiment)
 
 
 def _write(
@@ -186,20 +217,31 @@ def _write(
     optimizer: Optimizer,
     experiment: Experiment,
     preprocessing: Preprocessing,
+    pieces: Mapping[str, Mapping[str, Tensor]],
     state: dict[str, Any],
 ) -> None:
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors = {WEIGHTS: model.state_dict()} | {_file_of(name): piece for name, piece in pieces.items()}
+    hashes: dict[str, str] = {}
     try:
         (folder / EXPERIMENT).write_text(to_yaml(experiment))
         (folder / PREPROCESSING).write_text(preprocessing.to_json())
-        safetensors.torch.save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-        with (folder / WEIGHTS).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        described = {"format": FORMAT, **state, "weights_sha256": sha256}
+        for name, named in tensors.items():
+            copied = {key: value.detach().cpu().contiguous() for key, value in named.items()}
+            safetensors.torch.save_file(copied, folder / name, metadata={"format": "pt"})
+            with (folder / name).open("rb") as file:
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
+        described = {"format": FORMAT, **state, "plugins": plugins, "pieces": list(pieces), "sha256": hashes}
         (folder / STATE).write_text(json.dumps(described, indent=2))
     except OSError as error:
-        raise StorageError(f"{folder}: {error.strerror or error}; free some space") from None
+        raise StorageError(
+            error.strerror or str(error), code="not_writable", key=folder, remedy="free some space"
+        ) from None
+
+
+def _file_of(name: str) -> str:
+    return f"{name}.safetensors"
 
 
 def _resolve(uri: str) -> str:
@@ -212,40 +254,54 @@ def _resolve(uri: str) -> str:
         if found is not None:
             return found
     problem = f"it has no {STATE}" if storage.exists(uri) else "no such folder"
-    raise CheckpointError(f"{uri}: not a checkpoint: {problem}; give a checkpoint folder or a run folder")
+    raise CheckpointError(
+        f"not a checkpoint: {problem}",
+        code="not_a_checkpoint",
+        key=uri,
+        remedy="give a checkpoint folder or a run folder",
+    )
 
 
 def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
     path = storage.join(folder, STATE)
     state = _json(path, _read(path))
     if state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {state.get('format')}; this kineray reads format {FORMAT}")
+        raise CheckpointError(
+            f"format {state.get('format')}, and this kineray reads format {FORMAT}",
+            code="other_format",
+            key=path,
+            remedy="use the kineray that wrote it",
+        )
     path = storage.join(folder, EXPERIMENT)
     try:
+        require_plugins(state.get("plugins", {}), folder)
         return state, from_yaml(_read(path).decode(), path)
     except UnicodeDecodeError:
-        raise CheckpointError(f"{path}: not text") from None
+        raise CheckpointError("not text", code="not_text", key=path) from None
+    except ConfigError as error:
+        raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
 
 
-def _weights(folder: str, state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
-    path = storage.join(folder, WEIGHTS)
+def _tensors(folder: str, name: str, state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """The content of a file of tensors, and its SHA-256."""
+    path = storage.join(folder, name)
     content = _read(path)
     sha256 = hashlib.sha256(content).hexdigest()
-    if state.get("weights_sha256") != sha256:
-        raise CheckpointError(f"{path}: damaged: its sha256 is not the one in {STATE}")
+    if state["sha256"].get(name) != sha256:
+        raise CheckpointError(f"damaged: its sha256 is not the one in {STATE}", code="damaged", key=path)
     try:
         return safetensors.torch.load(content), sha256
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from None
+        raise CheckpointError(f"not a safetensors file: {error}", code="damaged", key=path) from None
 
 
 def _json(path: str, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except ValueError:
-        raise CheckpointError(f"{path}: not valid JSON") from None
+        raise CheckpointError("not valid JSON", code="damaged", key=path) from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected an object")
+        raise CheckpointError("expected an object", code="damaged", key=path)
     return value
 
 
@@ -253,4 +309,4 @@ def _read(path: str) -> bytes:
     try:
         return storage.read_bytes(path)
     except StorageError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None

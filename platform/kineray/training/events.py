@@ -1,4 +1,4 @@
-"""What a training run tells while it goes on. Plain values, safe to send to another process."""
+"""What a training run reports while it goes on. Plain values, safe to send to another process."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from kineray.data import Failure
 
 @dataclass(frozen=True)
 class InitialisedEvent:
-    """A ``part`` of the network ("": all) starts from weights; ``message``: what is loaded, and new.
+    """A ``part`` of the network ("": all) starts from weights; ``message``: what is loaded, and what is new.
 
     Or it should: a backbone is frozen with random weights.
     """
@@ -43,12 +43,20 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class ValidationEvent:
-    """Validation after ``epoch`` epochs; ``score`` is the mean top-1 accuracy (0 to 1) over the heads."""
+    """Validation after ``epoch`` epochs.
+
+    ``score`` decides which checkpoint is the best; it is the metric ``score_name``, such as ``action/top1``.
+    ``precision``: of the model's arithmetic, which is float32 in an evaluation. ``weights``: whose they are:
+    the ``model``'s, or those of a piece of the recipe (``ema``).
+    """
 
     step: int
     epoch: int
     metrics: dict[str, float]
     score: float
+    score_name: str
+    precision: str
+    weights: str
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The weights that a new run starts from."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from kineray import storage
 from kineray.config import ModelSection
 from kineray.errors import CheckpointError, ConfigError, StorageError
 from kineray.models import load_weights
-from kineray.training.checkpoint import EXPERIMENT, WEIGHTS
+from kineray.training.checkpoint import EXPERIMENT, STATE, WEIGHTS, weights_file
 from kineray.training.synchronise import Workers
 
 _NAMED = "torchvision:"
@@ -25,6 +26,22 @@ def absolute_inits(model: ModelSection) -> dict[str, str]:
     }
 
 
+def init_hashes(model: ModelSection) -> dict[str, str]:
+    """{dotted key: hash of the content} of the weights to start from.
+
+    Of torchvision's by their name, which is never given to other weights. Raises StorageError for weights
+    that are not there.
+    """
+    return {_key(part): _content_hash(init) for part, init in model.inits().items()}
+
+
+def _content_hash(init: str) -> str:
+    if init.startswith(_NAMED):
+        return init
+    content = storage.read_bytes(storage.join(init, _checkpoint_files(init)[0]) if _is_folder(init) else init)
+    return hashlib.sha256(content).hexdigest()
+
+
 def initialise(model: nn.Module, part: str, init: str, workers: Workers) -> str:
     """Give a part of the ``model`` of every worker the weights ``init``; returns what there is to say of it.
 
@@ -36,10 +53,10 @@ def initialise(model: nn.Module, part: str, init: str, workers: Workers) -> str:
             with _local(init) as path:
                 told = str(load_weights(model.get_submodule(part), init, path=path))
         except (CheckpointError, StorageError) as error:
-            problem = f"{_key(part)}={error}"
+            problem = str(error)
     told, problem = workers.gather((told, problem))[0]
     if problem:
-        raise ConfigError(problem)
+        raise ConfigError(problem, code="weights_not_usable", key=_key(part))
     workers.broadcast_(model)
     return str(told)
 
@@ -53,11 +70,22 @@ def _local(init: str) -> Iterator[str | Path]:
     """A local path with the content of ``init``: of a remote folder, what is read of a checkpoint."""
     if init.startswith(_NAMED) or not storage.is_remote(init):
         yield init
-    elif storage.exists(storage.join(init, WEIGHTS)):
+    elif _is_folder(init):
         with tempfile.TemporaryDirectory(prefix="kineray-") as folder:
-            for name in (WEIGHTS, EXPERIMENT):
+            for name in {WEIGHTS, *_checkpoint_files(init)}:
                 Path(folder, name).write_bytes(storage.read_bytes(storage.join(init, name)))
             yield folder
     else:
         with storage.local_file(init) as path:
             yield path
+
+
+def _is_folder(init: str) -> bool:
+    return storage.exists(storage.join(init, WEIGHTS))
+
+
+def _checkpoint_files(folder: str) -> list[str]:
+    """What is read of a checkpoint: first the weights, those that evaluate where its state names them."""
+    if storage.exists(storage.join(folder, STATE)):
+        return [weights_file(folder), STATE, EXPERIMENT]
+    return [WEIGHTS, EXPERIMENT]

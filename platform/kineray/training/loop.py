@@ -12,14 +12,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kineray.config import Experiment, differing_keys
-from kineray.config.models.frame import FrameConfig
-from kineray.data import Batch, Failure, Manifest, Preprocessing, steps_per_epoch, train_batches
+from kineray.data import Batch, Failure, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
-from kineray.models import FROZEN_AT_RANDOM, build_model, checkpoint_activations, set_batch_norm_group
+from kineray.models import checkpoint_activations, frozen_at_random_note
 from kineray.options import WorkerOptions
+from kineray.tasks import Task
 from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
@@ -31,8 +31,9 @@ from kineray.training.events import (
 )
 from kineray.training.initial import initialise
 from kineray.training.optim import build_optimizer
-from kineray.training.schedule import learning_rate
-from kineray.training.step import Stepper, shorten
+from kineray.training.plan import ExperimentPlan, Step, StepPlan, differing_fields
+from kineray.training.recipe import Recipe
+from kineray.training.step import Stepper, StepResult, shorten
 from kineray.training.synchronise import Workers
 from kineray.training.validation import validate
 
@@ -61,115 +62,152 @@ def train(
     device: str = "cpu",
     options: WorkerOptions = WorkerOptions(),
     resume: bool = False,
+    plan: StepPlan | None = None,
 ) -> TrainResult:
-    """Train to the end of the schedule; every worker calls this with the same arguments but ``rank``.
+    """Train to the end of the plan; every worker calls this with the same arguments but ``rank``.
 
-    ``options``: how a worker does its part (``max_failures`` is for whoever starts workers; ``decoders``
-    None is one). ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had
-    never stopped. Only rank 0 writes checkpoints and calls ``on_event``.
+    ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``). ``options``: how a
+    worker does its part (``max_failures`` is for what starts workers; ``decoders`` None is one). ``resume``
+    continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only rank 0
+    writes checkpoints and calls ``on_event``.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
     """
-    settings = experiment.train
-    positions = _share(experiment, rank, world_size)
-    micro_batch = check_micro_batch(options.micro_batch, settings.bn_group)
-    per_epoch = steps_per_epoch(train_set, settings.global_batch, experiment.data.clips_per_sample)
-    total_steps = per_epoch * settings.epochs
-    workers = Workers(rank, world_size)
-    place = torch.device(device)
+    plan = plan or ExperimentPlan(experiment, len(train_set))
+    plan.at(0).share(rank, world_size)  # too many workers: say so before anything is made
+    micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
+    workers, place = Workers(rank, world_size), torch.device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     emit = on_event if rank == 0 else _ignore
 
+    recipe = Recipe(experiment)
     preprocessing = _preprocessing(experiment, train_set, val_set)
-    model = _new_model(experiment, preprocessing, options.activation_checkpointing).to(place)
+    task = _task(experiment, preprocessing, val_set)
+    model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
 
-    last = workers.gather(checkpoints.last() if rank == 0 else None)[0]
-    if last is not None and not resume:
-        raise CheckpointError(f"{checkpoints.uri}: holds a run already; resume it or name another folder")
+    last = _last(checkpoints, workers, resume)
     first_step, undecodable = 0, dict[str, Failure]()  # by sample id
-    if last is not None:
-        first_step, undecodable = _restore(last, experiment, train_set, model, optimizer)
-    else:
+    if last is None:
         _initialise(experiment, model, workers, emit)
+    recipe.begin(model)
+    if last is not None:
+        first_step, undecodable = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
-    stepper = Stepper(experiment, model, optimizer, preprocessing, workers=workers, device=place)
-    speed = _Speed(settings.global_batch)
-    batches = train_batches(
+    stepper = Stepper(experiment, model, optimizer, preprocessing, recipe, workers=workers, device=place)
+    speed = _Speed()
+    steps = range(first_step, plan.total_steps)
+    batches = load_batches(
         train_set,
         preprocessing,
+        (plan.at(index).batch(rank, world_size, micro_batch) for index in steps),
         seed=experiment.seed,
-        global_batch=settings.global_batch,
-        start_step=first_step,
-        stop_step=total_steps,
-        lo=positions.start,
-        hi=positions.stop,
-        micro_batch=micro_batch,
         decoders=options.decoders or 1,
         clips_per_sample=experiment.data.clips_per_sample,
         balance=balance_of(experiment.data, list(preprocessing.labels)),
+        targets=task.targets,
         indexes=indexes,
         max_memory=options.max_memory,
         pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
-        for done in range(first_step + 1, total_steps + 1):
-            lr = learning_rate((done - 1) / per_epoch, experiment)
+        for step in map(plan.at, steps):
+            done = step.index + 1
             speed.start()
-            result = stepper.run(done - 1, lr, positions, batches)
-            speed.stop()
-            emit(
-                StepEvent(
-                    step=done,
-                    total_steps=total_steps,
-                    epoch=done / per_epoch,
-                    loss=result.loss,
-                    lr=lr,
-                    clips_per_s=speed.clips_per_s,
-                    data_wait=min(result.wait_s / speed.step_s, 1.0),
-                    copy=min(result.copy_s / speed.step_s, 1.0),
-                    seconds_left=speed.seconds_for(total_steps - done),
-                )
-            )
+            result = stepper.run(step, step.share(rank, world_size), batches)
+            speed.stop(step.global_batch)
+            emit(_step_event(step, plan, result, speed))
             if result.failures:
                 emit(ReplacedEvent(done, result.failures))
                 undecodable |= {failure.id: failure for failure in result.failures}
                 _check_budget(undecodable, len(train_set), experiment.data.error_budget)
 
-            epoch, rest = divmod(done, per_epoch)
-            is_validated = done == total_steps or (rest == 0 and epoch % settings.eval_every_epochs == 0)
-            if not is_validated and (options.checkpoint_every is None or done % options.checkpoint_every):
+            if not step.is_validated and not _is_saved(done, options.checkpoint_every):
                 continue
             _check_finite(model, done)
             score = None
-            if is_validated:
-                metrics, score = validate(
-                    model,
-                    val_set,
-                    preprocessing,
-                    workers=workers,
-                    device=place,
-                    precision=settings.precision,
-                    batch_size=micro_batch,
-                    decoders=options.decoders or 1,
-                    indexes=indexes,
+            if step.is_validated:
+                with recipe.evaluated(model):
+                    metrics, score = validate(
+                        model,
+                        val_set,
+                        preprocessing,
+                        task,
+                        workers=workers,
+                        device=place,
+                        precision=experiment.train.precision,
+                        batch_size=micro_batch,
+                        decoders=options.decoders or 1,
+                        indexes=indexes,
+                    )
+                emit(
+                    ValidationEvent(
+                        step=done,
+                        epoch=int(step.epochs_done),
+                        metrics=metrics,
+                        score=score,
+                        score_name=task.score,
+                        precision=experiment.train.precision,
+                        weights=recipe.weights,
+                    )
                 )
-                emit(ValidationEvent(done, epoch, metrics, score))
             if rank == 0:
-                state = {
-                    "step": done,
-                    "total_steps": total_steps,
-                    "epoch": done / per_epoch,
-                    "manifest": train_set.content_hash,
-                    "undecodable": [asdict(failure) for failure in undecodable.values()],
-                }
-                uri, best = checkpoints.save(model, optimizer, experiment, preprocessing, state, score=score)
+                uri, best = checkpoints.save(
+                    model,
+                    optimizer,
+                    experiment,
+                    preprocessing,
+                    {
+                        "step": done,
+                        "total_steps": plan.total_steps,
+                        "epoch": step.epochs_done,
+                        "last_step": step.to_dict(),
+                        "manifest": train_set.content_hash,
+                        "undecodable": [asdict(failure) for failure in undecodable.values()],
+                    },
+                    score=score,
+                    pieces=recipe.states(),
+                    weights=recipe.weights,
+                )
                 emit(CheckpointEvent(done, uri, best, score))
-    return _outcome(workers, checkpoints, total_steps)
+    return _outcome(workers, checkpoints, plan.total_steps)
+
+
+def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> str | None:
+    """The checkpoint to go on from. Raises CheckpointError if there is one and this is no resume."""
+    last = workers.gather(checkpoints.last() if workers.rank == 0 else None)[0]
+    if last is not None and not resume:
+        raise CheckpointError(
+            "holds a run already",
+            code="run_exists",
+            key=checkpoints.uri,
+            remedy="resume it with `resume`, or name another folder",
+        )
+    return last
+
+
+def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed") -> StepEvent:
+    done = step.index + 1
+    return StepEvent(
+        step=done,
+        total_steps=plan.total_steps,
+        epoch=step.epochs_done,
+        loss=result.loss,
+        lr=step.lr,
+        clips_per_s=speed.clips_per_s,
+        data_wait=min(result.wait_s / speed.step_s, 1.0),
+        copy=min(result.copy_s / speed.step_s, 1.0),
+        seconds_left=speed.seconds_for(plan.total_steps - done),
+    )
+
+
+def _is_saved(done: int, checkpoint_every: int | None) -> bool:
+    """Whether there is a checkpoint after ``done`` steps besides those of validations."""
+    return checkpoint_every is not None and done % checkpoint_every == 0
 
 
 def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:
@@ -181,13 +219,17 @@ def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifes
     return preprocessing
 
 
+def _task(experiment: Experiment, preprocessing: Preprocessing, val_set: Manifest) -> Task:
+    task = experiment.task.build(preprocessing.labels)
+    task.check(val_set)
+    return task
+
+
 def _new_model(
-    experiment: Experiment, preprocessing: Preprocessing, activation_checkpointing: bool
+    experiment: Experiment, preprocessing: Preprocessing, task: Task, activation_checkpointing: bool
 ) -> nn.Module:
     torch.manual_seed(experiment.seed)
-    heads = {head: len(names) for head, names in preprocessing.labels.items()}
-    model = build_model(experiment.model, heads, preprocessing.channels)
-    set_batch_norm_group(model, experiment.train.bn_group)
+    model = task.build_model(experiment.model, preprocessing.channels)
     if activation_checkpointing:
         checkpoint_activations(model)
     return model
@@ -198,20 +240,8 @@ def _initialise(
 ) -> None:
     for part, init in experiment.model.inits().items():
         emit(InitialisedEvent(part, initialise(model, part, init, workers)))
-    if isinstance(experiment.model, FrameConfig) and experiment.model.is_frozen_at_random:
-        emit(InitialisedEvent("backbone", FROZEN_AT_RANDOM))
-
-
-def _share(experiment: Experiment, rank: int, world_size: int) -> range:
-    """Positions of every global batch that ``rank`` holds: whole batch-norm groups."""
-    size = experiment.train.bn_group
-    groups = experiment.train.global_batch // size
-    if world_size > groups:
-        raise ConfigError(
-            f"{world_size} workers: train.global_batch={experiment.train.global_batch} has only {groups} "
-            f"batch-norm groups of train.bn_group={size}; use at most {groups} workers"
-        )
-    return range(groups * rank // world_size * size, groups * (rank + 1) // world_size * size)
+    for part, key in experiment.model.frozen_at_random().items():
+        emit(InitialisedEvent(part, frozen_at_random_note(key)))
 
 
 def check_micro_batch(micro_batch: int | None, group: int) -> int:
@@ -220,8 +250,11 @@ def check_micro_batch(micro_batch: int | None, group: int) -> int:
         return group
     if micro_batch < 1 or micro_batch % group:
         raise ConfigError(
-            f"--micro-batch {micro_batch}: not a multiple of train.bn_group={group}, over which batch-norm "
-            "statistics are taken"
+            f"{micro_batch} is not a multiple of train.bn_group={group}, the clips over which batch-norm "
+            "statistics are taken",
+            code="not_whole_groups",
+            key="micro_batch",
+            remedy=f"use `micro_batch` {max(micro_batch // group, 1) * group}",
         )
     return micro_batch
 
@@ -236,24 +269,39 @@ def _outcome(workers: Workers, checkpoints: CheckpointStore, steps: int) -> Trai
 
 
 def _restore(
-    uri: str, experiment: Experiment, train_set: Manifest, model: nn.Module, optimizer: Optimizer
+    uri: str,
+    experiment: Experiment,
+    train_set: Manifest,
+    plan: StepPlan,
+    model: nn.Module,
+    optimizer: Optimizer,
+    recipe: Recipe,
 ) -> tuple[int, dict[str, Failure]]:
-    """Load a checkpoint into model and optimizer; returns the steps done and the undecodable clips."""
+    """Load a checkpoint into what it is of; returns the steps done and the undecodable clips."""
     saved = load_training_state(uri)
     changed = [
         key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
     ]
     if saved.state["manifest"] != train_set.content_hash:
         changed.append("the content of data.manifest")
+    if not changed:
+        planned = plan.at(saved.state["step"] - 1)
+        changed = [f"the step's {name}" for name in differing_fields(saved.state["last_step"], planned)]
     if changed:
         raise CheckpointError(
-            f"{uri}: made with other values of {shorten(changed, 6)}; start a new run instead of resuming"
+            f"made with other values of {shorten(changed, 6)}",
+            code="other_experiment",
+            key=uri,
+            remedy="start a new run instead of resuming",
         )
     try:
         model.load_state_dict(saved.weights)
         optimizer.load_state_dict(saved.optimizer)
+        recipe.load_states(saved.pieces)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{uri}: does not fit this model: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(
+            f"does not fit this model: {str(error).splitlines()[0]}", code="other_model", key=uri
+        ) from None
     log.info("continuing %s from step %d", uri, saved.state["step"])
     failures = [Failure(**failure) for failure in saved.state["undecodable"]]
     return saved.state["step"], {failure.id: failure for failure in failures}
@@ -263,8 +311,11 @@ def _check_budget(undecodable: Mapping[str, Failure], clips: int, budget: float)
     if len(undecodable) > budget * clips:
         uris = shorten([failure.uri for failure in undecodable.values()])
         raise ErrorBudgetError(
-            f"{len(undecodable)} of {clips} training clips cannot be decoded, more than "
-            f"data.error_budget={budget:g}: {uris}; repair or remove them, or raise the budget"
+            f"{len(undecodable)} of {clips} training clips cannot be decoded, more than {budget:g} of "
+            f"them: {uris}",
+            code="error_budget",
+            key="data.error_budget",
+            remedy="repair or remove them, or raise the budget",
         )
 
 
@@ -273,33 +324,38 @@ def _check_finite(model: nn.Module, step: int) -> None:
     for name, value in model.state_dict().items():
         if not torch.isfinite(value).all():
             raise NonFiniteLossError(
-                f"step {step}: {name} is no longer finite; the last checkpoint is as it was; lower optim.lr"
+                f"{name} is no longer finite",
+                code="weights_not_finite",
+                key=f"step {step}",
+                remedy="lower optim.lr (the last checkpoint is as it was)",
             )
 
 
 class _Speed:
     """How fast steps are made, smoothed over about the last ten."""
 
-    def __init__(self, clips: int) -> None:
-        self._clips = clips
+    def __init__(self) -> None:
         self._started = 0.0
         self._smooth_s = 0.0
+        self._smooth_clips = 0.0
         self.step_s = 0.0
 
     def start(self) -> None:
         self._started = time.perf_counter()
 
-    def stop(self) -> None:
+    def stop(self, clips: int) -> None:
         self.step_s = time.perf_counter() - self._started
-        self._smooth_s += (self.step_s - self._smooth_s) * (0.1 if self._smooth_s else 1.0)
+        weight = 0.1 if self._smooth_s else 1.0
+        self._smooth_s += (self.step_s - self._smooth_s) * weight
+        self._smooth_clips += (clips - self._smooth_clips) * weight
 
     @property
     def clips_per_s(self) -> float:
-        return self._clips / self._smooth_s
+        return self._smooth_clips / self._smooth_s
 
     def seconds_for(self, steps: int) -> float:
         return steps * self._smooth_s
 
 
 def _ignore(_: Event) -> None:
-    """Events of the other workers: rank 0 tells them."""
+    """Events of the other workers: rank 0 reports them."""

@@ -3,22 +3,21 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from kineray.config import Experiment
 from kineray.data import Batch, Failure, Preprocessing
-from kineray.errors import KinerayError, NonFiniteLossError
-from kineray.models import AUXILIARY, commit_batch_norm, discard_batch_norm, set_clip_seeds
+from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
+from kineray.models import commit_batch_norm, discard_batch_norm, set_batch_norm_group, set_clip_seeds
 from kineray.training.optim import set_learning_rate
+from kineray.training.plan import Step
+from kineray.training.recipe import Recipe
 from kineray.training.synchronise import GradientSynchroniser, Workers
-
-_AUXILIARY_WEIGHT = 0.4
 
 
 @dataclass(frozen=True)
@@ -46,27 +45,33 @@ class Stepper:
         model: nn.Module,
         optimizer: Optimizer,
         preprocessing: Preprocessing,
+        recipe: Recipe,
         *,
         workers: Workers,
         device: torch.device,
     ) -> None:
         self._seed = experiment.seed
-        self._train = experiment.train
+        self._precision = experiment.train.precision
         self._model = model
+        self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._trained: tuple[str, ...] | None = None
+        self._bn_group = 0
         self._optimizer = optimizer
         self._preprocessing = preprocessing
+        self._task = experiment.task.build(preprocessing.labels)
+        self._recipe = recipe
         self._workers = workers
         self._device = device
         self._copies = _Copies(device)
         self._synchroniser = GradientSynchroniser(list(model.parameters()), workers)
 
-    def run(self, step: int, lr: float, positions: range, batches: Iterator[Batch]) -> StepResult:
+    def run(self, step: Step, positions: range, batches: Iterator[Batch]) -> StepResult:
         """Take the micro-batches at ``positions`` of the global batch from ``batches``; update the model.
 
-        ``step`` counts from 0. Raises, on every worker alike and before anything is changed,
-        NonFiniteLossError, or the KinerayError with which the data of any worker ended.
+        Raises, on every worker alike and before anything is changed, NonFiniteLossError, or the
+        KinerayError with which the data of any worker ended; ConfigError where the step trains nothing.
         """
-        self._model.train()
+        self._prepare(step)
         self._optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         clip_losses: list[Tensor] = []
@@ -106,37 +111,65 @@ class Stepper:
             discard_batch_norm(self._model)
             raise self._not_finite(step, loss_sum, ids, clip_losses)
 
-        set_learning_rate(self._optimizer, lr)
+        self._recipe.transform_gradients([p for p in self._trainable.values() if p.grad is not None])
+        set_learning_rate(self._optimizer, step.lr)
         self._optimizer.step()
         commit_batch_norm(self._model, self._workers.sum_)
+        self._recipe.after_step(self._model, step)
         if failed:
             failures = [failure for part in self._workers.gather(failures) for failure in part]
-        return StepResult(loss_sum / self._train.global_batch, tuple(failures), wait_s, copy_s)
+        return StepResult(loss_sum / step.global_batch, tuple(failures), wait_s, copy_s)
 
-    def _backward(self, batch: Batch, step: int, position: int) -> Tensor:
+    def _prepare(self, step: Step) -> None:
+        """Let the model train what the step says, and take its batch-norm statistics."""
+        self._model.train()
+        if step.bn_group != self._bn_group:
+            set_batch_norm_group(self._model, step.bn_group)
+            self._bn_group = step.bn_group
+        if step.trained != self._trained:
+            for name, parameter in self._trainable.items():
+                parameter.requires_grad_(step.trains(name))
+            self._trained = step.trained
+        if not any(parameter.requires_grad for parameter in self._trainable.values()):
+            raise ConfigError(
+                f"step {step.index + 1} trains no parameter of the model",
+                code="nothing_trained",
+                key=", ".join(step.trained or ()),
+                remedy="name parameters that the model has and does not freeze",
+            )
+
+    def _backward(self, batch: Batch, step: Step, position: int) -> Tensor:
         """Add the gradients of a micro-batch; returns the loss of every clip, [B]."""
-        seeds = [clip_seed(self._seed, step, position + i) for i in range(len(batch.ids))]
+        seeds = [clip_seed(self._seed, step.index, position + i) for i in range(len(batch.ids))]
         set_clip_seeds(self._model, seeds)
         torch.manual_seed(seeds[0])  # for whatever else in a model is random
         with self._copies:
             clips_bthwc = batch.clips_bthwc.to(self._device, non_blocking=True)
-            labels = {head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()}
-        with autocast(self._device, self._train.precision):
-            logits = self._model(self._preprocessing.normalise(clips_bthwc))
-        losses = clip_loss(logits, labels)
-        (losses.sum() / self._train.global_batch).backward()  # type: ignore[no-untyped-call]
+            targets = {
+                head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()
+            }
+        clips_bcthw = self._preprocessing.normalise(clips_bthwc)
+        if self._recipe.soft_targets:
+            targets = self._task.soften(targets)
+        clips_bcthw, targets = self._recipe.transform(step, position, clips_bcthw, targets)
+        with autocast(self._device, self._precision):
+            logits = self._model(clips_bcthw)
+        losses = self._task.loss(logits, targets)
+        (losses.sum() / step.global_batch).backward()  # type: ignore[no-untyped-call]
         set_clip_seeds(self._model, None)
         return losses.detach()
 
     def _not_finite(
-        self, step: int, loss: float, ids: Sequence[str], clip_losses: Sequence[Tensor]
+        self, step: Step, loss: float, ids: Sequence[str], clip_losses: Sequence[Tensor]
     ) -> NonFiniteLossError:
         finite = torch.isfinite(torch.cat(list(clip_losses))).tolist()
         here = [name for name, good in zip(ids, finite, strict=True) if not good]
         bad = [name for part in self._workers.gather(here) for name in part]
         return NonFiniteLossError(
-            f"step {step + 1}: the loss is {loss:g} for samples {shorten(bad)}; the last checkpoint is as it "
-            "was; lower optim.lr, or look at these clips"
+            f"the loss is {loss:g} for samples {shorten(bad)}",
+            code="loss_not_finite",
+            key=f"step {step.index + 1}",
+            remedy="lower optim.lr, or look at these clips (the last checkpoint is as it was)",
         )
 
 
@@ -173,20 +206,6 @@ class _Copies:
         self._seconds = 0.0
         self._spans.clear()
         return seconds
-
-
-def clip_loss(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy summed over the heads, float32 [B]; a label of -1 contributes nothing.
-
-    Logits of auxiliary classifiers, which some networks give in training (``AUXILIARY``), count for 0.4 of
-    the head's own, as for Inception-v3 in torchvision's references.
-    """
-    losses = []
-    for name, values in logits.items():
-        head = name.removeprefix(AUXILIARY)
-        loss = F.cross_entropy(values.float(), labels[head], ignore_index=-1, reduction="none")
-        losses.append(loss if head == name else _AUXILIARY_WEIGHT * loss)
-    return torch.stack(losses).sum(0)
 
 
 def clip_seed(seed: int, step: int, position: int) -> int:

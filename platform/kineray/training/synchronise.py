@@ -57,6 +57,9 @@ class GradientSynchroniser:
     ready. Content and order of the buckets never change (DistributedDataParallel re-orders them after
     its first iteration), so the sums are the same, bit for bit, in every run and after every resume
     with the same number of workers.
+
+    A parameter that the backward pass of no worker has reached ends without a gradient on all of them, as
+    it would with a single worker, so that no optimizer decays it or moves it by its momentum.
     """
 
     def __init__(
@@ -67,15 +70,20 @@ class GradientSynchroniser:
         self._next = 0
         self._missing: list[int] = []
         self._works: list[tuple[dist.Work, Tensor]] = []
-        self._buckets = _fixed_buckets(parameters, bucket_bytes) if self._active else []
-        for index, bucket in enumerate(self._buckets):
+        self._all_buckets = _fixed_buckets(parameters, bucket_bytes) if self._active else []
+        self._buckets: list[list[Tensor]] = []  # what is trained in this step
+        for index, bucket in enumerate(self._all_buckets):
             for parameter in bucket:
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, index))  # type: ignore[no-untyped-call]
 
     def arm(self) -> None:
-        """The next backward pass is the last one of this step: start to reduce."""
+        """The next backward pass is the last one of this step: start to reduce.
+
+        Parameters that do not require a gradient now, the same on every worker, are left out.
+        """
         self._armed = self._active
         self._next = 0
+        self._buckets = [[p for p in bucket if p.requires_grad] for bucket in self._all_buckets]
         self._missing = [len(bucket) for bucket in self._buckets]
 
     def finish(self) -> None:
@@ -85,12 +93,19 @@ class GradientSynchroniser:
         self._armed = False
         while self._next < len(self._buckets):  # parameters that the backward pass did not reach
             self._launch()
-        for bucket, (work, flat) in zip(self._buckets, self._works, strict=True):
+        for work, _ in self._works:
             work.wait()
-            pieces = torch.split(flat, [parameter.numel() for parameter in bucket])
-            for parameter, piece in zip(bucket, pieces, strict=True):
-                parameter.grad = piece.view_as(parameter)
+        parameters, gradients, reached = [], [], []
+        for bucket, (_, flat) in zip(filter(None, self._buckets), self._works, strict=True):
+            sizes = [parameter.numel() for parameter in bucket]
+            *pieces, flags = torch.split(flat, [*sizes, len(bucket)])
+            parameters += bucket
+            gradients += pieces
+            reached.append(flags.float())
         self._works.clear()
+        by_anyone = torch.cat(reached).tolist() if reached else []
+        for parameter, gradient, workers in zip(parameters, gradients, by_anyone, strict=True):
+            parameter.grad = gradient.view_as(parameter) if workers else None
 
     def _ready(self, index: int, _: Tensor) -> None:
         if not self._armed:
@@ -100,15 +115,20 @@ class GradientSynchroniser:
             self._launch()
 
     def _launch(self) -> None:
-        gradients = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in self._buckets[self._next]
-        ]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        """Reduce the next bucket: its gradients, and for each whether it was reached here (1 or 0)."""
+        bucket = self._buckets[self._next]
+        self._next += 1
+        if not bucket:
+            return
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+        reached = bucket[0].new_ones(len(bucket))  # filled on the device: a copy would wait for it
+        for index, parameter in enumerate(bucket):
+            if parameter.grad is None:
+                reached[index] = 0
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), reached])
         work = dist.all_reduce(flat, async_op=True)
         assert work is not None  # None only outside the group
         self._works.append((work, flat))
-        self._next += 1
 
 
 def _fixed_buckets(parameters: Sequence[Tensor], bucket_bytes: int) -> list[list[Tensor]]:

@@ -1,16 +1,16 @@
-"""Accuracy during training: one view in the middle of every video, one centre crop."""
+"""Scores during training: one view in the middle of every video, one centre crop."""
 
 import logging
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kineray.data import Failure, Manifest, Preprocessing, Sample, eval_clips
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.data.manifest.labels import ABSENT
-from kineray.training.step import autocast, clip_loss, shorten
+from kineray.tasks import Task
+from kineray.training.step import autocast, shorten
 from kineray.training.synchronise import Workers
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ def validate(
     model: nn.Module,
     val_set: Manifest,
     preprocessing: Preprocessing,
+    task: Task,
     *,
     workers: Workers,
     device: torch.device,
@@ -29,17 +30,15 @@ def validate(
     decoders: int,
     indexes: IndexCache | None,
 ) -> tuple[dict[str, float], float]:
-    """Metrics and score (mean top-1 over the heads, 0 to 1) of the whole set, the same on every worker.
+    """Metrics (``val/`` before their names) and score of the whole set, the same on every worker.
 
-    The set is split over the workers without padding. A video that cannot be decoded counts as wrong;
-    a label of -1 does not count. ``val/loss`` is the mean over the decoded videos, summed over the
-    heads. The model is left in evaluation mode.
+    The set is split over the workers without padding, and scored whole. A video that cannot be decoded counts
+    as wrong; a label that is not known does not count. ``val/loss`` is the mean over the decoded videos,
+    summed over the heads. The model is left in evaluation mode. Raises ManifestError if no video has a label.
     """
     model.eval()
-    heads = list(preprocessing.labels)
-    # For every head: labelled, top-1, top-5. Then loss, decoded, undecodable.
-    counts = torch.zeros(len(heads), 3, dtype=torch.float64, device=device)
-    others = torch.zeros(3, dtype=torch.float64, device=device)
+    meter = task.meter()
+    counts = torch.zeros(3, dtype=torch.float64, device=device)  # loss, decoded, undecodable
     size = len(val_set)
     indices = range(size * workers.rank // workers.size, size * (workers.rank + 1) // workers.size)
     failures: list[Failure] = []
@@ -52,35 +51,29 @@ def validate(
         indexes=indexes,
         failures=failures,
     ):
-        labels = {h: torch.tensor([s.labels[h] for s in samples], device=device) for h in heads}
+        targets = {head: of_head.to(device) for head, of_head in task.targets(samples).items()}
         with autocast(device, precision):
-            logits = model(preprocessing.normalise(torch.from_numpy(clips_bthwc).to(device)))
-        counts += torch.stack([_hits(logits[head], labels[head]) for head in heads])
-        others[0] += clip_loss(logits, labels).sum(dtype=torch.float64)
-        others[1] += len(samples)
+            outputs = model(preprocessing.normalise(torch.from_numpy(clips_bthwc).to(device)))
+        meter.update(outputs, targets)
+        counts[0] += task.loss(outputs, targets).sum(dtype=torch.float64)
+        counts[1] += len(samples)
     if failures:
-        labels_of = {sample.id: sample.labels for sample in val_set}
-        for failure in failures:
-            known = [labels_of[failure.id][h] != ABSENT for h in heads]
-            counts[:, 0] += torch.tensor(known, device=device)
-            others[2] += 1
+        failed = {failure.id for failure in failures}
+        meter.failed(task.targets([sample for sample in val_set if sample.id in failed]))
+        counts[2] += len(failures)
         log.warning(
             "%d validation videos cannot be decoded and count as wrong: %s",
             len(failures),
             shorten([failure.uri for failure in failures]),
         )
     workers.sum_(counts)
-    workers.sum_(others)
-    metrics: dict[str, float] = {}
-    for head, (labelled, top1, top5) in zip(heads, counts.tolist(), strict=True):
-        metrics[f"val/{head}/top1"] = top1 / max(labelled, 1)
-        metrics[f"val/{head}/top5"] = top5 / max(labelled, 1)
-    loss, decoded, undecodable = others.tolist()
+    measured = meter.metrics(workers.gather(meter.state()))
+    metrics = {f"val/{name}": value for name, value in measured.items()}
+    loss, decoded, undecodable = counts.tolist()
     metrics["val/loss"] = loss / max(decoded, 1)
     if undecodable:
         metrics["val/undecodable"] = undecodable
-    score = sum(metrics[f"val/{head}/top1"] for head in heads) / len(heads)
-    return metrics, score
+    return metrics, task.score_of(measured)
 
 
 def _batches(
@@ -93,7 +86,7 @@ def _batches(
     indexes: IndexCache | None,
     failures: list[Failure],
 ) -> Iterator[tuple[list[Sample], np.ndarray]]:
-    """(samples, uint8 clips [B, T, H, W, 3]); what cannot be decoded goes to ``failures``."""
+    """(samples, uint8 clips [B, T, H, W, C]); what cannot be decoded goes to ``failures``."""
     samples: list[Sample] = []
     clips: list[np.ndarray] = []
     for sample, views_vthwc, _, failure in eval_clips(
@@ -109,10 +102,3 @@ def _batches(
             samples, clips = [], []
     if samples:
         yield samples, np.concatenate(clips)
-
-
-def _hits(logits_bk: Tensor, labels_b: Tensor) -> Tensor:
-    """How many are labelled, right, and right within the best five: [3]. Fewer classes than five: all."""
-    ranked = logits_bk.float().topk(min(5, logits_bk.shape[1]), dim=1).indices
-    right = ranked == labels_b[:, None]  # a label of -1 equals no class
-    return torch.stack([(labels_b >= 0).sum(), right[:, 0].sum(), right.sum()])

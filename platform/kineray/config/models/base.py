@@ -28,14 +28,27 @@ class ModelSection(Variant, home="kineray.config.models"):
         network: nn.Module = self.implementation()(self, heads, in_channels)
         return network
 
+    def networks(self) -> dict[str, "ModelSection"]:
+        """{field: configuration} of the networks that it is made of, such as the streams of two."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, ModelSection)}
+
     def inits(self) -> dict[str, str]:
         """{part: weights to start from}, of the whole ("") and of the networks that it is made of."""
         found = {"": self.init} if self.init else {}
-        for name in type(self).model_fields:
-            part = getattr(self, name)
-            if isinstance(part, ModelSection) and part.init:
-                found[name] = part.init
+        for name, network in self.networks().items():
+            found |= {f"{name}.{part}".rstrip("."): init for part, init in network.inits().items()}
         return found
+
+    def frozen_at_random(self) -> dict[str, str]:
+        """{part that is frozen without weights to start from: the key, after ``model.``, that gives some}."""
+        if self.init:
+            return {}
+        return {
+            f"{name}.{part}": f"{name}.{key}"
+            for name, network in self.networks().items()
+            for part, key in network.frozen_at_random().items()
+        }
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ValueError, naming the key, for clips that the network cannot take.

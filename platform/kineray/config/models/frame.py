@@ -30,13 +30,12 @@ class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.Frame
     temporal: TemporalSection = AverageConfig()
     dropout: Probability = 0.5
 
-    @property
-    def is_frozen_at_random(self) -> bool:
-        """Whether the features would be those of a network that has learnt nothing."""
-        return self.frozen and not self.init
+    def frozen_at_random(self) -> dict[str, str]:
+        """The backbone, if its features would be those of an untrained network."""
+        return {"backbone": "init"} if self.frozen and not self.init else {}
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for pictures too small for the backbone, or frames that do not fit."""
+        """Raise ValueError for frames too small for the backbone, or a number of frames that does not fit."""
         smallest = 75 if self.backbone == "inception_v3" else 32
         for key, side in (("data.crop", crop), ("data.eval_crop", eval_crop)):
             if side < smallest:

@@ -40,7 +40,7 @@ class ResNet3dConfig(ModelSection, type="resnet3d", builds="kineray.models.resne
         return smallest_side(self.nonlocal_res3, self.nonlocal_res4)
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for an odd frame that no pair is left for, and for too small pictures."""
+        """Raise ValueError for an odd number of frames if pairs are pooled, or frames that are too small."""
         if self.variant != "slow" and frames % 2:
             raise ValueError(
                 f"data.frames {frames} is odd; model.variant {self.variant} pools pairs of frames"

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from kineray.config.fields import PositiveInt, Probability
 from kineray.config.models.base import ModelSection
 
-_SIDE = 75  # leaves one position; Inception-v3 does not pad its strides
+_SMALLEST = 49  # frames and pixels: 7 after the three padded halvings, 1 after the two that are not padded
 
 
 def _even(width: int) -> int:
@@ -31,7 +31,9 @@ class S3DV3Config(ModelSection, type="s3d_v3", builds="kineray.models.s3d_v3.S3D
     dropout: Probability = 0.5
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for pictures of which strides and pools leave nothing; any ``frames`` will do."""
+        """Raise ValueError for clips of which strides and pools leave nothing."""
+        if frames < _SMALLEST:
+            raise ValueError(f"data.frames {frames} is too few for s3d_v3: at least {_SMALLEST}")
         for key, side in (("crop", crop), ("eval_crop", eval_crop)):
-            if side < _SIDE:
-                raise ValueError(f"data.{key} {side} is too small for s3d_v3: at least {_SIDE}")
+            if side < _SMALLEST:
+                raise ValueError(f"data.{key} {side} is too small for s3d_v3: at least {_SMALLEST}")

@@ -62,7 +62,7 @@ class SlowFastConfig(ModelSection, type="slowfast", builds="kineray.models.slowf
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ValueError unless the Fast pathway reads alpha times as many frames as the Slow one.
 
-        And for pictures that are too small for the non-local blocks.
+        And for frames that are too small for the non-local blocks.
         """
         if frames % self.alpha:
             raise ValueError(f"data.frames {frames} is not a multiple of model.alpha {self.alpha}")

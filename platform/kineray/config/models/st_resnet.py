@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from kineray.config.fields import Ints
 from kineray.config.models.base import ModelSection
 
 Position = Literal["5_11", "49_55", "86_92", "98_104"]
@@ -13,7 +14,7 @@ POSITIONS: tuple[Position, ...] = ("5_11", "49_55", "86_92", "98_104")
 class STResNetConfig(ModelSection, type="st_resnet", builds="kineray.models.st_resnet.STResNet"):
     """ResNet-50 with temporal skip connections (Iqbal et al., arXiv 1706.08807); the defaults are its best.
 
-    A connection adds the output of a layer at frame t - 1 to that of a later layer at frame t.
+    A connection adds the output of a layer at earlier frames to that of a later layer at frame t.
     ``position``: the source's numbers of the two layers (see ``kineray.models.st_resnet``):
 
         5_11    layer1.0.bn1           -> layer1.1.bn1
@@ -23,14 +24,14 @@ class STResNetConfig(ModelSection, type="st_resnet", builds="kineray.models.st_r
 
     ``connection``: what is on the way, nothing, a 1 x 1 convolution, or that and a ReLU. ``connections``:
     how many there are, the last at ``position``, the others at the positions above it in this table.
-    ``delay`` 2 reads frame t - 2 in place of t - 1. The network sees the last 1 + connections x delay
-    frames of a clip.
+    ``delays``: which earlier frames are added: 1, frame t - 1; 2, frame t - 2 in its place; 1,2, both. The
+    network sees the last 1 + connections x (largest delay) frames of a clip.
     """
 
     position: Position = "98_104"
     connection: Literal["identity", "conv", "conv_relu"] = "identity"
     connections: Annotated[int, Field(ge=1, le=len(POSITIONS))] = 1
-    delay: Annotated[int, Field(ge=1, le=2)] = 1
+    delays: Ints = (1,)
 
     @property
     def positions(self) -> tuple[Position, ...]:
@@ -41,7 +42,14 @@ class STResNetConfig(ModelSection, type="st_resnet", builds="kineray.models.st_r
     @property
     def context(self) -> int:
         """Frames that decide the result."""
-        return 1 + self.connections * self.delay
+        return 1 + self.connections * max(self.delays)
+
+    @field_validator("delays")
+    @classmethod
+    def _delays_are_known(cls, delays: tuple[int, ...]) -> tuple[int, ...]:
+        if delays not in {(1,), (2,), (1, 2)}:
+            raise ValueError("give 1, 2 or 1,2")
+        return delays
 
     @model_validator(mode="after")
     def _positions_suffice(self) -> Self:

@@ -1,7 +1,20 @@
 """What the configurations of all pieces of a recipe have in common."""
 
+from typing import TYPE_CHECKING
+
 from kineray.config.variants import Variant
+
+if TYPE_CHECKING:
+    from kineray.training.recipe import Piece
 
 
 class RecipePiece(Variant, home="kineray.config.recipe"):
-    """Base of what changes a training step besides loss and optimizer: ``recipe.<type>.<field>``."""
+    """Base of what changes a training step besides loss and optimizer: ``recipe.<type>.<field>``.
+
+    ``order``, a class attribute, says which of several pieces comes first: the one of the lower order.
+    """
+
+    def build(self) -> "Piece":
+        """A new piece, without any state yet."""
+        piece: Piece = self.implementation()(self)
+        return piece

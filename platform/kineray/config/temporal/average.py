@@ -1,9 +1,14 @@
 """The average of the frames' features."""
 
+from kineray.config.fields import ZNorm
 from kineray.config.temporal.base import TemporalSection
 
 
 class AverageConfig(TemporalSection, type="average", builds="kineray.models.temporal.average.Average"):
-    """The mean of the frames' features; ``z_norm``: each frame's are first brought to mean 0, variance 1."""
+    """The mean of the frames' features.
 
-    z_norm: bool = False
+    ``z_norm``: how the features are first brought to mean 0 and variance 1: per_dimension, over the training
+    set; per_frame, over the dimensions of each frame; none, not at all.
+    """
+
+    z_norm: ZNorm = "none"

@@ -1,6 +1,6 @@
 """A GRU over the frames."""
 
-from kineray.config.fields import PositiveInt
+from kineray.config.fields import PositiveInt, ZNorm
 from kineray.config.temporal.base import TemporalSection
 
 
@@ -8,4 +8,4 @@ class GruConfig(TemporalSection, type="gru", builds="kineray.models.temporal.rec
     """The last state of a GRU of ``units`` (arXiv 1406.1078); ``z_norm`` as for the average."""
 
     units: PositiveInt = 128
-    z_norm: bool = False
+    z_norm: ZNorm = "none"

@@ -7,7 +7,6 @@ training process are no faster (``benchmarks/loader.py``: 0.7 to 1.0 of bare rea
 
 import logging
 import queue
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,13 +14,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 
 from kineray import storage
+from kineray.data.batches.labels import label_tensors
+from kineray.data.batches.memory import BatchMemory
 from kineray.data.batches.order import balanced_order, global_order, repeats
+from kineray.data.batches.spec import BatchSpec
 from kineray.data.clips.decoding import ClipDecoder
 from kineray.data.clips.preprocessing import Preprocessing
 from kineray.data.clips.seeds import sample_rng
@@ -29,11 +31,11 @@ from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ConfigError, DecodeError, ManifestError, StorageError
-from kineray.video.worker import decode_process
+from kineray.video.worker import DecodeProcess, decode_process
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 8  # so many undecodable clips in a row mean a wrong mount or path, not some bad files
+_ATTEMPTS = 8  # this many undecodable clips in a row mean a wrong mount or path, not some bad files
 _FETCHERS = 8  # downloads at a time: they wait for the network, not for a core
 _BATCHES_IN_USE = 2  # one that the model works on, one that is handed over
 
@@ -54,8 +56,8 @@ class Failure:
 class Batch:
     """A micro-batch of step ``step``.
 
-    ``clips_bthwc`` is uint8 [B, T, H, W, C], contiguous; ``labels`` holds int64 [B] for every head; ``ids``
-    are of the samples in the batch; ``failures`` of those that were replaced.
+    ``clips_bthwc`` is uint8 [B, T, H, W, C], contiguous; ``labels`` holds int64 [B] for every head of one
+    class a clip; ``ids`` are of the samples in the batch; ``failures`` of those that were replaced.
     """
 
     step: int
@@ -66,16 +68,20 @@ class Batch:
 
 
 EvalClips = tuple[Sample, np.ndarray | None, np.ndarray | None, Failure | None]
+Targets: TypeAlias = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
+"""Makes the labels of a batch, by head."""
 
 
-def steps_per_epoch(manifest: Manifest, global_batch: int, clips_per_sample: int = 1) -> int:
-    """Number of whole global batches in an epoch. Raises ManifestError if there is none."""
-    clips = len(manifest) * clips_per_sample
+def steps_per_epoch(samples: int, global_batch: int, clips_per_sample: int = 1) -> int:
+    """Number of whole global batches in an epoch of ``samples``. Raises ConfigError if there is none."""
+    clips = samples * clips_per_sample
     if clips < global_batch:
         times = f", {clips_per_sample} clips of each," if clips_per_sample > 1 else ""
-        raise ManifestError(
-            f"{manifest.name}: {len(manifest)} samples{times} are fewer than "
-            f"train.global_batch={global_batch}; make the batch smaller"
+        raise ConfigError(
+            f"{samples} samples{times} do not fill a global batch of {global_batch}",
+            code="batch_larger_than_epoch",
+            key="train.global_batch",
+            remedy="make the batch smaller",
         )
     return clips // global_batch
 
@@ -102,85 +108,68 @@ def prefetched_batches(
     if fits < 1:
         least = fixed + micro_batch * clip
         raise ConfigError(
-            f"--max-memory: {max_memory / 2**20:.0f} MiB are less than the {least / 2**20:.0f} MiB that "
-            f"{_BATCHES_IN_USE + 1} batches of {micro_batch} clips and {decoders} decoders take; raise it, "
-            "or lower --micro-batch or --decoders"
+            f"{max_memory / 2**20:.0f} MiB are less than the {least / 2**20:.0f} MiB that "
+            f"{_BATCHES_IN_USE + 1} batches of {micro_batch} clips and {decoders} decoders take",
+            code="too_little_memory",
+            key="max_memory",
+            remedy="raise `max_memory`, or lower `micro_batch` or `decoders`",
         )
     return min(enough, fits)
 
 
-def train_batches(
+def load_batches(
     manifest: Manifest,
     preprocessing: Preprocessing,
+    specs: Iterable[BatchSpec],
     *,
     seed: int,
-    global_batch: int,
-    start_step: int,
-    stop_step: int,
-    lo: int,
-    hi: int,
-    micro_batch: int,
     decoders: int,
     clips_per_sample: int = 1,
     balance: tuple[str, float] | None = None,
+    targets: Targets | None = None,
     indexes: IndexCache | None = None,
     max_memory: int | None = None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """The micro-batches of steps ``start_step`` to ``stop_step`` (exclusive), in order.
+    """The micro-batches of ``specs``, in order, their clips of the shapes that those say.
 
-    Global batch b of an epoch is samples [b * B, (b + 1) * B) of its permutation; what does not fill a
-    batch is dropped. This rank takes positions [lo, hi) of every global batch, cut into parts of
-    ``micro_batch``. ``decoders`` processes decode ahead. A clip that cannot be decoded is replaced by
-    another, drawn from (seed, epoch, sample id, attempt).
+    ``decoders`` processes decode ahead. A clip that cannot be decoded is replaced by another, drawn from
+    (seed, epoch, sample id, attempt).
 
     ``clips_per_sample``: clips of a sample that follow each other in the permutation (repeated
     augmentation, arXiv 1901.09335); those in one micro-batch are cut in one decoding pass.
-    ``balance``: head and power for ``balanced_order``. ``indexes``: of the manifest's videos.
-    ``max_memory``: see ``prefetched_batches``. ``pin_memory``: put batches where a GPU can copy them from
-    while the processor goes on. Raises ManifestError and ConfigError.
+    ``balance``: head and power for ``balanced_order``. ``targets`` makes the labels of a batch from its
+    samples (by default: ``label_tensors``, for the heads of ``preprocessing``). ``indexes``: of the videos
+    of the manifest. ``max_memory``: see ``prefetched_batches``. ``pin_memory``: put batches where a GPU can
+    copy them from while the processor goes on. Raises ManifestError and ConfigError.
     """
-    per_epoch = steps_per_epoch(manifest, global_batch, clips_per_sample)
-    if not 0 <= lo < hi <= global_batch or micro_batch < 1:
-        raise ValueError(f"[{lo}, {hi}) in parts of {micro_batch} is not a slice of {global_batch} positions")
-    prefetch = prefetched_batches(
-        preprocessing, min(micro_batch, hi - lo), decoders, max_memory, clips_per_sample
-    )
-    side = preprocessing.crop
-    clip_shape = (preprocessing.frames, side, side, preprocessing.channels)
-
-    def parts() -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-        """(step, epoch, [(sample, how often it was seen in this epoch)]) of every micro-batch."""
-        order, order_epoch = np.empty(0, np.int64), -1
-        for step in range(start_step, stop_step):
-            epoch, batch = divmod(step, per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = _epoch_order(manifest, seed, epoch, balance), epoch
-                order = np.repeat(order, clips_per_sample)
-                seen = repeats(order)
-            first = batch * global_batch
-            for start in range(first + lo, first + hi, micro_batch):
-                part = slice(start, min(start + micro_batch, first + hi))
-                yield step, epoch, list(zip(order[part].tolist(), seen[part].tolist(), strict=True))
-
-    memory = _Memory(pin_memory)
-    with _Decoders(preprocessing, decoders) as pool:
+    targets = targets or partial(label_tensors, manifest=manifest, heads=list(preprocessing.labels))
+    orders = _Orders(manifest, seed, clips_per_sample, balance)
+    memory = BatchMemory(pin_memory)
+    with _Decoders(decoders) as pool:
         waiting: deque[_Pending] = deque()
-        for step, epoch, entries in parts():
-            clips_bthwc = memory.take((len(entries), *clip_shape))
-            rows = clips_bthwc.numpy()
-            tasks = []
-            for number, of_sample in groupby(enumerate(entries), key=lambda entry: entry[1][0]):
-                places, again = zip(*((row, repeat) for row, (_, repeat) in of_sample), strict=True)
-                clips_nthwc = rows[places[0] : places[-1] + 1]
-                sample = manifest[number]
-                load = partial(_load, manifest, sample, (seed, epoch), again, indexes, clips_nthwc)
-                tasks.append(pool.submit(load, sample))
-            waiting.append(_Pending(step, clips_bthwc, tasks))
-            if len(waiting) > prefetch:
-                yield waiting.popleft().batch(preprocessing)
+        for spec in specs:
+            shaped = spec.clip.applied_to(preprocessing)
+            size = min(spec.micro_batch, len(spec.positions))
+            ahead = prefetched_batches(shaped, size, decoders, max_memory, clips_per_sample)
+            for positions in spec.parts():
+                entries = orders.entries(spec.epoch, positions)
+                clips_bthwc = memory.take(
+                    (len(entries), shaped.frames, shaped.crop, shaped.crop, shaped.channels)
+                )
+                rows = clips_bthwc.numpy()
+                tasks = []
+                for number, of_sample in groupby(enumerate(entries), key=lambda entry: entry[1][0]):
+                    places, again = zip(*((row, repeat) for row, (_, repeat) in of_sample), strict=True)
+                    clips_nthwc = rows[places[0] : places[-1] + 1]
+                    sample = manifest[number]
+                    load = partial(_load, manifest, sample, (seed, spec.epoch), again, indexes, clips_nthwc)
+                    tasks.append(pool.submit(load, sample, shaped))
+                waiting.append(_Pending(spec.step, clips_bthwc, tasks, ahead))
+                while len(waiting) > min(pending.ahead for pending in waiting):
+                    yield waiting.popleft().batch(targets)
         while waiting:
-            yield waiting.popleft().batch(preprocessing)
+            yield waiting.popleft().batch(targets)
 
 
 def eval_clips(
@@ -206,11 +195,11 @@ def eval_clips(
             return sample, None, None, _failure(decoder, sample, error)
         return sample, clips.copy(), timestamps.copy(), None
 
-    with _Decoders(preprocessing, decoders) as pool:
+    with _Decoders(decoders) as pool:
         waiting: deque[Future[EvalClips]] = deque()
         for number in indices:
             sample = manifest[number]
-            waiting.append(pool.submit(partial(load, sample), sample))
+            waiting.append(pool.submit(partial(load, sample), sample, preprocessing))
             if len(waiting) > decoders:  # the clips of a video with many views are large: few wait
                 yield waiting.popleft().result()
         while waiting:
@@ -225,58 +214,69 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A batch whose clips are being decoded into ``clips_bthwc``."""
+    """A batch whose clips are being decoded into ``clips_bthwc``; ``ahead``: others may wait beside it."""
 
     step: int
     clips_bthwc: torch.Tensor
     tasks: "list[Future[list[_Loaded]]]"
+    ahead: int
 
-    def batch(self, preprocessing: Preprocessing) -> Batch:
+    def batch(self, targets: Targets) -> Batch:
         loaded = [clip for task in self.tasks for clip in task.result()]
         return Batch(
             step=self.step,
             clips_bthwc=self.clips_bthwc,
-            labels={
-                head: torch.tensor([item.sample.labels[head] for item in loaded])
-                for head in preprocessing.labels
-            },
+            labels=targets([item.sample for item in loaded]),
             ids=tuple(item.sample.id for item in loaded),
             failures=tuple(failure for item in loaded for failure in item.failures),
         )
 
 
-class _Memory:
-    """Gives batches their memory, and takes it back when nothing refers to a batch any more.
+class _Orders:
+    """The order of an epoch's clips; the last epoch's is kept."""
 
-    The first write to a page of new memory makes the kernel find one: for a clip of 5 MB that takes longer
-    than copying it. (Pinned memory is kept by torch itself.)
-    """
+    def __init__(
+        self, manifest: Manifest, seed: int, clips_per_sample: int, balance: tuple[str, float] | None
+    ) -> None:
+        if balance and balance[0] in manifest.multi_label:
+            raise ConfigError(
+                f"the head '{balance[0]}' has several classes a clip, between which there is no balance",
+                code="balance_needs_one_class",
+                key="data.balance",
+                remedy="set data.balance=none, or balance another head",
+            )
+        self._manifest = manifest
+        self._seed = seed
+        self._clips_per_sample = clips_per_sample
+        self._balance = balance
+        self._epoch = -1
+        self._order = self._seen = np.empty(0, np.int64)
 
-    def __init__(self, pin_memory: bool) -> None:
-        self._pin_memory = pin_memory
-        self._arrays: list[np.ndarray] = []
+    def entries(self, epoch: int, positions: range) -> list[tuple[int, int]]:
+        """(sample, how often it was seen before in this epoch) at ``positions``."""
+        if epoch != self._epoch:
+            self._order = np.repeat(self._samples(epoch), self._clips_per_sample)
+            self._seen, self._epoch = repeats(self._order), epoch
+        if positions.stop > len(self._order):
+            raise ValueError(f"an epoch of {len(self._order)} clips has no {positions}")
+        part = slice(positions.start, positions.stop)
+        return list(zip(self._order[part].tolist(), self._seen[part].tolist(), strict=True))
 
-    def take(self, shape: tuple[int, ...]) -> torch.Tensor:
-        if self._pin_memory:
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        for array in self._arrays:
-            # The list, the loop and the call refer to it; tensors and their views do while they live.
-            if array.shape == shape and sys.getrefcount(array) == 3:
-                return torch.from_numpy(array)
-        self._arrays.append(np.empty(shape, np.uint8))
-        return torch.from_numpy(self._arrays[-1])
+    def _samples(self, epoch: int) -> np.ndarray:
+        if self._balance is None:
+            return global_order(len(self._manifest), self._seed, epoch)
+        head, power = self._balance
+        return balanced_order(self._manifest.labels(head), self._seed, epoch, power)
 
 
 class _Decoders:
     """Child processes that decode, each with a thread that waits for it, and threads that download."""
 
-    def __init__(self, preprocessing: Preprocessing, count: int) -> None:
-        self._preprocessing = preprocessing
+    def __init__(self, count: int) -> None:
         self._closing = ExitStack()
-        self._free: queue.SimpleQueue[ClipDecoder] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
         for _ in range(max(count, 1)):
-            process = self._closing.enter_context(decode_process())
-            self._free.put(ClipDecoder(process, preprocessing))
+            self._free.put(self._closing.enter_context(decode_process()))
         self._threads = ThreadPoolExecutor(max(count, 1), thread_name_prefix="decode")
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
 
@@ -288,32 +288,29 @@ class _Decoders:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._closing.close()
 
-    def submit(self, task: Callable[[ClipDecoder], T], sample: Sample) -> "Future[T]":
+    def submit(
+        self, task: Callable[[ClipDecoder], T], sample: Sample, preprocessing: Preprocessing
+    ) -> "Future[T]":
         """Call ``task`` with a decoder once the sample's video is here; downloads run ahead."""
-        uri, _ = self._preprocessing.sources(sample)  # flow beside it lies on a local disk
+        uri, _ = preprocessing.sources(sample)  # flow beside it lies on a local disk
         fetched = self._fetchers.submit(storage.prefetch, uri) if storage.is_remote(uri) else None
-        return self._threads.submit(self._run, task, fetched)
+        return self._threads.submit(self._run, task, fetched, preprocessing)
 
-    def _run(self, task: Callable[[ClipDecoder], T], fetched: "Future[None] | None") -> T:
+    def _run(
+        self, task: Callable[[ClipDecoder], T], fetched: "Future[None] | None", preprocessing: Preprocessing
+    ) -> T:
         if fetched is not None:
-            fetched.exception()  # the decoder meets the same error, and says it
-        with self._decoder() as decoder:
-            return task(decoder)
+            fetched.exception()  # the decoder meets the same error, and raises it
+        with self._process() as process:
+            return task(ClipDecoder(process, preprocessing))
 
     @contextmanager
-    def _decoder(self) -> Iterator[ClipDecoder]:
-        decoder = self._free.get()
+    def _process(self) -> Iterator[DecodeProcess]:
+        process = self._free.get()
         try:
-            yield decoder
+            yield process
         finally:
-            self._free.put(decoder)
-
-
-def _epoch_order(manifest: Manifest, seed: int, epoch: int, balance: tuple[str, float] | None) -> np.ndarray:
-    if balance is None:
-        return global_order(len(manifest), seed, epoch)
-    head, power = balance
-    return balanced_order(manifest.labels(head), seed, epoch, power)
+            self._free.put(process)
 
 
 def _load(
@@ -365,7 +362,10 @@ def _replace(
         else:
             return _Loaded(sample, tuple(failures))
     raise ManifestError(
-        f"{manifest.name}: {_ATTEMPTS} clips in a row cannot be decoded, the last: {failures[-1].message}"
+        f"{_ATTEMPTS} clips in a row cannot be decoded, the last: {failures[-1].message}",
+        code="nothing_decodable",
+        key=manifest.name,
+        remedy="see that the videos are where the manifest says",
     )
 
 

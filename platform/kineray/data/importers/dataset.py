@@ -5,15 +5,37 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kineray import storage
 from kineray.config.variants import did_you_mean, find_variant, variants
-from kineray.data.importers.base import Importer, Source
+from kineray.data.importers.base import Importer, Source, folder_of
 from kineray.data.importers.files import Files, as_list
-from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.manifest.sizes import record_sizes
+from kineray.data.manifest.summary import ManifestSummary, summary_of
 from kineray.errors import ManifestError
 
 
-def import_dataset(sources: Files, *, format: str | None = None, **options: Any) -> Manifest:
+def import_dataset(
+    sources: Files, *, format: str | None = None, out: str | None = None, **options: Any
+) -> ManifestSummary:
+    """Read the annotations of a data set and write them as one manifest.
+
+    ``sources``, ``format``, ``options``: as in ``read_dataset``. ``out``: the manifest's file; None:
+    manifest.parquet in or beside the first source. The summary names in ``missing`` the clips that are listed
+    and were not found; its ``manifest`` is what ``data.manifest`` and ``load_manifest`` take.
+
+    Raises ManifestError for annotations that cannot be read or an option that the format does not have,
+    StorageError for a file that cannot be read or written.
+    """
+    if out is not None and not out.endswith(".parquet"):
+        raise not_a_manifest_name("out", out)
+    manifest = read_dataset(sources, format=format, **options)
+    target = out or storage.join(folder_of([str(source) for source in as_list(sources)]), FILE_NAME)
+    save_manifest(manifest, target)
+    return summary_of(manifest, target)
+
+
+def read_dataset(sources: Files, *, format: str | None = None, **options: Any) -> Manifest:
     """Turn annotation files, or a folder of class folders, into one manifest.
 
     ``sources``: paths or URIs; give all the annotation files of a data set at once. ``format``: the type of
@@ -57,6 +79,16 @@ def format_of(sources: Sequence[str]) -> str:
         what = f"may be {' or '.join(found)}" if found else "files and folders are of no format together"
         raise ManifestError(what, code="unclear_format", key=sources[0], remedy="give the `format`")
     return found[0]
+
+
+def not_a_manifest_name(parameter: str, path: str) -> ManifestError:
+    """The error for ``path``, given as ``parameter``, which is no name for a manifest."""
+    return ManifestError(
+        f"{path} is no name for a manifest",
+        code="not_a_manifest_name",
+        key=parameter,
+        remedy=f"give `{parameter}` a name that ends in .parquet",
+    )
 
 
 def _recognised(sources: Sequence[Source], *, fallback: bool) -> list[str]:

@@ -59,10 +59,10 @@ def from_mini_kinetics(
     """Import mini-Kinetics: lists of bare YouTube ids, whose labels and times Kinetics-400's CSVs know.
 
     ``sources``: the lists (``*.txt``) and the CSV files, or the folders that hold them. The split is the
-    list's name (``train_ytid_list.txt``). ``classes`` keeps these alone; the manifest's name says which
-    they are. Class indices follow the alphabetical order. Ids that the CSVs do not have are counted as
-    missing; with ``classes``, which cannot be told of them, they are only reported. Clips are found as by
-    ``from_kinetics_csv``. Raises ManifestError.
+    list's name (``train_ytid_list.txt``). ``classes`` keeps these alone (an underscore may stand for a
+    space); the manifest's name says which they are. Class indices follow the alphabetical order. Ids that the
+    CSVs do not have are counted as missing; with ``classes``, of which they may be none, they are only
+    reported. Clips are found as by ``from_kinetics_csv``. Raises ManifestError.
     """
     files = files_of(sources)
     tables = [file for file in files if file.endswith(".csv")]
@@ -84,7 +84,8 @@ def from_mini_kinetics(
         raise ManifestError(
             f"{tables[0]}: has none of the listed ids; give the train and val CSV of Kinetics-400"
         )
-    names = sorted(set(classes)) if classes else there
+    without_spaces = {name.replace(" ", "_"): name for name in there}
+    names = sorted({without_spaces.get(name, name) for name in classes}) if classes else there
     for name in names:
         if name not in there:
             raise ManifestError(

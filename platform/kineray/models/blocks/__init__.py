@@ -1,8 +1,8 @@
 """The parts that architectures are made of."""
 
-from kineray.models.blocks.adopt import adopt, fold_frames, take_channels
+from kineray.models.blocks.adopt import adopt, fold_frames, replace_input_conv
 from kineray.models.blocks.batch_norm import (
-    GroupBatchNorm,
+    GhostBatchNorm,
     commit_batch_norm,
     discard_batch_norm,
     set_batch_norm_group,
@@ -22,7 +22,7 @@ __all__ = [
     "Bottleneck",
     "ClipDropout",
     "ConvNorm",
-    "GroupBatchNorm",
+    "GhostBatchNorm",
     "Lateral",
     "NonLocal",
     "Pathway",
@@ -36,7 +36,7 @@ __all__ = [
     "fold_frames",
     "initialise",
     "middle_channels",
+    "replace_input_conv",
     "set_batch_norm_group",
     "set_clip_seeds",
-    "take_channels",
 ]

@@ -1,11 +1,11 @@
-"""Networks of other libraries, made to train as ours do; and image networks that look at every frame."""
+"""Adapting the networks of other libraries: batch norm, dropout, input channels, frames of a clip."""
 
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 from kineray.models.blocks.dropout import ClipDropout
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -14,12 +14,12 @@ Module = TypeVar("Module", bound=nn.Module)
 def adopt(network: Module) -> Module:
     """Replace the batch norms and the dropout inside ``network``; names, weights and evaluation stay.
 
-    So its statistics are taken over groups of clips (``GroupBatchNorm``), and what it drops depends on
+    Its statistics are then taken over groups of clips (``GhostBatchNorm``), and what it drops depends on
     the clip alone (``ClipDropout``). Returns ``network``.
     """
     for name, child in network.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GroupBatchNorm):
-            norm = GroupBatchNorm(child.num_features, child.eps, child.momentum)
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GhostBatchNorm):
+            norm = GhostBatchNorm(child.num_features, child.eps, child.momentum)
             norm.load_state_dict(child.state_dict())
             setattr(network, name, norm)
         elif isinstance(child, nn.Dropout):
@@ -29,10 +29,10 @@ def adopt(network: Module) -> Module:
     return network
 
 
-def take_channels(network: Module, in_channels: int) -> Module:
-    """Make ``network``, which takes RGB, take ``in_channels`` channels: returns it.
+def replace_input_conv(network: Module, in_channels: int) -> Module:
+    """Replace the first convolution of ``network`` by a new one for ``in_channels``, unless that is 3.
 
-    For other than 3 its first convolution becomes a new one (He et al., arXiv 1502.01852, by fan-out).
+    It is initialised as in He et al., arXiv 1502.01852, by fan-out. Returns ``network``.
     """
     if in_channels == 3:
         return network
@@ -61,7 +61,7 @@ def fold_frames(network: nn.Module, clips_bcthw: Tensor) -> Tensor:
     """
     frames = clips_bcthw.shape[2]
     for module in network.modules():
-        if isinstance(module, GroupBatchNorm | ClipDropout):
+        if isinstance(module, GhostBatchNorm | ClipDropout):
             module.rows_per_clip = frames
     images_nchw = clips_bcthw.transpose(1, 2).flatten(0, 1)
     outputs: Tensor = network(images_nchw)

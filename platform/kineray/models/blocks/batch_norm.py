@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
+class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation whose training statistics are taken over groups of ``group_size`` clips.
 
     With ``group_size`` None it is ``nn.BatchNorm1d``, ``2d`` or ``3d``, by its input. Otherwise each run of
@@ -15,15 +15,17 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
     computed within each 8 clips", SlowFast, arXiv 1812.03982, appendix A), and the running statistics wait
     for ``commit_batch_norm``: they then move once per step towards the mean over all groups of the step,
     so that they depend neither on the micro-batch nor on the number of workers. Parameters, buffers and
-    evaluation are those of ``nn.BatchNorm3d``. ``rows_per_clip`` > 1 where the frames of a clip lie in the
+    evaluation are those of ``nn.BatchNorm3d``. ``rows_per_clip`` > 1 if the frames of a clip lie in the
     batch dimension (``fold_frames``).
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
-        super().__init__(num_features, eps=eps, momentum=momentum)
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, *, affine: bool = True
+    ) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum, affine=affine)
         self.group_size: int | None = None
         self.rows_per_clip = 1
-        self.is_repeated = False  # a forward pass that was made before: its statistics are known
+        self.is_repeated = False  # this forward pass was made before: its statistics are already pending
         self.pending: list[Tensor] = []  # [2, C] per group since the last commit: mean, unbiased variance
 
     def forward(self, features: Tensor) -> Tensor:
@@ -68,14 +70,15 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
     layers = [layer for layer in _layers(model) if layer.training]  # what is frozen stays as it is
     if not layers:
         return
-    device = layers[0].weight.device
+    assert layers[0].running_mean is not None
+    device = layers[0].running_mean.device
     sums = [
         torch.stack(layer.pending).sum(0, dtype=torch.float64).flatten()
         if layer.pending
         else torch.zeros(2 * layer.num_features, dtype=torch.float64, device=device)
         for layer in layers
     ]
-    # A layer that is used several times in a pass (in recurrent networks) has seen more groups than others.
+    # A layer that is used several times in a pass (in recurrent networks) has more groups than others.
     counts = torch.tensor([len(layer.pending) for layer in layers], dtype=torch.float64, device=device)
     total = torch.cat([counts, *sums])
     if all_reduce is not None:
@@ -99,5 +102,5 @@ def discard_batch_norm(model: nn.Module) -> None:
         layer.pending.clear()
 
 
-def _layers(model: nn.Module) -> list[GroupBatchNorm]:
-    return [module for module in model.modules() if isinstance(module, GroupBatchNorm)]
+def _layers(model: nn.Module) -> list[GhostBatchNorm]:
+    return [module for module in model.modules() if isinstance(module, GhostBatchNorm)]

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 
 Triple = tuple[int, int, int]  # along time, height, width
 
@@ -24,7 +24,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
-        self.norm = GroupBatchNorm(out_channels, eps, momentum)
+        self.norm = GhostBatchNorm(out_channels, eps, momentum)
 
     def forward(self, features_bcthw: Tensor) -> Tensor:
         """[B, in_channels, T, H, W] -> [B, out_channels, T', H', W']."""

@@ -1,5 +1,6 @@
 """Dropout that does not depend on how a batch is cut."""
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,7 @@ class ClipDropout(nn.Module):
     """Dropout; given ``clip_seeds``, the mask of a clip is a pure function of the seed of that clip.
 
     So a clip loses the same features on every device, in every micro-batch and on every worker, and a
-    resumed run needs no random state. ``rows_per_clip`` > 1 where the frames of a clip lie in the batch
+    resumed run needs no random state. ``rows_per_clip`` > 1 if the frames of a clip lie in the batch
     dimension (``fold_frames``).
     """
 
@@ -40,7 +41,16 @@ class ClipDropout(nn.Module):
 
 
 def set_clip_seeds(model: nn.Module, seeds: Sequence[int] | None) -> None:
-    """Seeds for the clips of the next forward pass, one each; None returns to ordinary dropout."""
-    for module in model.modules():
+    """Seeds for the clips of the next forward pass, one each; None returns to ordinary dropout.
+
+    Every layer makes its own seeds of them and of its name in ``model``: layers of equal shape drop
+    different features.
+    """
+    for name, module in model.named_modules():
         if isinstance(module, ClipDropout):
-            module.clip_seeds = seeds
+            module.clip_seeds = None if seeds is None else [_layer_seed(seed, name) for seed in seeds]
+
+
+def _layer_seed(seed: int, layer: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{layer}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

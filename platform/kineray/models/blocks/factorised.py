@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 
 
 def factorised(
@@ -29,7 +29,7 @@ def factorised(
     )
     return nn.Sequential(
         OrderedDict(
-            spatial=spatial, norm=GroupBatchNorm(middle), relu=nn.ReLU(inplace=True), temporal=temporal
+            spatial=spatial, norm=GhostBatchNorm(middle), relu=nn.ReLU(inplace=True), temporal=temporal
         )
     )
 

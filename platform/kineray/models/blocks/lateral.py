@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 
 
 class Lateral(nn.Module):
@@ -24,7 +24,7 @@ class Lateral(nn.Module):
             padding=(kernel // 2, 0, 0),
             bias=False,
         )
-        self.norm = GroupBatchNorm(fast_channels * ratio)
+        self.norm = GhostBatchNorm(fast_channels * ratio)
 
     def forward(self, slow_bcthw: Tensor, fast_bcthw: Tensor) -> Tensor:
         """[B, C, T, H, W] and [B, F, alpha T, H, W] -> [B, C + ratio F, T, H, W]."""

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 
 Form = Literal["dot_product", "softmax"]
 
@@ -27,7 +27,7 @@ class NonLocal(nn.Module):
         self.phi = nn.Conv3d(channels, inner, 1)
         self.g = nn.Conv3d(channels, inner, 1)
         self.out = nn.Conv3d(inner, channels, 1)
-        self.norm = GroupBatchNorm(channels)
+        self.norm = GhostBatchNorm(channels)
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, features_bcthw: Tensor) -> Tensor:

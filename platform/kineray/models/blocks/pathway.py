@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from kineray.errors import ConfigError
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 from kineray.models.blocks.non_local import Form, NonLocal
 from kineray.models.blocks.residual import ResidualBlock
 
@@ -55,7 +55,7 @@ class Pathway(nn.Module):
         return self.res2, self.res3, self.res4, self.res5
 
 
-def check_pictures(clips_bcthw: Tensor, smallest_side: int) -> None:
+def check_frame_size(clips_bcthw: Tensor, smallest_side: int) -> None:
     """Raise ConfigError for clips that are too small for the non-local blocks."""
     height, width = clips_bcthw.shape[3:]
     if height < smallest_side or width < smallest_side:
@@ -78,7 +78,7 @@ def _stem(in_channels: int, width: int, temporal_kernel: int) -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
             conv=conv,
-            norm=GroupBatchNorm(width),
+            norm=GhostBatchNorm(width),
             relu=nn.ReLU(inplace=True),
             pool=nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
         )

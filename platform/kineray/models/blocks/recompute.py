@@ -1,13 +1,14 @@
 """Activation checkpointing: blocks keep their input alone and compute the rest again in the backward pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 
 
 def checkpoint_activations(model: nn.Module) -> int:
@@ -15,14 +16,34 @@ def checkpoint_activations(model: nn.Module) -> int:
 
     Blocks are the members of every ``nn.Sequential`` that have layers of their own (residual blocks,
     inception modules), and each ``nn.Sequential`` of nothing but layers, such as a stem. Logits, gradients
-    and batch-norm statistics are the same to the bit. After Chen et al., Training Deep Nets with Sublinear
-    Memory Cost, arXiv 1604.06174.
+    and batch-norm statistics are the same to the bit; so are the names of modules and weights, and a deep
+    copy is checkpointed like the original. After Chen et al., Training Deep Nets with Sublinear Memory Cost,
+    arXiv 1604.06174.
     """
-    blocks = [block for block in _blocks(model) if not _is_heard(block)]
+    blocks = [block for block in _blocks(model) if not _has_hooks_inside(block)]
+    kinds = {type(block) for block in blocks if not isinstance(block, _Recomputed)}
+    classes = {kind: _recomputed(kind) for kind in kinds}
     for block in blocks:
-        layers = [module for module in block.modules() if isinstance(module, GroupBatchNorm)]
-        block.forward = _checkpointed(block.forward, layers)
+        block.__class__ = classes.get(type(block), type(block))
     return len(blocks)
+
+
+class _Recomputed(nn.Module):
+    """Goes in front of the class of a block: its activations are computed again in the backward pass."""
+
+    def forward(self, features: Tensor) -> Any:
+        run = super().forward
+        if not torch.is_grad_enabled():
+            return run(features)
+        return checkpoint(run, features, use_reentrant=False, context_fn=self._contexts)
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _again(self)
+
+
+def _recomputed(kind: type[nn.Module]) -> type[nn.Module]:
+    """``kind`` with ``_Recomputed``, under its own name. A class, not a closure: copies are independent."""
+    return type(kind.__name__, (_Recomputed, kind), {"__doc__": kind.__doc__})
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -37,8 +58,8 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(child)
 
 
-def _is_heard(block: nn.Module) -> bool:
-    """Whether somebody waits for what is inside (mid fusion), and must not hear it twice."""
+def _has_hooks_inside(block: nn.Module) -> bool:
+    """Whether a hook waits for an output inside the block (mid fusion); it must not be called twice."""
     return any(module._forward_hooks for module in block.modules() if module is not block)
 
 
@@ -46,24 +67,10 @@ def _has_layers(module: nn.Module) -> bool:
     return next(module.children(), None) is not None
 
 
-def _checkpointed(
-    forward: Callable[[Tensor], Tensor], layers: Sequence[GroupBatchNorm]
-) -> Callable[[Tensor], Tensor]:
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _again(layers)
-
-    def run(features: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return forward(features)
-        outputs: Tensor = checkpoint(forward, features, use_reentrant=False, context_fn=contexts)
-        return outputs
-
-    return run
-
-
 @contextmanager
-def _again(layers: Sequence[GroupBatchNorm]) -> Iterator[None]:
-    """The statistics of these clips are known already."""
+def _again(block: nn.Module) -> Iterator[None]:
+    """Do not record batch-norm statistics: the first pass has recorded those of these clips."""
+    layers = [module for module in block.modules() if isinstance(module, GhostBatchNorm)]
     for layer in layers:
         layer.is_repeated = True
     try:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.models.blocks.batch_norm import GroupBatchNorm
+from kineray.models.blocks.batch_norm import GhostBatchNorm
 from kineray.models.blocks.factorised import factorised
 
 
@@ -11,7 +11,7 @@ class Bottleneck(nn.Module):
     """relu(shortcut + c(b(a(x)))): a temporal_kernel x 1 x 1, b 1 x 3 x 3 with the stride, c 1 x 1 x 1.
 
     ``inner`` channels inside, four times as many at the end. The shortcut is a strided 1 x 1 x 1
-    convolution where channels or stride change, else the identity. The last batch norm of the branch
+    convolution if channels or stride change, else the identity. The last batch norm of the branch
     starts at zero, so that a new block is the identity (Goyal et al., arXiv 1706.02677).
     """
 
@@ -24,11 +24,11 @@ class Bottleneck(nn.Module):
         self.conv_a = nn.Conv3d(
             in_channels, inner, (temporal_kernel, 1, 1), padding=(temporal_kernel // 2, 0, 0), bias=False
         )
-        self.norm_a = GroupBatchNorm(inner)
+        self.norm_a = GhostBatchNorm(inner)
         self.conv_b = _conv3d(inner, inner, 1, stride)
-        self.norm_b = GroupBatchNorm(inner)
+        self.norm_b = GhostBatchNorm(inner)
         self.conv_c = nn.Conv3d(inner, out_channels, 1, bias=False)
-        self.norm_c = GroupBatchNorm(out_channels)
+        self.norm_c = GhostBatchNorm(out_channels)
         nn.init.zeros_(self.norm_c.weight)
 
     def forward(self, features_bcthw: Tensor) -> Tensor:
@@ -50,9 +50,9 @@ class _TwoConvolutions(nn.Module):
         super().__init__()
         self.shortcut = _shortcut(in_channels, inner, stride)
         self.conv_a = conv_a
-        self.norm_a = GroupBatchNorm(inner)
+        self.norm_a = GhostBatchNorm(inner)
         self.conv_b = conv_b
-        self.norm_b = GroupBatchNorm(inner)
+        self.norm_b = GhostBatchNorm(inner)
         nn.init.zeros_(self.norm_b.weight)
 
     def forward(self, features_bcthw: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
         return nn.Identity()
     return nn.Sequential(
         nn.Conv3d(in_channels, out_channels, 1, stride=(1, stride, stride), bias=False),
-        GroupBatchNorm(out_channels),
+        GhostBatchNorm(out_channels),
     )
 
 

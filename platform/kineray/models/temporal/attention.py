@@ -14,7 +14,7 @@ and the features of the clip are the mean of the last memory c over its position
 import torch
 from torch import Tensor, nn
 
-from kineray.models.temporal.base import Temporal, he_
+from kineray.models.temporal.base import Temporal, kaiming_init_
 from kineray.models.temporal.conv_lstm import ConvLstmCell
 
 
@@ -26,8 +26,8 @@ class Attention(Temporal):
         self.look = nn.Conv2d(channels, 1, 1, bias=False)
         self.recall = nn.Conv2d(filters, 1, kernel, padding=kernel // 2, bias=False)
         self.cell = ConvLstmCell(channels, filters, kernel)
-        he_(self.look)
-        he_(self.recall)
+        kaiming_init_(self.look)
+        kaiming_init_(self.recall)
 
     def forward(self, maps_btchw: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, filters]."""

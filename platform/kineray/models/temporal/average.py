@@ -1,23 +1,22 @@
 """Frames without an order: the average of their features, and the frames' features themselves."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from kineray.config.fields import ZNorm
 from kineray.models.temporal.base import Temporal, pool_space
+from kineray.models.temporal.z_norm import build_z_norm
 
 
 class Average(Temporal):
-    """The mean of the frames' features, with ``z_norm`` of their z-scores: [B, C]."""
+    """The mean of the frames' features, or of their z-scores."""
 
-    def __init__(self, channels: int, z_norm: bool) -> None:
+    def __init__(self, channels: int, z_norm: ZNorm) -> None:
         super().__init__(channels)
-        self.z_norm = z_norm
+        self.z_norm = build_z_norm(z_norm, channels)
 
     def forward(self, maps_btchw: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, C]."""
-        features_btc = pool_space(maps_btchw)
-        if self.z_norm:
-            features_btc = z_normalise(features_btc)
+        features_btc: Tensor = self.z_norm(pool_space(maps_btchw))
         return features_btc.mean(1)
 
 
@@ -29,8 +28,3 @@ class EveryFrame(Temporal):
     def forward(self, maps_btchw: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, T, C]."""
         return pool_space(maps_btchw)
-
-
-def z_normalise(features_btc: Tensor) -> Tensor:
-    """Each frame's features minus their mean, divided by their standard deviation, over its channels."""
-    return F.layer_norm(features_btc, features_btc.shape[-1:])

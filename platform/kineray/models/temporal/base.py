@@ -21,7 +21,7 @@ def pool_space(maps_btchw: Tensor) -> Tensor:
     return maps_btchw.mean((3, 4))
 
 
-def he_(module: nn.Module) -> None:
+def kaiming_init_(module: nn.Module) -> None:
     """He et al. (arXiv 1502.01852) for the convolutions and linear layers inside ``module``; biases 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):

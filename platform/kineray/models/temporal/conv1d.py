@@ -8,8 +8,8 @@ conv 4, BN, LeakyReLU 0.01                           100         1
 
 from torch import Tensor, nn
 
-from kineray.models.blocks import GroupBatchNorm
-from kineray.models.temporal.base import Temporal, he_, pool_space
+from kineray.models.blocks import GhostBatchNorm
+from kineray.models.temporal.base import Temporal, kaiming_init_, pool_space
 
 
 class Conv1d(Temporal):
@@ -25,7 +25,7 @@ class Conv1d(Temporal):
         layers += _convolution(10, 100, 4)
         layers.append(nn.LeakyReLU(0.01))
         self.layers = nn.Sequential(*layers)
-        he_(self.layers)
+        kaiming_init_(self.layers)
 
     def forward(self, maps_btchw: Tensor) -> Tensor:
         """[B, 20, C, H, W] -> [B, 100]."""
@@ -34,4 +34,4 @@ class Conv1d(Temporal):
 
 
 def _convolution(in_channels: int, channels: int, kernel: int) -> list[nn.Module]:
-    return [nn.Conv1d(in_channels, channels, kernel), GroupBatchNorm(channels)]
+    return [nn.Conv1d(in_channels, channels, kernel), GhostBatchNorm(channels)]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.models.blocks import GroupBatchNorm
-from kineray.models.temporal.base import Temporal, he_
+from kineray.models.blocks import GhostBatchNorm
+from kineray.models.temporal.base import Temporal, kaiming_init_
 
 
 class ConvLstmCell(nn.Module):
@@ -63,9 +63,9 @@ class ConvLstm(Temporal):
         super().__init__(dense or filters)
         self.cell = ConvLstmCell(channels, filters, kernel, stride)
         self.filters = filters
-        self.norm = GroupBatchNorm(filters) if norm else nn.Identity()
+        self.norm = GhostBatchNorm(filters) if norm else nn.Identity()
         self.dense = nn.Sequential(nn.Linear(filters, dense), nn.ReLU()) if dense else nn.Identity()
-        he_(self.dense)
+        kaiming_init_(self.dense)
 
     def forward(self, maps_btchw: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, dense or filters]."""

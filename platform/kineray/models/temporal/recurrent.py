@@ -2,9 +2,10 @@
 
 from torch import Tensor, nn
 
-from kineray.models.blocks import GroupBatchNorm
-from kineray.models.temporal.average import z_normalise
+from kineray.config.fields import ZNorm
+from kineray.models.blocks import GhostBatchNorm
 from kineray.models.temporal.base import Temporal, pool_space
+from kineray.models.temporal.z_norm import build_z_norm
 
 
 class Lstm(Temporal):
@@ -17,7 +18,7 @@ class Lstm(Temporal):
     def __init__(self, channels: int, units: int) -> None:
         super().__init__(units)
         self.lstm = nn.LSTM(channels, units, batch_first=True)
-        self.norm = GroupBatchNorm(units)
+        self.norm = GhostBatchNorm(units)
         _initialise(self.lstm)
         forget_bias = self.lstm.get_parameter("bias_ih_l0")[units : 2 * units]
         nn.init.ones_(forget_bias)  # a new network remembers
@@ -31,20 +32,17 @@ class Lstm(Temporal):
 
 
 class Gru(Temporal):
-    """The last state of a GRU, which with ``z_norm`` reads the z-scores of every frame's features."""
+    """The last state of a GRU that reads the frames' features, or their z-scores."""
 
-    def __init__(self, channels: int, units: int, z_norm: bool) -> None:
+    def __init__(self, channels: int, units: int, z_norm: ZNorm) -> None:
         super().__init__(units)
-        self.z_norm = z_norm
+        self.z_norm = build_z_norm(z_norm, channels)
         self.gru = nn.GRU(channels, units, batch_first=True)
         _initialise(self.gru)
 
     def forward(self, maps_btchw: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, units]."""
-        features_btc = pool_space(maps_btchw)
-        if self.z_norm:
-            features_btc = z_normalise(features_btc)
-        states_btu: Tensor = self.gru(features_btc)[0]
+        states_btu: Tensor = self.gru(self.z_norm(pool_space(maps_btchw)))[0]
         return states_btu[:, -1]
 
 

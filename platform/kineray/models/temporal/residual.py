@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kineray.models.blocks import GroupBatchNorm
-from kineray.models.temporal.base import Temporal, he_, pool_space
+from kineray.models.blocks import GhostBatchNorm
+from kineray.models.temporal.base import Temporal, kaiming_init_, pool_space
 
 
 class Residual(Temporal):
@@ -17,10 +17,10 @@ class Residual(Temporal):
     def __init__(self, channels: int, width: int, kernel: int) -> None:
         super().__init__(channels)
         self.conv_a = nn.Conv1d(channels, width, kernel, padding=kernel // 2, bias=False)
-        self.norm_a = GroupBatchNorm(width)
+        self.norm_a = GhostBatchNorm(width)
         self.conv_b = nn.Conv1d(width, channels, kernel, padding=kernel // 2, bias=False)
-        self.norm_b = GroupBatchNorm(channels)
-        he_(self)
+        self.norm_b = GhostBatchNorm(channels)
+        kaiming_init_(self)
         nn.init.zeros_(self.norm_b.weight)
 
     def forward(self, maps_btchw: Tensor) -> Tensor:

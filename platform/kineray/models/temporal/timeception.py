@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.errors import ConfigError
-from kineray.models.blocks import GroupBatchNorm
-from kineray.models.temporal.base import Temporal, he_
+from kineray.models.blocks import GhostBatchNorm
+from kineray.models.temporal.base import Temporal, kaiming_init_
 
 BRANCHES = 5
 _SCALES = ((3, 1), (5, 1), (7, 1))  # kernel and dilation of the convolutions along time
@@ -27,7 +27,7 @@ _DILATED_SCALES = ((3, 1), (3, 2), (3, 3))
 class Timeception(Temporal):
     """``layers`` Timeception layers, then the mean over time and space.
 
-    Raises ConfigError where ``groups`` does not divide the backbone's channels into four or more each.
+    Raises ConfigError if ``groups`` does not divide the backbone's channels into four or more each.
     """
 
     def __init__(self, channels: int, layers: int, groups: int, *, dilated: bool) -> None:
@@ -43,7 +43,7 @@ class Timeception(Temporal):
             channels = stack[-1].out_channels
         super().__init__(channels)
         self.layers = nn.Sequential(*stack)
-        he_(self.layers)
+        kaiming_init_(self.layers)
 
     def forward(self, maps_btchw: Tensor) -> Tensor:
         """[B, T, C, H, W] -> [B, about 1.25^layers C]."""
@@ -72,7 +72,7 @@ class TimeceptionLayer(nn.Module):
             )
             for kernel, dilation in scales
         )
-        self.norm = GroupBatchNorm(self.out_channels)
+        self.norm = GhostBatchNorm(self.out_channels)
 
     def forward(self, features_bcthw: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, ``out_channels``, T / 2, H, W]."""

@@ -1,4 +1,4 @@
-"""Weights into a model: what must fit, what may differ, and what is said of it."""
+"""Loading weights into a model: what must fit, what may differ, and what is reported."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -23,7 +23,7 @@ _COUNTER = "num_batches_tracked"  # not in every file, and nothing depends on it
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of ``init``: ``tensors`` tensors of ``origin`` were loaded.
+    """What was loaded from ``init``: ``tensors`` tensors of ``origin``.
 
     ``new``: names of the parameters and buffers that keep their initialisation. ``notes``: what the user
     should know, without full stops.
@@ -41,7 +41,7 @@ class Loaded:
 
 
 def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
-    """Load ``weights`` into ``model``. Raises CheckpointError where they are of another network."""
+    """Load ``weights`` into ``model``. Raises CheckpointError if they are of another network."""
     ours = model.state_dict()
     heads = {head for name in ours if (head := _head_of(name))}
     theirs = _without_other_fusion(_with_named_head(weights.tensors, heads), ours)

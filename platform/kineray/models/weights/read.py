@@ -1,5 +1,6 @@
 """Files and names of weights -> tensors by our names."""
 
+import json
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -22,6 +23,7 @@ from kineray.models.weights.renames import from_caffe2, from_pyslowfast, from_py
 
 CHECKPOINT_WEIGHTS = "model.safetensors"
 CHECKPOINT_EXPERIMENT = "experiment.yaml"
+CHECKPOINT_STATE = "state.json"
 TORCHVISION = "torchvision"
 
 
@@ -64,13 +66,22 @@ def _read(path: Path, suffix: str) -> Weights:
                 f"a folder without {CHECKPOINT_WEIGHTS}; give a checkpoint folder, such as "
                 "RUN/checkpoints/step-00001000"
             )
-        return _kineray(file)
+        return _kineray(path / _evaluated(path))
     if suffix == ".safetensors":
         return _kineray(path)
     if suffix == ".pkl" and not is_zipfile(path):
         tensors = from_caffe2(read_caffe2(path))
         return Weights(tensors, "Caffe2", public_settings(tensors))
     return _torch(path)
+
+
+def _evaluated(folder: Path) -> str:
+    """The file of the weights that a checkpoint is evaluated with: its state may name those of an average."""
+    try:
+        name = json.loads((folder / CHECKPOINT_STATE).read_bytes())["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return CHECKPOINT_WEIGHTS
+    return f"{name}.safetensors"
 
 
 def _kineray(file: Path) -> Weights:
@@ -159,7 +170,7 @@ def _torchvision(name: str) -> Weights:
 
 
 def _normalisation(weights: Any) -> str:
-    """How torchvision normalises pictures for these weights, as overrides."""
+    """How torchvision normalises images for these weights, as overrides."""
     preset = weights.transforms()
     mean, std = preset.mean, preset.std
     if type(weights).__name__ in {"GoogLeNet_Weights", "Inception_V3_Weights"}:

@@ -1,9 +1,13 @@
-"""The options of ``kineray data import``: the fields of all importers, a user's own included."""
+"""``kineray data import``: its options are the fields of all importers, a user's own included."""
 
 from itertools import pairwise
 from typing import Any
 
 import click
+
+from kineray.cli.data.show import show_summary
+from kineray.cli.output import json_option, note_first
+from kineray.cli.plugins import plugin_option
 
 
 class ImportCommand(click.Command):
@@ -62,3 +66,26 @@ def _help(field: Any, formats: list[str]) -> str:
 def _first_words(importer: Any) -> str:
     text = " ".join((importer.__doc__ or "").split())
     return text.partition(": ``")[0].partition(". ")[0]
+
+
+@click.command(name="import", cls=ImportCommand)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--format", metavar="FORMAT", help="What SOURCE is [default: SOURCE tells].")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="The manifest to write [default: manifest.parquet in or beside the first SOURCE].",
+)
+@plugin_option
+@json_option
+def command(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Turn SOURCE, a folder of class folders or annotation files, into one manifest.
+
+    Give all the annotation files of a data set at once: kineray data import train.csv val.csv
+    """
+    from kineray.data import import_dataset
+
+    summary = import_dataset(sources, **options)
+    missing = [name for names in summary.missing.values() for name in names]
+    note_first([f"listed but missing: {name}" for name in missing])
+    show_summary(summary, as_json)

@@ -1,0 +1,65 @@
+"""A model of your own: a ResNet whose blocks shift channels in time (TSM: Lin, Gan, Han, arXiv 1811.08383).
+
+    kineray train experiments/slowfast.py --plugin examples/tsm.py model.type=tsm model.shift=0.25 --workers 2
+
+The class with a ``type`` is all that kineray needs: the model trains, resumes, sweeps, evaluates, exports,
+promotes and serves like any other.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+import kineray
+from kineray.models.blocks import fold_frames
+from kineray.models.heads import FeatureHead
+
+
+class TsmConfig(kineray.ModelSection, type="tsm"):
+    """``shift``: share of the channels that move by one frame, half of them each way."""
+
+    shift: float = 0.125
+    width: int = 16
+    dropout: float = 0.5
+
+    def build(self, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
+        """The network."""
+        return Tsm(self, heads, in_channels)
+
+
+class Tsm(nn.Module):
+    """A stem and three residual blocks, each behind a shift."""
+
+    def __init__(self, config: TsmConfig, heads: Mapping[str, int], in_channels: int) -> None:
+        super().__init__()
+        self.shift = config.shift
+        self.stem = nn.Conv2d(in_channels, config.width, 7, stride=4, padding=3, bias=False)
+        self.blocks = nn.ModuleList(
+            BasicBlock(config.width, config.width, norm_layer=_layer_norm) for _ in range(3)
+        )
+        self.head = FeatureHead(config.width, heads, config.dropout)
+
+    def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
+        """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}."""
+        maps_btchw = fold_frames(self.stem, clips_bcthw)
+        for block in self.blocks:
+            shifted = shift_channels(maps_btchw, self.shift)
+            maps_btchw = block(shifted.flatten(0, 1)).unflatten(0, shifted.shape[:2])
+        logits: dict[str, Tensor] = self.head(maps_btchw.mean((1, 3, 4)))
+        return logits
+
+
+def shift_channels(maps_btchw: Tensor, share: float) -> Tensor:
+    """Half of ``share`` of the channels of every frame come from the next frame, half from the one before."""
+    moved = int(maps_btchw.shape[2] * share / 2)
+    later, earlier, still = maps_btchw.tensor_split((moved, 2 * moved), dim=2)
+    none = torch.zeros_like(later[:, :1])
+    later = torch.cat([later[:, 1:], none], dim=1)
+    earlier = torch.cat([none, earlier[:, :-1]], dim=1)
+    return torch.cat([later, earlier, still], dim=2)
+
+
+def _layer_norm(channels: int) -> nn.Module:
+    return nn.GroupNorm(1, channels)

@@ -1,0 +1,75 @@
+"""``kineray data flow``."""
+
+import click
+
+from kineray.cli.output import (
+    Progress,
+    SettingOption,
+    decoders_option,
+    json_option,
+    near,
+    note_first,
+    show,
+)
+
+_SETTINGS = "kineray.data.derive.flow"
+
+
+@click.command(name="flow")
+@click.argument("manifest")
+@click.option("--out", required=True, metavar="FOLDER", help="Where the flow is written.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(0, min_open=True),
+    help="Frames of flow per second [default: the video's own].",
+)
+@click.option(
+    "--bound",
+    type=click.FloatRange(0, min_open=True),
+    cls=SettingOption,
+    module=_SETTINGS,
+    help="Largest motion that can be stored, in pixels per frame.",
+)
+@click.option(
+    "--short-side",
+    type=click.IntRange(16),
+    cls=SettingOption,
+    module=_SETTINGS,
+    help="Videos are scaled down to this first.",
+)
+@decoders_option
+@json_option
+def command(
+    manifest: str,
+    out: str,
+    fps: float | None,
+    bound: float,
+    short_side: int,
+    decoders: int | None,
+    as_json: bool,
+) -> None:
+    """Compute the optical flow of the videos of MANIFEST into FOLDER, as images of u and v.
+
+    The manifest that is written there names the videos and their flow, so that models of RGB, of flow and
+    of both can be trained with it. Ids, labels, splits and times stay what they are. The same command again
+    goes on where it stopped.
+    """
+    from kineray.data import flow
+
+    with Progress("flow frames", "videos failed") as progress:
+        copy = flow(
+            manifest,
+            out,
+            fps=fps,
+            bound=bound,
+            short_side=short_side,
+            decoders=decoders,
+            progress=progress,
+        )
+    note_first([f"no flow: {uri}: {why}" for uri, why in copy.failed.items()])
+    train = (
+        f"kineray train experiments/slowfast.py data.manifest={near(copy.manifest)} data.modality=flow"
+        " data.mean=0.5,0.5 data.std=0.226,0.226"
+    )
+    text = f"{copy.manifest}  flow of {copy.videos} videos, {len(copy.failed)} failed"
+    show(copy, text, as_json=as_json, then=(train,))

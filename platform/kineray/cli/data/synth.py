@@ -1,0 +1,19 @@
+"""``kineray data synth``."""
+
+import click
+
+from kineray.cli.data.show import show_summary
+from kineray.cli.output import json_option
+
+
+@click.command(name="synth")
+@click.argument("folder", default="data/motion")
+@click.option("--train", type=click.IntRange(4), default=256, show_default=True, help="Training videos.")
+@click.option("--val", type=click.IntRange(4), default=64, show_default=True, help="Validation videos.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@json_option
+def command(folder: str, train: int, val: int, seed: int, as_json: bool) -> None:
+    """Make H.264 videos in FOLDER whose class can only be told from their motion."""
+    from kineray.data import describe, synthesize
+
+    show_summary(describe(synthesize(folder, train=train, val=val, seed=seed)), as_json)

@@ -1,0 +1,1 @@
+"""Configurations of the metrics: one module for each, found by their being here."""

@@ -1,0 +1,1 @@
+"""Configurations of the tasks: one module for each, found by their being here."""

@@ -1,0 +1,49 @@
+"""What the configurations of all tasks have in common."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import model_validator
+
+from kineray.config.fields import Labels
+from kineray.config.losses.base import LossSection
+from kineray.config.losses.cross_entropy import CrossEntropyConfig
+from kineray.config.metrics.base import MetricSection
+from kineray.config.variants import Pieces, Variant
+
+if TYPE_CHECKING:
+    from kineray.tasks import Task
+
+
+_CLASSES: Mapping[Labels, str] = {"single": "a single class", "multiple": "several classes"}
+
+
+class TaskSection(Variant, home="kineray.config.tasks"):
+    """Base of every task: what is predicted of a clip, by what loss it is learned, how well it is done.
+
+    ``labels`` of a clip, for each head: a ``single`` class, or ``multiple``. ``metrics`` are computed in
+    validation and evaluation; ``task.metrics.<type>=off`` leaves one out. ``score`` is the metric that
+    decides which checkpoint is the best: ``top1`` is its mean over the heads, ``verb/top1`` that of one.
+    """
+
+    labels: ClassVar[Labels] = "single"
+
+    loss: LossSection = CrossEntropyConfig()
+    metrics: Pieces[MetricSection] = Pieces()
+    score: str = ""
+
+    @model_validator(mode="after")
+    def _fitting_parts(self) -> Self:
+        parts = {f"metrics.{name}": metric.labels for name, metric in self.metrics.items()}
+        for name, labels in {f"loss.type={self.loss.type}": self.loss.labels, **parts}.items():
+            if labels not in (self.labels, "any"):
+                raise ValueError(
+                    f"{name} is for clips of {_CLASSES[labels]}, and task.type={self.type} for clips of "
+                    f"{_CLASSES[self.labels]}"
+                )
+        return self
+
+    def build(self, labels: Mapping[str, Sequence[str]]) -> "Task":
+        """The task for heads with these class names."""
+        task: Task = self.implementation()(self, labels)
+        return task

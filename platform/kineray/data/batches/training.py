@@ -1,0 +1,57 @@
+"""Training batches in one call."""
+
+import os
+from collections.abc import Iterator
+
+from kineray.config import DataConfig
+from kineray.data.batches.loader import Batch, load_batches, steps_per_epoch
+from kineray.data.batches.spec import BatchSpec, ClipShape
+from kineray.data.clips.preprocessing import Preprocessing, balance_of
+from kineray.data.manifest.manifest import Manifest
+
+
+def training_batches(
+    manifest: Manifest,
+    data: DataConfig | None = None,
+    *,
+    global_batch: int = 8,
+    epochs: int = 1,
+    seed: int = 0,
+    start_step: int = 0,
+    decoders: int | None = None,
+) -> Iterator[Batch]:
+    """Batches of uint8 clips of all samples of ``manifest``, for a training loop of your own.
+
+    ``data`` says how clips are cut (32 frames of 224 x 224 pixels by default); ``Preprocessing.normalise``
+    makes of them what networks take. An epoch goes through a permutation of the samples, a function of
+    ``seed`` and its number alone; so ``start_step`` continues exactly where a loop was stopped. What does
+    not fill a batch is dropped. ``decoders``: processes that decode ahead (as many as there are cores).
+    Raises ConfigError and ManifestError.
+
+        train_set = kineray.load_manifest("set/manifest.parquet").split("train")
+        for batch in training_batches(train_set, DataConfig(frames=8, stride=8)):
+            batch.clips_bthwc, batch.labels["action"]
+    """
+    data = data or DataConfig()
+    preprocessing = Preprocessing.from_config(data, manifest.vocabularies)
+    per_epoch = steps_per_epoch(len(manifest), global_batch, data.clips_per_sample)
+    return load_batches(
+        manifest,
+        preprocessing,
+        (_whole_batch(step, per_epoch, global_batch, data) for step in range(start_step, per_epoch * epochs)),
+        seed=seed,
+        decoders=decoders or _cores(),
+        clips_per_sample=data.clips_per_sample,
+        balance=balance_of(data, list(preprocessing.labels)),
+    )
+
+
+def _whole_batch(step: int, per_epoch: int, global_batch: int, data: DataConfig) -> BatchSpec:
+    epoch, batch = divmod(step, per_epoch)
+    positions = range(batch * global_batch, (batch + 1) * global_batch)
+    return BatchSpec(step, epoch, positions, global_batch, ClipShape.of(data))
+
+
+def _cores() -> int:
+    """Of this process, which may be fewer than those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

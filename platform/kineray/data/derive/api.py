@@ -1,0 +1,299 @@
+"""``kineray.data.validate``, ``stats``, ``split``, ``reencode`` and ``flow``.
+
+Each reads the manifest at a URI, does the work in decoding processes, and writes what it makes.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kineray import storage
+from kineray.data.derive import flow as flows
+from kineray.data.derive import reencode as copies
+from kineray.data.derive import split as splits
+from kineray.data.derive import stats as measures
+from kineray.data.derive import validate as checks
+from kineray.data.importers.dataset import not_a_manifest_name
+from kineray.data.manifest import index_cache
+from kineray.data.manifest.index_cache import IndexCache
+from kineray.data.manifest.manifest import FILE_NAME, Manifest, load_manifest, save_manifest
+from kineray.errors import DecodeError
+from kineray.video import encode
+
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """The samples of one split after a check."""
+
+    split: str
+    usable: int
+    bad: int
+    listed: int
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What ``validate`` found. ``quarantine``: the CSV file of the problems; ``clean``: the manifest without
+    the bad samples, if one was asked for; ``codes``: error code -> samples, the most frequent first.
+    """
+
+    manifest: str
+    quarantine: str
+    clean: str | None
+    videos: int
+    seconds: float
+    videos_per_s: float
+    bad_samples: int
+    codes: Mapping[str, int]
+    splits: tuple[SplitCheck, ...]
+    problems: tuple[checks.Problem, ...]
+
+
+@dataclass(frozen=True)
+class StatsReport(measures.Stats):
+    """``Stats`` of the data set at ``manifest``, whose content has ``hash``."""
+
+    manifest: str
+    name: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """The manifest that ``split`` wrote. ``leaks``: divided groups that other splits have too."""
+
+    manifest: str
+    name: str
+    hash: str
+    splits: tuple[splits.SplitReport, ...]
+    leaks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReencodedCopy:
+    """What ``reencode`` made, or would have made.
+
+    ``manifest``: of the copies, with the ``hash`` of its content (None where nothing was written).
+    ``estimate``: None where none was asked for or nothing is left to do. ``copies``: videos that are
+    there now, of ``videos``; ``kept``: folders of frames, of which no copy is made. ``failed``: URI -> why.
+    """
+
+    manifest: str
+    hash: str | None
+    estimate: copies.Estimate | None
+    videos: int
+    copies: int
+    kept: int
+    seconds: float
+    failed: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FlowCopy:
+    """What ``flow`` made: the manifest with flow of ``videos`` videos. ``failed``: URI -> why."""
+
+    manifest: str
+    hash: str
+    videos: int
+    seconds: float
+    failed: Mapping[str, str]
+
+
+def validate(
+    manifest: str | Path,
+    *,
+    full: bool = False,
+    out: str | None = None,
+    clean: str | None = None,
+    decoders: int | None = None,
+    progress: Progress | None = None,
+) -> ValidationReport:
+    """Open every video of a manifest and list those that are damaged, and clips that are not in theirs.
+
+    ``full``: decode every frame, not only the first, middle and last one. ``out``: the quarantine list, by
+    default beside the manifest. ``clean``: where to write a manifest without the bad samples, which count
+    as missing there. ``decoders``: processes, by default one per core. ``progress`` is called with
+    (videos done, of all, bad). The packet indexes of the good videos are written beside the manifests, so
+    that training and evaluation need not make them. Raises ManifestError, StorageError.
+    """
+    uri = str(manifest)
+    if clean is not None and not clean.endswith(".parquet"):
+        raise not_a_manifest_name("clean", clean)
+    loaded = load_manifest(uri)
+    start = time.monotonic()
+    found = checks.validate(loaded, every=full, workers=decoders or usable_cores(), progress=progress)
+    seconds = time.monotonic() - start
+    quarantine = out or checks.quarantine_path(uri)
+    checks.write_quarantine(found.problems, quarantine)
+    if found.indexes:
+        index_cache.write(uri, found.indexes)
+    bad = found.bad_samples
+    if clean is not None:
+        _write_clean(checks.drop_samples(loaded, bad), clean, found.indexes)
+    bad_in = Counter(sample.split for sample in loaded if sample.id in bad) if bad else Counter[str]()
+    return ValidationReport(
+        manifest=uri,
+        quarantine=quarantine,
+        clean=clean,
+        videos=found.videos,
+        seconds=seconds,
+        videos_per_s=found.videos / seconds,
+        bad_samples=len(bad),
+        codes=found.codes,
+        splits=tuple(
+            SplitCheck(split, loaded.found.get(split, 0) - bad_in[split], bad_in[split], listed)
+            for split, listed in loaded.listed.items()
+        ),
+        problems=found.problems,
+    )
+
+
+def stats(
+    manifest: str | Path,
+    *,
+    sample: int | None = None,
+    decoders: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> StatsReport:
+    """Measure a data set: hours, sizes, frame rates, classes, key frames. Only first frames are decoded.
+
+    ``sample``: measure this many videos, always the same ones. Indexes that lie beside the manifest are
+    used. ``decoders``: processes, by default one per core. ``progress`` is called with (videos done, of
+    all). Raises ManifestError, StorageError.
+    """
+    uri = str(manifest)
+    loaded = load_manifest(uri)
+    found = measures.stats(
+        loaded,
+        sample=sample,
+        indexes=IndexCache.beside(uri),
+        workers=decoders or usable_cores(),
+        progress=progress,
+    )
+    return StatsReport(found.splits, found.unreadable, uri, loaded.name, loaded.content_hash)
+
+
+def split(
+    manifest: str | Path,
+    out: str,
+    *,
+    val: float = 0.1,
+    test: float = 0.0,
+    source: Sequence[str] = ("train",),
+    seed: int = 0,
+) -> SplitManifest:
+    """Write ``out``, the manifest divided into train, val and test so that no group is in two of them.
+
+    ``val`` and ``test``: shares of the samples of the splits ``source``, whose first one keeps the rest;
+    classes are spread as evenly as the groups (videos, persons) allow. Raises ManifestError, StorageError.
+    """
+    if not out.endswith(".parquet"):
+        raise not_a_manifest_name("out", out)
+    division = splits.divide(load_manifest(manifest), {"val": val, "test": test}, source=source, seed=seed)
+    made = division.manifest
+    save_manifest(made, out)
+    return SplitManifest(out, made.name, made.content_hash, division.splits, division.leaks)
+
+
+def reencode(
+    manifest: str | Path,
+    out: str,
+    *,
+    short_side: int = encode.Settings.short_side,
+    key_frames: int = encode.Settings.key_frames,
+    crf: int = encode.Settings.crf,
+    decoders: int | None = None,
+    dry_run: bool = False,
+    confirm: Callable[[copies.Estimate], bool] | None = None,
+    progress: Progress | None = None,
+) -> ReencodedCopy:
+    """Make a training copy of a data set in the folder ``out``: small H.264 files with many key frames.
+
+    ``short_side``: pixels, smaller videos are not enlarged; ``key_frames``: frames from one key frame to
+    the next; ``crf``: x264's quality, lower is better. Ids, labels, splits and times stay what they are.
+    The same call again goes on where it stopped. ``dry_run``: only estimate, by encoding a few videos, what
+    the copies would cost and save. ``confirm`` is called with that estimate; if it returns False, nothing is
+    written. ``decoders``: processes, by default one per core; ``progress`` is called with (videos done, of
+    all, failed). Raises ManifestError, and StorageError if the space does not suffice.
+    """
+    uri, processes = str(manifest), decoders or usable_cores()
+    loaded = load_manifest(uri)
+    todo = copies.plan(loaded, uri, out, encode.Settings(short_side, key_frames, crf))
+    asked = dry_run or confirm is not None
+    estimate = copies.estimate(todo, workers=processes) if asked and todo.todo else None
+    if dry_run or (estimate and confirm and not confirm(estimate)):
+        there = len(todo.jobs) - len(todo.todo)
+        return ReencodedCopy(todo.manifest, None, estimate, len(todo.jobs), there, todo.kept, 0.0, {})
+    if estimate:
+        copies.check_space(estimate, todo.folder)
+    start = time.monotonic()
+    made = copies.make_copies(loaded, todo, workers=processes, progress=progress)
+    save_manifest(made.manifest, todo.manifest)
+    if made.indexes:
+        index_cache.write(todo.manifest, made.indexes)
+    return ReencodedCopy(
+        manifest=todo.manifest,
+        hash=made.manifest.content_hash,
+        estimate=estimate,
+        videos=len(todo.jobs),
+        copies=len(todo.jobs) - len(made.failures),
+        kept=todo.kept,
+        seconds=time.monotonic() - start,
+        failed=_reasons(made.failures),
+    )
+
+
+def flow(
+    manifest: str | Path,
+    out: str,
+    *,
+    fps: float | None = flows.Settings.fps,
+    bound: float = flows.Settings.bound,
+    short_side: int = flows.Settings.short_side,
+    decoders: int | None = None,
+    progress: Progress | None = None,
+) -> FlowCopy:
+    """Compute the optical flow of the videos of a manifest into the folder ``out``, as images of u and v.
+
+    ``fps``: frames of flow per second, by default the video's own; ``bound``: the largest motion that can
+    be stored, in pixels per frame; ``short_side``: videos are made this small first. The manifest that is
+    written in ``out`` names the videos and their flow, so models of RGB, of flow and of both can be
+    trained with it. The same call again goes on where it stopped. ``decoders``: processes, by default one
+    per core; ``progress`` is called with (flow frames done, of all, videos failed). Raises ConfigError
+    without OpenCV, ManifestError, StorageError.
+    """
+    uri, start = str(manifest), time.monotonic()
+    settings = flows.Settings(fps, bound, short_side)
+    made = flows.compute_flow(
+        load_manifest(uri), uri, out, settings, workers=decoders or usable_cores(), progress=progress
+    )
+    target = storage.join(out, FILE_NAME)
+    save_manifest(made.manifest, target)
+    return FlowCopy(
+        manifest=target,
+        hash=made.manifest.content_hash,
+        videos=len(set(made.manifest.columns.column("flow").to_pylist())),
+        seconds=time.monotonic() - start,
+        failed=_reasons(made.failures),
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _write_clean(good: Manifest, uri: str, indexes: Mapping[str, bytes]) -> None:
+    save_manifest(good, uri)
+    if indexes:
+        left = set(good.columns.column("uri").to_pylist()) & indexes.keys()
+        index_cache.write(uri, {video: indexes[video] for video in left})
+
+
+def _reasons(failures: Mapping[str, DecodeError]) -> dict[str, str]:
+    return {uri: f"{error.code}: {error}" for uri, error in sorted(failures.items())}

@@ -1,0 +1,49 @@
+"""Which checkpoint somebody means: a run's name, a run folder, a checkpoint folder, s3:// of these."""
+
+import difflib
+from pathlib import Path
+
+import torch
+
+from kineray import storage as store
+from kineray.errors import CheckpointError
+from kineray.training import Checkpoint, load_checkpoint
+
+CheckpointLike = str | Path | Checkpoint
+
+
+def open_checkpoint(
+    checkpoint: CheckpointLike, *, storage: str | None = None, device: str | None = None
+) -> tuple[Checkpoint, str]:
+    """A checkpoint and the device that its model is on; a loaded one stays where it is.
+
+    ``checkpoint``: what ``find_checkpoint`` finds, or a loaded checkpoint. ``device``: by default a GPU if
+    there is one. Raises CheckpointError, StorageError.
+    """
+    if isinstance(checkpoint, Checkpoint):
+        parameter = next(checkpoint.model.parameters(), None)
+        return checkpoint, "cpu" if parameter is None else str(parameter.device)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load_checkpoint(find_checkpoint(checkpoint, storage), device=chosen), chosen
+
+
+def find_checkpoint(reference: str | Path, storage: str | None = None) -> str:
+    """Where a checkpoint lies: its folder, a run's folder (meaning its best one), or that of a run's name.
+
+    ``storage``: the folder or s3:// prefix of the runs, by default KINERAY_STORAGE or ./runs. Raises
+    CheckpointError with the nearest names if there is no such thing.
+    """
+    name = str(reference)
+    if store.is_remote(name) or Path(name).exists():
+        return name
+    runs = store.runs_folder(storage)
+    inside = store.join(runs, name)
+    if store.exists(store.join(inside, "checkpoints", "index.json")):
+        return inside
+    near = difflib.get_close_matches(name, store.list_names(runs), n=3, cutoff=0.5)
+    raise CheckpointError(
+        f"no such folder, and no run of this name in {runs}" + f"; there is {', '.join(near)}" * bool(near),
+        code="unknown_checkpoint",
+        key=name,
+        remedy="give a checkpoint or run folder, or a run's name and its `storage`",
+    )

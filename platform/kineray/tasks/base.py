@@ -1,0 +1,229 @@
+"""What training, validation, evaluation and serving know of a task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kineray.errors import ConfigError, ManifestError
+from kineray.metrics import Metric, Scored
+from kineray.models import AUXILIARY, build_model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from kineray.config import ModelSection
+    from kineray.config.tasks.base import TaskSection
+    from kineray.data import Manifest, Sample
+
+_AUXILIARY_WEIGHT = 0.4  # as for Inception-v3 in torchvision's references
+
+Outputs = Mapping[str, Tensor]
+"""Head -> logits [B, classes]; after ``AUXILIARY`` a head's name is of a classifier inside the network."""
+
+
+class Meter(Protocol):
+    """Collects what a worker predicts of its part of a set; the parts are scored together."""
+
+    def update(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> None:
+        """Clips that the model has seen."""
+        ...
+
+    def failed(self, targets: Mapping[str, Tensor]) -> None:
+        """Clips that cannot be decoded: they count as wrong."""
+        ...
+
+    def state(self) -> Any:
+        """What was collected, to be sent to the other workers."""
+        ...
+
+    def metrics(self, states: Sequence[Any]) -> dict[str, float]:
+        """The metrics over the states of all workers, in the order of their parts: {name: value}."""
+        ...
+
+
+class Task(ABC):
+    """Targets, loss, scores and presentation of every head; ``classes``: head -> its class names.
+
+    Labels have two forms. As *targets* they are tensors: what ``targets`` makes of samples, perhaps softened
+    and mixed, for the loss. As *labels* they are the same in NumPy, for the metrics.
+    """
+
+    protocol: Mapping[str, str]
+    """What scores depend on besides the data: ``aggregation``, how those of a video's views become one."""
+
+    def __init__(self, config: "TaskSection", labels: Mapping[str, Sequence[str]]) -> None:
+        self.classes = {head: tuple(names) for head, names in labels.items()}
+        self._loss = config.loss.build()
+        self._metrics = list(config.metrics.values())
+        self._score = config.score
+
+    @abstractmethod
+    def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
+        """The labels of samples for every head. Raises ConfigError for labels of another kind of task."""
+
+    @abstractmethod
+    def soften(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Targets as float32 [B, classes], which can be mixed and smoothed; soft ones as they are."""
+
+    @abstractmethod
+    def probabilities(self, logits_bk: Tensor) -> Tensor:
+        """The scores that are averaged, ranked and shown: float32 [B, classes], from 0 to 1."""
+
+    @abstractmethod
+    def is_known(self, labels: np.ndarray) -> np.ndarray:
+        """Which clips count in the metrics, since their label is known: bool [N]."""
+
+    @abstractmethod
+    def of_each_class(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How well each class is predicted, 0 to 1: float64 [C], NaN for a class that does not occur."""
+
+    @abstractmethod
+    def column(self, labels: np.ndarray) -> "pa.Array":
+        """Labels as a column of a table."""
+
+    @abstractmethod
+    def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
+        """Of one head, float32 [B]: 0 for a clip whose label is not known."""
+
+    def build_model(self, config: "ModelSection", in_channels: int) -> nn.Module:
+        """A new network for this task: clips of ``in_channels`` -> ``Outputs``. Raises ConfigError."""
+        return build_model(config, {head: len(names) for head, names in self.classes.items()}, in_channels)
+
+    def loss(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> Tensor:
+        """The loss of every clip, float32 [B], summed over the heads; a label that is not known adds nothing.
+
+        ``targets`` are as ``targets`` or ``soften`` made them. The loss of an auxiliary classifier, which
+        some networks have in training, counts for 0.4 of the head's own.
+        """
+        losses = []
+        for name, logits_bk in outputs.items():
+            head = name.removeprefix(AUXILIARY)
+            loss = self._head_loss(logits_bk.float(), targets[head])
+            losses.append(loss if head == name else _AUXILIARY_WEIGHT * loss)
+        return torch.stack(losses).sum(0)
+
+    def aggregate(self, scores_vc: np.ndarray) -> np.ndarray:
+        """Scores of the views of one video, [V, classes] -> float64 [classes]."""
+        scores_c: np.ndarray = scores_vc.mean(axis=0, dtype=np.float64)
+        return scores_c
+
+    def present(self, scores_c: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+        """What is shown of one head: its ``top_k`` best classes, ``{"label", "score"}``."""
+        best = np.argsort(-scores_c, kind="stable")[:top_k]
+        return [{"label": names[index], "score": float(scores_c[index])} for index in best]
+
+    def meter(self) -> Meter:
+        """A new meter."""
+        return _ScoreMeter(self)
+
+    def measure(self, scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The metrics of predictions: {"<head>/<name>": value}.
+
+        ``scores``: head -> float [N, classes], a row of NaN for a video that cannot be decoded, which counts
+        as wrong. ``labels``: head -> those of the clips; one that is not known does not count.
+        A head without any known label has no metrics.
+        """
+        values: dict[str, float] = {}
+        known = {head: self.is_known(labels[head]) for head in self.classes}
+        for prefix, heads, metric in self._measured():
+            rows = np.logical_and.reduce([known[head] for head in heads])
+            if rows.any():
+                scored = [
+                    Scored(scores[head][rows], labels[head][rows], self.classes[head]) for head in heads
+                ]
+                values |= {f"{prefix}/{name}": float(value) for name, value in metric(*scored).items()}
+        return values
+
+    @property
+    def score(self) -> str:
+        """The name of the metric that decides which checkpoint is the best."""
+        names = self._score_names()
+        return names[0] if len(names) == 1 else f"mean of {' and '.join(names)}"
+
+    def score_of(self, metrics: Mapping[str, float]) -> float:
+        """The score among metrics as ``measure`` names them; of heads without known labels it is left out.
+
+        Raises ManifestError if there is none.
+        """
+        values = [metrics[name] for name in self._score_names() if name in metrics]
+        if not values:
+            raise ManifestError(
+                f"{self.score} cannot be computed: no validation video has a label",
+                code="no_labels",
+                key="data.manifest",
+                remedy="validate on videos with labels",
+            )
+        return sum(values) / len(values)
+
+    def check(self, val_set: "Manifest") -> None:
+        """Raise ConfigError or ManifestError where this task cannot be scored on ``val_set``."""
+        labels = {head: targets.numpy() for head, targets in self.targets(list(val_set)).items()}
+        scores = {
+            head: np.broadcast_to(1 / len(names), (len(val_set), len(names)))
+            for head, names in self.classes.items()
+        }
+        metrics = self.measure(scores, labels)
+        if metrics and not any(name in metrics for name in self._score_names()):
+            raise ConfigError(
+                f"{self.score} is not a metric of this task; it has {', '.join(metrics)}",
+                code="unknown_metric",
+                key="task.score",
+                remedy="choose one of them, or add the metric that gives it to task.metrics",
+            )
+        self.score_of(metrics)
+
+    def _score_names(self) -> list[str]:
+        return [self._score] if "/" in self._score else [f"{head}/{self._score}" for head in self.classes]
+
+    def _measured(self) -> Iterator[tuple[str, tuple[str, ...], Metric]]:
+        """(prefix of its values, heads, metric): those of every head, then those of several heads."""
+        for head in self.classes:
+            for section in self._metrics:
+                if not section.heads:
+                    yield head, (head,), section.build()
+        for section in self._metrics:
+            if (
+                section.heads
+                and set(section.heads) <= self.classes.keys()
+                and section.type not in self.classes
+            ):
+                yield section.type, section.heads, section.build()
+
+
+class _ScoreMeter:
+    """Collects the scores of every clip: metrics such as mean average precision need them all."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._scores = {head: [np.empty((0, len(names)), np.float32)] for head, names in task.classes.items()}
+        self._labels = {head: [targets.numpy()] for head, targets in task.targets([]).items()}
+
+    def update(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> None:
+        """Auxiliary heads do not count."""
+        for head in self._scores:
+            self._scores[head].append(self._task.probabilities(outputs[head]).cpu().numpy())
+            self._labels[head].append(targets[head].cpu().numpy())
+
+    def failed(self, targets: Mapping[str, Tensor]) -> None:
+        """A row of NaN for each."""
+        for head, scores in self._scores.items():
+            labels = targets[head].cpu().numpy()
+            scores.append(np.full((len(labels), scores[0].shape[1]), np.nan, np.float32))
+            self._labels[head].append(labels)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Head -> scores float32 [N, classes], head -> labels."""
+        scores = {head: np.concatenate(parts) for head, parts in self._scores.items()}
+        return scores, {head: np.concatenate(parts) for head, parts in self._labels.items()}
+
+    def metrics(self, states: Sequence[Any]) -> dict[str, float]:
+        """``Task.measure`` of all clips."""
+        scores, labels = (
+            {head: np.concatenate([part[head] for part in parts]) for head in self._task.classes}
+            for parts in zip(*states, strict=True)
+        )
+        return self._task.measure(scores, labels)

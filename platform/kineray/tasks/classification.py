@@ -1,0 +1,75 @@
+"""Classification: one class for each clip and head."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kineray.errors import ConfigError
+from kineray.metrics import per_class_accuracy
+from kineray.tasks.base import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from kineray.data import Sample
+
+
+class Classification(Task):
+    """Targets are int64 [B], -1 where the class is not known.
+
+    Soft ones are float32 [B, classes] and sum to 1; a row of zeros where the class is not known.
+    """
+
+    protocol: Mapping[str, str] = {"aggregation": "mean of softmax"}
+
+    def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
+        """The classes of samples: int64 [B]. Raises ConfigError where they have several."""
+        labels = {head: [sample.labels[head] for sample in samples] for head in self.classes}
+        for head, of_samples in labels.items():
+            if not all(isinstance(label, int) for label in of_samples):
+                raise ConfigError(
+                    f"is classification, but clips have several classes for the head '{head}'",
+                    code="wrong_labels",
+                    key="task.type",
+                    remedy="set task.type=multi_label",
+                )
+        return {head: torch.tensor(of_samples, dtype=torch.int64) for head, of_samples in labels.items()}
+
+    def soften(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One-hot rows."""
+        return {head: self._soft(head, of_head) for head, of_head in targets.items()}
+
+    def probabilities(self, logits_bk: Tensor) -> Tensor:
+        """The softmax."""
+        return logits_bk.float().softmax(dim=1)
+
+    def is_known(self, labels: np.ndarray) -> np.ndarray:
+        """Those that are not -1."""
+        return labels >= 0
+
+    def of_each_class(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Top-1 accuracy of the clips of each class."""
+        return per_class_accuracy(scores_nc, labels)
+
+    def column(self, labels: np.ndarray) -> "pa.Array":
+        """Indices, int32, -1 where the class is not known."""
+        import pyarrow as pa
+
+        return pa.array(labels, pa.int32())
+
+    def _soft(self, head: str, targets: Tensor) -> Tensor:
+        if targets.is_floating_point():
+            return targets
+        one_hot_bk = F.one_hot(targets.clamp(min=0), len(self.classes[head])).float()
+        return one_hot_bk * (targets >= 0)[:, None]
+
+    def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
+        if targets.is_floating_point():
+            known_b = targets.any(dim=1)
+        else:
+            known_b, targets = targets >= 0, targets.clamp(min=0)  # any class will do where it does not count
+        return torch.where(known_b, self._loss(logits_bk, targets), 0.0)

@@ -1,0 +1,94 @@
+"""Multi-label classification: any number of classes for each clip and head."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kineray.errors import ConfigError
+from kineray.metrics import average_precision
+from kineray.models import use_sigmoid
+from kineray.tasks.base import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from kineray.config import ModelSection
+    from kineray.config.tasks.multi_label import MultiLabelConfig
+    from kineray.data import Sample
+
+
+class MultiLabel(Task):
+    """Targets are float32 [B, classes]: 1 for each class of a clip, NaN where its classes are not known."""
+
+    def __init__(self, config: "MultiLabelConfig", labels: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(config, labels)
+        self._take_highest = config.aggregation == "max"
+        self._skip_empty = config.skip_empty
+        self.protocol = {
+            "aggregation": f"{config.aggregation} of sigmoid",
+            "empty": "skipped" if config.skip_empty else "negative",
+        }
+
+    def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
+        """The classes of samples: float32 [B, classes]. Raises ConfigError where they have a single one."""
+        return {head: self._multi_hot(head, samples) for head in self.classes}
+
+    def soften(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As they are."""
+        return dict(targets)
+
+    def probabilities(self, logits_bk: Tensor) -> Tensor:
+        """The sigmoid of each logit."""
+        return logits_bk.float().sigmoid()
+
+    def build_model(self, config: "ModelSection", in_channels: int) -> nn.Module:
+        """A network that averages sigmoids over positions and streams."""
+        model = super().build_model(config, in_channels)
+        use_sigmoid(model)
+        return model
+
+    def is_known(self, labels: np.ndarray) -> np.ndarray:
+        """Those that are not NaN, and have a class where empty clips are skipped."""
+        known_n: np.ndarray = ~np.isnan(labels).any(axis=1)
+        return known_n & labels.any(axis=1) if self._skip_empty else known_n
+
+    def of_each_class(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Average precision of each class."""
+        return average_precision(scores_nc, labels)
+
+    def aggregate(self, scores_vc: np.ndarray) -> np.ndarray:
+        """The mean of the views, or each class's highest score."""
+        return (
+            scores_vc.max(axis=0).astype(np.float64) if self._take_highest else super().aggregate(scores_vc)
+        )
+
+    def column(self, labels: np.ndarray) -> "pa.Array":
+        """Lists of indices, int32, null where the classes are not known."""
+        import pyarrow as pa
+
+        rows = [None if np.isnan(row).any() else np.flatnonzero(row).tolist() for row in labels]
+        return pa.array(rows, pa.list_(pa.int32()))
+
+    def _multi_hot(self, head: str, samples: Sequence["Sample"]) -> Tensor:
+        multi_hot_bk = torch.zeros(len(samples), len(self.classes[head]))
+        for row, sample in zip(multi_hot_bk, samples, strict=True):
+            classes = sample.labels[head]
+            if isinstance(classes, int):
+                raise ConfigError(
+                    f"is multi_label, but clips have a single class for the head '{head}'",
+                    code="wrong_labels",
+                    key="task.type",
+                    remedy="set task.type=classification",
+                )
+            if classes is None:
+                row[:] = torch.nan
+            else:
+                row[list(classes)] = 1.0
+        return multi_hot_bk
+
+    def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
+        known_b = ~targets.isnan().any(dim=1)
+        return torch.where(known_b, self._loss(logits_bk, targets.nan_to_num()), 0.0)

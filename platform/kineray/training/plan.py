@@ -1,0 +1,149 @@
+"""What each step of a run is, as a value."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+from kineray.config import Experiment
+from kineray.data import BatchSpec, ClipShape, steps_per_epoch
+from kineray.errors import ConfigError
+from kineray.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update: which clips it is made of, and how.
+
+    ``index`` counts from 0. The global batch is the ``global_batch`` clips from place ``first`` on in the
+    order of ``epoch``; batch-norm statistics are taken over groups of ``bn_group`` of them. ``clip`` is
+    the shape of the clips, ``lr`` the learning rate. ``trained``: patterns of the names of the parameters
+    that are updated (``head.*``), of those that the model does not freeze itself; None: all.
+    ``epochs_done``: once the step is made; ``is_validated``: whether validation follows it.
+    """
+
+    index: int
+    epoch: int
+    first: int
+    global_batch: int
+    bn_group: int
+    clip: ClipShape
+    lr: float
+    epochs_done: float
+    is_validated: bool = False
+    trained: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.global_batch < 1 or self.global_batch % self.bn_group:
+            raise ValueError(f"{self.global_batch} clips are not whole groups of {self.bn_group}")
+
+    def share(self, rank: int, world_size: int) -> range:
+        """The positions, from 0 on, of the global batch that ``rank`` holds: whole batch-norm groups.
+
+        Raises ConfigError where there are fewer groups than workers.
+        """
+        size = self.bn_group
+        groups = self.global_batch // size
+        if world_size > groups:
+            raise ConfigError(
+                f"a global batch of {self.global_batch} clips has only {groups} batch-norm groups of "
+                f"train.bn_group={size} for {world_size} workers",
+                code="too_many_workers",
+                key="workers",
+                remedy=f"use at most {groups} `workers`",
+            )
+        return range(groups * rank // world_size * size, groups * (rank + 1) // world_size * size)
+
+    def batch(self, rank: int, world_size: int, micro_batch: int) -> BatchSpec:
+        """What ``rank`` loads, in parts of ``micro_batch`` clips or the next lower whole number of groups."""
+        share = self.share(rank, world_size)
+        positions = range(self.first + share.start, self.first + share.stop)
+        whole_groups = max(micro_batch // self.bn_group, 1) * self.bn_group
+        return BatchSpec(self.index, self.epoch, positions, whole_groups, self.clip)
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of this name is updated."""
+        return self.trained is None or any(fnmatchcase(name, pattern) for pattern in self.trained)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step as JSON has it."""
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return fields
+
+
+class StepPlan(Protocol):
+    """What every step of a run is, a pure function of its number.
+
+    The loader, the loop, the schedule and the check of what is resumed read it and nothing else. Batch, clip
+    shape, learning rate and what is trained may differ from step to step; an epoch need not be a whole
+    number of equal batches.
+    """
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps the run has."""
+        ...
+
+    def at(self, index: int) -> Step:
+        """The step of this number, from 0 to ``total_steps`` - 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """The plan of an experiment on ``samples`` training samples: all steps alike but for the learning rate.
+
+    Global batch b of an epoch is the clips from b * ``train.global_batch`` on; those that do not fill a
+    batch are dropped. Raises ConfigError where they do not fill one.
+    """
+
+    experiment: Experiment
+    samples: int
+
+    def __post_init__(self) -> None:
+        _ = self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches in an epoch."""
+        data, train = self.experiment.data, self.experiment.train
+        return steps_per_epoch(self.samples, train.global_batch, data.clips_per_sample)
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps the run has."""
+        return self.steps_per_epoch * self.experiment.train.epochs
+
+    def at(self, index: int) -> Step:
+        """The step of this number, from 0 to ``total_steps`` - 1."""
+        train, per_epoch = self.experiment.train, self.steps_per_epoch
+        epoch, batch = divmod(index, per_epoch)
+        is_last = index + 1 == self.total_steps
+        ends_epoch = batch + 1 == per_epoch and (epoch + 1) % train.eval_every_epochs == 0
+        return Step(
+            index=index,
+            epoch=epoch,
+            first=batch * train.global_batch,
+            global_batch=train.global_batch,
+            bn_group=train.bn_group,
+            clip=ClipShape.of(self.experiment.data),
+            lr=learning_rate(index / per_epoch, self.experiment),
+            epochs_done=(index + 1) / per_epoch,
+            is_validated=is_last or ends_epoch,
+        )
+
+
+def differing_fields(made: dict[str, Any], planned: Step) -> list[str]:
+    """Names of the fields in which a step that was made (``Step.to_dict``, from JSON) is not as planned.
+
+    Learning rates may differ in their last digits, which the mathematics library of a machine decides.
+    """
+    wanted = planned.to_dict()
+    return [name for name in wanted if not _alike(made.get(name), wanted[name])]
+
+
+def _alike(made: Any, wanted: Any) -> bool:
+    if isinstance(wanted, float):
+        return isinstance(made, float) and math.isclose(made, wanted, rel_tol=1e-9)
+    return bool(made == wanted)

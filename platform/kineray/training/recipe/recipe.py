@@ -1,0 +1,114 @@
+"""The pieces of an experiment's recipe, together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kineray.config import Experiment
+from kineray.data.clips.seeds import pcg64
+from kineray.errors import ConfigError
+from kineray.training.checkpoint import OF_THE_MODEL
+from kineray.training.plan import Step
+from kineray.training.recipe.base import Group, Piece
+
+
+class Recipe:
+    """All pieces in their order. See ``Piece`` for what each method does.
+
+    ``weights``: the piece whose state evaluates, exports and serves, or ``model``. Raises ConfigError if
+    there are two of them.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._seed = experiment.seed
+        self._pieces: dict[str, Piece] = {name: piece.build() for name, piece in experiment.recipe.items()}
+        self._transforms = {
+            name: piece
+            for name, piece in self._pieces.items()
+            if type(piece).transform_group is not Piece.transform_group
+        }
+        self.soft_targets = any(piece.soft_targets for piece in self._pieces.values())
+        given = [name for name, piece in self._pieces.items() if piece.gives_weights]
+        if len(given) > 1:
+            raise ConfigError(
+                f"{' and '.join(given)} both give the weights to evaluate",
+                code="two_kinds_of_weights",
+                key=f"recipe.{given[1]}",
+                remedy=f"switch one off, as by recipe.{given[1]}=off",
+            )
+        self.weights = given[0] if given else OF_THE_MODEL
+
+    def begin(self, model: nn.Module) -> None:
+        """Let every piece see the weights that the model starts from."""
+        for piece in self._pieces.values():
+            piece.begin(model)
+
+    @torch.no_grad()
+    def transform(self, step: Step, position: int, clips_bcthw: Tensor, targets: dict[str, Tensor]) -> Group:
+        """Transform a micro-batch of whole batch-norm groups, one after the other.
+
+        ``position``: that of its first clip in the global batch.
+        """
+        if not self._transforms:
+            return clips_bcthw, targets
+        size = step.bn_group
+        groups = [
+            self._transform_group(
+                step,
+                (position + start) // size,
+                clips_bcthw[start : start + size],
+                {head: of_head[start : start + size] for head, of_head in targets.items()},
+            )
+            for start in range(0, len(clips_bcthw), size)
+        ]
+        if len(groups) == 1:
+            return groups[0]
+        clips, by_group = zip(*groups, strict=True)
+        return torch.cat(clips), {head: torch.cat([of[head] for of in by_group]) for head in targets}
+
+    def _transform_group(self, step: Step, number: int, clips: Tensor, targets: dict[str, Tensor]) -> Group:
+        for name, piece in self._transforms.items():
+            rng = np.random.Generator(pcg64("recipe", name, self._seed, step.index, number))
+            clips, targets = piece.transform_group(clips, targets, rng)
+        return clips, targets
+
+    def transform_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Let every piece change the gradients."""
+        for piece in self._pieces.values():
+            piece.transform_gradients(parameters)
+
+    def after_step(self, model: nn.Module, step: Step) -> None:
+        """Let every piece see the new weights."""
+        for piece in self._pieces.values():
+            piece.after_step(model, step)
+
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """The state of every piece that has one."""
+        states = {name: piece.state() for name, piece in self._pieces.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from ``states()``. Raises KeyError or RuntimeError where they do not fit."""
+        for name in self.states():
+            self._pieces[name].load_state(states[name])
+
+    @contextmanager
+    @torch.no_grad()
+    def evaluated(self, model: nn.Module) -> Iterator[None]:
+        """Inside, the model has the weights that evaluate."""
+        if self.weights == OF_THE_MODEL:
+            yield
+            return
+        tensors = model.state_dict()
+        kept = {name: value.clone() for name, value in tensors.items()}
+        given = self._pieces[self.weights].state()
+        try:
+            for name, value in tensors.items():
+                value.copy_(given[name])
+            yield
+        finally:
+            for name, value in tensors.items():
+                value.copy_(kept[name])
