@@ -149,23 +149,28 @@ def test_show_speaks_json(kineray):
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "clip", "parameters", "gflops"),
+    ("name", "classes", "clip", "parameters", "gflops", "attention"),
     [
         # A thesis on AVA-Kinetics: 80 classes, and non-local networks of 32 frames.
-        ("slowfast_nl_r101_8x8", 80, "32x256", 59_342_488, 114.57),
+        ("slowfast_nl_r101_8x8", 80, "32x256", 59_342_488, 114.57, 2.01),
         *slow_after(
             0,
-            [("i3d_nl_r101_8x8", 400, "32x256", 59_112_656, 353.8), ("c3d", 101, "16x112", 78_409_573, 38.5)],
+            [
+                # 353.8 together
+                ("i3d_nl_r101_8x8", 400, "32x256", 59_112_656, 272.2, 81.6),
+                ("c3d", 101, "16x112", 78_409_573, 38.5, 0.0),
+            ],
         ),
     ],
 )
-def test_show_counts_for_other_classes_and_clips(kineray, name, classes, clip, parameters, gflops):
+def test_show_counts_for_other_classes_and_clips(kineray, name, classes, clip, parameters, gflops, attention):
     words = ("models", "show", name, "--classes", str(classes), "--clip", clip)
     shown = json.loads(kineray(*words, "--json")[1])
     frames, side = map(int, clip.split("x"))
     assert (shown["classes"], shown["frames"], shown["side"]) == (classes, frames, side)
     assert shown["parameters"] == parameters
     assert shown["gflops"] == pytest.approx(gflops, rel=3e-3)
+    assert shown["gflops_attention"] == pytest.approx(attention, rel=0.02)
     code, out, err = kineray(*words)
     assert code == 0
     assert f"{parameters:,} parameters with {classes} classes" in out

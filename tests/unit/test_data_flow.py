@@ -307,7 +307,7 @@ def test_from_videos_to_a_model_of_their_flow(tiny_experiment, kineray, tmp_path
     code, out, err = kineray(*words, "--json")
     assert code == 0, err
     assert json.loads(out)["failures"] == []
-    code, out, err = kineray(*words, f"data.manifest={tmp_path / 'rgb'}")
+    code, out, err = kineray(*words[:-2], f"data.manifest={tmp_path / 'rgb'}")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "4 of 4 samples in val have no optical flow" in err
     code, out, err = kineray("predict", result.last_uri, manifest[0].uri)

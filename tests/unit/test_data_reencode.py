@@ -403,7 +403,7 @@ def test_a_person_is_asked(source, tmp_path, answer, copies):
     assert process.returncode == 0, err
     assert b"Start? [y/N]" in err
     assert len(files_in(out)) == (copies + 3 if copies else 0)
-    assert (b"nothing was written" in err) == (copies == 0)
+    assert (b"nothing was written" in text) == (copies == 0)
     assert (b"3 of 4 videos copied" in text) == (copies == 3)
 
 

@@ -174,7 +174,7 @@ def test_the_highest_score_of_the_views_is_taken_where_that_is_asked_for(checkpo
 
 @pytest.mark.slow
 def test_logits_are_exported(checkpoint, tmp_path):
-    assert export(checkpoint, str(tmp_path / "model.pt2"), "pt2").heads == {"motion": 5}
+    assert export(checkpoint, str(tmp_path / "model.pt2")).heads == {"motion": 5}
 
 
 def test_a_checkpoint_of_the_other_task_is_refused_for_these_labels(checkpoint, drifting, motions, tmp_path):
