@@ -156,6 +156,18 @@ def test_a_plugin_that_fails_leaves_nothing_behind(tmp_path, own_plugins):
     assert "own" in variants(family)
 
 
+def test_a_changed_plugin_replaces_its_variants_or_leaves_them_as_they_were(tmp_path, own_plugins):
+    family = FAMILIES["OptimSection"]
+    file = declare(tmp_path, family)
+    before, loaded = variants(family)["own"], loaded_plugins()
+    with pytest.raises(ConfigError):
+        declare(tmp_path, family, OWN + "\n1 / 0\n")
+    assert variants(family)["own"] is before and loaded_plugins() == loaded
+    file.write_text(file.read_text().replace("1 / 0", "").replace('"own"', '"renamed"'))
+    load_plugins(file)
+    assert "own" not in variants(family) and "renamed" in variants(family)
+
+
 @pytest.mark.parametrize(
     ("reference", "code"),
     [("none.py", "not_found"), ("no_such_module_anywhere", "not_found"), (".py", "not_found")],

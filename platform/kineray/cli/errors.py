@@ -10,7 +10,7 @@ _QUOTED = re.compile(r"`([^`]*)`")
 
 
 def one_line(error: KinerayError, command: click.Command) -> str:
-    """The message of ``error`` for somebody who typed ``command``.
+    """The message of ``error`` as the user of ``command`` reads it.
 
     The library writes parameters between backticks: ```micro_batch``` becomes ``--micro-batch`` where the
     command has such an option, ```manifest``` becomes ``MANIFEST`` where it has such an argument, and

@@ -9,6 +9,8 @@ from kineray.errors import ConfigError
 if TYPE_CHECKING:
     from kineray.config import Experiment
 
+_REMEDY = "pass an experiment script or YAML file, such as experiments/slowfast.py"
+
 
 @dataclass(frozen=True)
 class Script:
@@ -25,31 +27,30 @@ def load_script(path: str) -> Script:
     Raises ConfigError when the file is missing, fails, or defines no experiment.
     """
     from kineray.config import Experiment, from_yaml
-    from kineray.config.plugins import load_file
+    from kineray.config.plugins import load_file, read_text
 
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(
-            f"{path}: no such file; pass an experiment script or YAML file, such as experiments/slowfast.py"
-        )
+        raise ConfigError("no such file", code="not_found", key=path, remedy=_REMEDY)
     if file.suffix in {".yaml", ".yml"}:
-        return Script(from_yaml(_text(file), path))
+        return Script(from_yaml(read_text(file, _REMEDY), path))
     if file.suffix != ".py":
-        raise ConfigError(f"{path}: expected a .py script or a .yaml file")
+        raise ConfigError("expected a .py script or a .yaml file", code="not_an_experiment", key=path)
     names = vars(load_file(file)[1])
     experiment, smoke = names.get("experiment"), names.get("smoke")
     if not isinstance(experiment, Experiment):
-        raise ConfigError(f"{path}: defines no 'experiment'; write experiment = kineray.Experiment(...)")
+        raise ConfigError(
+            "defines no 'experiment'",
+            code="no_experiment",
+            key=path,
+            remedy="write experiment = kineray.Experiment(...)",
+        )
     if smoke is not None and not isinstance(smoke, Experiment):
-        raise ConfigError(f"{path}: 'smoke' is no experiment; write smoke = kineray.Experiment(...)")
+        raise ConfigError(
+            "'smoke' is no experiment",
+            code="not_an_experiment",
+            key=path,
+            remedy="write smoke = kineray.Experiment(...)",
+        )
     space = names.get("search_space")
     return Script(experiment, smoke, {} if space is None else space)
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file}: not a text file in UTF-8") from None

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from kineray.config.variants import Pieces, Variant, families, forget_module
+from kineray.config.variants import Pieces, Variant, declare_again, families, take_back
 from kineray.errors import ConfigError, KinerayError
 
 ENVIRONMENT = "KINERAY_PLUGINS"
@@ -144,6 +144,18 @@ def plugins_of(section: BaseModel) -> tuple[Plugin, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
+def read_text(file: Path, remedy: str) -> str:
+    """What a file that the user named says. Raises ConfigError; ``remedy``: for one that is not there."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError("no such file", code="not_found", key=file, remedy=remedy) from None
+    except UnicodeDecodeError:
+        raise ConfigError("not a text file in UTF-8", code="not_text", key=file) from None
+    except OSError as error:
+        raise ConfigError(str(error.strerror), code="not_readable", key=file) from None
+
+
 def is_loading() -> bool:
     """Whether a plug-in or script is being executed for what it declares."""
     return bool(_EXECUTING)
@@ -172,16 +184,7 @@ def _load(reference: str) -> Plugin:
 
 
 def _read(file: Path, module: str) -> Plugin:
-    try:
-        source = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(
-            "no such file", code="not_found", key=file, remedy="name a Python file or an installed module"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError("not a text file in UTF-8", code="not_text", key=file) from None
-    except OSError as error:
-        raise ConfigError(str(error.strerror), code="not_readable", key=file) from None
+    source = read_text(file, "name a Python file or an installed module")
     return Plugin(file.name, module or _module_of(file), str(file.absolute()), source)
 
 
@@ -197,13 +200,18 @@ def _execute(plugin: Plugin) -> None:
     if package := plugin.module.rpartition(".")[0]:
         importlib.import_module(package)
         module.__package__ = package
-    before = sys.modules.get(plugin.module)
+    before, taken = sys.modules.get(plugin.module), take_back(plugin.module)
     sys.modules[plugin.module] = module
     _EXECUTING.append(plugin.module)
     try:
         exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)  # what the user named
     except Exception as error:
-        _forget(plugin.module, before)
+        take_back(plugin.module)
+        declare_again(taken)
+        if before is None:
+            del sys.modules[plugin.module]
+        else:
+            sys.modules[plugin.module] = before
         where = f"{plugin.path}:{_line_of(error, plugin.path)}"
         if isinstance(error, KinerayError):
             raise ConfigError(str(error), code=error.code, key=where) from None
@@ -212,14 +220,6 @@ def _execute(plugin: Plugin) -> None:
     finally:
         _EXECUTING.pop()
     _LOADED[plugin.module] = plugin
-
-
-def _forget(name: str, before: ModuleType | None) -> None:
-    forget_module(name)
-    if before is None:
-        sys.modules.pop(name, None)
-    else:
-        sys.modules[name] = before
 
 
 def _line_of(error: Exception, path: str) -> int:

@@ -23,6 +23,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
@@ -177,13 +178,18 @@ class Pieces(Mapping[str, FamilyMember], Generic[FamilyMember]):
 
 def variants(family: type[FamilyMember]) -> dict[str, type[FamilyMember]]:
     """The variants of a family by their type: kineray's own by name, then those of plug-ins."""
-    home = importlib.import_module(family._home)
-    if hasattr(home, "__path__"):
-        for module in pkgutil.iter_modules(home.__path__):
-            importlib.import_module(f"{family._home}.{module.name}")
+    _import_all(family._home)
     members: dict[str, Any] = dict(sorted(family._members.items()))
     ours = {name: cls for name, cls in members.items() if cls.__module__.startswith("kineray.")}
     return ours | members
+
+
+@cache
+def _import_all(home: str) -> None:
+    """Import every module of a package, once: each key of an experiment asks for variants many times."""
+    package = importlib.import_module(home)
+    for module in pkgutil.iter_modules(getattr(package, "__path__", ())):
+        importlib.import_module(f"{home}.{module.name}")
 
 
 def families() -> list[type[Variant]]:
@@ -191,19 +197,31 @@ def families() -> list[type[Variant]]:
     return [family for family in _FAMILIES if family._family is family]
 
 
-def forget_module(name: str) -> None:
-    """Take back the variants that a module declared, as one that failed."""
-    for family in families():
-        for tag in [tag for tag, variant in family._members.items() if variant.__module__ == name]:
-            del family._members[tag]
+def take_back(module: str) -> list[Kind]:
+    """Undeclare the variants of a module, which ``declare_again`` takes."""
+    found = [
+        variant
+        for family in families()
+        for variant in family._members.values()
+        if variant.__module__ == module
+    ]
+    for variant in found:
+        del variant._members[variant.model_fields["type"].default]
+    return found
+
+
+def declare_again(taken: list[Kind]) -> None:
+    """Declare variants as they were before ``take_back``."""
+    for variant in taken:
+        variant._declare(variant.model_fields["type"].default)
 
 
 def find_variant(family: type[FamilyMember], name: object) -> type[FamilyMember]:
     """The variant of a type. Raises ValueError, with a suggestion, if there is none."""
     known = variants(family)
     if not isinstance(name, str) or name not in known:
-        problem = "has no type" if not name else f"{name!s} is"
-        raise ValueError(f"{problem} not one of {', '.join(known)}{did_you_mean(str(name), known)}")
+        problem = f"{name!s} is not one of" if name else "has no type; choose one of"
+        raise ValueError(f"{problem} {', '.join(known)}{did_you_mean(str(name), known)}")
     return known[name]
 
 

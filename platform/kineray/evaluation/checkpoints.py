@@ -1,4 +1,4 @@
-"""Which checkpoint somebody means: a run's name, a run folder, a checkpoint folder, s3:// of these."""
+"""Which checkpoint a name means: a run's name, a run folder, a checkpoint folder, s3:// of these."""
 
 import difflib
 from pathlib import Path

@@ -5,7 +5,7 @@ from kineray.config.fields import Probability
 
 
 class ColorJitterConfig(
-    ClipAugmentation, type="color_jitter", builds="kineray.data.clips.augment.color_jitter"
+    ClipAugmentation, type="color_jitter", builds="kineray.data.clips.color_jitter.color_jitter"
 ):
     """Brightness and contrast of the RGB frames of a clip, changed at random and alike in all its frames.
 

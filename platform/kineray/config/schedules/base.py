@@ -19,8 +19,12 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     def factor(self, epoch: float, epochs: int) -> float:
-        """What ``optim.lr`` is multiplied by after ``epoch`` of ``epochs`` epochs, without warm-up."""
-        raise NotImplementedError
+        """What ``optim.lr`` is multiplied by after ``epoch`` of ``epochs`` epochs, without warm-up.
+
+        A subclass defines it, or names by ``builds`` a function of the section and the arguments.
+        """
+        factor: float = self.build(epoch, epochs)
+        return factor
 
     def check(self, epochs: int) -> None:
         """Raise ValueError, naming the key, for a schedule that does not go with ``train.epochs``."""

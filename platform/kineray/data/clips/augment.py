@@ -8,7 +8,6 @@ from pydantic import TypeAdapter
 
 from kineray.config import Pieces, Plugin, plugins_of
 from kineray.config.augment.base import ClipAugmentation
-from kineray.config.augment.color_jitter import ColorJitterConfig
 
 
 def augment_clip(
@@ -53,17 +52,3 @@ def in_child(text: str) -> Pieces[ClipAugmentation]:
     for plugin in plugins:
         Plugin.from_json(plugin).execute()
     return TypeAdapter[Pieces[ClipAugmentation]](Pieces[ClipAugmentation]).validate_python(tree)
-
-
-def color_jitter(
-    config: ColorJitterConfig, clip_thwc: np.ndarray, rgb_channels: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Change brightness and contrast of the RGB channels, with one table for all values of the clip."""
-    brightness = 1 + config.brightness * rng.uniform(-1, 1)
-    contrast = 1 + config.contrast * rng.uniform(-1, 1)
-    if rgb_channels:
-        rgb_thwc = clip_thwc[..., :rgb_channels]
-        mean = float(rgb_thwc.mean()) * brightness
-        table = (np.arange(256) * brightness - mean) * contrast + mean
-        rgb_thwc[...] = np.rint(table).clip(0, 255).astype(np.uint8)[rgb_thwc]
-    return clip_thwc

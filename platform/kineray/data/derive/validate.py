@@ -181,7 +181,7 @@ def quarantine_path(manifest_uri: str | Path) -> str:
 
 
 def write_quarantine(problems: Sequence[Problem], path: str) -> None:
-    """Write a CSV with a row for each problem; the ids of its samples are parted by ``|``.
+    """Write a CSV with a row for each problem; the ids of its samples are separated by ``|``.
 
     It is written even where there are no problems, so that no older list is taken for a new one.
     """

@@ -78,7 +78,7 @@ def from_list(
     A line of two numbers or more is refused unless ``columns`` says what they are. A line of a path alone is
     a clip whose class is not known.
 
-    The columns are parted by ``separator``, or, without one, by a space, tab or comma. Paths are relative
+    The columns are separated by ``separator``, or, without one, by a space, tab or comma. Paths are relative
     to ``root``. The split is the list's name (``train.csv``, ``val.txt``). Without ``class_names`` a class is
     called by its number. Raises ManifestError.
     """
