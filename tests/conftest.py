@@ -139,10 +139,13 @@ def one_thread():
 @pytest.fixture
 def own_plugins():
     """Plug-ins that a test loads are gone after it; those that were loaded before it."""
-    from kineray.config import families, loaded_plugins
+    from kineray.config import families, loaded_plugins, variants
     from kineray.config.plugins import _LOADED
+    from kineray.data import Importer  # noqa: F401 - a family that the configuration does not have
 
     before = loaded_plugins()
+    for family in families():
+        variants(family)  # imports kineray's own, which must stay
     modules, members = dict(_LOADED), {family: dict(family._members) for family in families()}
     yield before
     for module in set(_LOADED) - set(modules):
