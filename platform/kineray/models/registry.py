@@ -17,6 +17,7 @@ from kineray.config.overrides import change_model
 from kineray.config.variants import did_you_mean, variants
 from kineray.errors import ConfigError
 from kineray.models import frame
+from kineray.models.blocks import adopt
 from kineray.models.preset import ModelPreset
 from kineray.models.weights import load_weights
 
@@ -102,8 +103,9 @@ def find_preset(name: str) -> ModelPreset:
 def build_model(config: ModelSection, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
     """A new, randomly initialised model of a configuration, whatever its ``init``, for ``in_channels``.
 
+    The batch norms and dropouts of torch in it, such as a plug-in's, are made exact (``adopt``).
     Raises ConfigError for unusable heads or channels.
     """
     if not isinstance(in_channels, int) or in_channels < 1:
         raise ConfigError(f"in_channels: {in_channels!r} is no number of channels; RGB has 3, flow 2")
-    return config.build(heads, in_channels)
+    return adopt(config.build(heads, in_channels))
