@@ -24,7 +24,7 @@ class KinerayError(Exception):
         super().__init__(f"{shown}: " * bool(self.key) + problem + f"; {remedy}" * bool(remedy))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_restore, (type(self), self.args, self.__dict__))
+        return (restore, (type(self), self.args, self.__dict__))
 
 
 class ConfigError(KinerayError):
@@ -75,7 +75,7 @@ class ErrorBudgetError(KinerayError):
     """More clips than the error budget allows could not be decoded; the message lists the files."""
 
 
-def _restore(kind: type[KinerayError], args: tuple[Any, ...], state: dict[str, Any]) -> KinerayError:
+def restore(kind: type[KinerayError], args: tuple[Any, ...], state: dict[str, Any]) -> KinerayError:
     """An error that crossed a process border, whatever its constructor takes."""
     error = kind.__new__(kind, *args)
     error.args = args

@@ -9,6 +9,7 @@ from kineray.config.augment.color_jitter import ColorJitterConfig
 from kineray.data import Preprocessing, Sample
 from kineray.data.clips.augment import augment_clip
 from kineray.data.clips.decoding import ClipDecoder
+from kineray.errors import ConfigError
 from kineray.video.worker import decode_process
 
 SMALL = ["data.frames=8", "data.stride=1", "data.short_side=32,32", "data.crop=32", "data.eval_short_side=32"]
@@ -111,5 +112,18 @@ def test_a_result_of_another_shape_or_type_is_an_error(tmp_path, own_plugins):
     plugin = tmp_path / "bad.py"
     plugin.write_text(OWN.replace("- clip_thwc", "- clip_thwc[:1]").replace('"invert"', '"bad"'))
     load_plugins(str(plugin))
-    with pytest.raises(RuntimeError, match=r"data\.augment\.bad made uint8 \[1, 32, 32, 3\]"):
+    with pytest.raises(ConfigError, match=r"made uint8 \[1, 32, 32, 3\]") as error:
         decoded(preprocessing_of("data.augment.bad.strength=1"), write_video(tmp_path / "a.mp4", frames=20))
+    assert (error.value.code, error.value.key) == ("augmentation_failed", "data.augment.bad")
+
+
+def test_one_that_fails_in_the_child_is_named_with_its_line(tmp_path, own_plugins):
+    plugin = tmp_path / "bad.py"
+    plugin.write_text(OWN.replace("- clip_thwc", "@ clip_thwc[0, 0, :2]").replace('"invert"', '"worse"'))
+    load_plugins(str(plugin))
+    with pytest.raises(ConfigError) as error:
+        decoded(preprocessing_of("data.augment.worse.strength=1"), write_video(tmp_path / "a.mp4", frames=20))
+    assert (error.value.code, error.value.key) == ("augmentation_failed", "data.augment.worse")
+    line = 1 + OWN.splitlines().index("        return np.uint8(self.strength * 255) - clip_thwc")
+    assert "ValueError: matmul" in error.value.problem
+    assert f"({plugin}:{line} in augment)" in error.value.problem

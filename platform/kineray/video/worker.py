@@ -203,11 +203,11 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
-def _error(error: dict[str, str], of: str) -> Exception:
-    if error["type"] == "DecodeError":
-        return DecodeError(error["code"], error["message"])
-    kind = getattr(errors, error["type"] or "none", None)
-    return kind(error["message"]) if kind else RuntimeError(f"{of}: {error['message']}")
+def _error(error: dict[str, Any], of: str) -> Exception:
+    kind = getattr(errors, error["type"], None)
+    if kind is None:
+        return RuntimeError(f"{of}: {error['message']}")
+    return errors.restore(kind, (error["message"],), error["state"])
 
 
 # -- the child --------------------------------------------------------------------------------------
@@ -294,10 +294,10 @@ def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
         try:
             reply = {"result": _encoded(function(*args), memory)}
         except KinerayError as error:
-            code = getattr(error, "code", "")
-            reply = {"error": {"type": type(error).__name__, "code": code, "message": str(error)}}
+            state = {name: str(value) for name, value in vars(error).items()}
+            reply = {"error": {"type": type(error).__name__, "message": str(error), "state": state}}
         except Exception as error:
-            reply = {"error": {"type": "", "code": "", "message": f"{type(error).__name__}: {error}"}}
+            reply = {"error": {"type": "", "message": f"{type(error).__name__}: {error}"}}
         finally:
             set_timers(0, 0)
         message = json.dumps(reply).encode()
