@@ -285,34 +285,33 @@ def test_a_malformed_uri_is_one_clear_line(uri, message):
     with pytest.raises(DecodeError) as caught:
         probe(uri)
     assert caught.value.code == "not_a_video"
-    assert str(caught.value).startswith(f"{uri}: {message}") and "\n" not in str(caught.value)
-    assert "#fps=60" in str(caught.value)  # says how it is written
+    assert caught.value.key == uri and caught.value.problem.startswith(message)
+    assert "#fps=60" in caught.value.remedy  # how it is written
+    assert "\n" not in str(caught.value)
 
 
 # -- what can be wrong ------------------------------------------------------------------------------
 
 
-def code_of(uri, times=(0.0,)):
+def code_and_key(uri, times=(0.0,)):
     with pytest.raises(DecodeError) as caught:
         read(uri, times)
     assert "\n" not in str(caught.value)
-    return caught.value.code, str(caught.value)
+    return caught.value.code, caught.value.key
 
 
 def test_missing_folders_and_frames(tmp_path, jpegs):
-    code, message = code_of(rgb_uri(tmp_path / "nowhere"))
-    assert code == "not_found" and message.startswith(str(tmp_path / "nowhere"))
+    assert code_and_key(rgb_uri(tmp_path / "nowhere")) == ("not_found", str(tmp_path / "nowhere"))
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "frame_1.jpg").write_bytes(b"x")  # another width
     (tmp_path / "none" / "frame_0000000001.jpg.part").write_bytes(b"x")
-    code, message = code_of(rgb_uri(tmp_path / "none"))
-    assert code == "empty" and "no file is named as in frame_%010d.jpg" in message
+    assert code_and_key(rgb_uri(tmp_path / "none")) == ("empty", str(tmp_path / "none"))
     holed = tmp_path / "holed"
     shutil.copytree(jpegs, holed)
     (holed / "frame_0000000007.jpg").unlink()
     assert read(rgb_uri(holed), [0.2, 0.28]).shape == (2, HEIGHT, WIDTH, 3)  # 6 and 8 are there
-    code, message = code_of(rgb_uri(holed), [0.2, 0.24])
-    assert code == "wrong_frame_count" and message.startswith(f"{holed}/frame_0000000007.jpg: missing")
+    missing = str(holed / "frame_0000000007.jpg")
+    assert code_and_key(rgb_uri(holed), [0.2, 0.24]) == ("wrong_frame_count", missing)
     assert probe(rgb_uri(holed)).frames == 19
 
 
@@ -331,9 +330,9 @@ def test_u_and_v_of_different_lengths(tmp_path):
     assert probe(flow_uri(tmp_path)).frames == 6
     save_grey(tmp_path / "w", [99])
     apart = frames_uri(tmp_path / "{u,w}" / "frame_%010d.jpg", fps=FPS, bound=20)
-    assert code_of(apart) == ("empty", f"{apart}: u and v have no frame number in common")
+    assert code_and_key(apart) == ("empty", apart)
     shutil.rmtree(tmp_path / "v")
-    assert code_of(flow_uri(tmp_path))[0] == "not_found"
+    assert code_and_key(flow_uri(tmp_path))[0] == "not_found"
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
@@ -347,14 +346,13 @@ def test_damaged_pictures(tmp_path, kind, grey):
     read(uri, [0.0])
     for part in (0.1, 0.3, 0.5, 0.8, 0.95):
         path.write_bytes(whole[: int(len(whole) * part)])
-        code, message = code_of(uri)
-        assert code == "truncated" and message.startswith(f"{path}: ")
+        assert code_and_key(uri) == ("truncated", str(path))
     path.write_bytes(whole[:-2] if kind == "jpg" else whole[:-20])
-    assert code_of(uri)[0] == "truncated"
+    assert code_and_key(uri)[0] == "truncated"
     path.write_bytes(b"")
-    assert code_of(uri)[0] == "empty"
+    assert code_and_key(uri)[0] == "empty"
     path.write_bytes(b"no picture" * 20)
-    assert code_of(uri)[0] == "not_a_video"
+    assert code_and_key(uri)[0] == "not_a_video"
     path.write_bytes(whole)
     read(uri, [0.0])
 
@@ -372,14 +370,16 @@ def test_a_reader_survives_a_damaged_picture(jpegs, tmp_path):
 def test_frames_of_another_size(jpegs, tmp_path):
     shutil.copytree(jpegs, tmp_path / "copy")
     save(tmp_path / "copy" / "frame_0000000003.jpg", picture(0, 32, 24))
-    code, message = code_of(rgb_uri(tmp_path / "copy"), [0.0, 0.08])
-    assert code == "truncated" and "32x24 pixels, but the folder's first frame has 64x48" in message
+    with pytest.raises(DecodeError, match="32x24 .* 64x48") as caught:
+        read(rgb_uri(tmp_path / "copy"), [0.0, 0.08])
+    assert caught.value.code == "truncated"
+    assert caught.value.key == str(tmp_path / "copy" / "frame_0000000003.jpg")
 
 
 def test_pictures_too_large_to_hold(tmp_path):
     """A small file can announce a picture of gigabytes."""
     Image.new("L", (9000, 9000)).save(tmp_path / "001.png")
-    assert code_of(rgb_uri(tmp_path, name="%03d.png"))[0] in {"too_large", "truncated"}
+    assert code_and_key(rgb_uri(tmp_path, name="%03d.png"))[0] in {"too_large", "truncated"}
 
 
 def test_a_video_is_still_a_video(tmp_path):

@@ -23,7 +23,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from kineray.errors import DecodeError
-from kineray.video.container import Source, name_of, size_of, video_stream
+from kineray.video.container import Source, damaged, name_of, size_of, video_stream
 from kineray.video.index import PacketIndex, index_video, rotation_of
 from kineray.video.picture import Box, Converter
 from kineray.video.reader import Reader, VideoInfo, checked_times
@@ -119,7 +119,7 @@ class Video(Reader):
         for row, time_s in enumerate(times_s.tolist()):
             pts = _pts_at(time_s, first_pts, index.time_base)
             if index.truncated and pts > last_pts:
-                raise self._cut_off()
+                raise damaged(self.name)
             shown = int(np.searchsorted(index.shown_pts, pts, side="right")) - 1
             wanted[int(index.shown[max(shown, 0)])].append(row)
         if self._decoder is None:
@@ -137,7 +137,7 @@ class Video(Reader):
                 if rows:
                     raise _NotAsIndexedError(f"no frame came for presentation time {min(rows)}")
         except av.FFmpegError as error:
-            raise self._damaged(error) from None
+            raise self._undecodable(error) from None
 
     def _from_start(self, times_s: np.ndarray) -> Iterator[tuple[list[int], av.VideoFrame]]:
         """Decode every frame up to the last wanted one: right for every file, as slow as that is."""
@@ -147,7 +147,7 @@ class Video(Reader):
             try:
                 current = next(frames, None)
                 if current is None:
-                    raise DecodeError("empty", f"{self.name}: the video stream holds no frames")
+                    raise DecodeError("the video stream holds no frames", code="empty", key=self.name)
                 if self._index_is_given and not self._is_indexed(stream, current[1]):
                     raise self._replaced()
                 rows: dict[int, list[int]] = defaultdict(list)
@@ -158,10 +158,10 @@ class Video(Reader):
                     while ahead is not None and ahead[0] <= pts:
                         current, ahead = ahead, next(frames, None)
                     if ahead is None and self.index.truncated and pts > current[0]:
-                        raise self._cut_off()
+                        raise damaged(self.name)
                     yield rows[pts], current[1]
             except av.FFmpegError as error:
-                raise self._damaged(error) from None
+                raise self._undecodable(error) from None
 
     def _is_indexed(self, stream: av.VideoStream, frame: av.VideoFrame) -> bool:
         """Whether ``frame`` of ``stream`` is as the index says of the first one."""
@@ -175,14 +175,14 @@ class Video(Reader):
 
     def _replaced(self) -> DecodeError:
         return DecodeError(
-            "wrong_frame_count", f"{self.name}: is not the file that was indexed; validate the data set again"
+            "not the file that was indexed",
+            code="wrong_frame_count",
+            key=self.name,
+            remedy="validate the data set again",
         )
 
-    def _cut_off(self) -> DecodeError:
-        return DecodeError("truncated", f"{self.name}: the file is cut off; copy or download it again")
-
-    def _damaged(self, error: av.FFmpegError) -> DecodeError:
-        return DecodeError("truncated", f"{self.name}: damaged or cut off ({error.strerror})")
+    def _undecodable(self, error: av.FFmpegError) -> DecodeError:
+        return damaged(self.name, f"damaged or cut off ({error.strerror})")
 
 
 class _IndexedDecoder:

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from kineray.errors import DecodeError
-from kineray.video.container import Source, name_of
+from kineray.video.container import Source, damaged, name_of
 from kineray.video.index import PacketIndex, index_video
 from kineray.video.sequence import every_frame
 
@@ -47,9 +47,10 @@ def encode(
     Every frame keeps its time from the first one on, and the last one its duration. Rotation is applied.
     Full or limited range, matrix, primaries and transfer stay what they are. Raises DecodeError.
     """
+    name = name_of(source)
     index = index_video(source)
     if index.truncated:
-        raise DecodeError("truncated", f"{name_of(source)}: the file is cut off; copy or download it again")
+        raise damaged(name)
     limit = None if limit_s is None else int(limit_s / index.time_base)
     times: list[int] = []
     decoded = 0
@@ -68,17 +69,16 @@ def encode(
             encoder.write(frame, pts)
             times.append(pts)
         if not times:
-            raise DecodeError("truncated", f"{name_of(source)}: none of its frames can be decoded")
+            raise damaged(name, "none of its frames can be decoded")
     copy = index_video(target)
     if limit is None and abs(index.frames - decoded) > max(index.frames * MISCOUNT, 1):
         raise DecodeError(
-            "wrong_frame_count",
-            f"{name_of(source)}: {index.frames} frames are stored, but {decoded} can be decoded",
+            f"{index.frames} frames are stored, but {decoded} can be decoded",
+            code="wrong_frame_count",
+            key=name,
         )
     if not np.array_equal(_in_units(copy, index.time_base), times):
-        raise DecodeError(
-            "wrong_frame_count", f"{name_of(source)}: its frames have no times that can be kept"
-        )
+        raise DecodeError("the times of its frames cannot be kept", code="wrong_frame_count", key=name)
     return index, copy
 
 

@@ -33,6 +33,7 @@ _FLOW = re.compile(r"#[^/]*\bbound=", re.IGNORECASE)
 _NUMBER = re.compile(r"%(?:0(\d+))?d")
 _PAIR = re.compile(r"\{([^{},/]+),([^{},/]+)\}")
 _EXAMPLES = "write /folder/frame_%010d.jpg#fps=60, or for flow /folder/{u,v}/frame_%010d.jpg#fps=30&bound=20"
+_REMEDY = "extract the frames again"
 _STARTS = {"mjpeg": b"\xff\xd8", "png": b"\x89PNG"}
 _SCANS = {"mjpeg": b"\xff\xda", "png": b"IDAT"}
 _ENDS = {"mjpeg": b"\xff\xd9", "png": b"IEND"}
@@ -82,7 +83,7 @@ def parse_frames_uri(uri: str | Path) -> FramesUri:
     text = str(uri)
 
     def refused(reason: str) -> DecodeError:
-        return DecodeError("not_a_video", f"{text}: {reason}; {_EXAMPLES}")
+        return DecodeError(reason, code="not_a_video", key=text, remedy=_EXAMPLES)
 
     pattern, _, fragment = text.rpartition("#") if "#" in text.rpartition("/")[2] else (text, "", "")
     values: dict[str, float] = {}
@@ -130,7 +131,7 @@ class _Folder(Reader):
         self._first = max(listing.first for listing in listings)
         self._last = min(listing.last for listing in listings)
         if self._first > self._last:
-            raise DecodeError("empty", f"{self.name}: u and v have no frame number in common")
+            raise DecodeError("u and v have no frame number in common", code="empty", key=self.name)
         self._frames = min(listing.count for listing in listings)
         self._decoder = _PictureDecoder()
         self._info: VideoInfo | None = None
@@ -170,17 +171,22 @@ class _Folder(Reader):
             data = path.read_bytes()
         except FileNotFoundError:
             raise DecodeError(
-                "wrong_frame_count",
-                f"{path}: missing, though frames {self._first} to {self._last} are there; extract them again",
+                f"missing from frames {self._first} to {self._last}",
+                code="wrong_frame_count",
+                key=path,
+                remedy=_REMEDY,
             ) from None
         except OSError as error:
-            raise DecodeError("not_found", f"{path}: cannot be read ({error.strerror})") from None
+            problem = f"cannot be read ({error.strerror})"
+            raise DecodeError(problem, code="not_found", key=path) from None
         frame = self._decoder.decode(data, str(path))
         if self._info is not None and (frame.width, frame.height) != (self._info.width, self._info.height):
             raise DecodeError(
-                "truncated",
-                f"{path}: {frame.width}x{frame.height} pixels, but the folder's first frame has"
-                f" {self._info.width}x{self._info.height}; extract them again",
+                f"{frame.width}x{frame.height} pixels, but the folder's first frame has"
+                f" {self._info.width}x{self._info.height}",
+                code="truncated",
+                key=path,
+                remedy=_REMEDY,
             )
         return frame
 
@@ -229,11 +235,11 @@ class _PictureDecoder:
 
     def decode(self, data: bytes, name: str) -> av.VideoFrame:
         if not data:
-            raise DecodeError("empty", f"{name}: the file has no bytes")
+            raise DecodeError("the file has no bytes", code="empty", key=name, remedy=_REMEDY)
         self.codec = next((codec for codec, start in _STARTS.items() if data.startswith(start)), "")
         if not self.codec:
-            raise DecodeError("not_a_video", f"{name}: neither a JPEG nor a PNG picture")
-        damaged = DecodeError("truncated", f"{name}: the picture is damaged or cut off; extract it again")
+            raise DecodeError("neither a JPEG nor a PNG image", code="not_a_video", key=name)
+        damaged = DecodeError("the image is damaged or cut off", code="truncated", key=name, remedy=_REMEDY)
         # A decoder fills up what little is missing. (Where there is a thumbnail, its end comes first.)
         if data.rfind(_ENDS[self.codec]) < data.rfind(_SCANS[self.codec]):
             raise damaged
@@ -277,7 +283,7 @@ def _modified(pattern: str) -> int:
     try:
         return folder.stat().st_mtime_ns
     except OSError as error:
-        raise DecodeError("not_found", f"{folder}: {error.strerror}; the frames should be there") from None
+        raise DecodeError(f"no frames there ({error.strerror})", code="not_found", key=folder) from None
 
 
 @lru_cache(maxsize=4096)
@@ -292,10 +298,11 @@ def _list(pattern: str, _modified_ns: int) -> _Listing:
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in entries]
     except OSError as error:
-        raise DecodeError("not_found", f"{path.parent}: {error.strerror}") from None
+        problem = f"cannot be listed ({error.strerror})"
+        raise DecodeError(problem, code="not_found", key=path.parent) from None
     numbers = [int(match[1]) for name in names if (match := padded.fullmatch(name))]
     if not numbers:
-        raise DecodeError("empty", f"{path.parent}: no file is named as in {path.name}")
+        raise DecodeError(f"no file is named like {path.name}", code="empty", key=path.parent)
     return _Listing(min(numbers), max(numbers), len(numbers))
 
 

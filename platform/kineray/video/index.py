@@ -15,7 +15,15 @@ import numpy as np
 from av.container import InputContainer
 
 from kineray.errors import DecodeError
-from kineray.video.container import MAX_DURATION_S, Source, check_size, name_of, size_of, video_stream
+from kineray.video.container import (
+    MAX_DURATION_S,
+    Source,
+    check_size,
+    damaged,
+    name_of,
+    size_of,
+    video_stream,
+)
 
 _KEY, _HIDDEN = 1, 2
 _LATE_END_S = 1.0  # how much earlier than announced a stream may end before it counts as cut off
@@ -241,8 +249,12 @@ def _scan(name: str, container: InputContainer, stream: av.VideoStream, counted:
             if time is not None:
                 start = time if start is None else start
                 if abs(time - start) > longest:
-                    hours = MAX_DURATION_S // 3600
-                    raise DecodeError("too_long", f"{name}: longer than {hours} hours; cut it into parts")
+                    raise DecodeError(
+                        f"longer than {MAX_DURATION_S // 3600} hours",
+                        code="too_long",
+                        key=name,
+                        remedy="cut it into parts",
+                    )
             hidden = packet.is_discard or (context.name == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN)
             times.append(time)
             flags.append((_KEY if packet.is_keyframe else 0) | (_HIDDEN if hidden else 0))
@@ -250,9 +262,7 @@ def _scan(name: str, container: InputContainer, stream: av.VideoStream, counted:
             last_dts = packet.dts if packet.dts is not None else last_dts
     except av.FFmpegError as error:
         if first is None:
-            raise DecodeError(
-                "truncated", f"{name}: its first frame cannot be decoded ({error.strerror})"
-            ) from None
+            raise damaged(name, f"its first frame cannot be decoded ({error.strerror})") from None
         cut = True
     if first is None:
         raise _nothing_to_show(name, stream, cut)
@@ -272,9 +282,7 @@ def _first_presented(source: Source, name: str) -> int:
                 if frame.pts is not None:
                     return frame.pts
         except av.FFmpegError as error:
-            raise DecodeError(
-                "truncated", f"{name}: its first frame cannot be decoded ({error.strerror})"
-            ) from None
+            raise damaged(name, f"its first frame cannot be decoded ({error.strerror})") from None
         raise _nothing_to_show(name, stream, cut=True)
 
 
@@ -294,8 +302,8 @@ def _decode_alone(
 
 def _nothing_to_show(name: str, stream: av.VideoStream, cut: bool) -> DecodeError:
     if cut or stream.frames or len(stream.index_entries):
-        return DecodeError("truncated", f"{name}: cut off before its first frame; copy or download it again")
-    return DecodeError("empty", f"{name}: the video stream holds no frames")
+        return damaged(name, "cut off before its first frame")
+    return DecodeError("the video stream holds no frames", code="empty", key=name)
 
 
 def _ends_early(

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import av
 
-from kineray.errors import DecodeError
 from kineray.video import worker
-from kineray.video.container import Source, name_of, video_stream
+from kineray.video.container import Source, damaged, name_of, video_stream
 from kineray.video.decode import in_order
 from kineray.video.index import PacketIndex
 
@@ -31,11 +30,9 @@ def every_frame(source: Source, index: PacketIndex) -> Iterator[tuple[int, av.Vi
                     _begin_limits_anew()
         except av.FFmpegError as error:
             at_s = float((pts - int(index.shown_pts[0])) * index.time_base)
-            raise DecodeError(
-                "truncated", f"{name}: damaged or cut off near {at_s:.2f} s ({error.strerror})"
-            ) from None
+            raise damaged(name, f"damaged or cut off near {at_s:.2f} s ({error.strerror})") from None
     if index.truncated:
-        raise DecodeError("truncated", f"{name}: the file is cut off; copy or download it again")
+        raise damaged(name)
 
 
 def _begin_limits_anew() -> None:

@@ -135,11 +135,11 @@ class DecodeProcess:
         self.close()
         if code in _TIMED_OUT:
             limit_s = self._limits_s[_TIMED_OUT.index(code)]
-            return DecodeError(
-                "timeout", f"{of}: not decoded after {limit_s:g} s; the file is damaged, remove it"
-            )
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return DecodeError("crashed", f"{of}: the decoder ended with {how}; the file is damaged, remove it")
+            problem, kind = f"not decoded after {limit_s:g} s", "timeout"
+        else:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            problem, kind = f"the decoder ended with {how}", "crashed"
+        return DecodeError(problem, code=kind, key=of, remedy="remove the damaged file")
 
     def _decoded(self, value: Any) -> Any:
         match value:
@@ -203,11 +203,11 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
-def _error(error: dict[str, str], of: str) -> Exception:
-    if error["type"] == "DecodeError":
-        return DecodeError(error["code"], error["message"])
-    kind = getattr(errors, error["type"] or "none", None)
-    return kind(error["message"]) if kind else RuntimeError(f"{of}: {error['message']}")
+def _error(reply: dict[str, Any], of: str) -> Exception:
+    if "type" not in reply:
+        return RuntimeError(f"{of}: {reply['message']}")
+    kind = cast("type[KinerayError]", getattr(errors, reply["type"]))
+    return errors.restored(kind, tuple(reply["args"]), reply["state"])
 
 
 # -- the child --------------------------------------------------------------------------------------
@@ -294,10 +294,11 @@ def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
         try:
             reply = {"result": _encoded(function(*args), memory)}
         except KinerayError as error:
-            code = getattr(error, "code", "")
-            reply = {"error": {"type": type(error).__name__, "code": code, "message": str(error)}}
+            # Of a class that is declared elsewhere, the parent gets the nearest one of kineray.errors.
+            kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+            reply = {"error": {"type": kind.__name__, "args": error.args, "state": vars(error)}}
         except Exception as error:
-            reply = {"error": {"type": "", "code": "", "message": f"{type(error).__name__}: {error}"}}
+            reply = {"error": {"message": f"{type(error).__name__}: {error}"}}
         finally:
             set_timers(0, 0)
         message = json.dumps(reply).encode()

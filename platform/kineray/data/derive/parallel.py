@@ -82,6 +82,6 @@ def map_in_processes(
 def _of_the_file(error: Exception) -> DecodeError:
     if isinstance(error, DecodeError):
         return error
-    if isinstance(error, StorageError) and str(error).endswith("no such object"):
-        return DecodeError("not_found", str(error))
+    if isinstance(error, StorageError) and error.code == "not_found":
+        return DecodeError(error.problem, code=error.code, key=error.key)
     raise error

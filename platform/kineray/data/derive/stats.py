@@ -15,8 +15,8 @@ from kineray.data.derive.parallel import map_in_processes
 from kineray.data.manifest.labels import class_counts, known_labels
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
-from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Video, VideoInfo, open_video
+from kineray.video.container import damaged
 
 if TYPE_CHECKING:
     from kineray.data.manifest.index_cache import IndexCache
@@ -162,7 +162,7 @@ def measure(uri: str, index: PacketIndex | None = None) -> VideoFacts:
                 return _of_frame_folder(video.info)
             index = video.index
     if index.truncated:
-        raise DecodeError("truncated", f"{uri}: the file is cut off; copy or download it again")
+        raise damaged(uri)
     width, height = index.upright_size
     seconds, frames = key_gaps(index)
     return VideoFacts(
