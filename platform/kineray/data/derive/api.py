@@ -3,7 +3,6 @@
 Each reads the manifest at a URI, does the work in decoding processes, and writes what it makes.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray import storage
+from kineray.data.clips.decoding import usable_cores
 from kineray.data.derive import flow as flows
 from kineray.data.derive import reencode as copies
 from kineray.data.derive import split as splits
@@ -280,11 +280,6 @@ def flow(
         seconds=time.monotonic() - start,
         failed=_reasons(made.failures),
     )
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_clean(good: Manifest, uri: str, indexes: Mapping[str, bytes]) -> None:
