@@ -17,15 +17,15 @@ from kineray.video.frames import (
     open_frames,
 )
 from kineray.video.index import PacketIndex, index_video
-from kineray.video.picture import Box, scaled_size
-from kineray.video.reader import Picture, Reader, VideoInfo
+from kineray.video.pixels import Box, scaled_size
+from kineray.video.reader import Frame, Reader, VideoInfo
 
 __all__ = [
     "Box",
     "FlowFolder",
+    "Frame",
     "FrameFolder",
     "PacketIndex",
-    "Picture",
     "Reader",
     "Source",
     "Video",

@@ -25,7 +25,7 @@ from av.video.frame import PictureType
 from kineray.errors import DecodeError
 from kineray.video.container import Source, damaged, name_of, size_of, video_stream
 from kineray.video.index import PacketIndex, index_video, rotation_of
-from kineray.video.picture import Box, Converter
+from kineray.video.pixels import Box, Converter
 from kineray.video.reader import Reader, VideoInfo, checked_times
 
 logger = logging.getLogger(__name__)
@@ -87,8 +87,8 @@ class Video(Reader):
             frames=index.frames,
         )
 
-    def pictures(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_Frame"]]:
-        """See ``Reader.pictures``: rows come again where the file turns out not to be as its index says."""
+    def frames_at(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_Frame"]]:
+        """See ``Reader.frames_at``: rows come again where the file turns out not to be as its index says."""
         times_s, info = checked_times(timestamps_s), self.info
         outside = np.count_nonzero((times_s < 0) | (times_s > info.duration_s))
         if outside:
@@ -271,7 +271,7 @@ class _IndexedDecoder:
 
 @dataclass(frozen=True)
 class _Frame:
-    """A Picture."""
+    """A Frame."""
 
     frame: av.VideoFrame
     index: PacketIndex
@@ -290,7 +290,7 @@ def _runs(index: PacketIndex, positions: Sequence[int]) -> list[tuple[int, list[
     """(key packet, wanted packets) of every stretch that is decoded in one go; ``positions`` ascending."""
     runs: list[tuple[int, list[int]]] = []
     for position in positions:
-        first, stretch = index.key_before(position), [position]
+        first, stretch = index.key_frame_before(position), [position]
         while runs and first <= runs[-1][1][-1]:
             earlier_first, earlier = runs.pop()
             first, stretch = min(first, earlier_first), earlier + stretch

@@ -15,7 +15,7 @@ from kineray.video.container import Source, damaged, name_of
 from kineray.video.index import PacketIndex, index_video
 from kineray.video.sequence import every_frame
 
-MISCOUNT = 0.01  # how far the number of frames may be from the announced one
+COUNT_TOLERANCE = 0.01  # how far the number of frames may be from the announced one
 _SMPTE170M = 6  # the matrix of libswscale for a source that has none, because it is RGB
 
 
@@ -71,7 +71,7 @@ def encode(
         if not times:
             raise damaged(name, "none of its frames can be decoded")
     copy = index_video(target)
-    if limit is None and abs(index.frames - decoded) > max(index.frames * MISCOUNT, 1):
+    if limit is None and abs(index.frames - decoded) > max(index.frames * COUNT_TOLERANCE, 1):
         raise DecodeError(
             f"{index.frames} frames are stored, but {decoded} can be decoded",
             code="wrong_frame_count",

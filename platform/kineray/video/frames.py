@@ -23,7 +23,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from kineray.errors import DecodeError
 from kineray.video.container import MAX_PIXELS, check_size
-from kineray.video.picture import Box, Converter
+from kineray.video.pixels import Box, Converter
 from kineray.video.reader import Reader, VideoInfo, checked_times
 
 _TOLERANCE_S = 1e-6  # absorbs the rounding of timestamps held in floats, as for video files
@@ -153,8 +153,8 @@ class _Folder(Reader):
             )
         return self._info
 
-    def pictures(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_Still"]]:
-        """See ``Reader.pictures``."""
+    def frames_at(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_Still"]]:
+        """See ``Reader.frames_at``."""
         times_s = checked_times(timestamps_s)
         numbers = np.floor((times_s + _TOLERANCE_S) * self._uri.fps) + 1
         rows: dict[int, list[int]] = defaultdict(list)
@@ -209,7 +209,7 @@ class FlowFolder(_Folder):
 
 @dataclass(frozen=True)
 class _Still:
-    """A Picture, of one frame in colour or of u and v."""
+    """A Frame, of one frame in colour or of u and v."""
 
     frames: tuple[av.VideoFrame, ...]
     converter: Converter

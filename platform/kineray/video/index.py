@@ -83,7 +83,7 @@ class PacketIndex:
         return times_s
 
     @property
-    def key_times_s(self) -> np.ndarray:
+    def key_frame_times_s(self) -> np.ndarray:
         """When the frames are presented from which decoding can start: float64 [key frames]."""
         keys = np.flatnonzero(self.flags == _KEY)
         return np.sort(self.pts[keys] - self.shown_pts[0]) * float(self.time_base)
@@ -103,7 +103,7 @@ class PacketIndex:
         """Whether a frame can be told by its packet: every packet has a presentation time of its own."""
         return not self.counted and bool((np.diff(self.shown_pts) > 0).all())
 
-    def key_before(self, position: int) -> int:
+    def key_frame_before(self, position: int) -> int:
         """The last packet from which the frame of packet ``position`` can be decoded, in decoding order.
 
         A frame that is decoded after a key frame but presented before it (an open GOP) may refer to frames

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from kineray.video.picture import Box
+from kineray.video.pixels import Box
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class VideoInfo:
     channels: int = 3
 
 
-class Picture(Protocol):
+class Frame(Protocol):
     """A decoded frame, of which any number of clips take what they want."""
 
     def pixels(
@@ -56,7 +56,7 @@ class Reader(ABC):
         """What the source says of itself."""
 
     @abstractmethod
-    def pictures(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], Picture]]:
+    def frames_at(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], Frame]]:
         """The frames at ``timestamps_s`` (float64 [T], seconds), each once, in one pass over the source.
 
         Yields (rows, picture): the timestamps, by their places in ``timestamps_s``, at which a frame is
@@ -75,7 +75,7 @@ class Reader(ABC):
     ) -> np.ndarray:
         """Frames at ``timestamps_s`` (seconds, any order, may repeat): uint8 [T, h, w, C], upright.
 
-        ``box``, ``size`` and ``mirror`` as in ``Picture.pixels``; ``out`` receives the frames. Raises as
+        ``box``, ``size`` and ``mirror`` as in ``Frame.pixels``; ``out`` receives the frames. Raises as
         ``pictures`` and ``pixels``, and ValueError for an ``out`` of another shape.
         """
         times_s = checked_times(timestamps_s)
@@ -87,7 +87,7 @@ class Reader(ABC):
             out = np.empty(shape, np.uint8)
         elif out.shape != shape:
             raise ValueError(f"out has the shape {out.shape}, not {shape}")
-        for rows, picture in self.pictures(times_s):
+        for rows, picture in self.frames_at(times_s):
             out[rows] = picture.pixels(box=box, size=size, mirror=mirror)
         return out
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import av
 
-from kineray.video import worker
+from kineray.video import process
 from kineray.video.container import Source, damaged, name_of, video_stream
 from kineray.video.decode import in_order
 from kineray.video.index import PacketIndex
@@ -37,5 +37,5 @@ def every_frame(source: Source, index: PacketIndex) -> Iterator[tuple[int, av.Vi
 
 def _begin_limits_anew() -> None:
     """A video of hours is no video that hangs."""
-    if worker.shared_memory is not None:  # in a child, which such a signal ends
-        worker.set_timers(worker.CPU_LIMIT_S, worker.WALL_LIMIT_S)
+    if process.shared_memory is not None:  # in a child, which such a signal ends
+        process.set_timers(process.CPU_LIMIT_S, process.WALL_LIMIT_S)

@@ -20,8 +20,8 @@ from kineray.data.clips.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
 from kineray.video import (
     FlowFolder,
+    Frame,
     PacketIndex,
-    Picture,
     Reader,
     Source,
     VideoInfo,
@@ -302,7 +302,7 @@ class _Part:
 
     def pictures(
         self, times_nt: np.ndarray, span_s: tuple[float, float]
-    ) -> Iterator[tuple[list[tuple[int, int, slice]], Picture]]:
+    ) -> Iterator[tuple[list[tuple[int, int, slice]], Frame]]:
         """Every frame that clips at ``times_nt`` want, once, with the places where it goes.
 
         A place is (clip, frame of the clip, channels); those of a clip follow each other. With stacked
@@ -314,7 +314,7 @@ class _Part:
             times_m = stack_times(times_m, self.stack, *span_s, self.info.fps).ravel()
         starts = range(self.first, self.first + self.stack * size, size)
         channels = [slice(start, start + size) for start in starts]
-        for rows, picture in self.video.pictures(times_m):
+        for rows, picture in self.video.frames_at(times_m):
             places = zip(*(where.tolist() for where in np.unravel_index(rows, shape)), strict=True)
             yield [(clip, frame, channels[nth]) for clip, frame, nth in places], picture
 

@@ -57,8 +57,8 @@ class DecodeProcess:
         """The size of the shared memory."""
         return len(self._memory) if self._memory else 0
 
-    def call(self, function: Callable[..., Any], *args: Any, of: str) -> Any:
-        """``function(*args)``, called in the child; ``of`` names the file in an error.
+    def call(self, function: Callable[..., Any], *args: Any, name: str) -> Any:
+        """``function(*args)``, called in the child; ``name`` is that of the file in an error.
 
         ``function`` is found by its name in its module. It returns None, numbers, strings, bytes, arrays,
         and lists, tuples (which come back as lists) and dicts of them. Arrays are in shared memory: valid
@@ -74,12 +74,12 @@ class DecodeProcess:
             header = self._receive(_LENGTH.size)
             reply = json.loads(self._receive(_LENGTH.unpack(header)[0]))
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise self._died(of) from None
+            raise self._died(name) from None
         except BaseException:
             self.close()  # interrupted between question and answer
             raise
         if "error" in reply:
-            raise _error(reply["error"], of)
+            raise _error(reply["error"], name)
         return self._decoded(reply["result"])
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class DecodeProcess:
         answers, child_end = os.pipe()
         self._memory_fd = _anonymous_file()
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from kineray.video.worker import _serve; "
+            f"import sys; sys.path[:] = {sys.path!r}; from kineray.video.process import _serve; "
             f"_serve({child_end}, {self._memory_fd}, {self._limits_s!r})"
         )
         # Numerical libraries would start threads of their own in every child.
@@ -129,7 +129,7 @@ class DecodeProcess:
             parts += part
         return bytes(parts)
 
-    def _died(self, of: str) -> DecodeError:
+    def _died(self, name: str) -> DecodeError:
         child = cast("subprocess.Popen[bytes]", self._child)
         code = child.wait()
         self.close()
@@ -139,7 +139,7 @@ class DecodeProcess:
         else:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             problem, kind = f"the decoder ended with {how}", "crashed"
-        return DecodeError(problem, code=kind, key=of, remedy="remove the damaged file")
+        return DecodeError(problem, code=kind, key=name, remedy="remove the damaged file")
 
     def _decoded(self, value: Any) -> Any:
         match value:
@@ -203,9 +203,9 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
-def _error(reply: dict[str, Any], of: str) -> Exception:
+def _error(reply: dict[str, Any], name: str) -> Exception:
     if "type" not in reply:
-        return RuntimeError(f"{of}: {reply['message']}")
+        return RuntimeError(f"{name}: {reply['message']}")
     kind = cast("type[KinerayError]", getattr(errors, reply["type"]))
     return errors.restored(kind, tuple(reply["args"]), reply["state"])
 
