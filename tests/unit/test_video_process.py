@@ -59,13 +59,18 @@ def test_memory_grows_and_is_used_again(process):
     assert process.shared_bytes == size
 
 
+def divide(one, other):
+    return one / other
+
+
 def test_errors_cross_the_border(process, tmp_path):
     missing = tmp_path / "none.mp4"
     with pytest.raises(DecodeError) as caught:
         process.call(read_clip, str(missing), [0.0], name="none.mp4")
     assert (caught.value.code, caught.value.key) == ("not_found", str(missing))
-    with pytest.raises(RuntimeError, match="x: ZeroDivisionError"):
-        process.call(divmod, 1, 0, name="x")
+    with pytest.raises(RuntimeError, match="x: ZeroDivisionError") as caught:
+        process.call(divide, 1, 0, name="x")
+    assert re.search(rf'File "{__file__}", line \d+, in divide', caught.value.__notes__[0])
     assert process.call(divmod, 7, 2, name="x") == [3, 1]
 
 
