@@ -10,7 +10,7 @@ from kineray.data import Preprocessing, Sample
 from kineray.data.clips.augment import augment_clip
 from kineray.data.clips.decoding import ClipDecoder
 from kineray.errors import ConfigError
-from kineray.video.worker import decode_process
+from kineray.video.process import decode_process
 
 SMALL = ["data.frames=8", "data.stride=1", "data.short_side=32,32", "data.crop=32", "data.eval_short_side=32"]
 KEY = (0, 0, "a", 0, 0)

@@ -33,7 +33,7 @@ from kineray.data.batches.memory import BatchMemory
 from kineray.data.manifest import index_cache
 from kineray.errors import ConfigError, ManifestError
 from kineray.video import frames_uri, index_video
-from kineray.video.worker import decode_process, end_idle_processes
+from kineray.video.process import decode_process, end_idle_processes
 
 N, BATCH = 22, 8
 CLIP = 2 * 24 * 24 * 3  # bytes
@@ -497,7 +497,7 @@ def test_a_decoder_that_dies_is_a_bad_clip(manifest, preprocessing):
     """A file that crashes libav costs its clip, not the run."""
     end_idle_processes()
     with decode_process() as kept:
-        child = kept.call(os.getpid, of="x")
+        child = kept.call(os.getpid, name="x")
     stream = batches(manifest, preprocessing, decoders=1, micro_batch=1, stop_step=2)
     first = next(stream)
     os.kill(child, signal.SIGSEGV)

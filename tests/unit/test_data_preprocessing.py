@@ -254,14 +254,14 @@ def test_clips_of_one_pass_are_those_of_many(video, flow, modality, sampling):
 
 def test_a_frame_is_decoded_once_for_all_clips(video, monkeypatch):
     given = []
-    pictures = Video.pictures
+    frames_at = Video.frames_at
 
     def counted(*args):
-        for rows, picture in pictures(*args):
+        for rows, frame in frames_at(*args):
             given.append(len(rows))
-            yield rows, picture
+            yield rows, frame
 
-    monkeypatch.setattr(Video, "pictures", counted)
+    monkeypatch.setattr(Video, "frames_at", counted)
     preprocessing = a_preprocessing(stride=1, frames=40)
     preprocessing.train_clips(video, SAMPLE, [sample_rng(0, 0, "a", 0, n) for n in range(8)])
     assert sum(given) == 8 * 40 and 40 < len(given) <= 50

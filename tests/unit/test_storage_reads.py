@@ -145,7 +145,7 @@ def test_what_does_not_pass_ends_in_one_line(uri, s3_server, kind):
     else:
         s3_server.cut(1000, 0)
     began = time.monotonic()
-    with pytest.raises(StorageError, match=r"\(tried for \d+ s\)") as caught, storage.patience(0.5):
+    with pytest.raises(StorageError, match=r"\(tried for \d+ s\)") as caught, storage.retry_for(0.5):
         read(uri)
     assert (caught.value.code, caught.value.key) == ("unreachable", uri)
     assert "\n" not in str(caught.value) and 0.5 <= time.monotonic() - began < 10
@@ -155,7 +155,7 @@ def test_what_gets_on_slowly_is_not_given_up(uri, s3_server):
     s3_server.pause_s = 0.04
     s3_server.cut(9, 30_000)
     began = time.monotonic()
-    with storage.patience(0.3):
+    with storage.retry_for(0.3):
         assert read(uri) == DATA
     assert time.monotonic() - began > 0.6
 
@@ -273,7 +273,7 @@ def test_a_failure_while_decoding_is_the_storages_own(s3, s3_server, tmp_path, m
     storage.write_bytes(f"{s3}/long.mp4", path.read_bytes())
     with storage.video_source(f"{s3}/long.mp4", whole_up_to=1000) as file, av.open(file) as container:
         s3_server.kill()
-        with pytest.raises(StorageError) as caught, storage.patience(0.2):
+        with pytest.raises(StorageError) as caught, storage.retry_for(0.2):
             list(container.decode(video=0))
         assert (caught.value.code, caught.value.key) == ("unreachable", f"{s3}/long.mp4")
 

@@ -180,7 +180,7 @@ def _s3(storage: str) -> Finding:
 
     probe = store.join(storage, ".kineray-doctor")
     try:
-        with store.patience(10):  # an early answer rather than a wait for a server that restarts
+        with store.retry_for(10):  # an early answer rather than a wait for a server that restarts
             store.write_bytes(probe, b"ok")
             store.delete_file(probe)
     except StorageError as error:

@@ -20,7 +20,7 @@ from kineray.storage import s3
 from kineray.storage.cache import Cache, Part, from_environment, name_of
 from kineray.storage.os_errors import os_errors_about
 from kineray.storage.remote_file import RemoteFile, RemoteObject, recall, remember
-from kineray.storage.s3 import patience
+from kineray.storage.s3 import retry_for
 
 __all__ = [
     "WHOLE_UP_TO",
@@ -36,10 +36,10 @@ __all__ = [
     "list_files",
     "list_names",
     "local_file",
-    "patience",
     "prefetch",
     "put_folder",
     "read_bytes",
+    "retry_for",
     "video_source",
     "write_bytes",
 ]

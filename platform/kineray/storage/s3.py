@@ -67,7 +67,7 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def retry_for(seconds: float) -> Iterator[None]:
     """Within it, in this thread, requests that fail are repeated for ``seconds`` rather than minutes."""
     token = _patience_s.set(seconds)
     try:

@@ -1,4 +1,4 @@
-"""Opening a file of any container format, and saying in one line what is wrong with it."""
+"""Opens a file of any container format, or says in one line what is wrong with it."""
 
 import os
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ _MP4, _MATROSKA = b"ftyp", b"\x1aE\xdf\xa3"
 
 
 def name_of(source: Source) -> str:
-    """What an error calls ``source``."""
+    """The name of ``source`` in errors."""
     return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "the upload"))
 
 
 def size_of(source: Source) -> int:
-    """How many bytes ``source`` has. Raises DecodeError."""
+    """Size of ``source`` in bytes. Raises DecodeError."""
     try:
         if isinstance(source, str | Path):
             return Path(source).stat().st_size
@@ -39,10 +39,10 @@ def size_of(source: Source) -> int:
 
 @contextmanager
 def video_stream(source: Source, *, probe: bool) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """Open ``source`` and its first video stream that is not a cover picture. Raises DecodeError.
+    """Open ``source`` and its first video stream that is not a cover image. Raises DecodeError.
 
-    libav usually decodes a frame or two to find out what a header may not say (of a 1280x720 file that
-    takes longer than decoding ten frames later); without ``probe`` it does not.
+    ``probe``: let libav decode a frame or two to find what the header does not contain. For a 1280x720
+    file, that takes longer than decoding ten frames later.
     """
     name = name_of(source)
     head = _head(source, name)
@@ -50,7 +50,7 @@ def video_stream(source: Source, *, probe: bool) -> Iterator[tuple[InputContaine
     if not probe:
         options["skip_frame"] = "all"
         if head[4:8] == _MP4 or head[:4] == _MATROSKA:
-            options["analyzeduration"] = "1"  # their headers describe the streams
+            options["analyzeduration"] = "1"  # the headers of these formats describe the streams
     try:
         # The prefix keeps a name such as "concat:a|b" from being read as another protocol.
         file_or_url = f"file:{source}" if isinstance(source, str | Path) else source
@@ -88,7 +88,7 @@ def _head(source: Source, name: str) -> bytes:
 def _first_video_stream(container: InputContainer, name: str) -> av.VideoStream:
     for stream in container.streams.video:
         if stream.disposition & Disposition.attached_pic:
-            continue  # a cover picture
+            continue  # a cover image
         context = stream.codec_context
         if context is None or context.codec is None:
             raise DecodeError(
@@ -98,7 +98,7 @@ def _first_video_stream(container: InputContainer, name: str) -> av.VideoStream:
                 remedy="convert the video to H.264",
             )
         check_size(name, context.width, context.height)
-        # One thread for a clip: clips are decoded side by side, and threads inside would only compete.
+        # Clips are decoded in parallel processes already: more threads would only compete.
         context.thread_count = 1
         stream.thread_type = "NONE"
         context.options = {"max_pixels": str(MAX_PIXELS)}

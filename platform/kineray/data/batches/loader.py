@@ -31,7 +31,7 @@ from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ConfigError, DecodeError, ManifestError, StorageError
-from kineray.video.worker import DecodeProcess, decode_process
+from kineray.video.process import DecodeProcess, decode_process
 
 logger = logging.getLogger(__name__)
 

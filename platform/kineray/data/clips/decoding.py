@@ -19,7 +19,7 @@ from kineray.data.clips.preprocessing import Preprocessing
 from kineray.data.clips.seeds import sample_rng
 from kineray.data.manifest.samples import Sample
 from kineray.video import PacketIndex
-from kineray.video.worker import DecodeProcess, allocate, decode_process
+from kineray.video.process import DecodeProcess, allocate, decode_process
 
 SampleKey: TypeAlias = tuple[int, int, str, int, int]
 """The arguments of ``sample_rng``: seed, epoch, sample id, attempt, repeat."""
@@ -45,7 +45,13 @@ class ClipDecoder:
         video, if it is known. Raises DecodeError and StorageError.
         """
         clips: np.ndarray = self._process.call(
-            _train_clips, self._preprocessing, self._augment, _bare(sample), keys, index, of=self.uri(sample)
+            _train_clips,
+            self._preprocessing,
+            self._augment,
+            _bare(sample),
+            keys,
+            index,
+            name=self.uri(sample),
         )
         return clips
 
@@ -54,7 +60,7 @@ class ClipDecoder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """``Preprocessing.eval_views`` of a sample, in shared memory. Raises DecodeError and StorageError."""
         clips, times = self._process.call(
-            _eval_views, self._preprocessing, _bare(sample), views, crops, index, of=self.uri(sample)
+            _eval_views, self._preprocessing, _bare(sample), views, crops, index, name=self.uri(sample)
         )
         return clips, times
 
@@ -71,7 +77,7 @@ def eval_file(
     bare = preprocessing.model_copy(update={"labels": {}, "augment": Pieces()})
     name = str(file) if isinstance(file, str | Path) else "the upload"
     with decode_process() as process:
-        clips, times = process.call(_eval_file, bare, content, views, crops, of=name)
+        clips, times = process.call(_eval_file, bare, content, views, crops, name=name)
         return clips.copy(), times.copy()
 
 
@@ -84,7 +90,7 @@ def start_processes(count: int) -> None:
     """Start ``count`` decoding processes, so that the first files do not wait for them."""
     with ExitStack() as held, ThreadPoolExecutor(count) as pool:
         processes = [held.enter_context(decode_process()) for _ in range(count)]
-        list(pool.map(lambda process: process.call(_ready, of="a decoding process"), processes))
+        list(pool.map(lambda process: process.call(_ready, name="a decoding process"), processes))
 
 
 def _ready() -> None:

@@ -20,8 +20,8 @@ from kineray.data.clips.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
 from kineray.video import (
     FlowFolder,
+    Frame,
     PacketIndex,
-    Picture,
     Reader,
     Source,
     VideoInfo,
@@ -171,14 +171,12 @@ class Preprocessing(ClipSection):
             clips_nthwc = (allocate or _empty)((*times_nt.shape, *size, self.channels))
             for part in parts:
                 boxes = [one.source_box(part.info.height, part.info.width) for one in geometries]
-                for places, picture in part.pictures(times_nt, span_s):
+                for places, frame in part.frames_at(times_nt, span_s):
                     for clip, of_clip in groupby(places, key=itemgetter(0)):
-                        pixels_hwc = picture.pixels(
-                            box=boxes[clip], size=size, mirror=geometries[clip].mirror
-                        )
+                        pixels_hwc = frame.pixels(box=boxes[clip], size=size, mirror=geometries[clip].mirror)
                         pixels_hwc = self._rescaled(part.video, pixels_hwc)
-                        for _, frame, channels in of_clip:
-                            clips_nthwc[clip, frame, :, :, channels] = pixels_hwc
+                        for _, t, channels in of_clip:
+                            clips_nthwc[clip, t, :, :, channels] = pixels_hwc
         for clip_thwc, rng in zip(clips_nthwc, rngs, strict=True):
             augment_clip(self.augment, clip_thwc, clip_parts(self.modality, self.stack)[0], rng)
         return clips_nthwc
@@ -212,13 +210,13 @@ class Preprocessing(ClipSection):
             shape = (len(times_vt) * crops, self.frames, side, side, self.channels)
             clips_nthwc = (allocate or _empty)(shape)
             for part in parts:
-                for places, picture in part.pictures(times_vt, span_s):
+                for places, frame in part.frames_at(times_vt, span_s):
                     # Scaled as a whole, then cut: a crop has the same pixels whatever other crops there are.
-                    pixels_hwc = self._rescaled(part.video, picture.pixels(size=size))
-                    for view, frame, channels in places:
+                    pixels_hwc = self._rescaled(part.video, frame.pixels(size=size))
+                    for view, t, channels in places:
                         for crop, geometry in enumerate(geometries):
                             cut_hwc = geometry.cut(pixels_hwc)
-                            clips_nthwc[view * crops + crop, frame, :, :, channels] = cut_hwc
+                            clips_nthwc[view * crops + crop, t, :, :, channels] = cut_hwc
         return clips_nthwc, times_vt
 
     def normalise(self, clips_bthwc: "torch.Tensor") -> "torch.Tensor":
@@ -304,9 +302,9 @@ class _Part:
         """Size, frame rate and length of the video."""
         return self.video.info
 
-    def pictures(
+    def frames_at(
         self, times_nt: np.ndarray, span_s: tuple[float, float]
-    ) -> Iterator[tuple[list[tuple[int, int, slice]], Picture]]:
+    ) -> Iterator[tuple[list[tuple[int, int, slice]], Frame]]:
         """Every frame of clips with timestamps ``times_nt``, once, with the places that it fills.
 
         A place is (clip, frame of the clip, channels); the places of a clip follow each other. With stacked
@@ -318,9 +316,9 @@ class _Part:
             times_m = stack_times(times_m, self.stack, *span_s, self.info.fps).ravel()
         starts = range(self.first, self.first + self.stack * size, size)
         channels = [slice(start, start + size) for start in starts]
-        for rows, picture in self.video.pictures(times_m):
-            places = zip(*(where.tolist() for where in np.unravel_index(rows, shape)), strict=True)
-            yield [(clip, frame, channels[nth]) for clip, frame, nth in places], picture
+        for rows, frame in self.video.frames_at(times_m):
+            indices = zip(*(axis.tolist() for axis in np.unravel_index(rows, shape)), strict=True)
+            yield [(clip, t, channels[nth]) for clip, t, nth in indices], frame
 
 
 def trained_heads(data: DataConfig, heads: Iterable[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from kineray.data.manifest.samples import Sample
 from kineray.data.manifest.sizes import changed_sizes
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Source, Video, open_video
-from kineray.video.encode import MISCOUNT
+from kineray.video.encode import COUNT_TOLERANCE
 from kineray.video.sequence import every_frame
 
 LATE_END_S = 1.0  # how far a clip may reach past the end of its video: annotations are rounded
@@ -119,7 +119,7 @@ def check_video(source: Source, *, every: bool = False) -> tuple[float, PacketIn
             return info.duration_s, None
         index = video.index
     announced = index.announced
-    if announced is not None and abs(announced - len(index.pts)) > max(announced * MISCOUNT, 1):
+    if announced is not None and abs(announced - len(index.pts)) > max(announced * COUNT_TOLERANCE, 1):
         raise DecodeError(
             f"it announces {announced} frames, but has {len(index.pts)}",
             code="wrong_frame_count",
