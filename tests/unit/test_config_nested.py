@@ -109,7 +109,7 @@ def test_a_bad_override_is_one_clear_line(overrides, code, key):
     [
         ("model: {type: frame, temporal: {type: lstm, groups: 4}}", "wrong_variant", "experiment"),
         ("model: {type: frame, temporal: {type: lstm, units: 0}}", "bad_value", "experiment"),
-        ("model: {type: frame, temporal: {type: ltsm}}", "bad_value", "experiment"),
+        ("model: {type: frame, temporal: {type: ltsm}}", "unknown_variant", "experiment"),
         ("model: {type: frame, temporal: 3}", "not_a_field", "experiment"),
         ("model: {temporal: {type: lstm}}", "wrong_variant", "experiment"),
     ],

@@ -14,6 +14,7 @@ from kineray.config.variants import (
     did_you_mean,
     family_of,
     family_of_pieces,
+    find_variant,
     variants,
 )
 from kineray.errors import ConfigError
@@ -139,9 +140,13 @@ def check_key(key: str, tree: Tree) -> None:
         _check_variant(key, found[inside])
     if key in found:
         fields = [name for name in known if name.startswith(f"{key}.")]
-        listed = f"; it has {', '.join(fields)}" if fields else ""
-        raise ConfigError(f"a section, not a field{listed}", code="not_a_field", key=key)
-    raise ConfigError(f"unknown key{_near(key, known)}", code="unknown_key", key=key)
+        raise ConfigError(
+            "a section, not a field",
+            code="not_a_field",
+            key=key,
+            remedy=f"it has {', '.join(fields)}" if fields else "",
+        )
+    raise ConfigError("unknown key", code="unknown_key", key=key, remedy=_suggestion(key, known))
 
 
 def node_at(tree: Tree, path: str) -> Tree:
@@ -167,7 +172,8 @@ def bad_value(error: ValidationError, given: Mapping[str, object], path: tuple[s
     key = ".".join(str(part) for part in (*path, *first["loc"]) if not str(part).isdigit())
     message = first["msg"].removeprefix("Value error, ")
     problem = message[:1].lower() + message[1:]
-    made = ConfigError(problem, code="bad_value", key=key, value=given.get(key))
+    code = "unknown_variant" if first["type"] == "unknown_variant" else "bad_value"
+    made = ConfigError(problem, code=code, key=key, value=given.get(key))
     if not key and (named := re.match(r"[a-z_]+\.[a-z_.]+(?= )", problem)):
         made.key = named[0]  # of sections that do not go together the message names the first field
     return made
@@ -183,24 +189,10 @@ def _chosen(family: type[Variant], node: object, default: object) -> type[Varian
 
 
 def _choose(node: Tree, family: type[Variant], key: str, value: object) -> None:
-    chosen = _find(family, str(value), key, value)
+    chosen = find_variant(family, value, key)
     if node.get("type") != value:
         node.clear()
         node.update(default_tree(chosen))
-
-
-def _find(family: type[Variant], name: str, key: str, value: object = None) -> type[Variant]:
-    known = variants(family)
-    if name not in known:
-        near = did_you_mean(name, known)
-        raise ConfigError(
-            f"not one of {', '.join(known)}{near}",
-            code="unknown_variant",
-            key=key,
-            value=value,
-            remedy="" if near else "or name the file that declares it as `plugin`",
-        )
-    return known[name]
 
 
 def _place(tree: Tree, path: str) -> Place | None:
@@ -216,14 +208,16 @@ def _add_piece(tree: Tree, key: str, pairs: Mapping[str, object]) -> None:
         if place is None or not place.pieces or place.family is None:
             continue
         piece, node = f"{path}.{name}", node_at(tree, path)
-        chosen = _find(place.family, name, piece)
+        chosen = find_variant(place.family, name, piece)
         if key == piece and str(pairs[key]) in {"off", "none", "None"}:
             inside = next((other for other in pairs if other.startswith(f"{piece}.")), None)
             if inside:
-                raise ConfigError(f"set, but {piece} is off", code="given_twice", key=inside)
+                raise ConfigError(
+                    f"set, but {piece} is off", code="given_twice", key=inside, remedy="drop one of the two"
+                )
             node.pop(name, None)
         elif key == piece and pairs[key] != "on":
-            raise ConfigError("expected on or off", code="bad_value", key=key)
+            raise ConfigError("expected on or off", code="bad_value", key=key, value=pairs[key])
         elif name not in node:
             node[name] = _piece_defaults(chosen)
 
@@ -246,10 +240,11 @@ def _check_variant(key: str, place: Place) -> None:
             f"{place.path}.type={place.section.model_fields['type'].default} is selected",
             code="wrong_variant",
             key=key,
+            remedy=f"select {place.path}.type={owners[0]}, or leave the field out",
         )
 
 
-def _near(word: str, known: list[str]) -> str:
+def _suggestion(word: str, known: list[str]) -> str:
     leaf = word.rpartition(".")[2]
     same_leaf = [key for key in known if key.rpartition(".")[2] == leaf][:1]
-    return did_you_mean(word, known) or (f"; did you mean {same_leaf[0]}?" if same_leaf else "")
+    return did_you_mean(word, known) or (f"did you mean {same_leaf[0]}?" if same_leaf else "")

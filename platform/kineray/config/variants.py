@@ -22,7 +22,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
@@ -42,6 +42,7 @@ from kineray.errors import ConfigError
 Kind: TypeAlias = type["Variant"]  # inside the class ``type`` is a field
 
 _FAMILIES: list[Kind] = []
+_DECLARE_IT = "or name the file that declares it as `plugin`"
 
 
 class Variant(Section):
@@ -120,8 +121,7 @@ class Variant(Section):
             return value
         if not isinstance(value, Mapping):
             raise ValueError(f"expected a section with a type, not {value!r}")
-        name = value.get("type", "")
-        return find_variant(cls, name).model_validate(value)
+        return _found(cls, value.get("type", "")).model_validate(value)
 
 
 FamilyMember = TypeVar("FamilyMember", bound=Variant)
@@ -216,19 +216,24 @@ def declare_again(taken: list[Kind]) -> None:
         variant._declare(variant.model_fields["type"].default)
 
 
-def find_variant(family: type[FamilyMember], name: object) -> type[FamilyMember]:
-    """The variant of a type. Raises ValueError, with a suggestion, if there is none."""
+def find_variant(family: type[FamilyMember], name: object, key: str = "") -> type[FamilyMember]:
+    """The variant of a type. Raises ConfigError about ``key``, with a suggestion, if there is none."""
     known = variants(family)
-    if not isinstance(name, str) or name not in known:
-        problem = f"{name!s} is not one of" if name else "has no type; choose one of"
-        raise ValueError(f"{problem} {', '.join(known)}{did_you_mean(str(name), known)}")
-    return known[name]
+    if isinstance(name, str) and name in known:
+        return known[name]
+    choices = f"one of {', '.join(known)}"
+    raise ConfigError(
+        f"{name!s} is not {choices}" if name else "has no type",
+        code="unknown_variant",
+        key=key,
+        remedy=(did_you_mean(str(name), known) or _DECLARE_IT) if name else f"choose {choices}",
+    )
 
 
-def did_you_mean(word: str, known: Mapping[str, Any] | list[str]) -> str:
-    """``; did you mean slowfast?``, or nothing."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``did you mean slowfast?`` for a remedy, or nothing if no known word is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def family_of(annotation: Any) -> type[Variant] | None:
@@ -258,8 +263,16 @@ def default_tree(section: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
+def _found(family: type[FamilyMember], name: object) -> type[FamilyMember]:
+    """``find_variant`` inside a validator, whose errors are pydantic's."""
+    try:
+        return find_variant(family, name)
+    except ConfigError as error:
+        raise PydanticCustomError("unknown_variant", "{message}", {"message": str(error)}) from None
+
+
 def _piece(family: type[FamilyMember], name: object, fields: object) -> FamilyMember:
-    member = find_variant(family, name)
+    member = _found(family, name)
     if isinstance(fields, member):
         return fields
     try:
@@ -272,8 +285,7 @@ def _piece(family: type[FamilyMember], name: object, fields: object) -> FamilyMe
 
 def _inside(name: object, error: ErrorDetails) -> InitErrorDetails:
     """The same problem, one level further in."""
-    message = error["msg"].replace("{", "{{").replace("}", "}}")
-    kind = PydanticCustomError("bad_value", message)
+    kind = PydanticCustomError(error["type"], "{message}", {"message": error["msg"]})
     return InitErrorDetails(type=kind, loc=(str(name), *error["loc"]), input=error["input"])
 
 

@@ -12,7 +12,7 @@ from kineray.data.importers.files import Files, as_list
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.manifest.sizes import record_sizes
 from kineray.data.manifest.summary import ManifestSummary, summary_of
-from kineray.errors import ManifestError
+from kineray.errors import ConfigError, ManifestError
 
 
 def import_dataset(
@@ -100,8 +100,8 @@ def _importer(name: str, options: dict[str, Any], source: str) -> Importer:
     """The importer ``name`` with its options. Raises ManifestError for any that it does not have."""
     try:
         kind = find_variant(Importer, name)
-    except ValueError as error:
-        raise ManifestError(str(error), code="unknown_format", key="format") from None
+    except ConfigError as error:
+        raise ManifestError(error.problem, code="unknown_format", key="format", remedy=error.remedy) from None
     fields = [field for field in kind.model_fields if field != "type"]
     for option in options:
         if option in fields:
@@ -109,10 +109,10 @@ def _importer(name: str, options: dict[str, Any], source: str) -> Importer:
         owners = [other for other, one in variants(Importer).items() if option in one.model_fields]
         remedy = f"{' and '.join(owners)} have it" if owners else ""
         raise ManifestError(
-            f"{source} is read as {name}, which has no such option{did_you_mean(option, fields)}",
+            f"{source} is read as {name}, which has no such option",
             code="unknown_option",
             key=option,
-            remedy=remedy,
+            remedy=did_you_mean(option, fields) or remedy,
         )
     try:
         return kind(**options)

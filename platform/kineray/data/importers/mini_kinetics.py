@@ -89,9 +89,10 @@ def from_mini_kinetics(
     for name in names:
         if name not in there:
             raise ManifestError(
-                f"no class '{name}' among the listed clips{did_you_mean(name, there)}",
+                f"no class '{name}' among the listed clips",
                 code="unknown_class",
                 key="classes",
+                remedy=did_you_mean(name, there),
             )
     index_of = {name: index for index, name in enumerate(names)}
     videos = by_stem(videos_root)
