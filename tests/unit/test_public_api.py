@@ -111,7 +111,7 @@ def test_what_is_not_there_is_named_with_a_code(made):
     assert "small" in error.value.problem
     with pytest.raises(ConfigError) as error:
         package.evaluate("small", manifest="made", crops=2)
-    assert (error.value.code, error.value.key) == ("unknown_crops", "crops")
+    assert (error.value.code, error.value.key) == ("unknown_value", "crops")
 
 
 @pytest.mark.slow

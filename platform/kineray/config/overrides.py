@@ -38,10 +38,18 @@ def as_pairs(overrides: Overrides) -> dict[str, object]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(
-                "expected key=value, as in optim.lr=0.1", code="not_an_override", key=f"'{text}'"
+                "not an override",
+                code="not_an_override",
+                key=f"'{text}'",
+                remedy="write key=value, as in optim.lr=0.1",
             )
         if key in pairs and pairs[key] != value:
-            raise ConfigError(f"given twice, as {pairs[key]} and as {value}", code="given_twice", key=key)
+            raise ConfigError(
+                f"given twice, as {pairs[key]} and as {value}",
+                code="given_twice",
+                key=key,
+                remedy="drop one of the two",
+            )
         pairs[key] = value
     return pairs
 

@@ -145,15 +145,15 @@ def plugins_of(section: BaseModel) -> tuple[Plugin, ...]:
 
 
 def read_text(file: Path, remedy: str) -> str:
-    """What a file that the user named says. Raises ConfigError; ``remedy``: for one that is not there."""
+    """The text of a file that the user named. Raises ConfigError with ``remedy`` if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError("no such file", code="not_found", key=file, remedy=remedy) from None
     except UnicodeDecodeError:
-        raise ConfigError("not a text file in UTF-8", code="not_text", key=file) from None
+        raise ConfigError("not a text file in UTF-8", code="not_text", key=file, remedy=remedy) from None
     except OSError as error:
-        raise ConfigError(str(error.strerror), code="not_readable", key=file) from None
+        raise ConfigError(str(error.strerror), code="not_readable", key=file, remedy=remedy) from None
 
 
 def is_loading() -> bool:
@@ -216,7 +216,9 @@ def _execute(plugin: Plugin) -> None:
         if isinstance(error, KinerayError):
             raise ConfigError(str(error), code=error.code, key=where) from None
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(problem, code="plugin_failed", key=where) from error
+        raise ConfigError(
+            problem, code="plugin_failed", key=where, remedy="correct the file, or leave it out"
+        ) from error
     finally:
         _EXECUTING.pop()
     _LOADED[plugin.module] = plugin

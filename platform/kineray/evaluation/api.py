@@ -125,7 +125,7 @@ def predict(
 def _check_crops(crops: int) -> None:
     if crops not in _CROPS:
         raise ConfigError(
-            f"{crops} crops", code="unknown_crops", key="crops", remedy="take 1 (centre) or 3 (left to right)"
+            f"{crops} crops", code="unknown_value", key="crops", remedy="take 1 (centre) or 3 (left to right)"
         )
 
 
