@@ -171,9 +171,9 @@ def test_what_a_step_does_not_train_stays(experiment, tmp_path):
 
 def test_resume_refuses_a_step_that_was_made_otherwise(experiment, tmp_path):
     run(experiment, tmp_path, plan=Varied(), stop_after=5, checkpoint_every=4)
-    with pytest.raises(CheckpointError, match="the step's lr") as error:
+    with pytest.raises(CheckpointError) as error:
         run(experiment, tmp_path, plan=Varied(lr_of_step_3=0.006), resume=True)
-    assert error.value.code == "other_experiment"
+    assert error.value.code == "other_experiment" and "the step's lr" in error.value.problem
 
 
 def part_of_a_run(rank, size, experiment, folder, stop_after, resume):

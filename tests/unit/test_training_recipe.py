@@ -264,4 +264,4 @@ def test_two_pieces_cannot_both_give_the_weights(experiment, monkeypatch):
     monkeypatch.setattr(Piece, "gives_weights", True)
     with pytest.raises(ConfigError) as error:
         Recipe(with_recipe(experiment, "all"))
-    assert error.value.code == "two_kinds_of_weights"
+    assert error.value.code == "two_kinds_of_weights" and error.value.key.startswith("recipe.")

@@ -165,7 +165,10 @@ def _join_labels(samples: Manifest, task: "Task") -> dict[str, np.ndarray]:
     for head, of_head in labels.items():
         if not task.is_known(of_head).any():
             raise ManifestError(
-                f"no clip of the split has a label for '{head}'", code="no_labels", key=samples.name
+                f"no clip of the split has a label for '{head}'",
+                code="no_labels",
+                key=samples.name,
+                remedy="evaluate another split or manifest",
             )
     return labels
 

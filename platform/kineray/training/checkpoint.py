@@ -35,6 +35,8 @@ SCRATCH = ".unfinished-"
 FORMAT = 2
 OF_THE_MODEL = "model"
 
+_ANOTHER = "copy it again, or use another checkpoint"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -172,7 +174,7 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     except CheckpointError:
         raise
     except KinerayError as error:
-        raise CheckpointError(str(error), code="damaged", key=path) from None
+        raise _damaged(path, str(error)) from None
     name = _file_of(state["weights"])
     weights, sha256 = _tensors(folder, name, state)
     task = experiment.task.build(preprocessing.labels)
@@ -182,7 +184,10 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(
-            f"{name} is not of the model in {EXPERIMENT}: {reason}", code="other_model", key=folder
+            f"{name} is not of the model in {EXPERIMENT}: {reason}",
+            code="other_model",
+            key=folder,
+            remedy=_ANOTHER,
         ) from None
     return Checkpoint(folder, model.to(device).eval(), experiment, preprocessing, state, sha256)
 
@@ -207,7 +212,7 @@ def load_training_state(uri: str) -> TrainingState:
     except CheckpointError:
         raise
     except Exception:  # torch raises many kinds for a damaged file; none of them runs its content
-        raise CheckpointError("damaged, or not the state of an optimizer", code="damaged", key=path) from None
+        raise _damaged(path, "not the state of an optimizer") from None
     return TrainingState(weights, optimizer, pieces, state, experiment)
 
 
@@ -277,7 +282,7 @@ def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
         require_plugins(state.get("plugins", {}), folder)
         return state, from_yaml(_read(path).decode(), path)
     except UnicodeDecodeError:
-        raise CheckpointError("not text", code="not_text", key=path) from None
+        raise CheckpointError("not text in UTF-8", code="not_text", key=path, remedy=_ANOTHER) from None
     except ConfigError as error:
         raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
 
@@ -288,21 +293,25 @@ def _tensors(folder: str, name: str, state: dict[str, Any]) -> tuple[dict[str, T
     content = _read(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if state["sha256"].get(name) != sha256:
-        raise CheckpointError(f"damaged: its sha256 is not the one in {STATE}", code="damaged", key=path)
+        raise _damaged(path, f"its sha256 is not the one in {STATE}")
     try:
         return safetensors.torch.load(content), sha256
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"not a safetensors file: {error}", code="damaged", key=path) from None
+        raise _damaged(path, f"not a safetensors file: {error}") from None
 
 
 def _json(path: str, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except ValueError:
-        raise CheckpointError("not valid JSON", code="damaged", key=path) from None
+        raise _damaged(path, "not valid JSON") from None
     if not isinstance(value, dict):
-        raise CheckpointError("expected an object", code="damaged", key=path)
+        raise _damaged(path, "not a JSON object")
     return value
+
+
+def _damaged(path: str, problem: str) -> CheckpointError:
+    return CheckpointError(problem, code="damaged", key=path, remedy=_ANOTHER)
 
 
 def _read(path: str) -> bytes:

@@ -98,7 +98,9 @@ def train(
         first_step, undecodable = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
 
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
-    stepper = Stepper(experiment, model, optimizer, preprocessing, recipe, workers=workers, device=place)
+    stepper = Stepper(
+        experiment, model, optimizer, preprocessing, task, recipe, workers=workers, device=place
+    )
     speed = _Speed()
     steps = range(first_step, plan.total_steps)
     batches = load_batches(
@@ -300,7 +302,10 @@ def _restore(
         recipe.load_states(saved.pieces)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"does not fit this model: {str(error).splitlines()[0]}", code="other_model", key=uri
+            f"does not fit this model: {str(error).splitlines()[0]}",
+            code="other_model",
+            key=uri,
+            remedy="start a new run instead of resuming",
         ) from None
     log.info("continuing %s from step %d", uri, saved.state["step"])
     failures = [Failure(**failure) for failure in saved.state["undecodable"]]

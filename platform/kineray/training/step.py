@@ -14,6 +14,7 @@ from kineray.config import Experiment
 from kineray.data import Batch, Failure, Preprocessing
 from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
 from kineray.models import commit_batch_norm, discard_batch_norm, set_batch_norm_group, set_clip_seeds
+from kineray.tasks import Task
 from kineray.training.optim import set_learning_rate
 from kineray.training.plan import Step
 from kineray.training.recipe import Recipe
@@ -45,6 +46,7 @@ class Stepper:
         model: nn.Module,
         optimizer: Optimizer,
         preprocessing: Preprocessing,
+        task: Task,
         recipe: Recipe,
         *,
         workers: Workers,
@@ -58,7 +60,7 @@ class Stepper:
         self._bn_group = 0
         self._optimizer = optimizer
         self._preprocessing = preprocessing
-        self._task = experiment.task.build(preprocessing.labels)
+        self._task = task
         self._recipe = recipe
         self._workers = workers
         self._device = device
