@@ -47,13 +47,12 @@ SearchSpace = Mapping[str, Domain]
 
 
 def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str] = ()) -> None:
-    """Raise ConfigError where a point of ``space`` is found that is no valid experiment.
+    """Raise ConfigError if a point of ``space`` is found that is not a valid experiment.
 
-    The points that are tried are made of all choices and, of every range, its ends and one point
-    between them that is no whole number. Where they make at most 1000 combinations, all are applied to
-    ``experiment``, so that values that do not go together are found; of a larger space only the
-    points that differ from its first one in a single key. ``fixed`` are keys that overrides have set:
-    a key cannot be both set and searched.
+    The points are combinations of all choices and, for every range, its ends and a number between them that
+    is not whole. If there are at most 1000 of them, all are applied to ``experiment``, which finds values
+    that do not go together; of a larger space, only those that differ from the first in a single key.
+    ``fixed``: keys that overrides set; a key cannot be both set and searched.
     """
     if not isinstance(space, Mapping):
         raise ConfigError(
@@ -99,7 +98,7 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
 
 
 def parse_space(texts: Iterable[str]) -> dict[str, Domain]:
-    """A search space from texts as ``parse_domain`` reads them. Raises ConfigError, also for a key twice."""
+    """A search space from texts for ``parse_domain``. Raises ConfigError, also for a repeated key."""
     space: dict[str, Domain] = {}
     for text in texts:
         key, domain = parse_domain(text)
@@ -152,7 +151,7 @@ def _probes(key: str, domain: Domain) -> tuple[Scalar, ...]:
         raise _bad_domain(key, f"the range {domain.low:g} to {domain.high:g} is empty")
     if isinstance(domain, LogUniform) and domain.low <= 0:
         raise _bad_domain(key, f"a logarithmic range must start above 0, not at {domain.low:g}")
-    # The golden section: a whole number there is an accident, so a range of an integer key is found.
+    # The golden section is hardly ever a whole number, so a range for an integer key is refused.
     part = (math.sqrt(5) - 1) / 2
     if isinstance(domain, LogUniform):
         return domain.low, domain.high, domain.low * (domain.high / domain.low) ** part

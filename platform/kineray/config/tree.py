@@ -26,7 +26,7 @@ Tree = dict[str, Any]
 class Place:
     """A section of a tree: its dotted ``path``, its class there, and the family that may stand there.
 
-    ``pieces``: the section holds pieces of the family, by their type.
+    ``pieces``: whether the section holds several pieces of the family, by their type.
     """
 
     path: str
@@ -41,7 +41,7 @@ class Place:
 
 
 def places(section: type[BaseModel], tree: object, prefix: str = "") -> Iterator[Place]:
-    """Every section inside ``section``, as it is chosen in ``tree``, the outer ones first."""
+    """Every section inside ``section`` with the variants that ``tree`` chooses, outer sections first."""
     for name, field in section.model_fields.items():
         node = tree.get(name) if isinstance(tree, Mapping) else None
         path = f"{prefix}{name}"
@@ -66,7 +66,7 @@ def families_by_key(
 ) -> dict[str, type[Variant]]:
     """Every key that chooses among variants, as ``model.temporal.type`` or ``recipe.*``, with its family.
 
-    Those inside the variants of a family are there too, whichever of them has the field.
+    Keys inside the variants of a family are included, whichever of the variants has them.
     """
     found: dict[str, type[Variant]] = {}
     for name, field in section.model_fields.items():
@@ -87,7 +87,7 @@ def families_by_key(
 def change(tree: Tree, pairs: Mapping[str, object]) -> Tree:
     """Change leaves of ``tree``, the variants of its sections, and its pieces, in place.
 
-    Raises ConfigError for a key that the tree does not have then.
+    Raises ConfigError for a key that does not exist with the variants chosen by ``pairs``.
     """
     # Variants first, the outer ones before those inside them, so that the order of the arguments is free.
     for key in sorted(pairs, key=lambda key: key.count(".")):
@@ -158,7 +158,7 @@ def node_at(tree: Tree, path: str) -> Tree:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of every leaf; an empty part counts as one."""
+    """(dotted key, value) of every leaf; an empty mapping counts as a leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
@@ -175,12 +175,12 @@ def bad_value(error: ValidationError, given: Mapping[str, object], path: tuple[s
     code = "unknown_variant" if first["type"] == "unknown_variant" else "bad_value"
     made = ConfigError(problem, code=code, key=key, value=given.get(key))
     if not key and (named := re.match(r"[a-z_]+\.[a-z_.]+(?= )", problem)):
-        made.key = named[0]  # of sections that do not go together the message names the first field
+        made.key = named[0]  # if two sections do not go together, the message begins with a key
     return made
 
 
 def _chosen(family: type[Variant], node: object, default: object) -> type[Variant]:
-    """The variant that a node has; what a wrong type would be is the default."""
+    """The variant that ``node`` chooses; for a type that does not exist, the default variant."""
     known = variants(family)
     name = node.get("type") if isinstance(node, Mapping) else None
     if isinstance(name, str) and name in known:
@@ -200,7 +200,7 @@ def _place(tree: Tree, path: str) -> Place | None:
 
 
 def _add_piece(tree: Tree, key: str, pairs: Mapping[str, object]) -> None:
-    """Add the piece that ``key`` sets, or a field of which it sets; ``recipe.ema=off`` takes it away."""
+    """Add the piece that ``key`` switches on or sets a field of; ``recipe.ema=off`` removes it."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         path, name = ".".join(parts[:depth]), parts[depth]

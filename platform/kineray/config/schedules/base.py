@@ -13,7 +13,7 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
     """Base of every schedule.
 
     The learning rate warms up linearly over ``warmup_epochs``, from ``warmup_start`` (a fraction of
-    ``optim.lr``) to the value that the schedule has then.
+    ``optim.lr``) to the value that the schedule has at that epoch.
     """
 
     warmup_epochs: NonNegativeFloat = 0.0
@@ -35,7 +35,7 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
         return 1.0
 
     def check(self, epochs: int) -> None:
-        """Raise ValueError, naming the key, for a schedule that does not go with ``train.epochs``."""
+        """Raise ValueError, naming the key, if the schedule does not fit ``train.epochs``."""
         if self.warmup_epochs >= epochs and self.warmup_epochs > 0:
             raise ValueError(
                 f"schedule.warmup_epochs {self.warmup_epochs:g} leaves none of the {epochs} epochs"
