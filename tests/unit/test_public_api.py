@@ -108,7 +108,7 @@ def test_what_is_not_there_is_named_with_a_code(made):
     with pytest.raises(KinerayError) as error:
         package.evaluate("smal", manifest="made")
     assert (error.value.code, error.value.key) == ("unknown_checkpoint", "smal")
-    assert "small" in error.value.problem
+    assert error.value.remedy == "did you mean small?"
     with pytest.raises(ConfigError) as error:
         package.evaluate("small", manifest="made", crops=2)
     assert (error.value.code, error.value.key) == ("unknown_value", "crops")

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that anyone can open, and nothing in it that can execute code."""
+"""Checkpoints: folders that anyone can open, with nothing in them that could execute code."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ PREPROCESSING = "preprocessing.json"
 INDEX = "index.json"
 SCRATCH = ".unfinished-"
 FORMAT = 2
-OF_THE_MODEL = "model"
+MODEL_WEIGHTS = "model"
 
 _ANOTHER = "copy it again, or use another checkpoint"
 
@@ -42,8 +42,8 @@ _ANOTHER = "copy it again, or use another checkpoint"
 class Checkpoint:
     """A loaded checkpoint: the model in evaluation mode, and all that is needed to use it.
 
-    ``state`` is the content of state.json, whose ``weights`` says which weights the model has (those that
-    evaluate, export and serve): its own (``model``) or those of a piece of the recipe, such as ``ema``.
+    ``state`` is the content of state.json. Its ``weights`` says which weights the model has, those that
+    evaluate, export and serve: its own (``model``) or those of a piece of the recipe, such as ``ema``.
     ``weights_sha256`` is the hash of their file.
     """
 
@@ -62,7 +62,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What continues a run: tensors of model, optimizer and pieces of the recipe, state.json, experiment."""
+    """What a run resumes from: tensors of model, optimizer and recipe pieces, state.json, experiment."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -104,13 +104,13 @@ class CheckpointStore:
         *,
         score: float | None = None,
         pieces: Mapping[str, Mapping[str, Tensor]] | None = None,
-        weights: str = OF_THE_MODEL,
+        weights: str = MODEL_WEIGHTS,
     ) -> tuple[str, bool]:
         """Write the checkpoint of ``state["step"]``; returns its URI and whether its score is the best.
 
-        ``score`` None: not validated. ``pieces``: the states of the recipe's pieces (``Recipe.states``), and
-        ``weights`` the one of them that evaluates, or ``model``. Older checkpoints other than the best are
-        deleted. Raises StorageError.
+        ``score``: None without a validation. ``pieces``: the states of the recipe's pieces
+        (``Recipe.states``). ``weights``: the piece whose weights evaluate, or ``model``. Older checkpoints
+        other than the best are deleted. Raises StorageError.
         """
         name = f"step-{state['step']:08d}"
         uri = storage.join(self.uri, name)
@@ -121,7 +121,7 @@ class CheckpointStore:
             if storage.is_remote(uri):
                 storage.put_folder(folder, uri, commit_last=STATE)
             else:
-                storage.delete_folder(uri)  # of a save that never reached the index
+                storage.delete_folder(uri)  # left by a save that did not reach the index
                 folder.rename(uri)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +138,7 @@ class CheckpointStore:
         return uri, best
 
     def _scratch_folder(self) -> Path:
-        """An empty folder to assemble a checkpoint in; beside its place if local, for a rename."""
+        """An empty folder to assemble a checkpoint in; beside its destination if local, for a rename."""
         parent = Path(tempfile.gettempdir() if storage.is_remote(self.uri) else self.uri)
         folder = parent / f"{SCRATCH}{uuid.uuid4().hex}"
         try:
@@ -198,11 +198,11 @@ def weights_file(folder: str) -> str:
     Raises CheckpointError.
     """
     path = storage.join(folder, STATE)
-    return _file_of(str(_json(path, _read(path)).get("weights", OF_THE_MODEL)))
+    return _file_of(str(_json(path, _read(path)).get("weights", MODEL_WEIGHTS)))
 
 
 def load_training_state(uri: str) -> TrainingState:
-    """Load what continues a run from a checkpoint folder. Raises CheckpointError."""
+    """Load what a run resumes from, of a checkpoint folder. Raises CheckpointError."""
     state, experiment = _state_and_experiment(uri)
     weights, _ = _tensors(uri, WEIGHTS, state)
     pieces = {name: _tensors(uri, _file_of(name), state)[0] for name in state["pieces"]}
@@ -211,7 +211,7 @@ def load_training_state(uri: str) -> TrainingState:
         optimizer = torch.load(io.BytesIO(_read(path)), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception:  # torch raises many kinds for a damaged file; none of them runs its content
+    except Exception:  # torch raises many kinds of error for a damaged file; its content is never run
         raise _damaged(path, "not the state of an optimizer") from None
     return TrainingState(weights, optimizer, pieces, state, experiment)
 
@@ -272,10 +272,10 @@ def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
     state = _json(path, _read(path))
     if state.get("format") != FORMAT:
         raise CheckpointError(
-            f"format {state.get('format')}, and this kineray reads format {FORMAT}",
+            f"has format {state.get('format')}, but this version of kineray reads format {FORMAT}",
             code="other_format",
             key=path,
-            remedy="use the kineray that wrote it",
+            remedy="use the version of kineray that wrote it",
         )
     path = storage.join(folder, EXPERIMENT)
     try:

@@ -20,17 +20,17 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     def factor(self, epoch: float, epochs: int) -> float:
-        """What ``optim.lr`` is multiplied by after ``epoch`` of ``epochs`` epochs, without warm-up.
+        """The factor of ``optim.lr`` after ``epoch`` of ``epochs`` epochs, without warm-up.
 
-        A subclass defines it, or names by ``builds`` a function of the section and the arguments.
+        A subclass defines it, or names by ``builds`` a function of the section and these arguments.
         """
         factor: float = self.build(epoch, epochs)
         return factor
 
     def factor_after(self, scores: Sequence[float]) -> float:
-        """What it is multiplied by as well, after validations with these scores (0 to 1, the oldest first).
+        """A second factor, after validations with these scores (0 to 1, the oldest first).
 
-        A subclass overrides it if it follows them.
+        A subclass that follows the scores overrides it.
         """
         return 1.0
 
@@ -38,5 +38,5 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
         """Raise ValueError, naming the key, if the schedule does not fit ``train.epochs``."""
         if self.warmup_epochs >= epochs and self.warmup_epochs > 0:
             raise ValueError(
-                f"schedule.warmup_epochs {self.warmup_epochs:g} leaves none of the {epochs} epochs"
+                f"schedule.warmup_epochs {self.warmup_epochs:g} must be less than train.epochs {epochs}"
             )
