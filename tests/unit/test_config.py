@@ -93,18 +93,20 @@ def test_flow_has_two_channels_for_every_stacked_frame():
     assert [Experiment().data.channels, *channels] == [3, 2, 10]
 
 
-def test_what_a_message_says_to_set_can_be_set():
+def test_the_values_that_a_message_suggests_are_valid():
     """Both for flow alone and for RGB and flow."""
     for modality, channels in (("flow", 2), ("rgb_flow", 5), ("rgb_flow_stack", 13)):
         with pytest.raises(ConfigError) as caught:
             apply_overrides(Experiment(), [f"data.modality={modality}"])
-        said = [word for word in str(caught.value).split() if word.startswith(("data.mean=", "data.std="))]
-        chosen = apply_overrides(Experiment(), [f"data.modality={modality}", *said])
+        suggested = [
+            word for word in str(caught.value).split() if word.startswith(("data.mean=", "data.std="))
+        ]
+        chosen = apply_overrides(Experiment(), [f"data.modality={modality}", *suggested])
         assert chosen.data.channels == channels
 
 
-def test_an_experiment_of_before_loads():
-    """Keys that were added since take the values that mean what was done then."""
+def test_a_file_without_newer_keys_loads():
+    """Keys that were added later default to the behaviour from before."""
     old = "data: {frames: 16, stride: 4, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}"
     data = from_yaml(old).data
     assert (data.sampling, data.modality, data.heads, data.balance) == ("dense", "rgb", (), "none")
@@ -170,7 +172,7 @@ def test_a_bad_override_is_one_clear_line(override, code, key):
     assert "\n" not in str(error.value)
 
 
-def test_a_field_of_the_variant_left_behind_is_an_error_that_names_it():
+def test_a_field_of_a_variant_that_is_not_selected_is_an_error_that_names_it():
     with pytest.raises(ConfigError) as error:
         apply_overrides(Experiment(), ["optim.momentum=0.8", "optim.type=adam"])
     assert (error.value.code, error.value.key) == ("wrong_variant", "optim.momentum")

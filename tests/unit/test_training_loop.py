@@ -85,7 +85,7 @@ def uninterrupted(experiment, tmp_path_factory):
     return folder, result, events
 
 
-def test_events(uninterrupted, experiment):
+def test_a_run_reports_every_step_validation_and_checkpoint(uninterrupted, experiment):
     folder, result, events = uninterrupted
     kinds = [type(event).__name__.removesuffix("Event") for event in events]
     assert kinds == (["Step"] * 3 + ["Validation", "Checkpoint"]) * 2
@@ -315,7 +315,7 @@ def test_the_learning_rate_follows_validation_in_a_resumed_run_too(experiment, t
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
-def test_bad_arguments(experiment, tmp_path):
+def test_bad_arguments_are_refused_before_anything_is_written(experiment, tmp_path):
     for options, code, key in (
         ({"micro_batch": 6}, "not_whole_groups", "micro_batch"),
         ({"rank": 0, "world_size": 5}, "too_many_workers", "workers"),

@@ -100,7 +100,7 @@ def four_micro_batches():
     return updated(0, 1, 2)
 
 
-def test_something_is_learnt(four_micro_batches):
+def test_every_tensor_of_the_model_changes(four_micro_batches):
     model, _ = new_stepper()
     for name, value in model.state_dict().items():
         assert not torch.equal(value, torch.from_numpy(four_micro_batches[0][name])), name
@@ -122,7 +122,7 @@ def test_several_workers_give_the_same_update(four_micro_batches, size, tmp_path
 
 
 @pytest.mark.slow
-def test_update_of_three_workers_is_reproducible_to_the_bit(tmp_path):
+def test_the_update_of_three_workers_is_reproducible_to_the_bit(tmp_path):
     first, second = (run_workers(updated, 3, tmp_path, 2) for _ in range(2))
     assert_same(first[0], second[0], rtol=0, atol=0)
 
@@ -160,7 +160,7 @@ def test_bfloat16_is_close_to_float32():
 
 
 def poisoned(rank, size):
-    """A step in which the logits of clip 5 are not finite; returns what was raised, and if nothing moved."""
+    """A step in which the logits of clip 5 are not finite: (the error, whether the model is unchanged)."""
     model, stepper = new_stepper(Workers(rank, size))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     positions = step_of(0).share(rank, size)
@@ -257,7 +257,7 @@ def test_gradients_are_summed_whatever_the_buckets(tmp_path):
                 assert gradients[3] is None
 
 
-def test_workers_need_their_group():
+def test_several_workers_need_a_process_group():
     with pytest.raises(ValueError, match="2 workers need"):
         Workers(0, 2)
     alone = Workers()
