@@ -252,10 +252,7 @@ def test_a_video_without_the_flow_that_a_model_needs(service, store, videos, cli
     with pytest.raises(TrackingError), service.deployed(version):
         refused = client.post("/v1/predict", content=Path(videos[0].uri).read_bytes())
         assert_error(refused, 400, "wrong_modality")
-        said = refused.json()["error"]["message"]
-        assert said.startswith(
-            "the upload: has no optical flow beside it, which data.modality=rgb_flow needs"
-        )
+        assert "optical flow" in refused.json()["error"]["message"]
         set_champion(store, MODEL, 12345)  # there is no such version: the one before comes back
     assert client.get("/v1/model").json()["version"] == before.version
 
@@ -361,8 +358,9 @@ def test_a_checkpoint_with_corrupt_weights_changes_nothing(service, store, video
     weights.write_bytes(content)
     with Load(service, videos) as load:
         load.wait(2)
-        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        with pytest.raises(CheckpointError) as error:
             promote("corrupt", storage=store)
+        assert "model.safetensors" in error.value.key
         load.wait(2)
     assert not load.failures
     assert load.versions() == {before.version}
@@ -376,9 +374,11 @@ def test_a_version_that_replicas_cannot_load_leaves_the_old_one_serving(service,
     other = dataclasses.replace(before, version=before.version + 100, content="0" * 64)
     with Load(service, videos) as load:
         load.wait(2)
-        expected = f"version {other.version} cannot be served.*not the files"
-        with pytest.raises(ServingError, match=expected), service.deployed(other):
+        with pytest.raises(ServingError) as error, service.deployed(other):
             pytest.fail("it was deployed")
+        assert (error.value.code, error.value.key) == ("cannot_be_served", MODEL)
+        # What the replica raised is part of the message.
+        assert f"version {other.version}" in error.value.problem and "the files of" in error.value.problem
         load.wait(2)
     assert not load.failures
     assert load.versions() == {before.version}
@@ -436,17 +436,17 @@ def test_a_storage_is_served_once(service, store):
 
 
 def test_without_a_champion_there_is_nothing_to_serve(tmp_path):
-    with pytest.raises(TrackingError, match="kineray promote RUN"):
-        serve(storage=str(tmp_path))
-    with pytest.raises(TrackingError, match="second promotion"):
-        rollback(storage=str(tmp_path))
+    for verb in (serve, rollback):
+        with pytest.raises(TrackingError) as error:
+            verb(storage=str(tmp_path))
+        assert (error.value.code, error.value.key) == ("unknown_version", MODEL)
 
 
 def test_a_service_that_cannot_be_reached_is_one_clear_error(service):
     away = dataclasses.replace(service, dashboard="http://127.0.0.1:9")
     with pytest.raises(ServingError) as error:
         away.http_options()
-    assert (error.value.code, error.value.key) == ("unreachable_service", "http://127.0.0.1:9")
+    assert (error.value.code, error.value.key) == ("unreachable", "http://127.0.0.1:9")
 
 
 def test_what_a_killed_service_left_behind_is_no_service(service, tmp_path):
@@ -456,5 +456,6 @@ def test_what_a_killed_service_left_behind_is_no_service(service, tmp_path):
     (tmp_path / "serve.json").write_text(json.dumps(gone))
     assert find_service(str(tmp_path)) is None
     (tmp_path / "serve.json").write_text("{}")
-    with pytest.raises(ServingError, match=r"serve\.json"):
+    with pytest.raises(ServingError) as error:
         find_service(str(tmp_path))
+    assert (error.value.code, error.value.key) == ("not_a_record", f"{tmp_path}/serve.json")

@@ -102,13 +102,14 @@ def test_overrides_of_a_sweep_may_be_a_generator(tiny_experiment):
 
 
 def test_a_micro_batch_must_fit_every_group_of_a_sweep(tiny_experiment, tmp_path):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as error:
         sweep(
             tiny_experiment,
             {"train.bn_group": Choice(2, 8)},
             options=WorkerOptions(micro_batch=4),
             storage=str(tmp_path),
         )
+    assert error.value.key == "micro_batch"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,8 +26,8 @@ def command(port: int, storage: str) -> None:
     """Make videos, train with two workers, evaluate, promote, serve, and classify a held-out clip."""
     if not Path(SCRIPT).exists():
         raise KinerayError(
-            "not here",
-            code="not_in_repository",
+            "no such file",
+            code="not_found",
             key=SCRIPT,
             remedy="run the demo from the root of the kineray repository",
         )
@@ -82,10 +82,11 @@ def _check_port(port: int) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise KinerayError(
-                f"port {port} is in use on 127.0.0.1",
+                "already in use on 127.0.0.1",
                 code="port_in_use",
                 key="port",
-                remedy="pass another `port`, or stop what listens there",
+                value=port,
+                remedy="pass another `port`, or stop the process that listens there",
             )
 
 

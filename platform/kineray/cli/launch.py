@@ -57,10 +57,10 @@ def resolve(script: Script, overrides: tuple[str, ...], source: str, smoke: bool
         return apply_overrides(script.experiment, overrides)
     if script.smoke is None:
         raise ConfigError(
-            f"{source} defines no 'smoke' experiment",
-            code="no_smoke",
-            key="--smoke",
-            remedy="define one, or leave --smoke out",
+            "defines no 'smoke' experiment",
+            code="not_defined",
+            key=source,
+            remedy="define one, or leave out `smoke`",
         )
     return apply_overrides(script.smoke, overrides)
 

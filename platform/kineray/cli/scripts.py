@@ -41,13 +41,13 @@ def load_script(path: str) -> Script:
     if not isinstance(experiment, Experiment):
         raise ConfigError(
             "defines no 'experiment'",
-            code="no_experiment",
+            code="not_defined",
             key=path,
             remedy="write experiment = kineray.Experiment(...)",
         )
     if smoke is not None and not isinstance(smoke, Experiment):
         raise ConfigError(
-            "'smoke' is no experiment",
+            "'smoke' is not an experiment",
             code="not_an_experiment",
             key=path,
             remedy="write smoke = kineray.Experiment(...)",

@@ -68,9 +68,9 @@ def sweep(
     if not space:
         raise ConfigError(
             "defines no 'search_space'",
-            code="no_search_space",
+            code="not_defined",
             key=script,
-            remedy="define one, or pass --search optim.lr=log:0.01:1",
+            remedy="define one, or pass `search` optim.lr=log:0.01:1",
         )
     from kineray.orchestration import sweep as run_sweep
 

@@ -34,10 +34,10 @@ def shared_manifest(task: WorkerTask) -> Manifest:
     try:
         if not storage.exists(storage.join(task.folder, "experiment.yaml")):
             raise ConfigError(
-                f"the driver's folder is not to be seen on host {host}",
+                f"the run's folder is not visible on host {host}",
                 code="storage_not_shared",
                 key=task.folder,
-                remedy="give `storage` a folder that all hosts share, such as s3://...",
+                remedy="set `storage` to a folder that all hosts share, such as s3://...",
             )
         return load_manifest(task.manifest)
     except (ManifestError, StorageError) as error:

@@ -68,10 +68,11 @@ def open_record(
     else:
         if name is not None and run_exists(storage, name):
             raise ConfigError(
-                f"{storage} holds a run called {name}",
+                f"{storage} already has a run of this name",
                 code="name_taken",
                 key="name",
-                remedy="choose another `name`, or go on with that run by `resume`",
+                value=name,
+                remedy="choose another `name`, or continue that run with `resume`",
             )
         run = start_run(
             storage,

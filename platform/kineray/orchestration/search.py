@@ -101,7 +101,7 @@ def sweep(
             f"every trial failed: {board.first_problem}",
             code="every_trial_failed",
             key=parent.name,
-            remedy="go on with it by `resume` when that is mended",
+            remedy="fix that, and continue the sweep with `resume`",
         )
     return outcome
 
@@ -109,7 +109,7 @@ def sweep(
 def _check_count(name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ConfigError(
-            f"{value} is less than 1", code="out_of_range", key=name, remedy=f"give `{name}` at least 1"
+            "less than 1", code="out_of_range", key=name, value=value, remedy=f"set `{name}` to at least 1"
         )
 
 

@@ -117,10 +117,11 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
     groups = settings.global_batch // settings.bn_group
     if asked is not None and not 1 <= asked <= groups:
         raise ConfigError(
-            f"{asked} training processes for train.global_batch={settings.global_batch}, which has {groups} "
-            f"batch-norm groups of train.bn_group={settings.bn_group}",
+            f"train.global_batch={settings.global_batch} has {groups} batch-norm groups of "
+            f"train.bn_group={settings.bn_group}, and each worker needs at least one",
             code="too_many_workers" if asked > groups else "out_of_range",
             key="workers",
+            value=asked,
             remedy=f"use 1 to {groups} `workers`",
         )
     deadline = time.monotonic() + (_JOIN_TIMEOUT_S if joined else 0)
@@ -134,9 +135,10 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
         have = f"{gpus} GPUs" if gpus else f"{cpus} CPUs"
         if time.monotonic() >= deadline:
             raise ConfigError(
-                f"{workers} training processes, but there are only {have}",
+                f"the cluster has only {have}",
                 code="cluster_too_small",
                 key="workers",
+                value=workers,
                 remedy="use fewer `workers`, or a larger cluster",
             )
         if not is_announced:
@@ -152,9 +154,10 @@ def _usual_workers() -> int | None:
         return None
     if not text.isdigit() or int(text) < 1:
         raise ConfigError(
-            f"{text} is not a number of workers",
+            "not a number of workers",
             code="out_of_range",
             key="KINERAY_WORKERS",
+            value=text,
             remedy="unset it, or pass `workers`",
         )
     return int(text)
@@ -242,7 +245,7 @@ def _cause(failures: list[WorkerFailed], error: Exception | None, name: str) -> 
         f"a worker was lost: {lines[-1] if lines else 'its process ended'}",
         code="worker_lost",
         key=name,
-        remedy="continue it with `resume`",
+        remedy="continue the run with `resume`",
     )
 
 

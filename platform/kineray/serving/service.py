@@ -178,7 +178,7 @@ class Service:
             raise ServingError(
                 f"the service of process {self.pid} on {self.host} cannot be configured: "
                 f"{_short(str(error))}",
-                code="unreachable_service",
+                code="unreachable",
                 key=self.dashboard,
                 remedy=f"run this on {self.host}, or start the service again",
             ) from None
@@ -196,7 +196,7 @@ def find_service(storage: str) -> Service | None:
         service = Service(**json.loads(store.read_bytes(path)))
     except (ValueError, TypeError):
         raise ServingError(
-            "is no record of a service", code="not_a_record", key=path, remedy="delete it"
+            "not the record of a service", code="not_a_record", key=path, remedy="delete it"
         ) from None
     if service.host == socket.gethostname() and not _is_alive(service.pid):
         log.info("%s: process %d has ended without removing it", path, service.pid)
@@ -326,7 +326,7 @@ def _check_port(service: Service, host: str, port: int) -> None:
                 str(error.strerror),
                 code="port_in_use",
                 key=f"{host}:{port}",
-                remedy="pass another `port`, or stop what listens there",
+                remedy="pass another `port`, or stop the process that listens there",
             ) from None
 
 

@@ -107,7 +107,7 @@ def reaching(uri: str) -> Iterator[None]:
     except failures as error:
         raise TrackingError(
             f"MLflow cannot be reached: {reason(error)}",
-            code="mlflow_unreachable",
+            code="unreachable",
             key=shown(uri),
             remedy="check MLFLOW_TRACKING_URI and the server"
             if uri.startswith("http")

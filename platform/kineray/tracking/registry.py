@@ -114,8 +114,8 @@ def previous_version(storage_uri: str, model_name: str = DEFAULT_MODEL) -> Model
     found = _lookup(open_client(storage_uri), storage_uri, model_name, PREVIOUS)
     if found is None:
         raise TrackingError(
-            "there is no previous version to go back to",
-            code="no_previous_version",
+            f"no version '{PREVIOUS}' of this model to go back to",
+            code="unknown_version",
             key=model_name,
             remedy="a second promotion makes one",
         )
@@ -158,7 +158,8 @@ def _download(storage_uri: str, version: ModelVersion, folder: Path) -> None:
 def _check(folder: Path, version: ModelVersion) -> None:
     if _hashes(folder)[1] != version.content:
         raise CheckpointError(
-            f"not the files of {version.name} version {version.version} (SHA-256 {version.content[:12]}...)",
+            f"does not hold the files of {version.name} version {version.version} "
+            f"(SHA-256 {version.content[:12]}...)",
             code="other_files",
             key=folder,
             remedy=f"delete the folder to fetch them again from {version.source}",

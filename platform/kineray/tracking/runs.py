@@ -120,9 +120,10 @@ def start_run(
 
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ConfigError(
-            f"'{name}' is not a name of a run",
+            "not a valid name of a run",
             code="bad_name",
             key="name",
+            value=name,
             remedy=f"use letters, digits and _ . , = + - (at most {_LONGEST_NAME})",
         )
     client = _open(storage_uri)
@@ -142,9 +143,10 @@ def start_run(
     with reaching(tracking_uri(storage_uri)):
         if _find(client, f"attributes.run_name = '{name}'"):
             raise ConfigError(
-                f"{shown(tracking_uri(storage_uri))} has a run called {name}",
+                f"{shown(tracking_uri(storage_uri))} already has a run of this name",
                 code="name_taken",
                 key="name",
+                value=name,
                 remedy="choose another `name`",
             )
         run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
