@@ -1,4 +1,4 @@
-"""Which Ray cluster a process joins."""
+"""The Ray cluster that a process joins."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Ray Tune over the training loop: child runs named by their keys, ASHA, resume without repetition."""
+"""Ray Tune around the training loop: child runs named by their keys, ASHA, resume without repetition."""
 
 import json
 import os
@@ -108,8 +108,8 @@ def test_a_trial_that_crashes_is_recorded_as_failed(tiny_experiment, tmp_path):
     assert {run.status for run in list_runs(str(tmp_path / "runs"))} == {"FAILED"}
 
 
-def test_a_trial_ends_by_its_own_epochs_and_goes_on_when_its_process_is_killed(tiny_experiment, tmp_path):
-    """Five epochs around a base of three; the trial saves every step, so little is lost."""
+def test_a_trial_has_its_own_epochs_and_continues_after_its_process_is_killed(tiny_experiment, tmp_path):
+    """Five epochs where the base has three; the trial saves every step, so little is lost."""
     killed, resumed_at, unvalidated = [], [], []
 
     def kill_once(trial, event):
@@ -142,7 +142,7 @@ def test_a_trial_ends_by_its_own_epochs_and_goes_on_when_its_process_is_killed(t
     assert CheckpointStore(f"{tmp_path}/{trial.name}/checkpoints").last().endswith("step-00000015")
 
 
-def test_a_model_that_raises_in_every_trial_is_named_with_its_line(tiny_experiment, tmp_path, own_plugins):
+def test_if_the_model_raises_in_every_trial_its_line_is_named(tiny_experiment, tmp_path, own_plugins):
     file = tmp_path / "faulty.py"
     file.write_text(
         "from kineray.config import ModelSection\n\n"
