@@ -248,9 +248,7 @@ def test_a_damaged_checkpoint_ends_the_run_at_once(
     assert broken in get_run(str(tmp_path), outcome.name).tags["problem"]
 
 
-def test_after_an_error_that_may_pass_the_workers_start_again(
-    uninterrupted, tiny_experiment, tmp_path, caplog
-):
+def test_after_an_error_that_may_pass_workers_start_again(uninterrupted, tiny_experiment, tmp_path, caplog):
     """The storage cannot be read at the moment."""
     outcome, _, folder = uninterrupted
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
