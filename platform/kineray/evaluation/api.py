@@ -91,6 +91,7 @@ def evaluate(
         device=placed,
         decoders=decoders,
         indexes=indexes,
+        protocol=protocol,
         progress=progress,
     )
     save_predictions(evaluation, target)
