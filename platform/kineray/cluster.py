@@ -36,7 +36,7 @@ def connect(*, dashboard: bool = False) -> bool:
     Joins the cluster of ``RAY_ADDRESS``, or one that ``ray start`` (so also ``ray up``) runs on this
     host; otherwise starts a local one that ends with this process. ``dashboard`` is needed by Ray
     Serve's declarative deploys. A local cluster uses token authentication (Ray's default). Raises
-    KinerayError if ``RAY_ADDRESS`` names a cluster that does not answer (``ray_unreachable``) and if a
+    KinerayError if ``RAY_ADDRESS`` names a cluster that does not answer (``unreachable``) and if a
     local one does not start in time (``ray_not_started``).
     """
     for name, value in _ENVIRONMENT.items():
@@ -77,7 +77,7 @@ def _start_local(dashboard: bool) -> None:
 def _unreachable(address: str, reason: str = "") -> KinerayError:
     return KinerayError(
         f"no Ray cluster answers at {address}{f' ({reason})' if reason else ''}",
-        code="ray_unreachable",
+        code="unreachable",
         key="RAY_ADDRESS",
         remedy="start that cluster, or unset RAY_ADDRESS",
     )

@@ -95,6 +95,7 @@ def evaluate(
         device=device,
         decoders=decoders,
         indexes=indexes,
+        protocol=protocol,
         progress=progress,
     )
     save_predictions(evaluation, target)

@@ -76,6 +76,7 @@ def evaluate(
     device: str = "cpu",
     decoders: int = 1,
     indexes: IndexCache | None = None,
+    protocol: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Classify every video of ``split`` and score it, by the task of the checkpoint.
@@ -83,7 +84,8 @@ def evaluate(
     ``views`` clips along time, each cut ``crops`` times (1 or 3) along the long side; the probabilities are
     averaged over all of them (or what ``aggregation`` in the protocol says). A video that cannot be decoded
     counts as wrong. Labels are joined by class name. ``decoders``: number of decoding processes;
-    ``indexes``: cached frame indexes of the manifest's videos. ``checkpoint`` must be loaded onto ``device``;
+    ``indexes``: cached frame indexes of the manifest's videos. ``protocol``: the result of ``protocol_of``
+    for these arguments, if it is known. ``checkpoint`` must be loaded onto ``device``;
     ``progress(done, total)`` is called after every video. Raises ManifestError if the split is empty, its
     classes are not the checkpoint's, or it lacks the optical flow that the checkpoint needs; ConfigError if
     its labels are of another kind of task.
@@ -97,7 +99,7 @@ def evaluate(
     scores, failures = _classify(checkpoint, samples, views, crops, device, decoders, indexes, progress)
     metrics = task.measure(scores, labels)
     per_class = {head: _per_class(task, head, scores[head], labels[head]) for head in task.classes}
-    protocol = protocol_of(checkpoint, manifest, split, views=views, crops=crops)
+    protocol = protocol or protocol_of(checkpoint, manifest, split, views=views, crops=crops)
     about = {
         "protocol": protocol,
         "metrics": metrics,
