@@ -18,7 +18,7 @@ _CLASSES_SHOWN = 20
 @click.option(
     "--out",
     metavar="FILE",
-    help="Per-video predictions as Parquet [default: predictions-*.parquet in the storage].",
+    help="Parquet file for the predictions of every video [default: predictions-*.parquet in the storage].",
 )
 @click.option(
     "--decoders", type=click.IntRange(1), default=2, show_default=True, help="Processes that decode."
@@ -43,10 +43,10 @@ def command(
         key, _, manifest = text.partition("=")
         if key != "data.manifest":
             raise ConfigError(
-                "only data.manifest can be changed in an evaluation",
+                "only data.manifest can be set in an evaluation",
                 code="not_for_evaluation",
                 key=text,
-                remedy="the rest is the checkpoint's",
+                remedy="leave it out: the checkpoint determines the rest",
             )
     from kineray.evaluation.api import evaluate
 

@@ -1,4 +1,4 @@
-"""Augmentations of uint8 clips, in the processes that decode them."""
+"""Augmentation of uint8 clips, in the processes that decode them."""
 
 import json
 import traceback
@@ -18,24 +18,28 @@ def augment_clip(
     rgb_channels: int,
     rng: np.random.Generator,
 ) -> None:
-    """Apply ``augmentations`` in their order to a clip, in place: uint8 [T, H, W, C].
+    """Apply ``augmentations`` in order to a clip, in place: uint8 [T, H, W, C].
 
-    Raises ConfigError for one that fails, with the line, and for one that gives another shape or type.
+    Raises ConfigError for an augmentation that fails, with the line, or returns another shape or type.
     """
     for augmentation in augmentations.values():
         try:
             changed = np.asarray(augmentation.augment(clip_thwc, rgb_channels, rng))
         except Exception as error:
-            raise _failed(augmentation, f"{type(error).__name__}: {error}{_place(error)}") from error
+            raise ConfigError(
+                f"{type(error).__name__}: {error}{_place(error)}",
+                code="augmentation_failed",
+                key=f"data.augment.{augmentation.type}",
+            ) from error
         if changed.shape != clip_thwc.shape or changed.dtype != np.uint8:
-            made = f"{changed.dtype} {list(changed.shape)}"
-            raise _failed(augmentation, f"made {made} of a clip of uint8 {list(clip_thwc.shape)}")
+            raise ConfigError(
+                f"turned a clip of uint8 {list(clip_thwc.shape)} into {changed.dtype} {list(changed.shape)}",
+                code="wrong_shape",
+                key=f"data.augment.{augmentation.type}",
+                remedy="return a clip of the same type and shape",
+            )
         if changed is not clip_thwc:
             clip_thwc[...] = changed
-
-
-def _failed(augmentation: ClipAugmentation, problem: str) -> ConfigError:
-    return ConfigError(problem, code="augmentation_failed", key=f"data.augment.{augmentation.type}")
 
 
 def _place(error: Exception) -> str:
@@ -46,9 +50,9 @@ def _place(error: Exception) -> str:
 
 
 def to_child(augmentations: Pieces[ClipAugmentation]) -> str:
-    """Augmentations as text for a decoding process, with the sources of a user's own; "" for none.
+    """Augmentations as text for a decoding process, with the source code of plug-ins; "" if there are none.
 
-    Raises ConfigError for one that is declared in no file.
+    Raises ConfigError for an augmentation that is not declared in a file.
     """
     if not augmentations:
         return ""
@@ -59,7 +63,10 @@ def to_child(augmentations: Pieces[ClipAugmentation]) -> str:
 
 @lru_cache(maxsize=8)
 def in_child(text: str) -> Pieces[ClipAugmentation]:
-    """What ``to_child`` wrote; declares a user's own in this process. Raises ConfigError where that fails."""
+    """The augmentations that ``to_child`` wrote; runs plug-ins in this process to declare theirs.
+
+    Raises ConfigError if that fails.
+    """
     if not text:
         return Pieces()
     plugins, tree = json.loads(text)
