@@ -297,6 +297,20 @@ def test_an_epoch_with_more_clips_of_each_video_is_longer(experiment, tmp_path):
     assert result is not None
 
 
+@pytest.mark.slow
+def test_the_learning_rate_follows_validation_in_a_resumed_run_too(experiment, tmp_path):
+    """No score improves on the first by 1: a decay after the second validation."""
+    changes = ["schedule.type=plateau", "schedule.patience=1", "schedule.improvement=1", "train.epochs=3"]
+    patient = apply_overrides(experiment, changes)
+    events = run(patient, tmp_path / "whole")[1]
+    rates = [event.lr for event in events if isinstance(event, StepEvent)]
+    assert rates == pytest.approx([0.1] * 6 + [0.01] * 3)
+    run(patient, tmp_path / "parts", stop_after=7)
+    events = run(patient, tmp_path / "parts", resume=True)[1]
+    assert [event.lr for event in events if isinstance(event, StepEvent)] == rates[6:]
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
 def test_bad_arguments(experiment, tmp_path):
     for options, code, key in (
         ({"micro_batch": 6}, "not_whole_groups", "micro_batch"),

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kineray.config import (
     AdamConfig,
     CosineConfig,
     Experiment,
+    PlateauConfig,
     RpropConfig,
     SgdConfig,
     SlowFastConfig,
@@ -83,6 +84,26 @@ def test_steps():
         schedule=StepsConfig(warmup_epochs=10, warmup_start=0.0), train=TrainConfig(global_batch=64)
     )
     assert [learning_rate(epoch, warm) for epoch in (5, 10)] == pytest.approx([0.05, 0.1])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(0, 1), max_size=60),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 0.01, 0.1]),
+    st.integers(1, 4),
+)
+def test_a_plateau_is_where_torch_sees_one(scores, patience, improvement, decays):
+    """torch counts the validations that it bears, we those after which it decays: one more."""
+    schedule = PlateauConfig(patience=patience, improvement=improvement, decays=decays, decay=0.5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max", 0.5, patience - 1, improvement, "abs", min_lr=0.5**decays, eps=0.0
+    )
+    for number, score in enumerate(scores):
+        reference.step(score)
+        assert schedule.factor_after(scores[: number + 1]) == optimizer.param_groups[0]["lr"]
+    assert schedule.factor_after([]) == 1
 
 
 def test_rprop_goes_by_signs():

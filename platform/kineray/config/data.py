@@ -15,6 +15,7 @@ from kineray.config.fields import (
     PositiveInt,
     Sampling,
     Section,
+    Sequences,
     SideRange,
 )
 from kineray.config.variants import Pieces
@@ -118,7 +119,9 @@ class DataConfig(ClipSection):
     ``heads``: which of the manifest's heads are trained; none named, all are. ``augment``: what changes the
     pixels of training clips (``data.augment.color_jitter.brightness=0.4``). ``balance``: how often a class is
     seen in training; none, as often as it occurs; sqrt, in proportion to the square root of that; class, all
-    alike. ``balance_head`` says whose classes, where there are several heads.
+    alike. ``balance_head`` says whose classes, where there are several heads. ``sequences``: how many of the
+    sequences of a sample an epoch goes through with ``sampling=sequences``: ``one``, drawn at random, or
+    ``all`` of them, in an order that mixes those of all samples.
     """
 
     manifest: str = ""
@@ -127,6 +130,7 @@ class DataConfig(ClipSection):
     balance: Balance = "none"
     balance_head: str = ""
     clips_per_sample: PositiveInt = 1
+    sequences: Sequences = "one"
     error_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @model_validator(mode="after")
@@ -134,4 +138,9 @@ class DataConfig(ClipSection):
         repeated = [name for name in self.heads if self.heads.count(name) > 1]
         if repeated:
             raise ValueError(f"heads names {repeated[0]} twice")
+        if self.sequences == "all" and (self.sampling != "sequences" or self.modality.endswith("stack")):
+            raise ValueError(
+                f"sequences all needs sampling sequences and frames that are not stacked, not sampling "
+                f"{self.sampling} and modality {self.modality}"
+            )
         return self

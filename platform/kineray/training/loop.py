@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from kineray.config import Experiment, differing_keys
 from kineray.data import Batch, Failure, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
+from kineray.data.clips.sequences import samples_of_epoch
 from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
@@ -50,6 +51,15 @@ class TrainResult:
     last_uri: str | None
 
 
+@dataclass
+class _Progress:
+    """How far a run is: steps made, undecodable clips by sample id, the scores of all validations."""
+
+    steps: int = 0
+    undecodable: dict[str, Failure] = field(default_factory=dict)
+    scores: list[float] = field(default_factory=list)
+
+
 def train(
     experiment: Experiment,
     train_set: Manifest,
@@ -74,7 +84,9 @@ def train(
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
     """
-    plan = plan or ExperimentPlan(experiment, len(train_set))
+    indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
+    clip_set = samples_of_epoch(train_set, experiment.data, indexes)
+    plan = plan or ExperimentPlan(experiment, len(clip_set))
     plan.at(0).share(rank, world_size)  # too many workers: say so before anything is made
     micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
     workers, place = Workers(rank, world_size), torch.device(device)
@@ -90,19 +102,18 @@ def train(
     optimizer = build_optimizer(model, experiment.optim)
 
     last = _last(checkpoints, workers, resume)
-    first_step, undecodable = 0, dict[str, Failure]()  # by sample id
+    progress = _Progress()
     if last is None:
         _initialise(experiment, model, workers, emit)
     recipe.begin(model)
     if last is not None:
-        first_step, undecodable = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
+        progress = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
 
-    indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
     stepper = Stepper(experiment, model, optimizer, preprocessing, recipe, workers=workers, device=place)
     speed = _Speed()
-    steps = range(first_step, plan.total_steps)
+    steps = range(progress.steps, plan.total_steps)
     batches = load_batches(
-        train_set,
+        clip_set,
         preprocessing,
         (plan.at(index).batch(rank, world_size, micro_batch) for index in steps),
         seed=experiment.seed,
@@ -115,7 +126,8 @@ def train(
         pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
-        for step in map(plan.at, steps):
+        for planned in map(plan.at, steps):
+            step = replace(planned, lr=planned.lr * experiment.schedule.factor_after(progress.scores))
             done = step.index + 1
             speed.start()
             result = stepper.run(step, step.share(rank, world_size), batches)
@@ -123,8 +135,8 @@ def train(
             emit(_step_event(step, plan, result, speed))
             if result.failures:
                 emit(ReplacedEvent(done, result.failures))
-                undecodable |= {failure.id: failure for failure in result.failures}
-                _check_budget(undecodable, len(train_set), experiment.data.error_budget)
+                progress.undecodable |= {failure.id: failure for failure in result.failures}
+                _check_budget(progress.undecodable, len(clip_set), experiment.data.error_budget)
 
             if not step.is_validated and not _is_saved(done, options.checkpoint_every):
                 continue
@@ -144,6 +156,7 @@ def train(
                         decoders=options.decoders or 1,
                         indexes=indexes,
                     )
+                progress.scores.append(score)
                 emit(
                     ValidationEvent(
                         step=done,
@@ -165,9 +178,10 @@ def train(
                         "step": done,
                         "total_steps": plan.total_steps,
                         "epoch": step.epochs_done,
-                        "last_step": step.to_dict(),
+                        "last_step": planned.to_dict(),
+                        "scores": progress.scores,
                         "manifest": train_set.content_hash,
-                        "undecodable": [asdict(failure) for failure in undecodable.values()],
+                        "undecodable": [asdict(failure) for failure in progress.undecodable.values()],
                     },
                     score=score,
                     pieces=recipe.states(),
@@ -276,8 +290,8 @@ def _restore(
     model: nn.Module,
     optimizer: Optimizer,
     recipe: Recipe,
-) -> tuple[int, dict[str, Failure]]:
-    """Load a checkpoint into what it is of; returns the steps done and the undecodable clips."""
+) -> _Progress:
+    """Load a checkpoint into what it is of, and say how far it was."""
     saved = load_training_state(uri)
     changed = [
         key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
@@ -304,7 +318,8 @@ def _restore(
         ) from None
     log.info("continuing %s from step %d", uri, saved.state["step"])
     failures = [Failure(**failure) for failure in saved.state["undecodable"]]
-    return saved.state["step"], {failure.id: failure for failure in failures}
+    undecodable = {failure.id: failure for failure in failures}
+    return _Progress(saved.state["step"], undecodable, saved.state["scores"])
 
 
 def _check_budget(undecodable: Mapping[str, Failure], clips: int, budget: float) -> None:

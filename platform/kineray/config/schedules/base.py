@@ -1,5 +1,6 @@
 """What all schedules of the learning rate have in common."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -25,6 +26,13 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
         """
         factor: float = self.build(epoch, epochs)
         return factor
+
+    def factor_after(self, scores: Sequence[float]) -> float:
+        """What it is multiplied by as well, after validations with these scores (0 to 1, the oldest first).
+
+        A subclass overrides it if it follows them.
+        """
+        return 1.0
 
     def check(self, epochs: int) -> None:
         """Raise ValueError, naming the key, for a schedule that does not go with ``train.epochs``."""

@@ -7,6 +7,8 @@ from kineray.config import DataConfig
 from kineray.data.batches.loader import Batch, load_batches, steps_per_epoch
 from kineray.data.batches.spec import BatchSpec, ClipShape
 from kineray.data.clips.preprocessing import Preprocessing, balance_of
+from kineray.data.clips.sequences import samples_of_epoch
+from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import Manifest
 
 
@@ -25,7 +27,8 @@ def training_batches(
     ``data`` says how clips are cut (32 frames of 224 x 224 pixels by default); ``Preprocessing.normalise``
     makes of them what networks take. An epoch goes through a permutation of the samples, a function of
     ``seed`` and its number alone; so ``start_step`` continues exactly where a loop was stopped. What does
-    not fill a batch is dropped. ``decoders``: processes that decode ahead (as many as there are cores).
+    not fill a batch is dropped. ``data.manifest``, if it is set, is where indexes of the videos may lie.
+    ``decoders``: processes that decode ahead (as many as there are cores).
     Raises ConfigError and ManifestError.
 
         train_set = kineray.load_manifest("set/manifest.parquet").split("train")
@@ -33,6 +36,8 @@ def training_batches(
             batch.clips_bthwc, batch.labels["action"]
     """
     data = data or DataConfig()
+    indexes = IndexCache.beside(data.manifest) if data.manifest else None
+    manifest = samples_of_epoch(manifest, data, indexes)
     preprocessing = Preprocessing.from_config(data, manifest.vocabularies)
     per_epoch = steps_per_epoch(len(manifest), global_batch, data.clips_per_sample)
     return load_batches(
@@ -43,6 +48,7 @@ def training_batches(
         decoders=decoders or _cores(),
         clips_per_sample=data.clips_per_sample,
         balance=balance_of(data, list(preprocessing.labels)),
+        indexes=indexes,
     )
 
 

@@ -89,6 +89,19 @@ def eval_times(
     return np.stack(times)
 
 
+def sequence_spans(
+    start_s: float, end_s: float, *, frames: int, stride: int, fps: float
+) -> list[tuple[float, float]]:
+    """(start, end) of every sequence of a span, which is the only sequence of its own span.
+
+    A span that is shorter than a sequence is one sequence itself.
+    """
+    span = _Span(start_s, end_s, frames, stride / fps, source_fps=0)
+    sequence_s = frames * span.step_s
+    starts_s = [start_s + index * sequence_s for index in range(span.sequences)]
+    return [(first_s, min(first_s + sequence_s, end_s)) for first_s in starts_s]
+
+
 def stack_times(
     times_t: np.ndarray, stack: int, start_s: float, end_s: float, source_fps: float
 ) -> np.ndarray:
