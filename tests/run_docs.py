@@ -1,8 +1,9 @@
-"""Runs the code blocks of Markdown files, in order, as a reader would: ``run_docs.py README.md docs/guide.md``.
+"""Runs the code blocks of Markdown files, in order, as a reader would: ``run_docs.py README.md docs/*.md``.
 
-``sh`` and ``python`` blocks are executed in the root of the repository. A ``python`` block whose first line is
-a comment that names a file, such as ``# my/tsm.py``, is saved there instead. Blocks marked ``sh cluster`` need
-a cluster: tests/end_to_end/test_ray_submit.py runs those.
+``sh`` and ``python`` blocks are executed in the root of the repository. A ``python`` block whose first line
+is a comment that names a file, such as ``# my/tsm.py``, is saved there instead. Blocks marked ``sh cluster``
+need a cluster: tests/end_to_end/test_ray_submit.py runs those. The pages name runs, so ``runs`` must not hold
+these yet.
 """
 
 import os
