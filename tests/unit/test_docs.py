@@ -30,6 +30,12 @@ def test_no_link_between_pages_is_broken():
     assert len(PAGES) >= 6 and broken == []
 
 
+def test_every_test_that_a_page_names_exists():
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for page in PAGES:
+        assert set(re.findall(r"test_\w+\.py", page.read_text())) <= tests, page
+
+
 def test_every_code_block_is_run_or_is_no_code():
     for page in PAGES:
         languages = {block.language for block in blocks(page.read_text())}
