@@ -139,9 +139,11 @@ def one_thread():
 @pytest.fixture
 def own_plugins():
     """Plug-ins that a test loads are gone after it; those that were loaded before it."""
-    from kineray.config import families, loaded_plugins
+    from kineray.config import families, loaded_plugins, variants
     from kineray.config.plugins import _LOADED
 
+    for family in families():
+        variants(family)  # imports kineray's own, which happens only once
     before = loaded_plugins()
     modules, members = dict(_LOADED), {family: dict(family._members) for family in families()}
     yield before
