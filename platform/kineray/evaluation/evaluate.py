@@ -30,12 +30,13 @@ class Evaluation:
     """Scores and what they were measured on.
 
     ``metrics``: those of the checkpoint's task, as ``<head>/top1``. ``per_class``: head -> class name ->
-    ``class_score``, 0 to 1, for the classes that occur: ``top1`` accuracy, or ``average_precision`` where a
-    video can have several classes. ``predictions``: one row per video: ``id``, ``uri``, ``error`` (null, or
-    why it could not be decoded), and for each head ``<head>/label`` (index in the checkpoint's classes, -1 if
+    ``class_score`` (``top1`` accuracy, or ``average_precision`` if a video can have several classes), 0 to 1,
+    for the classes that occur. ``predictions``: one row per video: ``id``, ``uri``, ``error`` (null, or why
+    it could not be decoded), and for each head ``<head>/label`` (index in the checkpoint's classes, -1 if
     unknown; a list if a video can have several classes, null if unknown) and ``<head>/probabilities`` (null
-    with an error). ``file``: where the predictions were written. Two evaluations can be compared only if
-    their ``protocol`` is the same.
+    with an error).
+    ``file``: where the predictions were written. Two evaluations can be compared only if their ``protocol``
+    is the same.
     """
 
     protocol: dict[str, Any]
