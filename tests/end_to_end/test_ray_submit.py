@@ -104,12 +104,50 @@ def test_a_script_trains_on_two_hosts(lab, tmp_path):
     )
     assert "4" in loaded
 
+    run = submit_own(lab, cluster, tracker)
+    assert run["status"] == "FINISHED" and run["params"]["model.type"] == "tsm"
+    assert {run["tags"][f"worker.{rank}"].split()[0] for rank in (0, 1)} == {"host1", "host2"}
+    assert {"plugin.my_tsm.py", "plugin.grayscale.py"} <= set(run["tags"])
+
     lab.run("ray", "down", "--yes", cluster, timeout_s=300)
     deadline = time.monotonic() + 300
     while "raylet" in lab.run("ps", "ax", "-o", "comm"):  # workers notice that their head is gone
         assert time.monotonic() < deadline
         time.sleep(1)
 
+
+def submit_own(lab, cluster, tracker):
+    """Train a model that the submitted script declares, and an augmentation of a plug-in; the run's record.
+
+    Only the head has the two files: `ray submit` copies the script there, `ray rsync-up` the plug-in.
+    """
+    script = lab.folder / "my_tsm.py"
+    script.write_text((ROOT / "examples/tsm.py").read_text() + OWN_EXPERIMENT)
+    lab.run("ray", "rsync-up", cluster, str(ROOT / "examples/grayscale.py"), "/home/root/grayscale.py")
+    changes = ("data.manifest=data/motion/manifest.parquet", "data.augment.grayscale.probability=0.5")
+    options = ("--plugin", "grayscale.py", "--workers", "2", "--name", "own")
+    output = lab.run("ray", "submit", cluster, str(script), "--", *changes, *options, timeout_s=600)
+    assert "run own: 2 steps" in output
+    there = lab.ssh(lab.addresses[1], "ls ~")
+    assert "kineray" in there and "my_tsm.py" not in there and "grayscale.py" not in there
+    return json.loads(lab.run("kineray", "runs", "show", "own", "--json", **S3, **tracker))
+
+
+OWN_EXPERIMENT = """
+
+experiment = kineray.Experiment(
+    name="own",
+    data=kineray.DataConfig(
+        frames=8, stride=2, fps=15, short_side=(36, 40), crop=32, eval_short_side=36, eval_crop=32, flip=False
+    ),
+    model=TsmConfig(shift=0.25),
+    schedule=kineray.CosineConfig(warmup_epochs=0),
+    train=kineray.TrainConfig(epochs=1, global_batch=32, bn_group=8),
+)
+
+if __name__ == "__main__":
+    kineray.main(experiment)
+"""
 
 WAIT_FOR_S3 = """
 import time, boto3
