@@ -66,7 +66,7 @@ def test_a_small_object_is_prefetched(uri, s3_server):
 
 
 def test_a_large_object_is_not_prefetched(uri, s3_server, monkeypatch):
-    monkeypatch.setattr("kineray.storage.files.WHOLE_UP_TO", 10_000)
+    monkeypatch.setattr("kineray.storage.files.MAX_WHOLE_BYTES", 10_000)
     s3_server.pause_s = 0.01
     for _ in range(2):
         storage.prefetch(uri)
@@ -105,11 +105,11 @@ def faulty(server, kind):
 
 
 @pytest.mark.parametrize("kind", ["503", "500", "reset", "cut", "nothing sent", "slow"])
-@pytest.mark.parametrize("whole_up_to", slow_after(1, [10**6, 0]))
-def test_what_passes_is_outlasted(uri, s3_server, kind, whole_up_to):
+@pytest.mark.parametrize("max_whole_bytes", slow_after(1, [10**6, 0]))
+def test_what_passes_is_outlasted(uri, s3_server, kind, max_whole_bytes):
     faulty(s3_server, kind)
-    assert read(uri, whole_up_to=whole_up_to) == DATA
-    if kind == "cut" and whole_up_to:
+    assert read(uri, max_whole_bytes=max_whole_bytes) == DATA
+    if kind == "cut" and max_whole_bytes:
         assert s3_server.sent == len(DATA)  # every byte once: a download goes on where it broke
         assert [request.range for request in s3_server.requests][1] == "bytes=30000-"
 
@@ -175,12 +175,12 @@ def test_what_is_permanent_is_not_repeated(uri, s3_server, s3):
         assert (caught.value.code, caught.value.key) == ("access_denied", uri)
 
 
-def test_a_long_failure_is_told_once(uri, s3_server, monkeypatch, caplog):
-    monkeypatch.setattr(s3_requests, "_SILENCE_S", 0.1)
+def test_a_long_failure_is_logged_once(uri, s3_server, monkeypatch, caplog):
+    monkeypatch.setattr(s3_requests, "_WARN_AFTER_S", 0.1)
     s3_server.reset(12)
     assert read(uri) == DATA
-    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told.startswith(f"{uri}: Connection was closed") and told.endswith("; trying again for 300 s")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"{uri}: Connection was closed") and "300 s" in warning
 
 
 # Parts of a large object
@@ -191,7 +191,7 @@ def test_a_long_failure_is_told_once(uri, s3_server, monkeypatch, caplog):
     st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.integers(-60_000, 310_000), st.integers(-1, 50_000))),
 )
 def test_a_remote_file_reads_as_a_local_one(uri, small_blocks, moves):
-    with storage.video_source(uri, whole_up_to=1000) as file:
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         local = io.BytesIO(DATA)
         assert file.name == uri and file.readable() and file.seekable() and not file.writable()
         for whence, offset, size in moves:
@@ -210,7 +210,7 @@ def test_blocks_are_fetched_once_for_all_readers(uri, s3_server, small_blocks):
     s3_server.pause_s = 0.005  # so that the first answer, which tells the size, can be ended early
 
     def check(first, size):
-        with storage.video_source(uri, whole_up_to=1000) as file:
+        with storage.video_source(uri, max_whole_bytes=1000) as file:
             file.seek(first)
             assert file.read(size) == DATA[first : first + size]
 
@@ -228,7 +228,7 @@ def test_blocks_are_fetched_once_for_all_readers(uri, s3_server, small_blocks):
 
 
 def test_reading_ahead_ends_at_what_is_here(uri, s3_server, small_blocks):
-    with storage.video_source(uri, whole_up_to=1000) as file:
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         for first, size in [(50_000, 10_000), (10_000, 50_000)]:
             file.seek(first)
             assert file.read(size) == DATA[first : first + size]
@@ -237,10 +237,10 @@ def test_reading_ahead_ends_at_what_is_here(uri, s3_server, small_blocks):
 
 
 def test_reading_in_order_takes_few_requests(uri, s3_server, small_blocks):
-    assert read(uri, whole_up_to=1000) == DATA
+    assert read(uri, max_whole_bytes=1000) == DATA
     assert s3_server.count() <= 2 + 30 // remote_file._MOST_AHEAD + 2
     s3_server.kill()
-    assert read(uri, whole_up_to=1000) == DATA
+    assert read(uri, max_whole_bytes=1000) == DATA
 
 
 def test_frames_in_the_middle_of_a_long_video_take_a_small_part_of_it(s3, s3_server, tmp_path, monkeypatch):
@@ -258,11 +258,11 @@ def test_frames_in_the_middle_of_a_long_video_take_a_small_part_of_it(s3, s3_ser
             decoded = (frame for frame in container.decode(stream) if frame.time >= 12)
             return np.stack([next(decoded).to_ndarray(format="rgb24") for _ in range(4)])
 
-    with storage.video_source(uri, whole_up_to=1000) as file:
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         assert np.array_equal(frames(file), frames(str(path)))
     assert s3_server.sent < 0.25 * size
     requests = s3_server.count()
-    with storage.video_source(uri, whole_up_to=1000) as file:
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         frames(file)
     assert s3_server.count() == requests
 
@@ -271,7 +271,7 @@ def test_a_failure_while_decoding_is_the_storages_own(s3, s3_server, tmp_path, m
     monkeypatch.setattr(remote_file, "BLOCK", 2**15)
     path = write_video(tmp_path / "long.mp4", frames=100, width=160, height=128, params="crf=4")
     storage.write_bytes(f"{s3}/long.mp4", path.read_bytes())
-    with storage.video_source(f"{s3}/long.mp4", whole_up_to=1000) as file, av.open(file) as container:
+    with storage.video_source(f"{s3}/long.mp4", max_whole_bytes=1000) as file, av.open(file) as container:
         s3_server.kill()
         with pytest.raises(StorageError) as caught, storage.retry_for(0.2):
             list(container.decode(video=0))
@@ -282,7 +282,7 @@ def test_a_failure_while_decoding_is_the_storages_own(s3, s3_server, tmp_path, m
 def test_a_replaced_object_is_never_mixed(uri, s3_server, small_blocks, hidden):
     s3_server.hidden = {hidden}
     new = random.Random(1).randbytes(len(DATA) - (hidden == "etag"))
-    with storage.video_source(uri, whole_up_to=1000) as file:
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         assert file.read(5000) == DATA[:5000]
         storage.write_bytes(uri, new)
         file.seek(200_000)
@@ -291,7 +291,7 @@ def test_a_replaced_object_is_never_mixed(uri, s3_server, small_blocks, hidden):
         assert (caught.value.code, caught.value.key) == ("replaced", uri)
         file.seek(0)
         assert file.read(5000) == DATA[:5000]
-    assert read(uri, whole_up_to=1000) == new
+    assert read(uri, max_whole_bytes=1000) == new
 
 
 @pytest.mark.parametrize("hidden", ["nothing", "etag", "if-match"])
@@ -339,7 +339,7 @@ chance, data = random.Random(0), random.Random(0).randbytes(300_000)
 chance.seed(sys.argv[1])
 print("ready", flush=True)
 for uri in sys.argv[2:]:
-    with storage.video_source(uri, whole_up_to=100_000) as source:
+    with storage.video_source(uri, max_whole_bytes=100_000) as source:
         file = source.open("rb") if not isinstance(source, io.IOBase) else source
         size = file.seek(0, 2)
         for _ in range(60):
