@@ -205,7 +205,7 @@ class Cache:
         listed = self._listed()
         total = sum(size for _, size, _ in listed)
         fetched = sum(size for last_use, size, _ in listed if last_use)
-        goal = total - missing if missing <= fetched else total  # removing all files would not suffice
+        goal = total - missing if missing <= fetched else total  # else: removing all would not be enough
         if total > (limit := self.capacity()):
             goal = min(goal, int(limit * _KEPT))
         for last_use, size, path in sorted(listed):

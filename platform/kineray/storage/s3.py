@@ -146,7 +146,7 @@ def _with_retries(
         except StorageError:
             raise
         except Exception as error:
-            if not _transient(error):
+            if not _is_transient(error):
                 if not type(error).__module__.startswith(("botocore", "boto3")):
                     raise  # about a local file
                 raise _permanent(uri, error) from None
@@ -167,7 +167,7 @@ def _with_retries(
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
-def _transient(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
