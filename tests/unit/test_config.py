@@ -132,7 +132,7 @@ def test_an_experiment_of_before_loads():
         ("train.global_batch=100", "bad_value", "train"),
         ("schedule.decay_epochs=30,60", "wrong_variant", "schedule.decay_epochs"),
         ("data.clips_per_sample=3", "bad_value", "train.global_batch"),
-        ("data.frames=12", "bad_value", "data.frames"),
+        ("data.frames=12", "wrong_shape", "data.frames"),
         ("data.crop=300", "bad_value", "data"),
         ("data.short_side=320,256", "bad_value", "data"),
         ("schedule.warmup_epochs=400", "bad_value", "schedule.warmup_epochs"),
@@ -300,7 +300,7 @@ def test_a_space_is_checked_between_its_ends_and_at_values_that_do_not_go_togeth
             with pytest.raises(ConfigError, match=f"search space: {key}=.*: input should be a valid integer"):
                 check_space(base, {key: domain})
     clash = {"model.alpha": Choice(8, 16), "data.frames": Choice(16, 24)}
-    with pytest.raises(ConfigError, match=r"data\.frames 24 is not a multiple of model\.alpha 16"):
+    with pytest.raises(ConfigError, match=r"data\.frames=24: not a multiple of model\.alpha 16"):
         check_space(base, clash)
     with pytest.raises(ConfigError, match=r"optim\.momentum: a field of optim\.type=sgd"):
         check_space(base, {"optim.type": Choice("sgd", "adam"), "optim.momentum": Uniform(0.8, 0.9)})

@@ -75,24 +75,25 @@ def test_parameters_and_output_of_every_preset(name):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "key"),
     [
-        ({"heads": {}}, "heads: {} names none; give at least one"),
-        ({"heads": ["action"]}, "heads: ['action'] names none"),
-        ({"heads": {1: 4}}, "heads: '1' cannot be the name of a head"),
-        ({"heads": {"action": "400"}}, "heads: 'action' has '400' classes; it needs at least one"),
-        ({"in_channels": 0}, "in_channels: 0 is no number of channels"),
-        ({"in_channels": "3"}, "in_channels: '3' is no number of channels"),
-        ({"type": ["s3d"]}, "model.type=['s3d']: not one of c3d, "),
-        ({"alfa": 4}, "model.alfa: unknown key; did you mean model.alpha?"),
-        ({"width": 0}, "model.width=0: input should be greater than 0"),
-        ({"rgb": SlowFastConfig()}, "model.rgb.type: a field of model.type=two_stream, but "),
+        ({"heads": {}}, "empty", "heads"),
+        ({"heads": ["action"]}, "empty", "heads"),
+        ({"heads": {1: 4}}, "bad_name", "heads"),
+        ({"heads": {"action": "400"}}, "out_of_range", "heads"),
+        ({"in_channels": 0}, "out_of_range", "in_channels"),
+        ({"in_channels": "3"}, "out_of_range", "in_channels"),
+        ({"type": ["s3d"]}, "unknown_variant", "model.type"),
+        ({"alfa": 4}, "unknown_key", "model.alfa"),
+        ({"width": 0}, "bad_value", "model.width"),
+        ({"rgb": SlowFastConfig()}, "wrong_variant", "model.rgb.type"),
     ],
 )
-def test_what_cannot_be_created(arguments, message):
+def test_what_cannot_be_created(arguments, code, key):
     with pytest.raises(ConfigError) as error, torch.device("meta"):
         create_model("slowfast_r50_8x8", **{"heads": HEADS, **arguments})
-    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert (error.value.code, error.value.key) == (code, key)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("temporal", [GruConfig(units=9), {"type": "gru", "units": 9}])
@@ -103,9 +104,9 @@ def test_a_part_of_the_configuration_is_an_argument(temporal):
 
 
 def test_fields_are_not_tied_to_the_clips_of_the_preset():
-    """Its 32 frames are no multiple of 6."""
+    """Its 32 frames are not a multiple of 6."""
     with torch.device("meta"):
-        assert create_model("slowfast_r50_4x16", HEADS, alpha=6).alpha == 6
+        assert create_model("slowfast_r50_4x16", HEADS, alpha=6).config.alpha == 6
 
 
 def test_a_backbone_that_is_frozen_with_random_weights_is_reported(caplog):
@@ -226,8 +227,9 @@ def test_other_sizes(small):
         logits = run(model, clips(small, 2, shape=shape))
         assert all(torch.isfinite(values).all() and len(values) == 2 for values in logits.values()), shape
     for shape in small.refused:
-        with pytest.raises(ConfigError, match=r"^data\.") as error:
+        with pytest.raises(ConfigError) as error:
             run(model, clips(small, 2, shape=shape))
+        assert error.value.code == "wrong_shape" and error.value.key.startswith("data.")
         assert "\n" not in str(error.value)
 
 

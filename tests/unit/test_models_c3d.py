@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from kineray.config import C3DConfig, DataConfig, Experiment
+from kineray.errors import ConfigError
 from kineray.models import build_model, create_model, set_clip_seeds
 
 HEADS = {"action": 6}
@@ -74,13 +75,14 @@ def test_dropout_after_both_fully_connected_layers():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "message"),
+    ("sizes", "key"),
     [
-        ({"frames": 32}, "data.frames 32 is not 16"),
-        ({"frames": 16, "crop": 224}, "data.crop 224 is not 112"),
-        ({"frames": 16, "crop": 112, "eval_crop": 128}, "data.eval_crop 128 is not 112"),
+        ({"frames": 32}, "data.frames"),
+        ({"frames": 16, "crop": 224}, "data.crop"),
+        ({"frames": 16, "crop": 112, "eval_crop": 128}, "data.eval_crop"),
     ],
 )
-def test_clips_that_c3d_cannot_take_are_found_before_training(sizes, message):
-    with pytest.raises(ValueError, match=message):
+def test_clips_that_c3d_cannot_take_are_found_before_training(sizes, key):
+    with pytest.raises(ConfigError) as error:
         Experiment(data=DataConfig(**sizes), model=C3DConfig())
+    assert (error.value.code, error.value.key) == ("wrong_shape", key)

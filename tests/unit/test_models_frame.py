@@ -217,22 +217,24 @@ def test_a_trained_backbone_takes_its_statistics_over_all_frames_of_a_group_of_c
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("cut", "remedy"),
     [
-        (FrameConfig(cut="layer9"), "model.cut: resnet50 has no layer 'layer9'; it has conv1, bn1, relu, "),
-        (FrameConfig(cut="layer1.7"), "model.cut: resnet50.layer1 has no layer '7'; it has 0, 1, 2"),
-        (
-            FrameConfig(cut="layer1.0.conv1"),
-            "model.cut: resnet50.layer1.0 cannot be cut at 'conv1'; set model.cut=layer1.0",
-        ),
-        (FrameConfig(cut="fc"), "model.cut: resnet50 has no layer 'fc'"),
-        (
-            FrameConfig(**MOBILENET, temporal=TimeceptionConfig(layers=1, groups=7)),
-            "model.temporal.groups 7 does not divide the 24 channels of the backbone into four or more each",
-        ),
+        ("layer9", "choose from conv1, bn1, relu, maxpool, layer1, layer2, layer3, layer4"),
+        ("layer1.7", "choose from 0, 1, 2"),
+        ("layer1.0.conv1", "set model.cut=layer1.0"),
+        ("fc", "choose from conv1, bn1, relu, maxpool, layer1, layer2, layer3, layer4"),
     ],
 )
-def test_what_cannot_be_built(config, message):
+def test_a_layer_that_is_not_there_names_those_that_are(cut, remedy):
+    with torch.device("meta"), pytest.raises(ConfigError) as error:
+        build_model(FrameConfig(cut=cut), {"action": 2})
+    found = error.value
+    assert (found.code, found.key, found.remedy) == ("unknown_value", "model.cut", remedy)
+
+
+def test_groups_of_timeception_must_divide_the_channels():
+    config = FrameConfig(**MOBILENET, temporal=TimeceptionConfig(layers=1, groups=7))
     with torch.device("meta"), pytest.raises(ConfigError) as error:
         build_model(config, {"action": 2})
-    assert str(error.value).startswith(message)
+    assert (error.value.code, error.value.key) == ("out_of_range", "model.temporal.groups")
+    assert "the 24 channels of the backbone" in error.value.problem

@@ -249,14 +249,13 @@ def test_batch_norm_groups_hold_the_frames_of_their_clips(images):
 
 
 def test_unusable_settings_name_the_key():
-    with pytest.raises(ConfigError, match=r"^data\.frames 4 must be at least 5, the temporal context$"):
-        apply_overrides(Experiment(), ["model.type=st_resnet", "model.connections=4", "data.frames=4"])
-    with pytest.raises(ConfigError, match=r"connections 3 is more than the 2 positions up to 49_55"):
-        apply_overrides(Experiment(), ["model.type=st_resnet", "model.connections=3", "model.position=49_55"])
-    with pytest.raises(ConfigError, match=r"model\.position=48_54"):
-        apply_overrides(Experiment(), ["model.type=st_resnet", "model.position=48_54"])
-    with pytest.raises(ConfigError) as error:
-        apply_overrides(Experiment(), ["model.type=st_resnet", "model.delays=3"])
-    assert (error.value.code, error.value.key) == ("bad_value", "model.delays")
-    with pytest.raises(ConfigError, match=r"^data\.frames 2 must be at least 3"):
-        apply_overrides(Experiment(), ["model.type=st_resnet", "model.delays=1,2", "data.frames=2"])
+    for overrides, code, key in [
+        (["model.connections=4", "data.frames=4"], "wrong_shape", "data.frames"),
+        (["model.delays=1,2", "data.frames=2"], "wrong_shape", "data.frames"),
+        (["model.connections=3", "model.position=49_55"], "bad_value", "model"),
+        (["model.position=48_54"], "bad_value", "model.position"),
+        (["model.delays=3"], "bad_value", "model.delays"),
+    ]:
+        with pytest.raises(ConfigError) as error:
+            apply_overrides(Experiment(), ["model.type=st_resnet", *overrides])
+        assert (error.value.code, error.value.key) == (code, key)

@@ -124,8 +124,9 @@ def test_clear_errors():
         with pytest.raises(ConfigError) as error:
             summarise(name)
         assert (error.value.code, error.value.key) == ("unknown_model", name)
-    with pytest.raises(ConfigError, match=r"^data\.frames 30 "):
+    with pytest.raises(ConfigError) as error:
         summarise("slowfast_r50_8x8", (3, 30, 64, 64))
+    assert (error.value.code, error.value.key) == ("wrong_shape", "data.frames")
     with pytest.raises(TypeError, match="clip"):
         summarise(Toy())
 

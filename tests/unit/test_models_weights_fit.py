@@ -126,12 +126,12 @@ def test_nonlocal_res4_may_be_new(tmp_path):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_another_configuration_is_refused_with_the_keys_to_set(tmp_path, change, words):
-    message = refused(built(), save(built(SLOWFAST.model_copy(update=change)), tmp_path / "x.pyth"))
-    assert all(word in message for word in words), message
+    error = refused(built(), save(built(SLOWFAST.model_copy(update=change)), tmp_path / "x.pyth"))
+    assert error.code == "other_model" and all(word in error.problem for word in words), error
     keys = {key: value for key, value in change.items() if (key, value) != ("nonlocal_res4", ())}
     for key, value in keys.items():
-        assert f"model.{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" in message
-    assert "; set " in message
+        argument = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        assert f"model.{key}={argument}" in error.remedy.split()
 
 
 def test_following_the_advice_is_enough(tmp_path):
@@ -147,7 +147,7 @@ def test_following_the_advice_is_enough(tmp_path):
     file = save(built(other), tmp_path / "x.pyth", cfg=yaml.safe_dump({"SLOWFAST": {"ALPHA": 4}}))
     with pytest.raises(CheckpointError) as error:
         create_model("slowfast_r50_4x16", {"action": 5}, init=file)
-    keys = dict(re.findall(r" model\.(\w+)=(\S+)", str(error.value)))
+    keys = dict(re.findall(r" model\.(\w+)=(\S+)", error.value.remedy))
     assert keys["alpha"] == "4" and keys["fusion_kernel"] == "7"
     model = create_model("slowfast_r50_4x16", {"action": 5}, init=file, **keys).eval()
     assert torch.equal(model.slow.stem.conv.weight, built(other).slow.stem.conv.weight)
@@ -191,8 +191,8 @@ def test_settings_that_no_shape_shows_are_told(tmp_path, theirs, ours, note):
 
 def test_weights_of_one_stream_are_for_one_stream(tmp_path, checkpoint):
     model = built(TwoStreamConfig(rgb=SLOWFAST, flow=SLOWFAST), channels=5)
-    assert refused(model, checkpoint).endswith(
-        "; set model.rgb.init or model.flow.init to start a stream from it"
+    assert (
+        refused(model, checkpoint).remedy == "set model.rgb.init or model.flow.init to start a stream from it"
     )
 
 
@@ -200,17 +200,17 @@ def test_advice_is_not_given_where_it_cannot_help(tmp_path):
     """A 3D ResNet has no basic blocks, however many of them there are."""
     torch.save(resnet18(num_classes=2).state_dict(), tmp_path / "resnet18.pth")
     model = built(ResNet3dConfig(stage_blocks=(1, 1, 1, 1), width=8, head_pool=1))
-    assert refused(model, str(tmp_path / "resnet18.pth")).endswith("; choose the model that they are of")
+    assert refused(model, str(tmp_path / "resnet18.pth")).remedy == "choose the model that they belong to"
 
 
 def test_names_that_only_look_like_those_of_pytorchvideo(tmp_path):
     names = ("blocks.x.y.res_blocks.z", "blocks.0.a")
     torch.save({name: torch.zeros(2) for name in names}, tmp_path / "x.pyth")
-    assert "not the weights of this model" in refused(built(), str(tmp_path / "x.pyth"))
+    assert refused(built(), str(tmp_path / "x.pyth")).code == "other_model"
 
 
 def test_weights_of_something_else(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    message = refused(built(), tmp_path / "x.pth")
-    assert "1 weights are not of this model (conv.weight)" in message
-    assert message.endswith("; choose the model that they are of")
+    error = refused(built(), tmp_path / "x.pth")
+    assert error.code == "other_model" and "1 weights are not of this model (conv.weight)" in error.problem
+    assert error.remedy == "choose the model that they belong to"

@@ -125,8 +125,8 @@ def test_a_video_network_of_torchvision_keeps_its_classifier(torch_home, classes
     head_is_new = ("head action is new: 5 classes, 400 in the file",) if classes == 5 else ()
     normalisation = "data.mean=0.43216,0.394666,0.37645 data.std=0.22803,0.22145,0.216989"
     assert loaded.notes == (f"trained with {normalisation}", *head_is_new)
-    message = refused(create_model("r3d_18", {"action": 5}), "torchvision:mc3_18")
-    assert "weights have other shapes (backbone.layer2.0.conv1.0.weight is 128x64x1x3x3, " in message
+    error = refused(create_model("r3d_18", {"action": 5}), "torchvision:mc3_18")
+    assert "weights have other shapes (backbone.layer2.0.conv1.0.weight is 128x64x1x3x3, " in error.problem
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_names_in_the_files_of_densenet(tmp_path):
 def test_another_depth_is_refused_for_every_frame(tmp_path, blocks):
     state = image_network(blocks, kind="basic").state_dict()
     model = build_model(FrameConfig(backbone="resnet18"), {"action": 5})
-    assert "backbone.layer3." in refused(model, saved(state, tmp_path / "resnet.pth"))
+    assert "backbone.layer3." in refused(model, saved(state, tmp_path / "resnet.pth")).problem
 
 
 @pytest.mark.slow
@@ -188,8 +188,8 @@ def test_s3d_of_torchvision(torch_home):
     inputs = torch.randn(1, 3, 11, 49, 66)
     with torch.no_grad():
         torch.testing.assert_close(model.features(inputs), network.features(inputs))
-    message = refused(create_model("i3d_inception", {"action": 5}), "torchvision:s3d")
-    assert "are not of this model (conv1.spatial.conv.weight, " in message
+    error = refused(create_model("i3d_inception", {"action": 5}), "torchvision:s3d")
+    assert "are not of this model (conv1.spatial.conv.weight, " in error.problem
 
 
 @pytest.mark.slow
@@ -224,22 +224,22 @@ def test_inflated_inception_v3(torch_home):
 def test_another_image_network_is_refused_with_the_keys_to_set(tmp_path):
     torch.save(image_network((1, 2, 1, 1)).state_dict(), tmp_path / "resnet.pth")
     model = build_model(ResNet3dConfig(stage_blocks=(1, 1, 2, 1)), {"action": 5})
-    message = refused(model, tmp_path / "resnet.pth")
-    assert "are missing (backbone.res4.block1.conv_a.weight, " in message
-    assert "are not of this model (backbone.res3.block1.conv_a.weight, " in message
-    assert message.endswith("; set model.stage_blocks=1,2,1,1")
+    error = refused(model, tmp_path / "resnet.pth")
+    assert "are missing (backbone.res4.block1.conv_a.weight, " in error.problem
+    assert "are not of this model (backbone.res3.block1.conv_a.weight, " in error.problem
+    assert error.remedy == "set model.stage_blocks=1,2,1,1"
 
 
 @pytest.mark.parametrize(
     "name", ["resnet5000", "ResNet18_Weights.NONE", "Nothing.IMAGENET1K_V1", "", "get_model", "os.system"]
 )
 def test_what_torchvision_does_not_have(name):
-    assert "not a network of torchvision" in refused(built(), f"torchvision:{name}")
+    assert refused(built(), f"torchvision:{name}").code == "unknown_model"
 
 
 def test_a_copy_of_torchvision_that_is_damaged(tmp_path, monkeypatch, torch_home):
     torch_home("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
     copy = next(tmp_path.rglob("*.pth"))
     copy.write_bytes(copy.read_bytes()[:1000])
-    message = refused(built(), "torchvision:resnet18")
-    assert str(copy) in message and "damaged" in message
+    error = refused(built(), "torchvision:resnet18")
+    assert error.code == "damaged" and str(copy) in error.problem

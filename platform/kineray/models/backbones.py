@@ -76,5 +76,15 @@ def _up_to(layers: nn.Sequential, cut: str, path: str) -> nn.Sequential:
             return nn.Sequential(kept)
         if name == first:
             whole = f"{path}.{first}".partition(".")[2]
-            raise ConfigError(f"model.cut: {path}.{first} cannot be cut at '{inside}'; set model.cut={whole}")
-    raise ConfigError(f"model.cut: {path} has no layer '{first}'; it has {', '.join(kept)}")
+            raise ConfigError(
+                f"{path}.{first} cannot be cut at '{inside}'",
+                code="unknown_value",
+                key="model.cut",
+                remedy=f"set model.cut={whole}",
+            )
+    raise ConfigError(
+        f"{path} has no layer '{first}'",
+        code="unknown_value",
+        key="model.cut",
+        remedy=f"choose from {', '.join(kept)}",
+    )

@@ -28,7 +28,6 @@ from kineray.config.models.c3d import C3DConfig
 from kineray.models.blocks import ClipDropout
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 
 class C3D(nn.Module):
@@ -67,7 +66,7 @@ class C3D(nn.Module):
 
         Raises ConfigError for clips of another size.
         """
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         features_bc = self.features(clips_bcthw).flatten(1)
         features_bc = self.dropout(F.relu(self.fc6(features_bc)))
         logits: dict[str, Tensor] = self.head(F.relu(self.fc7(features_bc)))

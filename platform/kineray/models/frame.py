@@ -36,7 +36,6 @@ from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.blocks import adopt, fold_frames
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 
 def frozen_at_random_note(key: str) -> str:
@@ -72,7 +71,7 @@ class FrameNet(nn.Module):
 
     def frame_maps(self, clips_bcthw: Tensor) -> Tensor:
         """The backbone's part: feature maps of every frame, [B, T, C, H', W']."""
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         if self.config.frozen:
             with torch.no_grad():
                 return fold_frames(self.backbone, clips_bcthw)

@@ -96,12 +96,22 @@ class Head(Classifiers, MeanOfProbabilities):
 def check_heads(heads: Mapping[str, int]) -> None:
     """Raise ConfigError unless there is a head, each has a usable name and at least one class."""
     if not isinstance(heads, Mapping) or not heads:
-        raise ConfigError(f"heads: {heads!r} names none; give at least one, as in {{'action': 400}}")
+        raise ConfigError(
+            f"{heads!r} names no head", code="empty", key="heads", remedy="give one, as in {'action': 400}"
+        )
     reserved = nn.ModuleDict()
     for name, classes in heads.items():
         if not isinstance(name, str) or not name.replace("-", "_").isidentifier() or hasattr(reserved, name):
             raise ConfigError(
-                f"heads: '{name}' cannot be the name of a head; use another word, as in 'action'"
+                f"'{name}' cannot be the name of a head",
+                code="bad_name",
+                key="heads",
+                remedy="use another word, as in 'action'",
             )
         if not isinstance(classes, int) or classes < 1:
-            raise ConfigError(f"heads: '{name}' has {classes!r} classes; it needs at least one")
+            raise ConfigError(
+                f"'{name}' has {classes!r} classes",
+                code="out_of_range",
+                key="heads",
+                remedy="give at least 1",
+            )

@@ -33,7 +33,6 @@ from kineray.config.models.p3d import P3DConfig
 from kineray.models.blocks import GhostBatchNorm, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 EXPANSION = 4  # channels at the end of a bottleneck relative to its inside
 
@@ -65,7 +64,7 @@ class P3D(nn.Module):
 
         Raises ConfigError if the number of frames is not a multiple of 16.
         """
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         features_bcthw = self.stem(clips_bcthw)
         for stage in (self.res2, self.res3, self.res4):
             features_bcthw = F.max_pool3d(stage(features_bcthw), (2, 1, 1))

@@ -105,5 +105,11 @@ def build_model(config: ModelSection, heads: Mapping[str, int], in_channels: int
     Raises ConfigError for unusable heads or channels.
     """
     if not isinstance(in_channels, int) or in_channels < 1:
-        raise ConfigError(f"in_channels: {in_channels!r} is no number of channels; RGB has 3, flow 2")
+        raise ConfigError(
+            "not a number of channels",
+            code="out_of_range",
+            key="in_channels",
+            value=repr(in_channels),
+            remedy="RGB has 3, flow 2",
+        )
     return config.build(heads, in_channels)

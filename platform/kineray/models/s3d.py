@@ -35,7 +35,6 @@ from kineray.config.models.s3d import S3DConfig
 from kineray.models.blocks import ConvNorm, SeparableConvNorm
 from kineray.models.heads import Classifiers
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 Conv = Callable[..., nn.Module]  # (in_channels, out_channels, size, stride=1) -> conv, batch norm, relu
 
@@ -82,7 +81,7 @@ class S3D(nn.Module):
 
     def features(self, clips_bcthw: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, 16 ``width``, about T/8, H/32, W/32]."""
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         x = self.conv1(clips_bcthw)
         x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), padding=(0, 1, 1))
         x = self.conv3(self.conv2(x))

@@ -60,7 +60,6 @@ from kineray.config.models.s3d_v3 import S3DV3Config
 from kineray.models.blocks import ConvNorm, SeparableConvNorm
 from kineray.models.heads import AUXILIARY, FeatureHead
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 _AUXILIARY_AFTER = 15
 _TORCHVISION_LAYERS = {
@@ -115,7 +114,7 @@ class S3DV3(nn.Module):
         In training there are also the logits of the auxiliary classifier, under ``AUXILIARY`` + head.
         Raises ConfigError for clips that are too short or too small.
         """
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         x = clips_bcthw
         auxiliary: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers.values(), start=1):

@@ -22,10 +22,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.models.slowfast import SlowFastConfig
-from kineray.errors import ConfigError
 from kineray.models.blocks import BasicBlock, Bottleneck, Lateral, Pathway, R2Plus1dBlock, initialise
-from kineray.models.blocks.pathway import check_frame_size
 from kineray.models.blocks.residual import ResidualBlock
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
@@ -46,8 +45,6 @@ class SlowFast(nn.Module):
     def __init__(self, config: SlowFastConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        self.alpha = config.alpha
-        self.smallest_side = config.smallest_side
         fast_width = config.width // config.beta_inv
         block = _BLOCKS[config.block]
         self.slow = Pathway(
@@ -81,8 +78,8 @@ class SlowFast(nn.Module):
         logits alike. Raises ConfigError if the number of frames is not a multiple of alpha, and for
         frames that are too small for the non-local blocks.
         """
-        check_frame_size(clips_bcthw, self.smallest_side)
-        indices = slow_indices(clips_bcthw.shape[2], self.alpha)
+        self.config.check_clip(*clips_bcthw.shape[2:])
+        indices = slow_indices(clips_bcthw.shape[2], self.config.alpha)
         # Not index_select, which would put the channels of a pixel apart in memory.
         slow = self.slow.stem(torch.cat([clips_bcthw[:, :, index : index + 1] for index in indices], dim=2))
         fast = self.fast.stem(clips_bcthw)
@@ -104,7 +101,7 @@ def slow_indices(frames: int, alpha: int) -> tuple[int, ...]:
     (0, 4, 8, 13, 17, 22, 26, 31)
     """
     if frames % alpha:
-        raise ConfigError(f"data.frames {frames} is not a multiple of model.alpha {alpha}")
+        raise wrong_clip("frames", frames, f"not a multiple of model.alpha {alpha}")
     slow = frames // alpha
     return tuple(index * (frames - 1) // max(slow - 1, 1) for index in range(slow))
 

@@ -43,7 +43,6 @@ from torch.nn import functional as F
 from torchvision.models import ResNet, resnet50
 
 from kineray.config.models.st_resnet import STResNetConfig
-from kineray.errors import ConfigError
 from kineray.models.blocks import GhostBatchNorm, adopt, replace_input_conv
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
@@ -71,8 +70,6 @@ class STResNet(nn.Module):
     def __init__(self, config: STResNetConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        self.context = config.context
-        self.delays = config.delays
         self.backbone = _backbone(in_channels)
         self.source_of: dict[str, str] = {}  # from the name of a target to that of its source
         self.connections = nn.ModuleDict()
@@ -89,11 +86,9 @@ class STResNet(nn.Module):
         Of a clip that is longer than the context only the last frames matter, and only they are looked at.
         Raises ConfigError for a shorter one.
         """
-        frames = clips_bcthw.shape[2]
-        if frames < self.context:
-            raise ConfigError(f"data.frames {frames} must be at least {self.context}, the temporal context")
+        self.config.check_clip(*clips_bcthw.shape[2:])
         sources: dict[str, Tensor] = {}
-        features_btchw = clips_bcthw[:, :, frames - self.context :].transpose(1, 2)
+        features_btchw = clips_bcthw[:, :, -self.config.context :].transpose(1, 2)
         features_btchw = F.relu(self._layer("bn1", self._layer("conv1", features_btchw, sources), sources))
         features_btchw = _each_frame(self.backbone.maxpool, features_btchw)
         for stage, blocks in STAGES.items():
@@ -128,10 +123,10 @@ class STResNet(nn.Module):
             sources[name] = output_btchw
         if name not in self.source_of:
             return output_btchw
-        source_btchw, longest = sources[self.source_of[name]], max(self.delays)
+        source_btchw, longest = sources[self.source_of[name]], max(self.config.delays)
         connection = self.connections[self.connection_to[name]]
         connected_btchw = output_btchw[:, longest:]
-        for delay in self.delays:
+        for delay in self.config.delays:
             earlier_btchw = source_btchw[:, longest - delay : -delay]
             connected_btchw = connected_btchw + _each_frame(connection, earlier_btchw)
         return connected_btchw

@@ -47,8 +47,10 @@ class TwoStream(nn.Module):
         self.config = config
         if in_channels <= RGB:
             raise ConfigError(
-                f"data.modality: clips of {in_channels} channels; model.type=two_stream needs 3 of RGB and"
-                " those of flow, as in data.modality=rgb_flow"
+                f"clips of {in_channels} channels, and model.type=two_stream needs RGB and flow",
+                code="wrong_shape",
+                key="data.modality",
+                remedy="set data.modality=rgb_flow",
             )
         check_heads(heads)
         self.rgb = config.rgb.build(heads, RGB)
@@ -149,15 +151,23 @@ def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
         common = [name for name in rgb if name in flow]
         # The outermost will do; some networks have them inside one part.
         names = [name for name in common if "." not in name] or [n for n in common if n.count(".") == 1]
-        choice = f"choose from {', '.join(names)}" if names else "they have none in common"
-        raise ConfigError(f"model.mid={config.mid}: not a layer of both streams; {choice}")
+        raise ConfigError(
+            "not a layer of both streams",
+            code="unknown_value",
+            key="model.mid",
+            value=config.mid,
+            remedy=f"choose from {', '.join(names)}" if names else "leave it empty: they have none in common",
+        )
     of_rgb, of_flow = rgb[config.mid], flow[config.mid]
     differ = of_rgb != of_flow if config.mid_fusion == "sum" else of_rgb[1:] != of_flow[1:]
     if differ:
+        equal = "equal shapes" + (" except for the channels" if config.mid_fusion == "conv" else "")
         raise ConfigError(
-            f"model.mid={config.mid}: features of {list(of_rgb)} in model.rgb and {list(of_flow)} in"
-            f" model.flow; model.mid_fusion={config.mid_fusion} needs equal ones"
-            + (" except for the channels, which come first" if config.mid_fusion == "conv" else "")
+            f"features of {list(of_rgb)} in model.rgb and {list(of_flow)} in model.flow, and "
+            f"model.mid_fusion={config.mid_fusion} needs {equal}",
+            code="wrong_shape",
+            key="model.mid",
+            value=config.mid,
         )
     if config.mid_fusion == "sum":
         return MidFusion(None)
@@ -174,7 +184,12 @@ def _shapes(config: TwoStreamConfig, stream: ModelSection, channels: int) -> dic
     """
     sizes = [size for size in product(_FRAMES, _SIDES) if _takes(config, *size)]
     if not sizes:
-        raise ConfigError("model.mid: there are no clips that model.rgb and model.flow can both take")
+        raise ConfigError(
+            "there are no clips that model.rgb and model.flow can both take",
+            code="wrong_shape",
+            key="model.mid",
+            value=config.mid,
+        )
     frames, side = sizes[0]
     outputs: dict[str, list[object]] = {}
     with torch.device("meta"), torch.no_grad():
@@ -200,7 +215,7 @@ def _record(outputs: list[object], _layer: nn.Module, _inputs: object, output: o
 def _takes(config: TwoStreamConfig, frames: int, side: int) -> bool:
     try:
         config.check_clip(frames, side, side)
-    except ValueError:
+    except ConfigError:
         return False
     return True
 

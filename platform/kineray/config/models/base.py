@@ -51,7 +51,8 @@ class ModelSection(Variant, home="kineray.config.models"):
         }
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError, naming the key, for clips that the network cannot take.
+        """Raise ConfigError, with the key ``data.*``, for clips that the network cannot take.
 
-        ``frames`` of a clip; ``crop`` and ``eval_crop``: its sides in pixels, in training and evaluation.
+        ``frames``: number of frames of a clip; ``crop``, ``eval_crop``: its side in pixels in training and
+        in evaluation.
         """

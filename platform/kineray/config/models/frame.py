@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from kineray.config.clip_checks import check_sides
 from kineray.config.fields import Probability
 from kineray.config.models.base import ModelSection
 from kineray.config.temporal.average import AverageConfig
@@ -35,11 +36,7 @@ class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.Frame
         return {"backbone": "init"} if self.frozen and not self.init else {}
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for frames too small for the backbone, or a number of frames that does not fit."""
+        """Raise ConfigError for frames that are too small, or of a number that ``temporal`` cannot take."""
         smallest = 75 if self.backbone == "inception_v3" else 32
-        for key, side in (("data.crop", crop), ("data.eval_crop", eval_crop)):
-            if side < smallest:
-                raise ValueError(
-                    f"{key} {side} is less than the {smallest} pixels that {self.backbone} needs"
-                )
+        check_sides(crop, eval_crop, smallest, f"too small for {self.backbone}")
         self.temporal.check_frames(frames)

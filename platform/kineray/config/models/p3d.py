@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import Names, PositiveInt, PositiveInts4, Probability
 from kineray.config.models.base import ModelSection
 
@@ -33,6 +34,6 @@ class P3DConfig(ModelSection, type="p3d", builds="kineray.models.p3d.P3D"):
         return self
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError unless four halvings of the number of frames leave no remainder."""
+        """Raise ConfigError unless the number of frames can be halved four times."""
         if frames % TEMPORAL_STRIDE:
-            raise ValueError(f"data.frames {frames} is not a multiple of {TEMPORAL_STRIDE}, which P3D needs")
+            raise wrong_clip("frames", frames, f"P3D needs a multiple of {TEMPORAL_STRIDE}")

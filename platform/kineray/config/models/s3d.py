@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from kineray.config.clip_checks import check_sides, wrong_clip
 from kineray.config.fields import PositiveInt, Probability
 from kineray.config.models.base import ModelSection
 
@@ -32,9 +33,7 @@ class S3DConfig(ModelSection, type="s3d", builds="kineray.models.s3d.S3D"):
     norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.001
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for clips of which strides and pools leave nothing."""
+        """Raise ConfigError for clips that are too short or too small for the strides and pools."""
         if frames < _FRAMES:
-            raise ValueError(f"data.frames {frames} is too few for s3d: at least {_FRAMES}")
-        for key, side in (("crop", crop), ("eval_crop", eval_crop)):
-            if side < _SIDE:
-                raise ValueError(f"data.{key} {side} is too small for s3d: at least {_SIDE}")
+            raise wrong_clip("frames", frames, "too few for s3d", f"give at least {_FRAMES}")
+        check_sides(crop, eval_crop, _SIDE, "too small for s3d")

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from kineray.config.clip_checks import check_sides, wrong_clip
 from kineray.config.fields import PositiveInt, Probability
 from kineray.config.models.base import ModelSection
 
@@ -31,9 +32,7 @@ class S3DV3Config(ModelSection, type="s3d_v3", builds="kineray.models.s3d_v3.S3D
     dropout: Probability = 0.5
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for clips of which strides and pools leave nothing."""
+        """Raise ConfigError for clips that are too short or too small for the strides and pools."""
         if frames < _SMALLEST:
-            raise ValueError(f"data.frames {frames} is too few for s3d_v3: at least {_SMALLEST}")
-        for key, side in (("crop", crop), ("eval_crop", eval_crop)):
-            if side < _SMALLEST:
-                raise ValueError(f"data.{key} {side} is too small for s3d_v3: at least {_SMALLEST}")
+            raise wrong_clip("frames", frames, "too few for s3d_v3", f"give at least {_SMALLEST}")
+        check_sides(crop, eval_crop, _SMALLEST, "too small for s3d_v3")

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import (
     BlockCounts,
     Ints,
@@ -14,7 +15,7 @@ from kineray.config.fields import (
     Probability,
 )
 from kineray.config.models.base import ModelSection
-from kineray.config.models.residual import BlockName, check_nonlocal, check_side, smallest_side
+from kineray.config.models.residual import BlockName, check_nonlocal, check_nonlocal_sides
 
 
 class SlowFastConfig(ModelSection, type="slowfast", builds="kineray.models.slowfast.SlowFast"):
@@ -54,17 +55,11 @@ class SlowFastConfig(ModelSection, type="slowfast", builds="kineray.models.slowf
         check_nonlocal(self.stage_blocks, self.nonlocal_res3, self.nonlocal_res4)
         return self
 
-    @property
-    def smallest_side(self) -> int:
-        """Of the clips, in pixels."""
-        return smallest_side(self.nonlocal_res3, self.nonlocal_res4)
-
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError unless the Fast pathway reads alpha times as many frames as the Slow one.
+        """Raise ConfigError unless the number of frames is a multiple of alpha.
 
-        And for frames that are too small for the non-local blocks.
+        Also for frames that are too small for the non-local blocks.
         """
         if frames % self.alpha:
-            raise ValueError(f"data.frames {frames} is not a multiple of model.alpha {self.alpha}")
-        check_side("data.crop", crop, self.smallest_side)
-        check_side("data.eval_crop", eval_crop, self.smallest_side)
+            raise wrong_clip("frames", frames, f"not a multiple of model.alpha {self.alpha}")
+        check_nonlocal_sides(crop, eval_crop, self.nonlocal_res3, self.nonlocal_res4)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import Ints
 from kineray.config.models.base import ModelSection
 
@@ -61,6 +62,8 @@ class STResNetConfig(ModelSection, type="st_resnet", builds="kineray.models.st_r
         return self
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for a clip that is shorter than the temporal context."""
+        """Raise ConfigError for clips that are shorter than the temporal context."""
         if frames < self.context:
-            raise ValueError(f"data.frames {frames} must be at least {self.context}, the temporal context")
+            raise wrong_clip(
+                "frames", frames, "shorter than the temporal context", f"give at least {self.context} frames"
+            )

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from kineray.config.models.base import ModelSection
 from kineray.config.models.slowfast import SlowFastConfig
+from kineray.errors import ConfigError
 
 
 class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.two_stream.TwoStream"):
@@ -32,9 +33,15 @@ class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.tw
         return self
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for clips that one of the streams cannot take."""
+        """Raise ConfigError for clips that one of the streams cannot take."""
+        given = {"data.frames": frames, "data.crop": crop, "data.eval_crop": eval_crop}
         for name, stream in (("rgb", self.rgb), ("flow", self.flow)):
             try:
                 stream.check_clip(frames, crop, eval_crop)
-            except ValueError as error:
-                raise ValueError(str(error).replace("model.", f"model.{name}.")) from None
+            except ConfigError as error:
+                problem, remedy = (
+                    text.replace("model.", f"model.{name}.") for text in (error.problem, error.remedy)
+                )
+                raise ConfigError(
+                    problem, code=error.code, key=error.key, value=given.get(error.key), remedy=remedy
+                ) from None

@@ -20,4 +20,4 @@ class TemporalSection(Variant, home="kineray.config.temporal"):
         return subsystem
 
     def check_frames(self, frames: int) -> None:
-        """Raise ValueError, naming ``data.frames``, for clips that the subsystem cannot take."""
+        """Raise ConfigError, with the key ``data.frames``, for clips that the subsystem cannot take."""

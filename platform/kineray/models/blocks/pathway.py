@@ -3,9 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from kineray.errors import ConfigError
 from kineray.models.blocks.batch_norm import GhostBatchNorm
 from kineray.models.blocks.non_local import Form, NonLocal
 from kineray.models.blocks.residual import ResidualBlock
@@ -53,16 +52,6 @@ class Pathway(nn.Module):
     def stages(self) -> tuple[nn.Module, ...]:
         """res2 to res5, in order."""
         return self.res2, self.res3, self.res4, self.res5
-
-
-def check_frame_size(clips_bcthw: Tensor, smallest_side: int) -> None:
-    """Raise ConfigError for clips that are too small for the non-local blocks."""
-    height, width = clips_bcthw.shape[3:]
-    if height < smallest_side or width < smallest_side:
-        raise ConfigError(
-            f"data.crop: clips of {height} x {width} pixels are too small for the non-local blocks, which "
-            f"pool 2 x 2; give {smallest_side} x {smallest_side} or more"
-        )
 
 
 def _stem(in_channels: int, width: int, temporal_kernel: int) -> nn.Sequential:

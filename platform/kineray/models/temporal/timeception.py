@@ -33,8 +33,10 @@ class Timeception(Temporal):
     def __init__(self, channels: int, layers: int, groups: int, *, dilated: bool) -> None:
         if channels % groups or channels < 4 * groups:
             raise ConfigError(
-                f"model.temporal.groups {groups} does not divide the {channels} channels of the backbone "
-                "into four or more each"
+                f"does not divide the {channels} channels of the backbone into four or more each",
+                code="out_of_range",
+                key="model.temporal.groups",
+                value=groups,
             )
         scales = _DILATED_SCALES if dilated else _SCALES
         stack: list[TimeceptionLayer] = []

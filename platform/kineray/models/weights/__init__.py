@@ -30,4 +30,4 @@ def load_weights(model: nn.Module, init: str, *, path: str | Path | None = None)
         weights = by_our_names(read(init, Path(path or init)), model.state_dict())
         return fit(model, init, weights)
     except CheckpointError as error:
-        raise CheckpointError(f"{init}: {error}") from None
+        raise CheckpointError(error.problem, code=error.code, key=init, remedy=error.remedy) from None

@@ -30,10 +30,10 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
     except (CheckpointError, OSError):
         raise
     except Exception:  # a damaged pickle raises any kind of error
-        raise CheckpointError("damaged, or not a Caffe2 file") from None
+        raise CheckpointError("damaged, or not a Caffe2 file", code="damaged") from None
     blobs = content.get("blobs") if isinstance(content, dict) else None
     if not isinstance(blobs, dict):
-        raise CheckpointError("not a Caffe2 file of weights: it has no 'blobs'")
+        raise CheckpointError("not a Caffe2 file of weights: it has no 'blobs'", code="not_weights")
     return {
         str(name): torch.from_numpy(np.array(value, dtype=np.float32))
         for name, value in blobs.items()
@@ -68,7 +68,8 @@ class _ArraysOnly(pickle.Unpickler):
         allowed = _ALLOWED.get((module, name))
         if allowed is None:
             raise CheckpointError(
-                f"refused: it would use {module}.{name}, and files of weights hold only arrays; "
-                "take the file from its publisher again"
+                f"refused: it would call {module}.{name}, and files of weights hold only arrays",
+                code="unsafe",
+                remedy="download the file from its publisher again",
             )
         return allowed

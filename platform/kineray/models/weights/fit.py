@@ -75,7 +75,11 @@ def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
         }
         if "type" not in settings:
             settings |= overrides_for(theirs, ours)
-        raise CheckpointError(_misfit(problems, _advice(settings, _settings_of(model).get("type"))))
+        raise CheckpointError(
+            _misfit(problems),
+            code="other_model",
+            remedy=_advice(settings, _settings_of(model).get("type")),
+        )
     model.load_state_dict(chosen, strict=False)
     notes += [f"trained with model.{key}={value}, which is another here" for key, value in settings.items()]
     notes += [f"{part} new" for part in new_parts]
@@ -168,16 +172,16 @@ def _advice(settings: Mapping[str, str], our_type: str | None) -> str:
         return "set model.rgb.init or model.flow.init to start a stream from it"
     if settings:
         return "set " + " ".join(f"model.{key}={value}" for key, value in settings.items())
-    return "choose the model that they are of"
+    return "choose the model that they belong to"
 
 
-def _misfit(problems: Mapping[str, list[str]], advice: str) -> str:
+def _misfit(problems: Mapping[str, list[str]]) -> str:
     parts = [
         f"{len(names)} weights {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
         for what, names in problems.items()
         if names
     ]
-    return f"not the weights of this model: {'; '.join(parts)}; {advice}"
+    return f"not the weights of this model: {'; '.join(parts)}"
 
 
 def _size(tensor: Tensor) -> str:

@@ -51,10 +51,12 @@ def read(init: str, path: Path) -> Weights:
         return _read(path, Path(init).suffix)
     except FileNotFoundError:
         raise CheckpointError(
-            "no such file or folder; give a checkpoint folder, a file of weights or torchvision:NAME"
+            "no such file or folder",
+            code="not_found",
+            remedy="give a checkpoint folder, a file of weights or torchvision:NAME",
         ) from None
     except OSError as error:
-        raise CheckpointError(error.strerror or str(error)) from None
+        raise CheckpointError(error.strerror or str(error), code="not_readable") from None
 
 
 def _read(path: Path, suffix: str) -> Weights:
@@ -63,8 +65,9 @@ def _read(path: Path, suffix: str) -> Weights:
         file = path / CHECKPOINT_WEIGHTS
         if not file.exists():
             raise CheckpointError(
-                f"a folder without {CHECKPOINT_WEIGHTS}; give a checkpoint folder, such as "
-                "RUN/checkpoints/step-00001000"
+                f"a folder without {CHECKPOINT_WEIGHTS}",
+                code="not_a_checkpoint",
+                remedy="give a checkpoint folder, such as RUN/checkpoints/step-00001000",
             )
         return _kineray(path / _evaluated(path))
     if suffix == ".safetensors":
@@ -88,7 +91,7 @@ def _kineray(file: Path) -> Weights:
     try:
         tensors = safetensors.torch.load_file(file)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"not a safetensors file, or damaged: {error}") from None
+        raise CheckpointError(f"not a safetensors file, or damaged: {error}", code="damaged") from None
     return Weights(tensors, "kineray", _kineray_settings(file.with_name(CHECKPOINT_EXPERIMENT)))
 
 
@@ -107,11 +110,13 @@ def _torch(path: Path) -> Weights:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds for a damaged file; none of them runs its content
         raise CheckpointError(
-            "damaged, or it holds more than weights, which is not loaded; take it from its publisher again"
+            "damaged, or it holds more than weights and is therefore not loaded",
+            code="damaged",
+            remedy="download it from its publisher again",
         ) from None
     tensors = content.get("model_state", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not any(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError("there are no weights by name in it")
+        raise CheckpointError("there are no weights by name in it", code="not_weights")
     named = {str(name): value for name, value in tensors.items() if isinstance(value, Tensor)}
     for wrapper in ("module.", "model."):
         if all(name.startswith(wrapper) for name in named):
@@ -150,8 +155,9 @@ def _torchvision(name: str) -> Weights:
         weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError, KeyError):
         raise CheckpointError(
-            "not a network of torchvision; write it as torchvision:resnet50 or "
-            "torchvision:ResNet50_Weights.IMAGENET1K_V2"
+            "not a network of torchvision",
+            code="unknown_model",
+            remedy="write it as torchvision:resnet50 or torchvision:ResNet50_Weights.IMAGENET1K_V2",
         ) from None
     copy = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
@@ -161,10 +167,14 @@ def _torchvision(name: str) -> Weights:
             )
     except Exception as error:  # torch raises many kinds for a damaged file
         if copy.exists():
-            raise CheckpointError(f"{copy} is damaged; remove it to download it again") from None
+            raise CheckpointError(
+                f"{copy} is damaged", code="damaged", remedy="remove it to download it again"
+            ) from None
         reason = str(getattr(error, "reason", error)).partition("\n")[0]
         raise CheckpointError(
-            f"{weights.url} cannot be downloaded ({reason}); fetch it elsewhere and give the file"
+            f"{weights.url} cannot be downloaded ({reason})",
+            code="not_downloaded",
+            remedy="download it elsewhere and give the file",
         ) from None
     return Weights(tensors, TORCHVISION, {}, (f"trained with {_normalisation(weights)}",))
 
