@@ -82,13 +82,13 @@ def test_yaml_that_leaves_the_variant_out_has_the_default_one():
         ),
         (["model.type=frame", "model.temporal=lstm"], "not_a_field", "model.temporal"),
         (["model.type=frame", "model.alpha=4"], "wrong_variant", "model.alpha"),
-        (["model.type=frame", "model.temporal.type=conv1d"], "bad_value", "data.frames"),
+        (["model.type=frame", "model.temporal.type=conv1d"], "wrong_shape", "data.frames"),
         (
             ["model.type=frame", "model.temporal.type=timeception", "data.frames=15"],
             "bad_value",
             "data.frames",
         ),
-        (["model.type=frame", "data.crop=16", "data.eval_crop=48"], "bad_value", "data.crop"),
+        (["model.type=frame", "data.crop=16", "data.eval_crop=48"], "wrong_shape", "data.crop"),
         (
             ["model.type=frame", "model.backbone=inception_v3", "data.eval_crop=74"],
             "bad_value",

@@ -235,6 +235,22 @@ def test_a_score_that_no_metric_gives_is_refused_before_training(epic):
     ClassificationConfig(score="top2", metrics=Pieces(TopKConfig(k=(2,)))).build(EPIC).check(val_set)
 
 
+def test_the_check_of_a_large_validation_set_scores_few_clips_and_more_only_if_the_first_have_no_label():
+    scored = []
+
+    class CountConfig(MetricSection, type="count_of_tests"):
+        labels = "any"
+
+        def build(self):
+            return lambda head: {"count": scored.append(len(head.labels)) or float(len(head.labels))}
+
+    config = MultiLabelConfig(metrics={"count_of_tests": {}}, score="count")
+    config.build(SCENES).check(samples(scene=[(0,)] * 5000))
+    assert 0 < sum(scored) < 500
+    config.build(SCENES).check(samples(scene=[None] * 4999 + [(1, 2)]))
+    assert scored[-1] == 1
+
+
 def test_a_validation_set_without_labels_is_refused(epic, scenes):
     for task, val_set in [
         (epic, samples(verb=[-1, -1], noun=[-1, -1])),
