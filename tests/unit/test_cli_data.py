@@ -140,7 +140,7 @@ def test_a_list_of_epic_55_is_told_by_its_header(tmp_path):
 def test_one_list_of_many_is_not_read_as_if_its_labels_began_at_0(kineray, source):
     code, out, err = kineray("data", "import", source)
     assert (code, out) == (2, "")
-    assert err.startswith(f"kineray: {source}: one of the lists of ")
+    assert err.startswith(f"kineray: {source}: only one of the lists of ")
 
 
 def test_files_of_different_sets_are_not_guessed_together(kineray):
@@ -152,8 +152,9 @@ def test_files_of_different_sets_are_not_guessed_together(kineray):
         with pytest.raises(ManifestError) as error:
             format_of(sources)
         assert error.value.code == code
-    with pytest.raises(ManifestError, match="no annotations"):
+    with pytest.raises(ManifestError) as error:
         import_dataset("ava/actions.pbtxt")
+    assert "no annotations" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +206,7 @@ def test_epic_by_frames_flow_or_videos(kineray):
     assert load_manifest("epic")[0].uri.endswith("{u,v}/frame_%010d.jpg#fps=30&bound=25")
     assert load_manifest("epic")[0].flow == ""
     code, _, err = kineray("data", "import", "epic", "--frames", "epic/rgb", "--videos", "epic")
-    assert code == 2
-    assert "give a folder of videos or of frames, one of flow, or both" in err
+    assert code == 2 and "--frames: given together with --videos" in err
 
 
 @pytest.mark.parametrize(("option", "ends"), [("--videos", "P01_11.MP4"), ("--frames", "#fps=60")])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "Batch": "batches.loader",
     "BatchSpec": "batches.spec",
+    "ClipDataset": "batches.dataset",
     "ClipShape": "batches.spec",
     "EvalClips": "batches.loader",
     "Failure": "batches.loader",
@@ -44,6 +45,7 @@ _WHERE = {
 __all__ = sorted(_WHERE)  # noqa: PLE0605 - a list of strings, made from the table above
 
 if TYPE_CHECKING:
+    from kineray.data.batches.dataset import ClipDataset as ClipDataset
     from kineray.data.batches.loader import Batch as Batch
     from kineray.data.batches.loader import EvalClips as EvalClips
     from kineray.data.batches.loader import Failure as Failure

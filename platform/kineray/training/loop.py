@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from kineray.config import Experiment, differing_keys
 from kineray.data import Batch, Failure, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
+from kineray.data.clips.sequences import samples_of_epoch
 from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
@@ -50,6 +51,15 @@ class TrainResult:
     last_uri: str | None
 
 
+@dataclass
+class _Progress:
+    """How far a run is: steps made, undecodable clips by sample id, the scores of all validations."""
+
+    steps: int = 0
+    undecodable: dict[str, Failure] = field(default_factory=dict)
+    scores: list[float] = field(default_factory=list)
+
+
 def train(
     experiment: Experiment,
     train_set: Manifest,
@@ -64,18 +74,20 @@ def train(
     resume: bool = False,
     plan: StepPlan | None = None,
 ) -> TrainResult:
-    """Train to the end of the plan; every worker calls this with the same arguments but ``rank``.
+    """Train to the end of the plan; every worker calls this with the same arguments except ``rank``.
 
-    ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``). ``options``: how a
-    worker does its part (``max_failures`` is for what starts workers; ``decoders`` None is one). ``resume``
-    continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only rank 0
-    writes checkpoints and calls ``on_event``.
+    ``plan``: what each step is; by default that of the experiment (``ExperimentPlan``). ``options``: how a
+    worker does its part (``max_failures`` concerns only what starts workers; by default one decoder).
+    ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had never stopped.
+    Only rank 0 writes checkpoints and calls ``on_event``.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
     """
-    plan = plan or ExperimentPlan(experiment, len(train_set))
-    plan.at(0).share(rank, world_size)  # too many workers: say so before anything is made
+    indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
+    clip_set = samples_of_epoch(train_set, experiment.data, indexes)
+    plan = plan or ExperimentPlan(experiment, len(clip_set))
+    plan.at(0).share(rank, world_size)  # refuse too many workers before anything is created
     micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
     workers, place = Workers(rank, world_size), torch.device(device)
     if place.type == "cuda":
@@ -90,19 +102,20 @@ def train(
     optimizer = build_optimizer(model, experiment.optim)
 
     last = _last(checkpoints, workers, resume)
-    first_step, undecodable = 0, dict[str, Failure]()  # by sample id
+    progress = _Progress()
     if last is None:
         _initialise(experiment, model, workers, emit)
     recipe.begin(model)
     if last is not None:
-        first_step, undecodable = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
+        progress = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
 
-    indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
-    stepper = Stepper(experiment, model, optimizer, preprocessing, recipe, workers=workers, device=place)
+    stepper = Stepper(
+        experiment, model, optimizer, preprocessing, task, recipe, workers=workers, device=place
+    )
     speed = _Speed()
-    steps = range(first_step, plan.total_steps)
+    steps = range(progress.steps, plan.total_steps)
     batches = load_batches(
-        train_set,
+        clip_set,
         preprocessing,
         (plan.at(index).batch(rank, world_size, micro_batch) for index in steps),
         seed=experiment.seed,
@@ -115,7 +128,8 @@ def train(
         pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
-        for step in map(plan.at, steps):
+        for planned in map(plan.at, steps):
+            step = replace(planned, lr=planned.lr * experiment.schedule.factor_after(progress.scores))
             done = step.index + 1
             speed.start()
             result = stepper.run(step, step.share(rank, world_size), batches)
@@ -123,8 +137,8 @@ def train(
             emit(_step_event(step, plan, result, speed))
             if result.failures:
                 emit(ReplacedEvent(done, result.failures))
-                undecodable |= {failure.id: failure for failure in result.failures}
-                _check_budget(undecodable, len(train_set), experiment.data.error_budget)
+                progress.undecodable |= {failure.id: failure for failure in result.failures}
+                _check_budget(progress.undecodable, len(clip_set), experiment.data.error_budget)
 
             if not step.is_validated and not _is_saved(done, options.checkpoint_every):
                 continue
@@ -144,6 +158,7 @@ def train(
                         decoders=options.decoders or 1,
                         indexes=indexes,
                     )
+                progress.scores.append(score)
                 emit(
                     ValidationEvent(
                         step=done,
@@ -165,9 +180,10 @@ def train(
                         "step": done,
                         "total_steps": plan.total_steps,
                         "epoch": step.epochs_done,
-                        "last_step": step.to_dict(),
+                        "last_step": planned.to_dict(),
+                        "scores": progress.scores,
                         "manifest": train_set.content_hash,
-                        "undecodable": [asdict(failure) for failure in undecodable.values()],
+                        "undecodable": [asdict(failure) for failure in progress.undecodable.values()],
                     },
                     score=score,
                     pieces=recipe.states(),
@@ -178,7 +194,7 @@ def train(
 
 
 def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> str | None:
-    """The checkpoint to go on from. Raises CheckpointError if there is one and this is no resume."""
+    """The checkpoint to resume from. Raises CheckpointError if there is one without ``resume``."""
     last = workers.gather(checkpoints.last() if workers.rank == 0 else None)[0]
     if last is not None and not resume:
         raise CheckpointError(
@@ -206,7 +222,7 @@ def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed")
 
 
 def _is_saved(done: int, checkpoint_every: int | None) -> bool:
-    """Whether there is a checkpoint after ``done`` steps besides those of validations."""
+    """Whether a checkpoint is due after ``done`` steps, besides those after validations."""
     return checkpoint_every is not None and done % checkpoint_every == 0
 
 
@@ -260,7 +276,7 @@ def check_micro_batch(micro_batch: int | None, group: int) -> int:
 
 
 def _outcome(workers: Workers, checkpoints: CheckpointStore, steps: int) -> TrainResult:
-    """Rank 0's view, on every worker: the others may be here before the last checkpoint is complete."""
+    """Rank 0's view, on every worker: others may get here before the last checkpoint is complete."""
     if workers.rank == 0:
         here = TrainResult(steps, checkpoints.best_score(), checkpoints.best(), checkpoints.last())
     else:
@@ -276,8 +292,8 @@ def _restore(
     model: nn.Module,
     optimizer: Optimizer,
     recipe: Recipe,
-) -> tuple[int, dict[str, Failure]]:
-    """Load a checkpoint into what it is of; returns the steps done and the undecodable clips."""
+) -> _Progress:
+    """Load a checkpoint into model, optimizer and recipe; returns how far its run was."""
     saved = load_training_state(uri)
     changed = [
         key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
@@ -300,11 +316,15 @@ def _restore(
         recipe.load_states(saved.pieces)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"does not fit this model: {str(error).splitlines()[0]}", code="other_model", key=uri
+            f"does not fit this model: {str(error).splitlines()[0]}",
+            code="other_model",
+            key=uri,
+            remedy="start a new run instead of resuming",
         ) from None
     log.info("continuing %s from step %d", uri, saved.state["step"])
     failures = [Failure(**failure) for failure in saved.state["undecodable"]]
-    return saved.state["step"], {failure.id: failure for failure in failures}
+    undecodable = {failure.id: failure for failure in failures}
+    return _Progress(saved.state["step"], undecodable, saved.state["scores"])
 
 
 def _check_budget(undecodable: Mapping[str, Failure], clips: int, budget: float) -> None:
@@ -320,19 +340,19 @@ def _check_budget(undecodable: Mapping[str, Failure], clips: int, budget: float)
 
 
 def _check_finite(model: nn.Module, step: int) -> None:
-    """A finite loss can have an infinite gradient: never save what came of it."""
+    """A finite loss can have an infinite gradient: never save weights that are not finite."""
     for name, value in model.state_dict().items():
         if not torch.isfinite(value).all():
             raise NonFiniteLossError(
                 f"{name} is no longer finite",
                 code="weights_not_finite",
                 key=f"step {step}",
-                remedy="lower optim.lr (the last checkpoint is as it was)",
+                remedy="lower optim.lr (the last checkpoint is unaffected)",
             )
 
 
 class _Speed:
-    """How fast steps are made, smoothed over about the last ten."""
+    """Measures the speed of training, smoothed over about ten steps."""
 
     def __init__(self) -> None:
         self._started = 0.0
@@ -358,4 +378,4 @@ class _Speed:
 
 
 def _ignore(_: Event) -> None:
-    """Events of the other workers: rank 0 reports them."""
+    """Drop an event of another worker than rank 0."""
