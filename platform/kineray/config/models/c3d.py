@@ -4,7 +4,7 @@ from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import PositiveInt, Probability
 from kineray.config.models.base import ModelSection
 
-FRAMES, SIDE = 16, 112  # what the fully connected layers are made for
+FRAMES, SIDE = 16, 112  # the fully connected layers fit no other clips
 
 
 class C3DConfig(ModelSection, type="c3d", builds="kineray.models.c3d.C3D"):

@@ -1,4 +1,4 @@
-"""Image networks that look at every frame, with a temporal subsystem behind them."""
+"""Image networks applied to every frame, followed by a temporal subsystem."""
 
 from typing import Literal
 
@@ -20,9 +20,9 @@ Backbone = Literal[
 class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.FrameNet"):
     """An image network applied to every frame, a temporal subsystem, and a linear classifier per head.
 
-    ``backbone``: a network of torchvision by its name there, or ``highway``. ``cut``: the layer of it
-    after which the features are taken, by its name there ("layer3", "features.13"); "" is before the
-    classifier. A ``frozen`` backbone is not trained: neither its weights nor its batch norms change.
+    ``backbone``: torchvision's name of a network, or ``highway``. ``cut``: the name of the layer whose
+    output is used ("layer3", "features.13"); empty for the last one before the classifier. A ``frozen``
+    backbone is not trained: neither its weights nor its batch-norm statistics change.
     """
 
     backbone: Backbone = "resnet50"
@@ -32,7 +32,7 @@ class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.Frame
     dropout: Probability = 0.5
 
     def frozen_at_random(self) -> dict[str, str]:
-        """The backbone, if its features would be those of an untrained network."""
+        """The backbone, if it is frozen and has no weights to start from."""
         return {"backbone": "init"} if self.frozen and not self.init else {}
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:

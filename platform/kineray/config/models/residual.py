@@ -1,4 +1,4 @@
-"""What the configurations of networks with residual stages res2 to res5 have in common."""
+"""Checks shared by the configurations of networks with residual stages res2 to res5."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,7 +15,9 @@ def check_nonlocal(
     for stage, blocks, wanted in ((3, stage_blocks[1], nonlocal_res3), (4, stage_blocks[2], nonlocal_res4)):
         outside = [block for block in wanted if not 0 <= block < blocks]
         if outside:
-            raise ValueError(f"nonlocal_res{stage} {outside[0]} is not one of the {blocks} res{stage} blocks")
+            raise ValueError(
+                f"nonlocal_res{stage} {outside[0]} is not one of the {blocks} blocks of res{stage}"
+            )
 
 
 def check_nonlocal_sides(

@@ -11,14 +11,14 @@ from kineray.config.models.residual import check_nonlocal, check_nonlocal_sides
 
 
 class ResNet3dConfig(ModelSection, type="resnet3d", builds="kineray.models.resnet3d.ResNet3d"):
-    """3D ResNets of bottlenecks with one pathway; the defaults are Slow-only R50.
+    """3D ResNets with bottleneck blocks and one pathway; the defaults are Slow-only R50.
 
-    ``variant``: where the temporal convolutions are. ``slow`` is the Slow pathway of SlowFast (in res4
-    and res5); ``c2d`` has none and ``i3d`` is the inflated network, with one in every second block (Wang
-    et al., arXiv 1711.07971): both halve the frames after res2. ``nonlocal_res3`` and ``nonlocal_res4``:
-    after which of their blocks (counted from 0) there is a non-local block, of the form
-    ``nonlocal_form``. ``head_pool``: side of the head's pooling window on the last feature map (training
-    crop / 32); a larger map is classified at every position and the probabilities averaged.
+    ``variant``: where the temporal convolutions are. ``slow``, the Slow pathway of SlowFast, has them in
+    res4 and res5; ``c2d`` has none; ``i3d``, the inflated network, has one in every second block (Wang et
+    al., arXiv 1711.07971). The last two halve the number of frames after res2. ``nonlocal_res3`` and
+    ``nonlocal_res4``: the blocks (counted from 0) that a non-local block of the form ``nonlocal_form``
+    follows. ``head_pool``: side of the head's pooling window on the last feature map (training crop / 32);
+    a larger map is classified at every position and the probabilities are averaged.
     """
 
     variant: Literal["slow", "c2d", "i3d"] = "slow"

@@ -13,17 +13,17 @@ _SMALLEST = 49  # frames and pixels: 7 after the three padded halvings, 1 after 
 
 def _even(width: int) -> int:
     if width % 2:
-        raise ValueError(f"{width} is odd; the narrower layers have multiples of a half of it")
+        raise ValueError(f"{width} is odd; the widths of other layers are multiples of half of it")
     return width
 
 
 class S3DV3Config(ModelSection, type="s3d_v3", builds="kineray.models.s3d_v3.S3DV3"):
     """Inception-v3 (Szegedy et al., arXiv 1512.00567) with separable spatio-temporal convolutions.
 
-    ``temporal_from``: layers up to this one (of 18, see ``kineray.models.s3d_v3``) have 2D convolutions only,
-    those after it temporal ones too; 0 is S3D-v3, 9 the top-heavy variant, 18 an image network.
-    ``auxiliary``: whether the auxiliary classifier, which exists for training, has batch norm or dropout.
-    ``width``: channels of the first layer; all others are in proportion.
+    ``temporal_from``: layers up to this one (of 18, see ``kineray.models.s3d_v3``) have 2D convolutions
+    only, later ones have temporal convolutions too: 0 is S3D-v3, 9 the top-heavy variant, 18 an image
+    network. ``auxiliary``: whether the auxiliary classifier, which is used in training only, has batch norm
+    or dropout. ``width``: channels of the first layer; all other layers are scaled in proportion.
     """
 
     temporal_from: Annotated[int, Field(ge=0, le=18)] = 0

@@ -21,15 +21,16 @@ from kineray.config.models.residual import BlockName, check_nonlocal, check_nonl
 class SlowFastConfig(ModelSection, type="slowfast", builds="kineray.models.slowfast.SlowFast"):
     """SlowFast networks (Feichtenhofer et al., arXiv 1812.03982); the defaults are R50 4x16.
 
-    ``block``: what res2..res5 of both pathways are made of: ``bottleneck`` (ResNet-50 and deeper),
-    ``basic`` (ResNet-18 and 34) or ``r2plus1d`` (basic, with factorised convolutions). ``alpha``: the
-    Fast pathway reads alpha times more frames than the Slow one. ``beta_inv``: it has 1/beta_inv of its
-    channels. ``fusion_ratio`` and ``fusion_kernel``: channels (relative to the Fast pathway's) and
-    temporal size of the lateral connections. ``temporal_kernels_slow/_fast``: temporal size of the blocks
-    in res2..res5; ``temporal_blocks_slow/_fast``: how many first blocks of each stage have it (None: all).
-    ``nonlocal_res3`` and ``nonlocal_res4``: after which of their blocks (counted from 0) the Slow pathway
-    has a non-local block. ``head_pool``: side of the head's pooling window on the last feature map
-    (training crop / 32); a larger map is classified at every position and the probabilities averaged.
+    ``block``: the residual block of res2 to res5 in both pathways: ``bottleneck`` (ResNet-50 and deeper),
+    ``basic`` (ResNet-18 and 34) or ``r2plus1d`` (basic, with factorised convolutions). ``alpha``: the Fast
+    pathway reads alpha times as many frames as the Slow one. ``beta_inv``: the Fast pathway has 1/beta_inv
+    of the Slow one's channels. ``fusion_ratio`` and ``fusion_kernel``: channels (relative to the Fast
+    pathway's) and temporal kernel size of the lateral connections. ``temporal_kernels_slow/_fast``:
+    temporal kernel size of the blocks in res2 to res5; ``temporal_blocks_slow/_fast``: how many blocks at
+    the start of each stage have it (None: all). ``nonlocal_res3`` and ``nonlocal_res4``: the blocks of the
+    Slow pathway (counted from 0) that a non-local block follows. ``head_pool``: side of the head's pooling
+    window on the last feature map (training crop / 32); a larger map is classified at every position and
+    the probabilities are averaged.
     """
 
     block: BlockName = "bottleneck"

@@ -12,10 +12,10 @@ from kineray.errors import ConfigError
 class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.two_stream.TwoStream"):
     """A network for RGB and one for optical flow (Simonyan and Zisserman, arXiv 1406.2199).
 
-    ``rgb`` and ``flow``: any other architectures, each with an ``init`` of its own. ``fusion``: average, the
-    mean of the two streams' probabilities; linear, a classifier on both. ``mid``: a layer of both streams
-    (``slow.res4``) whose features of flow also go into the RGB stream (Feichtenhofer et al., arXiv
-    1604.06573); none, if it is empty. ``mid_fusion``: sum, they are added; conv, concatenated and mixed by a
+    ``rgb`` and ``flow``: any other architectures, each with its ``init``. ``fusion``: average, the mean of
+    the two streams' probabilities; or linear, a classifier on both. ``mid``: a layer that both streams have
+    (``slow.res4``); its flow features are also fed into the RGB stream (Feichtenhofer et al., arXiv
+    1604.06573); empty for none. ``mid_fusion``: sum, they are added; or conv, concatenated and mixed by a
     convolution of size 1.
     """
 

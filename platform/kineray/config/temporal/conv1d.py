@@ -5,7 +5,7 @@ from kineray.config.temporal.base import TemporalSection
 
 
 class Conv1dConfig(TemporalSection, type="conv1d", builds="kineray.models.temporal.conv1d.Conv1d"):
-    """Nine temporal convolutions without padding, which make one position of exactly 20 frames."""
+    """Nine temporal convolutions without padding, which reduce exactly 20 frames to one position."""
 
     def check_frames(self, frames: int) -> None:
         """Raise ConfigError unless there are 20 frames."""

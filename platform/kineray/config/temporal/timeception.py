@@ -10,8 +10,8 @@ class TimeceptionConfig(
 ):
     """Timeception layers (arXiv 1812.01289), each of which halves the number of frames.
 
-    ``groups``: of channels, which are convolved apart. Scales in time are kernels of 3, 5 and 7 frames;
-    with ``dilated``, kernels of 3 with dilations of 1, 2 and 3.
+    ``groups``: number of channel groups, which are convolved separately. The temporal scales are kernels of
+    3, 5 and 7 frames or, if ``dilated``, kernels of 3 frames with dilations of 1, 2 and 3.
     """
 
     layers: PositiveInt = 4
