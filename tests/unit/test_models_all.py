@@ -112,14 +112,14 @@ def test_fields_are_not_tied_to_the_clips_of_the_preset():
 def test_a_backbone_that_is_frozen_with_random_weights_is_reported(caplog):
     with torch.device("meta"):
         create_model("mobilenet_v2_lstm", HEADS)
-    assert "backbone has random weights, and is frozen; model.init=torchvision:NAME" in caplog.text
+    assert "backbone has random weights and is frozen; model.init=torchvision:NAME" in caplog.text
 
 
 def test_so_is_one_inside_a_two_stream_network(caplog):
     frozen = FrameConfig(backbone="resnet18", frozen=True)
     with torch.device("meta"):
         create_model("two_stream_i3d_inception", HEADS, rgb=frozen)
-    assert "rgb.backbone has random weights, and is frozen; model.rgb.init=torchvision:NAME" in caplog.text
+    assert "rgb.backbone has random weights and is frozen; model.rgb.init=torchvision:NAME" in caplog.text
     assert "flow" not in caplog.text
 
 

@@ -61,7 +61,7 @@ def test_several_groups_are_separate_batch_norms():
         mean = torch.stack([getattr(layer, name) for layer in separate]).mean(0)
         torch.testing.assert_close(getattr(ours, name), mean)
     assert ours.num_batches_tracked == 1
-    with pytest.raises(ValueError, match="5 clips are no multiple of the batch-norm group 2"):
+    with pytest.raises(ValueError, match="5 clips are not a multiple of the batch-norm group 2"):
         ours(clips(5))
 
 

@@ -148,7 +148,7 @@ def test_an_image_network_for_every_frame(torch_home, backbone, cut, weights):
     network = torch_home(backbone, weights, **options)
     model = build_model(FrameConfig(backbone=backbone, cut=cut, temporal=LstmConfig()), {"action": 5})
     loaded = load_weights(model, f"torchvision:{backbone}")
-    assert "what is behind the backbone is new" in loaded.notes
+    assert "everything after the backbone is new" in loaded.notes
     assert not any(name.startswith("backbone.") for name in loaded.new)
     assert any(name.startswith("temporal.") for name in loaded.new)
     theirs = network.state_dict()

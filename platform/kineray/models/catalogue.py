@@ -1,6 +1,6 @@
 """What ``kineray models`` lists. It is kept in catalogue.json, because counting takes half a minute.
 
-A test compares the file with the networks; ``make catalogue`` (python -m kineray.models.catalogue) rewrites it.
+A test compares the file with the networks; ``make catalogue`` rewrites it.
 """
 
 import json

@@ -27,7 +27,7 @@ from kineray.models.blocks import Bottleneck, Pathway, initialise
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
 
-# Of conv1, and of the blocks of res2 to res5, repeated over the blocks of a stage.
+# Temporal kernels of conv1, and of res2 to res5; those of a stage are repeated over its blocks.
 _STEM_KERNELS = {"slow": 1, "c2d": 1, "i3d": 5}
 _TEMPORAL_KERNELS = {
     "slow": ((1,), (1,), (3,), (3,)),
@@ -58,7 +58,7 @@ class ResNet3d(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
 
-        Raises ConfigError if frames are pooled in pairs and one is left over, and for frames that are
+        Raises ConfigError for an odd number of frames if they are pooled in pairs, and for frames that are
         too small for the non-local blocks.
         """
         self.config.check_clip(*clips_bcthw.shape[2:])

@@ -1,4 +1,4 @@
-"""A stem and the residual stages res2 to res5: a pathway of SlowFast, or the whole of a 3D ResNet."""
+"""A stem and the residual stages res2 to res5: a pathway of SlowFast, or the backbone of a 3D ResNet."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,11 @@ from kineray.models.blocks.residual import ResidualBlock
 class Pathway(nn.Module):
     """A stem and res2 to res5.
 
-    ``width``: channels of the stem; every stage has twice those of the one before. ``fused_width``:
-    channels that a lateral connection adds in front of res2 (twice as many in front of each further
-    stage). ``temporal_kernels``: of conv1, and of every block of res2 to res5. ``nonlocal_blocks``: stage
-    (3 for res3) -> the blocks, counted from 0, that a non-local block of the form ``nonlocal_form`` follows.
+    ``width``: channels of the stem; every stage has twice as many as the previous one. ``fused_width``:
+    channels that a lateral connection adds before res2; before res3 they are ``block.expansion`` times as
+    many, and twice as many before each further stage. ``stem_kernel`` and ``temporal_kernels``: temporal kernel size of conv1, and of every block of
+    res2 to res5. ``nonlocal_blocks``: {stage (3 for res3): the blocks, counted from 0, that a non-local block
+    of the form ``nonlocal_form`` follows}.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ def _stage(
     nonlocal_blocks: Sequence[int],
     nonlocal_form: Form,
 ) -> nn.Sequential:
-    """One block for each of ``temporal_kernels``; the first has the stride."""
+    """One block for each of ``temporal_kernels``; the first one has the stride."""
     stage: OrderedDict[str, nn.Module] = OrderedDict()
     channels = inner * block.expansion
     for index, kernel in enumerate(temporal_kernels):

@@ -1,4 +1,4 @@
-"""Files and names of weights -> tensors by our names."""
+"""Reading files of weights, and weights that torchvision names: tensors by our names."""
 
 import json
 import sys
@@ -29,11 +29,11 @@ TORCHVISION = "torchvision"
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by our names (torchvision's by their own), and what else their file says.
+    """Tensors by our names (those of torchvision by torchvision's names), and other content of their file.
 
-    ``origin``: whose file it is. ``settings``: fields of the configuration that they were trained with, as
-    far as known, as arguments are written. ``notes``: for the user. ``may_be_new``: what to say of parts of
-    the network that these weights cannot have -> the names in it, a regular expression.
+    ``origin``: the project that wrote the file. ``settings``: fields of the configuration that they were
+    trained with, as far as known, written as in overrides. ``notes``: for the user. ``may_be_new``: {how to
+    report a part of the network that these weights cannot have: a regular expression of its names}.
     """
 
     tensors: dict[str, Tensor]
@@ -44,7 +44,7 @@ class Weights:
 
 
 def read(init: str, path: Path) -> Weights:
-    """Read the file or folder ``path``, or what ``init`` names at torchvision. Raises CheckpointError."""
+    """Read the file or folder ``path``, or torchvision's weights ``init``. Raises CheckpointError."""
     if init.startswith(f"{TORCHVISION}:"):
         return _torchvision(init.removeprefix(f"{TORCHVISION}:"))
     try:
@@ -60,7 +60,7 @@ def read(init: str, path: Path) -> Weights:
 
 
 def _read(path: Path, suffix: str) -> Weights:
-    """``suffix`` of the name that was given; a local copy may have another."""
+    """``suffix``: that of the original name; a local copy may have another."""
     if path.is_dir():
         file = path / CHECKPOINT_WEIGHTS
         if not file.exists():
@@ -79,7 +79,7 @@ def _read(path: Path, suffix: str) -> Weights:
 
 
 def _evaluated(folder: Path) -> str:
-    """The file of the weights that a checkpoint is evaluated with: its state may name those of an average."""
+    """The file of the weights that a checkpoint is evaluated with; its state may name averaged ones."""
     try:
         name = json.loads((folder / CHECKPOINT_STATE).read_bytes())["weights"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -96,7 +96,7 @@ def _kineray(file: Path) -> Weights:
 
 
 def _kineray_settings(path: Path) -> dict[str, str]:
-    """From the experiment beside the weights; nothing for a model.safetensors that is alone."""
+    """The settings in the experiment beside the weights; empty for a model.safetensors without one."""
     try:
         return as_arguments(yaml.safe_load(path.read_text())["model"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
@@ -104,7 +104,7 @@ def _kineray_settings(path: Path) -> dict[str, str]:
 
 
 def _torch(path: Path) -> Weights:
-    with path.open("rb"):  # says why a file cannot be read; torch would say it is damaged
+    with path.open("rb"):  # raises the reason if the file cannot be read; torch would call it damaged
         pass
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -131,7 +131,7 @@ def _torch(path: Path) -> Weights:
 
 
 def _pyslowfast_settings(content: Mapping[str, Any]) -> dict[str, str]:
-    """From the configuration that PySlowFast keeps with the weights, as YAML."""
+    """The settings in the configuration that PySlowFast stores with the weights, as YAML."""
     try:
         config = yaml.safe_load(str(content.get("cfg", "")))
     except yaml.YAMLError:
@@ -148,7 +148,7 @@ def _pyslowfast_settings(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _torchvision(name: str) -> Weights:
-    """Weights by the name of a torchvision network, or of one of its weights."""
+    """The weights that torchvision has under the name of a network, or of one of its weights enums."""
     from torchvision import models
 
     try:
@@ -161,7 +161,7 @@ def _torchvision(name: str) -> Weights:
         ) from None
     copy = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
-        with redirect_stdout(sys.stderr):  # it announces the download
+        with redirect_stdout(sys.stderr):  # torchvision prints a line about the download
             tensors = weights.get_state_dict(
                 progress=False, check_hash=True, map_location="cpu", weights_only=True
             )
@@ -184,6 +184,6 @@ def _normalisation(weights: Any) -> str:
     preset = weights.transforms()
     mean, std = preset.mean, preset.std
     if type(weights).__name__ in {"GoogLeNet_Weights", "Inception_V3_Weights"}:
-        mean = std = (0.5, 0.5, 0.5)  # they come from TensorFlow; torchvision's networks undo its own
+        mean = std = (0.5, 0.5, 0.5)  # from TensorFlow; torchvision's networks convert theirs to it
     mean_and_std = (",".join(f"{value:g}" for value in values) for values in (mean, std))
     return "data.mean={} data.std={}".format(*mean_and_std)
