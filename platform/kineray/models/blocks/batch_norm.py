@@ -25,10 +25,8 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps=eps, momentum=momentum, affine=affine)
         self.group_size: int | None = None
         self.rows_per_clip = 1
-        self.is_repeated = (
-            False  # a second forward pass of the same clips: their statistics are already pending
-        )
-        self.pending: list[Tensor] = []  # per group since the last commit: mean and unbiased variance, [2, C]
+        self.is_repeated = False  # in a second forward pass of clips whose statistics are pending
+        self.pending: list[Tensor] = []  # mean and unbiased variance, [2, C], of each group
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, C, ...] -> the same shape; in training B must be a multiple of ``group_size``."""

@@ -15,9 +15,9 @@ class Pathway(nn.Module):
 
     ``width``: channels of the stem; every stage has twice as many as the previous one. ``fused_width``:
     channels that a lateral connection adds before res2; before res3 they are ``block.expansion`` times as
-    many, and twice as many before each further stage. ``stem_kernel`` and ``temporal_kernels``: temporal kernel size of conv1, and of every block of
-    res2 to res5. ``nonlocal_blocks``: {stage (3 for res3): the blocks, counted from 0, that a non-local block
-    of the form ``nonlocal_form`` follows}.
+    many, and twice as many before each further stage. ``stem_kernel`` and ``temporal_kernels``: temporal
+    kernel size of conv1, and of every block of res2 to res5. ``nonlocal_blocks``: {stage (3 for res3): the
+    blocks, counted from 0, that a non-local block of the form ``nonlocal_form`` follows}.
     """
 
     def __init__(
