@@ -305,14 +305,10 @@ def test_a_space_is_checked_between_its_ends_and_at_values_that_do_not_go_togeth
         for domain in (Uniform(40, 80), LogUniform(40, 80)):
             assert refused_space({key: domain}) == ("bad_value", key)
     clash = {"model.alpha": Choice(8, 16), "data.frames": Choice(16, 24)}
-<<<<<<< HEAD
-    with pytest.raises(ConfigError, match=r"data\.frames=24: not a multiple of model\.alpha 16"):
-=======
     with pytest.raises(ConfigError) as error:
->>>>>>> main
         check_space(base, clash)
     assert str(error.value) == (
-        "data.frames=24: 24 is not a multiple of model.alpha 16 (at a point of the search space)"
+        "data.frames=24: not a multiple of model.alpha 16 (at a point of the search space)"
     )
     both = {"optim.type": Choice("sgd", "adam"), "optim.momentum": Uniform(0.8, 0.9)}
     assert refused_space(both) == ("wrong_variant", "optim.momentum")
@@ -321,7 +317,7 @@ def test_a_space_is_checked_between_its_ends_and_at_values_that_do_not_go_togeth
     # 2 x 2 x 600 combinations: only single keys are tried, so this clash is left to its trial.
     many = {"seed": Choice(*range(600))}
     check_space(base, clash | many)
-    assert refused_space(many | {"model.alpha": Choice(8, 4, 5)}) == ("bad_value", "data.frames")
+    assert refused_space(many | {"model.alpha": Choice(8, 4, 5)}) == ("wrong_shape", "data.frames")
 
 
 def refused_space(space, **options):
@@ -344,7 +340,7 @@ def refused_space(space, **options):
         ({"optim.lr": Uniform("a", "b")}, "not_a_domain", "optim.lr"),
         ({"model.alpha": Choice()}, "not_a_domain", "model.alpha"),
         ({"model.alpha": Choice([4], [8])}, "bad_value", "model.alpha"),
-        ({"model.alpha": Choice(4, 5)}, "bad_value", "data.frames"),
+        ({"model.alpha": Choice(4, 5)}, "wrong_shape", "data.frames"),
         ({"optim.lrr": LogUniform(1e-3, 1)}, "unknown_key", "optim.lrr"),
         ({"optim.momentum": Uniform(0.5, 1.5)}, "bad_value", "optim.momentum"),
     ],

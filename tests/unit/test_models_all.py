@@ -1,4 +1,4 @@
-"""What holds for every model, whatever its architecture."""
+"""Properties that every model has, whatever its architecture."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ HEADS = {"verb": 5, "noun": 7}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# One of every file of architectures; every preset takes its time.
+# One preset of every architecture's file: all of them take long.
 FAST = {
     *("s3d", "s3d_v3", "slowfast_r18_4x16", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_63"),
     *("mobilenet_v2_average", "highway_average", "st_resnet50", "two_stream_i3d_inception"),
@@ -39,7 +39,7 @@ def built(small, in_channels=None, seed=0, heads=HEADS):
     return build_model(small.config, heads, in_channels or small.channels)
 
 
-# Initialising takes longer than running; whoever changes this one copies it.
+# Cached, because initialising takes longer than running; a test that changes the network copies it.
 network = functools.cache(built)
 another = functools.cache(functools.partial(built, seed=1))
 
@@ -57,7 +57,7 @@ def run(model, inputs):
 # -- published models ---------------------------------------------------------------------------------
 
 
-def test_every_name_has_its_count():
+def test_every_preset_has_a_known_number_of_parameters():
     assert sorted(PARAMETERS) == list_models()
 
 
@@ -89,7 +89,7 @@ def test_parameters_and_output_of_every_preset(name):
         ({"rgb": SlowFastConfig()}, "wrong_variant", "model.rgb.type"),
     ],
 )
-def test_what_cannot_be_created(arguments, code, key):
+def test_unusable_arguments_name_the_key(arguments, code, key):
     with pytest.raises(ConfigError) as error, torch.device("meta"):
         create_model("slowfast_r50_8x8", **{"heads": HEADS, **arguments})
     assert (error.value.code, error.value.key) == (code, key)
@@ -115,7 +115,7 @@ def test_a_backbone_that_is_frozen_with_random_weights_is_reported(caplog):
     assert "backbone has random weights and is frozen; model.init=torchvision:NAME" in caplog.text
 
 
-def test_so_is_one_inside_a_two_stream_network(caplog):
+def test_a_frozen_backbone_inside_a_two_stream_network_is_reported(caplog):
     frozen = FrameConfig(backbone="resnet18", frozen=True)
     with torch.device("meta"):
         create_model("two_stream_i3d_inception", HEADS, rgb=frozen)
@@ -211,7 +211,7 @@ def test_weights_go_from_one_network_to_another(small):
 
 @every_architecture
 @pytest.mark.parametrize("channels", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_flow_instead_of_rgb(small, channels):
+def test_clips_can_be_flow_instead_of_rgb(small, channels):
     if isinstance(small.config, TwoStreamConfig):
         channels += 3  # flow beside RGB
     logits = run(built(small, channels).eval(), clips(small, 2, channels))
@@ -221,7 +221,7 @@ def test_flow_instead_of_rgb(small, channels):
 
 
 @every_architecture
-def test_other_sizes(small):
+def test_clips_of_other_sizes_are_accepted_or_refused_with_the_key(small):
     model = network(small).eval()
     for shape in small.accepted:
         logits = run(model, clips(small, 2, shape=shape))
@@ -235,7 +235,7 @@ def test_other_sizes(small):
 
 @every_architecture
 def test_classifiers_are_in_the_head(small):
-    """What is new when the classes are others. A two-stream network has them in its streams' heads, too."""
+    """Nothing else depends on the classes. Two-stream networks have classifiers in their streams, too."""
     with torch.device("meta"):
         before = built(small).state_dict()
         after = built(small, heads={**HEADS, "verb": 6}).state_dict()

@@ -43,12 +43,12 @@ def test_same_function_as_the_table_of_layers():
     expected = x @ weights["head.linear.action.weight"].T + weights["head.linear.action.bias"]
     with torch.no_grad():
         logits = model(clips)["action"]
-    assert (expected[0] - expected[1]).abs().max() > 1e-3  # the clips are told apart
+    assert (expected[0] - expected[1]).abs().max() > 1e-3  # the clips are distinguished
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_new_network_tells_clips_apart():
-    """Nothing normalises between its layers: the initial weights must keep the size of what passes."""
+def test_a_new_network_distinguishes_clips():
+    """There is no normalisation between layers, so the initial weights must keep the scale of features."""
     torch.manual_seed(0)
     model = build_model(C3DConfig(width=8), HEADS).eval()
     units = []

@@ -15,13 +15,13 @@ from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.highway import HighwayLayer
 
 NAMES = [name for name in get_args(Backbone) if name != "highway"]
-# Their truncated normals take long, and any weights will do here.
+# Initialising from truncated normals takes long, and any weights are enough here.
 _UNTOUCHED = {name: {"init_weights": False} for name in ("vgg11_bn", "googlenet", "inception_v3")}
 MOBILENET = {"backbone": "mobilenet_v2", "cut": "features.3"}
 
 
 def randomise(network, seed=1):
-    """No parameter or buffer at a value that would hide it."""
+    """Random values for every parameter and buffer, so that a wrong one shows."""
     generator = torch.Generator().manual_seed(seed)
     for value in network.state_dict().values():
         if value.is_floating_point() and value.ndim == 1:
@@ -58,7 +58,7 @@ def test_trainable_parameters_of_the_egocentric_study(name, heads, parameters):
     ("cut", "parameters", "maps"),
     [("", 2_223_872, (1280, 8, 8)), ("features.13", 542_528, (96, 16, 16))],
 )
-def test_mobilenet_of_the_egocentric_study(cut, parameters, maps):
+def test_maps_and_parameters_of_the_mobilenet_of_the_egocentric_study(cut, parameters, maps):
     with torch.device("meta"):
         backbone = build_backbone("mobilenet_v2", cut).eval()
         assert backbone(torch.empty(1, 3, 256, 256)).shape[1:] == maps
@@ -89,7 +89,7 @@ def test_every_backbone_is_torchvisions_without_its_classifier(name):
         ("highway", "stage2.0", 128),
     ],
 )
-def test_channels(name, cut, channels):
+def test_channels_of_the_feature_maps(name, cut, channels):
     assert backbone_channels(name, cut) == channels
 
 
@@ -225,7 +225,7 @@ def test_a_trained_backbone_takes_its_statistics_over_all_frames_of_a_group_of_c
         ("fc", "choose from conv1, bn1, relu, maxpool, layer1, layer2, layer3, layer4"),
     ],
 )
-def test_a_layer_that_is_not_there_names_those_that_are(cut, remedy):
+def test_an_unknown_layer_names_those_that_exist(cut, remedy):
     with torch.device("meta"), pytest.raises(ConfigError) as error:
         build_model(FrameConfig(cut=cut), {"action": 2})
     found = error.value

@@ -80,7 +80,7 @@ class Reference:
 @pytest.mark.parametrize(
     ("blocks", "kinds"),
     [
-        (("A", "B", "C"), "ABCABCAB"),  # the turn goes on from one stage to the next
+        (("A", "B", "C"), "ABCABCAB"),  # the sequence continues from one stage to the next
         (("B",), "BBBBBBBB"),
         (("C", "A"), "CACACACA"),
     ],
@@ -100,7 +100,7 @@ def test_same_function_as_the_equations(blocks, kinds):
     torch.testing.assert_close(ours, expected)
 
 
-def test_the_kinds_take_turns_in_the_published_networks():
+def test_the_kinds_alternate_in_the_published_networks():
     """The authors' network of 199 layers starts res3 with an A block and ends res4 with a B block."""
     with torch.device("meta"):
         model = create_model("p3d_199", HEADS)
@@ -119,7 +119,7 @@ def test_frames_at_every_stage():
     assert shapes == [(64, 8, 40, 40), (256, 8, 40, 40), (512, 4, 20, 20), (1024, 2, 10, 10), (2048, 1, 5, 5)]
 
 
-def test_blocks_are_checked():
+def test_unknown_kinds_of_block_are_refused():
     for blocks in ("A,D", ""):
         with pytest.raises(ConfigError) as error:
             create_model("p3d_63", HEADS, blocks=blocks)

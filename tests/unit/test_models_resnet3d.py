@@ -73,7 +73,7 @@ class PairwiseNonLocal(nn.Module):
 
 
 @pytest.mark.parametrize("form", ["dot_product", "softmax"])
-def test_non_local_block_is_its_definition(form):
+def test_the_non_local_block_equals_its_definition(form):
     torch.manual_seed(0)
     block = NonLocal(12, form).double()
     x = torch.randn(2, 12, 3, 5, 4, dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_non_local_block_is_its_definition(form):
     ("variant", "form"), slow_after(1, [("i3d", "softmax"), ("slow", "dot_product"), ("c2d", "softmax")])
 )
 def test_same_logits_as_pytorchvideo(variant, form, nonlocal_blocks):
-    """With our non-local blocks, by their definition, behind its residual ones: it has none."""
+    """pytorchvideo has no non-local blocks; ours, by their definition, are put after its residual ones."""
     from pytorchvideo.models.resnet import create_resnet
 
     torch.manual_seed(0)

@@ -287,7 +287,7 @@ TINY = SlowFastConfig(
 )
 
 
-def test_backbones_of_two_convolutions():
+def test_networks_of_blocks_with_two_convolutions():
     """R18: (time, height, width) of both convolutions, one block of each stage; R(2+1)D: factorised."""
     with torch.device("meta"):
         basic = create_model("slowfast_r18_4x16", {"action": 400})
@@ -415,13 +415,13 @@ def test_new_blocks_start_as_the_identity():
 
 
 @pytest.mark.parametrize("heads", [{}, {"action": 0}, {"type": 3}, {"a.b": 3}, {"": 2}])
-def test_unusable_heads(heads):
+def test_unusable_heads_are_refused(heads):
     with pytest.raises(ConfigError) as error:
         build_model(TINY, heads)
     assert error.value.code in {"empty", "bad_name", "out_of_range"} and error.value.key == "heads"
 
 
-def test_create_model_names_what_is_wrong():
+def test_create_model_suggests_the_name_and_the_field():
     with pytest.raises(ConfigError, match="did you mean slowfast_r50_4x16") as error:
         create_model("slowfast_r50_4x61", {"action": 2})
     assert error.value.code == "unknown_model"

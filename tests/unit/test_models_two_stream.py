@@ -114,8 +114,8 @@ def test_a_fusion_of_other_classes_is_new(tmp_path):
 
 
 @pytest.mark.parametrize("mid", ["backbone.res3", "backbone.res3.block0.conv_a", "backbone.stem.conv"])
-def test_activations_of_a_fusion_in_the_middle_are_computed_again(mid):
-    """What is inside a block that is computed again would be fused twice."""
+def test_a_network_with_mid_fusion_can_checkpoint_its_activations(mid):
+    """A layer inside a recomputed block would be fused twice."""
     stream = ResNet3dConfig(stage_blocks=(1, 1, 1, 1), width=8, head_pool=1)
     gradients = []
     for checkpointed in (False, True):
@@ -132,7 +132,7 @@ def test_activations_of_a_fusion_in_the_middle_are_computed_again(mid):
 
 
 def by_hand(model, inputs, layer, fuse):
-    """The same with the RGB stream run a second time, with a hook of the test's own."""
+    """The same logits, from running the RGB stream again with a hook of this test."""
     kept = []
     alone = copy.deepcopy(model)
     for stream in (alone.rgb, alone.flow):
@@ -230,7 +230,7 @@ def test_gradients_of_the_rgb_result_reach_flow_only_through_the_middle():
 
 
 def test_first_layer_from_rgb_to_flow():
-    """TSN: the mean over the RGB channels, for each channel of flow. Grey frames give what they gave."""
+    """TSN: each channel of flow gets the mean over RGB. Features of grey frames do not change."""
     weight = torch.randn(8, 3, 1, 7, 7, generator=torch.Generator().manual_seed(0))
     flow = across_modalities(weight, 10)
     assert flow.shape == (8, 10, 1, 7, 7)
@@ -281,7 +281,7 @@ def test_unusable_settings_name_the_key(overrides, code, key):
     assert (error.value.code, error.value.key) == (code, key)
 
 
-def test_clips_without_flow():
+def test_clips_without_flow_are_refused():
     with pytest.raises(ConfigError) as error:
         network(channels=3)
     assert (error.value.code, error.value.key) == ("wrong_shape", "data.modality")
@@ -293,7 +293,7 @@ def test_clips_that_a_stream_cannot_take_name_the_key_of_that_stream():
 
 
 @pytest.mark.parametrize("name", slow_after(1, ["i3d_inception", "slowfast_r50_4x16", "r2plus1d_34"]))
-def test_a_preset_is_two_of_another(name):
+def test_a_preset_is_another_one_twice(name):
     preset, single = model_presets()[f"two_stream_{name}"], model_presets()[name]
     assert preset.config.rgb == preset.config.flow == single.config
     assert (preset.frames, preset.stride, preset.side) == (single.frames, single.stride, single.side)

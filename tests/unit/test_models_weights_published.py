@@ -52,7 +52,7 @@ def test_public_files_give_the_same_logits(tmp_path, config, suffix):
     assert str(loaded).startswith(f"{loaded.tensors} tensors of {tmp_path}/SLOWFAST{suffix} (")
 
 
-def test_the_words_of_the_public_names():
+def test_the_names_of_these_tests_are_the_public_ones():
     """The names above, against examples that are known to be in public files."""
     examples = {
         "slow.stem.norm.running_var": ("s1.pathway0_stem.bn.running_var", "res_conv1_bn_riv"),
@@ -82,7 +82,7 @@ def test_classifiers_that_are_convolutions(tmp_path):
 
 
 def small_pytorchvideo():
-    """PyTorchVideo's own SlowFast with one bottleneck in each stage, as ``PTV_CONFIG``."""
+    """PyTorchVideo's SlowFast with one bottleneck in each stage, as ``PTV_CONFIG``."""
     from pytorchvideo.models.slowfast import create_slowfast
 
     torch.manual_seed(2)
@@ -176,12 +176,12 @@ def test_pytorchvideo_hub_model(tmp_path):
         ("x.safetensors", b"\xff" * 40, "damaged"),
     ],
 )
-def test_damaged_files(tmp_path, name, content, code):
+def test_damaged_files_are_refused(tmp_path, name, content, code):
     (tmp_path / name).write_bytes(content)
     assert refused(built(), tmp_path / name).code == code
 
 
-def test_files_that_are_cut_off(tmp_path):
+def test_truncated_files_are_refused(tmp_path):
     for path in (tmp_path / "x.pyth", tmp_path / "x.pkl"):
         save(built(), path)
         path.write_bytes(path.read_bytes()[:-5000])
@@ -192,7 +192,7 @@ def test_files_that_are_cut_off(tmp_path):
     assert refused(built(), whole).code == "damaged"
 
 
-def test_what_is_not_there(tmp_path):
+def test_missing_files_and_files_without_weights_are_refused(tmp_path):
     assert refused(built(), tmp_path / "absent.pyth").code == "not_found"
     assert refused(built(), tmp_path / "absent").code == "not_found"
     assert refused(built(), tmp_path).code == "not_a_checkpoint"

@@ -24,7 +24,7 @@ def image_network(blocks=(1, 1, 1, 1), kind="bottleneck"):
 
 
 def maps(network, images):
-    """The feature maps of a ResNet of images."""
+    """The feature maps of an image ResNet."""
     with torch.no_grad():
         for layer in list(network.children())[:-2]:
             images = layer(images)
@@ -37,8 +37,10 @@ def frozen_picture(frames):
 
 
 @pytest.mark.parametrize(("variant", "frames"), slow_after(1, [("c2d", 2), ("slow", 9), ("i3d", 18)]))
-def test_an_inflated_network_sees_in_a_frozen_picture_what_the_image_network_sees(tmp_path, variant, frames):
-    """In the middle of the clip, to which the padding of the convolutions over time does not reach."""
+def test_an_inflated_network_computes_for_a_repeated_frame_what_the_image_network_computes(
+    tmp_path, variant, frames
+):
+    """In the middle of the clip, which the padding of the temporal convolutions does not reach."""
     image, video = frozen_picture(frames)
     network = image_network()
     torch.save(network.state_dict(), tmp_path / "resnet.pth")
@@ -57,7 +59,7 @@ def test_an_inflated_network_sees_in_a_frozen_picture_what_the_image_network_see
 
 @pytest.mark.parametrize("kind", slow_after(1, ["bottleneck", "basic"]))
 def test_the_slow_pathway_starts_from_an_image_network(tmp_path, kind):
-    """Whatever the Fast pathway sees: the weights of what it adds are zero."""
+    """Whatever the Fast pathway computes, since its contribution has zero weights."""
     image, video = frozen_picture(36)
     network = image_network(kind=kind)
     torch.save(network.state_dict(), tmp_path / "resnet.pth")
@@ -195,7 +197,7 @@ def test_s3d_of_torchvision(torch_home):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["s3d", "i3d_inception"])
 def test_inflated_googlenet(torch_home, name):
-    """A module with convolutions over space, over time and a pool sees what it sees in an image."""
+    """A module of spatial and temporal convolutions and a pool computes what it computes for an image."""
     network = torch_home("googlenet", "GoogLeNet_Weights.IMAGENET1K_V1", init_weights=False).eval()
     model = create_model(name, {"action": 5}).eval()
     loaded = load_weights(model, "torchvision:googlenet")
@@ -233,11 +235,11 @@ def test_another_image_network_is_refused_with_the_keys_to_set(tmp_path):
 @pytest.mark.parametrize(
     "name", ["resnet5000", "ResNet18_Weights.NONE", "Nothing.IMAGENET1K_V1", "", "get_model", "os.system"]
 )
-def test_what_torchvision_does_not_have(name):
+def test_names_that_torchvision_does_not_have_are_refused(name):
     assert refused(built(), f"torchvision:{name}").code == "unknown_model"
 
 
-def test_a_copy_of_torchvision_that_is_damaged(tmp_path, monkeypatch, torch_home):
+def test_a_damaged_copy_in_the_cache_of_torchvision_is_refused(tmp_path, monkeypatch, torch_home):
     torch_home("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
     copy = next(tmp_path.rglob("*.pth"))
     copy.write_bytes(copy.read_bytes()[:1000])

@@ -1,7 +1,7 @@
 """Files of weights as others publish them, and random models to compare.
 
-The public files are made here: our own weights, by the names that PySlowFast and Caffe2 give them (written
-from their documentation, apart from the tables that are tested).
+The public files are made here: our weights, by the names of PySlowFast and Caffe2. The names are written from
+their documentation, independently of the tables that are tested.
 """
 
 import pickle
@@ -21,7 +21,7 @@ SLOWFAST = SlowFastConfig(
 
 
 def built(config=SLOWFAST, classes=5, *, seed=0, channels=3):
-    """A model whose every number is random, batch norms included, so that no mix-up goes unnoticed."""
+    """A model whose values are all random, batch norms included, so that no mix-up goes unnoticed."""
     torch.manual_seed(seed)
     model = build_model(config, {"action": classes}, channels).eval()
     randomise(model)
@@ -60,7 +60,7 @@ def refused(model, init, **options):
     return error.value
 
 
-# -- names that other projects give to our weights ----------------------------------------------------
+# -- names of our weights in other projects -----------------------------------------------------------
 
 
 def parts(name):

@@ -81,7 +81,7 @@ def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
             remedy=_advice(settings, _settings_of(model).get("type")),
         )
     model.load_state_dict(chosen, strict=False)
-    notes += [f"trained with model.{key}={value}, which is another here" for key, value in settings.items()]
+    notes += [f"trained with model.{key}={value}, which differs here" for key, value in settings.items()]
     notes += [f"{part} new" for part in new_parts]
     notes += [_about_head(head, theirs, ours) for head in sorted(heads) if not _is_loaded(head, ours, chosen)]
     new = tuple(name for name in ours if name not in chosen and not name.endswith(_COUNTER))
