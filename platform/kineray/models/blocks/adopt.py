@@ -12,10 +12,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def adopt(network: Module) -> Module:
-    """Replace the batch norms and the dropout inside ``network``; names, weights and evaluation stay.
+    """Replace the batch norms and dropout layers inside ``network``, in place.
 
-    Its statistics are then taken over groups of clips (``GhostBatchNorm``), and what it drops depends on
-    the clip alone (``ClipDropout``). Returns ``network``.
+    Batch-norm statistics are then taken over groups of clips (``GhostBatchNorm``), and dropout depends on the
+    clip alone (``ClipDropout``). Names, weights and evaluation do not change. Returns ``network``.
     """
     for name, child in network.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GhostBatchNorm):
@@ -32,7 +32,7 @@ def adopt(network: Module) -> Module:
 def replace_input_conv(network: Module, in_channels: int) -> Module:
     """Replace the first convolution of ``network`` by a new one for ``in_channels``, unless that is 3.
 
-    It is initialised as in He et al., arXiv 1502.01852, by fan-out. Returns ``network``.
+    The new one is initialised as in He et al., arXiv 1502.01852, by fan-out. Returns ``network``.
     """
     if in_channels == 3:
         return network
@@ -57,7 +57,7 @@ def replace_input_conv(network: Module, in_channels: int) -> Module:
 def fold_frames(network: nn.Module, clips_bcthw: Tensor) -> Tensor:
     """Apply an image network to every frame: [B, C, T, H, W] -> [B, T, ...].
 
-    ``network`` takes [N, C, H, W] and was adopted.
+    ``network`` takes [N, C, H, W]; its batch norms and dropout have been replaced by ``adopt``.
     """
     frames = clips_bcthw.shape[2]
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""Dropout that does not depend on how a batch is cut."""
+"""Dropout that does not depend on how a batch is split."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 
 class ClipDropout(nn.Module):
-    """Dropout; given ``clip_seeds``, the mask of a clip is a pure function of the seed of that clip.
+    """Dropout whose mask for a clip is a pure function of that clip's seed, if ``clip_seeds`` are set.
 
-    So a clip loses the same features on every device, in every micro-batch and on every worker, and a
-    resumed run needs no random state. ``rows_per_clip`` > 1 if the frames of a clip lie in the batch
-    dimension (``fold_frames``).
+    So the same features of a clip are dropped on every device, in every micro-batch and on every worker, and
+    a resumed run needs no random state. ``rows_per_clip``: number of frames of a clip if the frames are in
+    the batch dimension (``fold_frames``), otherwise 1.
     """
 
     def __init__(self, p: float) -> None:
@@ -41,10 +41,10 @@ class ClipDropout(nn.Module):
 
 
 def set_clip_seeds(model: nn.Module, seeds: Sequence[int] | None) -> None:
-    """Seeds for the clips of the next forward pass, one each; None returns to ordinary dropout.
+    """Set one seed per clip for the next forward pass; None returns to ordinary dropout.
 
-    Every layer makes its own seeds of them and of its name in ``model``: layers of equal shape drop
-    different features.
+    Each layer's seeds are derived from these and the layer's name in ``model``, so layers of equal shape
+    drop different features.
     """
     for name, module in model.named_modules():
         if isinstance(module, ClipDropout):
