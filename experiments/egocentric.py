@@ -1,25 +1,28 @@
 """Egocentric actions on EPIC-KITCHENS: a frozen MobileNetV2 and a temporal subsystem.
 
-Source: an internship report. 20 uniformly spaced frames of 256 x 256; MobileNetV2 with ImageNet weights, not
-trained; a temporal subsystem; dropout of a half and a linear head each for verb and noun, whose losses are
-added. Adam at 0.001, a fifth of it from epoch 35 on, and again every 20 epochs; batches of 32. Crops and
-mirroring are ours, and where the source stops early, the best epoch is kept.
+Source: an internship report. 20 uniformly spaced frames of 256 x 256; MobileNetV2 with ImageNet weights,
+frozen; a temporal subsystem; dropout of 0.5, and a linear head each for verb and noun, whose losses are
+added. Adam with a learning rate of 0.001, multiplied by 0.2 at epoch 35 and every 20 epochs after it; batches
+of 32.
+Ours: crops and mirroring; and instead of stopping early as the source does, the best epoch is kept.
 Hardware: 2 GPUs; the source needed more than six days.
-Expected: nothing from the source, whose accuracies lie below a constant predictor's. On EPIC-KITCHENS-100
-validation that has 20.0 (verb), 3.9 (noun) and 2.1 % top-1 (action); TSN with RGB has 27.4 % action top-1.
+Expected: no number from the source, whose accuracies are lower than a constant predictor's. On validation of
+EPIC-KITCHENS-100, a constant predictor has 20.0 (verb), 3.9 (noun) and 2.1 % (action) top-1; TSN with RGB has
+27.4 % action top-1.
 
     kineray data import epic-kitchens-100-annotations --videos EPIC-KITCHENS --out epic.parquet
     ray submit ray_cluster.yaml experiments/egocentric.py -- data.manifest=s3://bucket/epic.parquet
 
-    model.temporal.type=conv_lstm      ConvLSTM 8; others: conv1d, gru, average, residual, timeception, and
-        attention, which a memory leads
+    model.temporal.type=conv_lstm      ConvLSTM, 8 filters; other subsystems: conv1d, gru, average, residual,
+        timeception, attention (guided by a memory)
     model.cut=features.13 model.temporal.type=conv_lstm model.temporal.filters=64 model.temporal.kernel=3
-        model.temporal.stride=1 model.temporal.norm=false model.temporal.dense=1000     ConvLSTM 64, earlier
+        model.temporal.stride=1 model.temporal.norm=false model.temporal.dense=1000     ConvLSTM, 64 filters,
+        on features of an earlier layer
     data.balance=sqrt data.balance_head=verb                                            rare verbs more often
     data.modality=flow_stack data.mean=0.5,0.5 data.std=0.226,0.226 model.frozen=false  optical flow, imported
         with --flow FOLDER
 
-The search over subsystems and learning rates, which notebooks start with `kineray.sweep`:
+The search over subsystems and learning rates (in a notebook: `kineray.sweep`):
 
     kineray sweep experiments/egocentric.py data.manifest=epic.parquet --trials 24
 
@@ -55,8 +58,9 @@ experiment = kineray.Experiment(
     train=kineray.TrainConfig(epochs=100, global_batch=32, bn_group=16, precision="bfloat16"),
 )
 
-# Made videos have one head. Only motion tells their classes: a frozen first layer, even of random weights, is
-# enough for a subsystem that reads maps. Mirroring would swap left and right.
+# Synthetic videos have one head, and their classes differ only in motion: a frozen first layer, even of
+# random weights, is enough for a subsystem that sees feature maps. No mirroring: it would swap the classes
+# left and right.
 smoke = kineray.Experiment(
     name="egocentric-smoke",
     data=kineray.DataConfig(

@@ -1,16 +1,18 @@
 """S3D, I3D, S3D-v3 and top-heavy S3D-v3 on 5 classes of mini-Kinetics.
 
 Source: a course paper that made Inception-v3 separable, after Xie et al., Rethinking Spatiotemporal Feature
-Learning, arXiv 1712.04851. About 400 clips of training and 25 of validation for each of 5 classes; clips of
-64 frames of 224 x 224; SGD at 0.01, after 12 of 24 hours at 0.001; 5 videos in each step; cross-entropy.
-Ours, because the source does not say: the 5 classes, 60 epochs (24,000 steps) for its day, momentum, weight
-decay, dropout, the random resize and crop, mirroring.
-Hardware: one GPU, which holds the one batch-norm group of 5 clips; the source had 2, a day for each network.
-Expected: top-1 about 68 % for S3D and 64 % for I3D, S3D-v3 5 to 10 points lower, the top-heavy one on a par
-with S3D. With 125 validation clips one clip is 0.8 points, and the 95 % interval about +-7 points: most of
-these differences are within it.
+Learning, arXiv 1712.04851. About 400 training and 25 validation clips for each of 5 classes; clips of 64
+frames of 224 x 224; SGD with a learning rate of 0.01, and of 0.001 for the second half of 24 hours; 5 videos
+per step; cross-entropy.
+Ours, because the source does not give them: the 5 classes, 60 epochs (24,000 steps) for the 24 hours,
+momentum, weight decay, dropout, the random resize and crop, mirroring.
+Hardware: one GPU, which holds the one batch-norm group of 5 clips; the source had 2 GPUs and a day per
+network.
+Expected: top-1 of about 68 % for S3D and 64 % for I3D; S3D-v3 5 to 10 points lower, the top-heavy one on a
+par with S3D. With 125 validation clips, one clip is 0.8 points and the 95 % interval is about +-7 points, so
+most of these differences are smaller than that.
 
-Underscores stand for the spaces in the names of classes:
+Class names are written with underscores for spaces:
 
     kineray data import train_ytid_list.txt val_ytid_list.txt kinetics-400_train.csv kinetics-400_val.csv \\
         --videos k400 --classes abseiling,archery,bowling,dunking_basketball,yoga --out mini.parquet
@@ -37,7 +39,7 @@ experiment = kineray.Experiment(
     train=kineray.TrainConfig(epochs=60, global_batch=5, bn_group=5),
 )
 
-# A quarter of the width. Mirroring would swap left and right.
+# A quarter of the width. No mirroring: it would swap the classes left and right.
 smoke = kineray.Experiment(
     name="s3d-smoke",
     data=kineray.DataConfig(

@@ -1,14 +1,15 @@
 """SlowFast R50 4x16 on Kinetics-400, trained from scratch.
 
 Source: Feichtenhofer et al., SlowFast Networks for Video Recognition, arXiv 1812.03982, appendix A.
-Hardware: 128 GPUs x 8 clips (synchronized SGD, global batch 1024); fewer GPUs give the same steps, slower.
+Hardware: 128 GPUs with 8 clips each (synchronized SGD, global batch 1024); with fewer GPUs the steps are the
+same, but slower.
 Expected: 75.6 / 92.0 top-1 / top-5 on Kinetics-400 validation with 10 views x 3 crops.
 
     kineray data import kinetics-400/train.csv kinetics-400/val.csv --out kinetics-400/manifest.parquet
     ray submit ray_cluster.yaml experiments/slowfast.py -- data.manifest=s3://bucket/k400/manifest.parquet
 
-The thesis that re-implements it on Kinetics and AVA has 101 layers, non-local blocks and 64 frames (the model
-slowfast_nl_r101_16x8 of `kineray models`), for 79.8 / 93.9 top-1 / top-5, with the same recipe:
+A thesis re-implements it on Kinetics and AVA with 101 layers, non-local blocks and 64 frames (the model
+slowfast_nl_r101_16x8 of `kineray models`); 79.8 / 93.9 top-1 / top-5 with the same recipe:
 
     model.stage_blocks=3,4,23,3 model.alpha=4 model.nonlocal_res4=6,13,20 model.temporal_blocks_slow=3,4,6,3
         model.temporal_blocks_fast=3,4,6,3 data.frames=64
@@ -29,7 +30,7 @@ experiment = kineray.Experiment(
     train=kineray.TrainConfig(epochs=196, global_batch=1024, bn_group=8, precision="bfloat16"),
 )
 
-# The same network, loop and schedule with small numbers. Mirroring would swap left and right.
+# A small version of the same recipe. No mirroring: it would swap the classes left and right.
 smoke = kineray.Experiment(
     name="slowfast-smoke",
     data=kineray.DataConfig(

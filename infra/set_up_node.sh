@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes a host ready for kineray. `ray up` runs it on every node (setup_commands); it may run again.
+# Sets a host up for kineray. `ray up` runs it on every node (setup_commands); it may be run again.
 #
 #   set_up_node.sh NAME=VALUE...
 #
 # Installs the exact versions of requirements.lock and the package, both from the copy of the
-# repository that this file lies in, and exports the settings NAME=VALUE to every shell (so to
-# `ray submit` too) and to everything that Ray starts. Three of them have a use here:
-#   KINERAY_ENVIRONMENT   a virtual environment that the host has already (on a shared disk, in its
-#                         image): it is used instead of a new one
-#   MLFLOW_TRACKING_URI   an MLflow server that there is already; default: the one on the head
-#   NETWORK_INTERFACE     what workers speak through; default: that of the default route
+# repository that contains this file, and exports the settings NAME=VALUE to every shell (also that
+# of `ray submit`) and to all processes that Ray starts. Three of them are used by this script:
+#   KINERAY_ENVIRONMENT   an existing virtual environment (on a shared disk, in the host's image) to
+#                         use instead of a new one
+#   MLFLOW_TRACKING_URI   an existing MLflow server; default: the one on the head
+#   NETWORK_INTERFACE     through which workers communicate; default: that of the default route
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -32,10 +32,10 @@ if [ -z "$KINERAY_ENVIRONMENT" ]; then
   KINERAY_ENVIRONMENT=$repository/.venv
 fi
 
-# Ray gives RAY_HEAD_IP to the set-up of workers; on the head it is the host's own address.
+# Ray sets RAY_HEAD_IP for the set-up of workers; the head takes its own address.
 address=$(hostname -I | cut -d' ' -f1)
 head=${RAY_HEAD_IP:-$address}
-# Left to themselves, gloo and NCCL may pick the loopback or a bridge that no other host reaches.
+# By default, gloo and NCCL may pick the loopback or a bridge that no other host can reach.
 interface=${NETWORK_INTERFACE:-$(awk '$2 == "00000000" { print $1; exit }' /proc/net/route)}
 
 exports=$HOME/.kineray_env
@@ -50,7 +50,7 @@ exports=$HOME/.kineray_env
 } >"$exports.new"
 mv "$exports.new" "$exports"
 
-# First in the file: some .bashrc return early.
+# At the start of the file, since some .bashrc return early.
 touch ~/.bashrc
 if ! grep -qxF '. ~/.kineray_env' ~/.bashrc; then
   { echo '. ~/.kineray_env'; cat ~/.bashrc; } >~/.bashrc.new

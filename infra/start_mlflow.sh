@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Starts the MLflow server of a cluster on its head, if it does not run, and waits until it answers.
-# Its database is ~/mlflow/mlflow.db on the head's disk, or MLFLOW_BACKEND_STORE_URI (PostgreSQL, for
-# sweeps of more than some twenty trials at once); its artifacts lie in the storage.
+# Starts the MLflow server of a cluster on its head, unless it is running, and waits until it answers.
+# Its database is ~/mlflow/mlflow.db on the head's disk, or MLFLOW_BACKEND_STORE_URI (use PostgreSQL for
+# sweeps of more than about twenty concurrent trials); its artifacts go into the storage.
 set -euo pipefail
 address=$(hostname -I | cut -d' ' -f1)
 if [ "$MLFLOW_TRACKING_URI" != "http://$address:5000" ]; then
@@ -12,7 +12,7 @@ answers() { python -c "import urllib.request as r; r.urlopen('$MLFLOW_TRACKING_U
 answers && exit 0
 
 mkdir -p ~/mlflow
-# Only requests for these hosts are answered: the nodes use the address, an ssh tunnel localhost.
+# Only requests to these host names are answered: nodes use the address, an ssh tunnel uses localhost.
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true
 setsid nohup mlflow server --host 0.0.0.0 --port 5000 --workers 2 \
   --allowed-hosts "$address:5000,localhost:5000,127.0.0.1:5000" \

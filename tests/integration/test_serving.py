@@ -1,4 +1,4 @@
-"""A real `kineray serve` in a process of its own: its answers, its errors, and promotions under load."""
+"""A real `kineray serve` in its own process: its answers, its errors, and promotions under load."""
 
 import dataclasses
 import io
@@ -41,7 +41,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Where this process and the service keep fetched checkpoints."""
+    """The folder in which this process and the service keep fetched checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("KINERAY_CACHE", str(folder))
@@ -89,7 +89,7 @@ app = Other.bind()
 
 @pytest.fixture(scope="module")
 def service(store, unused_port, tmp_path_factory):
-    """`kineray serve` as a user starts it; ends with Ctrl-C's signal and must end well."""
+    """`kineray serve` as a user starts it; it is terminated at the end and must exit with code 0."""
     modules = tmp_path_factory.mktemp("modules")
     (modules / "other_application.py").write_text(OTHER_APPLICATION)
     process = subprocess.Popen(
@@ -183,8 +183,8 @@ def test_a_raw_body_and_a_form_get_the_offline_answer(client, videos, offline, s
     assert len({json.dumps(offline(champion.version, sample)["predictions"]) for sample in videos}) == 8
 
 
-def test_the_command_line_says_the_same(store, videos, client):
-    """`kineray predict` on the champion's run, beside the endpoint."""
+def test_the_command_line_gives_the_answer_of_the_endpoint(store, videos, client):
+    """`kineray predict` on the champion's run, against the endpoint."""
     sample = videos[0]
     run = get_version(store, MODEL).run_name
     result = CliRunner().invoke(
@@ -230,13 +230,13 @@ def sound_only():
     ("body", "code"),
     [
         (b"", "empty"),
-        (b"This is a text and no video. " * 100, "not_a_video"),
+        (b"This is a text and not a video. " * 100, "not_a_video"),
         (np.random.default_rng(0).bytes(20_000), "not_a_video"),
         (sound_only(), "no_video_stream"),
     ],
     ids=["nothing", "text", "noise", "sound"],
 )
-def test_a_body_that_is_no_video(client, body, code):
+def test_a_body_that_is_not_a_video(client, body, code):
     assert_error(client.post("/v1/predict", content=body), 400, code)
     assert_error(client.post("/v1/predict", files={"file": body}), 400, code)
 
@@ -252,15 +252,12 @@ def test_a_video_without_the_flow_that_a_model_needs(service, store, videos, cli
     with pytest.raises(TrackingError), service.deployed(version):
         refused = client.post("/v1/predict", content=Path(videos[0].uri).read_bytes())
         assert_error(refused, 400, "wrong_modality")
-        said = refused.json()["error"]["message"]
-        assert said.startswith(
-            "the upload: has no optical flow beside it, which data.modality=rgb_flow needs"
-        )
+        assert "optical flow" in refused.json()["error"]["message"]
         set_champion(store, MODEL, 12345)  # there is no such version: the one before comes back
     assert client.get("/v1/model").json()["version"] == before.version
 
 
-def test_forms_that_hold_no_file(client):
+def test_forms_that_contain_no_file(client):
     assert_error(client.post("/v1/predict", files={"video": b"x"}), 400, "bad_form")
     assert_error(client.post("/v1/predict", files={"other": (None, "text")}), 400, "bad_form")
     multipart = {"Content-Type": "multipart/form-data"}
@@ -277,7 +274,7 @@ def test_a_body_that_is_too_large(client):
     assert_error(client.post("/v1/predict", content=bytes(MAX_BYTES + 1)), 413, "too_large")
     assert_error(client.post("/v1/predict", content=unannounced()), 413, "too_large")
     assert_error(client.post("/v1/predict", files={"file": bytes(MAX_BYTES)}), 413, "too_large")
-    # As large as allowed is read, and is then no video.
+    # A body of the allowed size is read, and is then not a video.
     assert_error(client.post("/v1/predict", content=bytes(MAX_BYTES)), 400, "not_a_video")
 
 
@@ -287,7 +284,7 @@ def test_what_does_not_exist(client):
 
 
 class Load:
-    """Clients that send videos without pause; every answer is kept."""
+    """Clients that send videos without a pause; every answer is kept."""
 
     def __init__(self, service, videos, clients=3):
         self._service = service
@@ -324,7 +321,7 @@ class Load:
             thread.join()
 
     def wait(self, answers):
-        """Until so many more answers are in."""
+        """Wait until this many more answers have arrived."""
         target, deadline = len(self.answers) + answers, time.monotonic() + 60
         while len(self.answers) < target and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -361,8 +358,9 @@ def test_a_checkpoint_with_corrupt_weights_changes_nothing(service, store, video
     weights.write_bytes(content)
     with Load(service, videos) as load:
         load.wait(2)
-        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        with pytest.raises(CheckpointError) as error:
             promote("corrupt", storage=store)
+        assert "model.safetensors" in error.value.key
         load.wait(2)
     assert not load.failures
     assert load.versions() == {before.version}
@@ -371,14 +369,16 @@ def test_a_checkpoint_with_corrupt_weights_changes_nothing(service, store, video
 
 
 def test_a_version_that_replicas_cannot_load_leaves_the_old_one_serving(service, store, videos, client):
-    """What the checks before a deploy cannot see: the weights change before the replica reads them."""
+    """What the checks before a deployment cannot see: the weights change before the replica reads them."""
     before = get_version(store, MODEL)
     other = dataclasses.replace(before, version=before.version + 100, content="0" * 64)
     with Load(service, videos) as load:
         load.wait(2)
-        expected = f"version {other.version} cannot be served.*not the files"
-        with pytest.raises(ServingError, match=expected), service.deployed(other):
+        with pytest.raises(ServingError) as error, service.deployed(other):
             pytest.fail("it was deployed")
+        assert (error.value.code, error.value.key) == ("cannot_be_served", MODEL)
+        # What the replica raised is part of the message.
+        assert f"version {other.version}" in error.value.problem and "the files of" in error.value.problem
         load.wait(2)
     assert not load.failures
     assert load.versions() == {before.version}
@@ -436,25 +436,26 @@ def test_a_storage_is_served_once(service, store):
 
 
 def test_without_a_champion_there_is_nothing_to_serve(tmp_path):
-    with pytest.raises(TrackingError, match="kineray promote RUN"):
-        serve(storage=str(tmp_path))
-    with pytest.raises(TrackingError, match="second promotion"):
-        rollback(storage=str(tmp_path))
+    for verb in (serve, rollback):
+        with pytest.raises(TrackingError) as error:
+            verb(storage=str(tmp_path))
+        assert (error.value.code, error.value.key) == ("unknown_version", MODEL)
 
 
 def test_a_service_that_cannot_be_reached_is_one_clear_error(service):
     away = dataclasses.replace(service, dashboard="http://127.0.0.1:9")
     with pytest.raises(ServingError) as error:
         away.http_options()
-    assert (error.value.code, error.value.key) == ("unreachable_service", "http://127.0.0.1:9")
+    assert (error.value.code, error.value.key) == ("unreachable", "http://127.0.0.1:9")
 
 
-def test_what_a_killed_service_left_behind_is_no_service(service, tmp_path):
+def test_the_record_of_a_killed_service_is_ignored(service, tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
     gone = dataclasses.asdict(service) | {"pid": ended.pid}
     (tmp_path / "serve.json").write_text(json.dumps(gone))
     assert find_service(str(tmp_path)) is None
     (tmp_path / "serve.json").write_text("{}")
-    with pytest.raises(ServingError, match=r"serve\.json"):
+    with pytest.raises(ServingError) as error:
         find_service(str(tmp_path))
+    assert (error.value.code, error.value.key) == ("not_a_record", f"{tmp_path}/serve.json")

@@ -146,7 +146,7 @@ def test_champion_previous_and_rollback(store, tmp_path):
     with refused(TrackingError, "unknown_version", "clips"):
         get_version(store, "clips")
     assert set_champion(store, "clips", 1).run_name == "champ1"
-    with refused(TrackingError, "no_previous_version", "clips"):
+    with refused(TrackingError, "unknown_version", "clips"):
         rollback(store, "clips")
     assert get_version(store, "clips").version == 1
     set_champion(store, "clips", 2)

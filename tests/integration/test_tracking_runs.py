@@ -240,9 +240,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_tracker_that_is_not_there_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
     for attempt in (lambda: start(str(tmp_path), "a"), lambda: check_tracking(str(tmp_path))):
-        with pytest.raises(TrackingError, match="connection refused") as raised:
+        with pytest.raises(TrackingError) as raised:
             attempt()
-        assert raised.value.code == "mlflow_unreachable"
+        assert raised.value.code == "unreachable"
+        assert "connection refused" in raised.value.problem
         assert "secret" not in str(raised.value)
         assert "\n" not in str(raised.value)
 
@@ -251,7 +252,7 @@ def test_a_storage_that_cannot_be_written(tmp_path):
     check_tracking(str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()  # asking makes nothing
     (tmp_path / "file").write_text("")
-    with refused(TrackingError, "mlflow_unreachable", f"sqlite:///{tmp_path}/file/mlflow.db"):
+    with refused(TrackingError, "unreachable", f"sqlite:///{tmp_path}/file/mlflow.db"):
         list_runs(str(tmp_path / "file"))
 
 
@@ -326,7 +327,7 @@ def test_a_server_that_stops_in_mid_run_and_comes_back(tmp_path, monkeypatch, ca
     assert len(down) == 2, down  # once for each run, however often it was tried
     assert any("the next kineray command here sends it" in r.getMessage() for r in caplog.records)
     assert send_pending(where) == 1
-    with pytest.raises(TrackingError, match="connection refused"):
+    with refused(TrackingError, "unreachable", f"http://127.0.0.1:{port}"):
         list_runs(where)
 
     with mlflow_server(tmp_path, port):

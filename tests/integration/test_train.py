@@ -82,7 +82,7 @@ def test_a_run_reports_every_step_and_keeps_last_and_best(uninterrupted):
     }
 
 
-def test_the_record_in_mlflow_is_whole(uninterrupted, tiny_experiment):
+def test_the_record_in_mlflow_is_complete(uninterrupted, tiny_experiment):
     outcome, _, folder = uninterrupted
     detail = get_run(str(folder), outcome.name)
     assert detail.status == "FINISHED"
@@ -97,7 +97,7 @@ def test_the_record_in_mlflow_is_whole(uninterrupted, tiny_experiment):
         assert word in text
 
 
-def test_a_second_run_gets_a_name_of_its_own_and_an_old_name_is_refused(uninterrupted, tiny_experiment):
+def test_the_name_of_an_existing_run_and_resuming_a_finished_run_are_refused(uninterrupted, tiny_experiment):
     outcome, _, folder = uninterrupted
     with pytest.raises(ConfigError) as error:
         start(tiny_experiment, folder, name=outcome.name)
@@ -107,7 +107,7 @@ def test_a_second_run_gets_a_name_of_its_own_and_an_old_name_is_refused(uninterr
     assert (error.value.code, error.value.key) == ("nothing_to_resume", "resume")
 
 
-def test_a_killed_worker_is_replaced_and_the_weights_do_not_show_it(uninterrupted, tiny_experiment, tmp_path):
+def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(uninterrupted, tiny_experiment, tmp_path):
     killed = []
 
     def kill_rank_1(event):
@@ -173,13 +173,14 @@ def test_too_many_workers_for_the_batch_norm_groups(tiny_experiment, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tiny_experiment, tmp_path):
     checkpoints = []
     wild = apply_overrides(tiny_experiment, ["optim.lr=1e30", "schedule.warmup_start=1e-3"])
-    with pytest.raises(NonFiniteLossError, match=r"step \d+"):
+    with pytest.raises(NonFiniteLossError) as error:
         start(
             wild,
             tmp_path,
             lambda event: checkpoints.append(event.uri) if isinstance(event, CheckpointEvent) else None,
             checkpoint_every=1,
         )
+    assert re.search(r"step \d+", error.value.problem)
     assert list_runs(str(tmp_path))[0].status == "FAILED"
     last = weights(checkpoints[-1])
     assert all(tensor.isfinite().all() for tensor in last.values())
@@ -192,11 +193,13 @@ def test_the_error_budget_lists_the_files(tiny_experiment, tmp_path):
     for path in sorted((tmp_path / "broken").rglob("*train*/**/*.mp4"))[:8]:
         path.write_bytes(b"not a video")
     experiment = apply_overrides(tiny_experiment, {"data.manifest": str(manifest)})
-    with pytest.raises(ErrorBudgetError, match=r"\.mp4"):
+    with pytest.raises(ErrorBudgetError) as error:
         start(experiment, tmp_path)
+    assert error.value.code == "error_budget"
+    assert ".mp4" in error.value.problem
 
 
-def test_more_workers_than_the_machine_holds(tiny_experiment, tmp_path):
+def test_more_workers_than_the_machine_has_cores(tiny_experiment, tmp_path):
     many = apply_overrides(tiny_experiment, ["train.global_batch=4096"])
     with pytest.raises(ConfigError) as error:
         start(many, tmp_path, workers=1000)
@@ -204,7 +207,7 @@ def test_more_workers_than_the_machine_holds(tiny_experiment, tmp_path):
     assert list_runs(str(tmp_path)) == []
 
 
-def test_ctrl_c_ends_a_run_as_killed_with_the_way_to_go_on(tiny_experiment, tmp_path):
+def test_ctrl_c_ends_a_run_as_killed_and_the_message_explains_how_to_continue(tiny_experiment, tmp_path):
     (tmp_path / "tiny.yaml").write_text(to_yaml(apply_overrides(tiny_experiment, ["train.epochs=200"])))
     command = [sys.executable, "-m", "kineray", "train", "tiny.yaml", "--workers", "2"]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -215,14 +218,12 @@ def test_ctrl_c_ends_a_run_as_killed_with_the_way_to_go_on(tiny_experiment, tmp_
     first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 130
-    assert (
-        err.splitlines()[-1] == "kineray: interrupted; the same command goes on, a training run with --resume"
-    )
+    assert "--resume" in err.splitlines()[-1]
     assert list_runs(str(tmp_path / "runs"))[0].status == "KILLED"
 
 
 def failures_of(caplog):
-    """Every failure that a worker reported, as ``(rank, traceback)``."""
+    """Every failure that a worker reported: ``(rank, traceback)``."""
     records = [record for record in caplog.records if record.msg.startswith("worker %d on %s")]
     return [(record.args[0], record.args[2]) for record in records]
 
@@ -231,21 +232,22 @@ def failures_of(caplog):
 def test_a_damaged_checkpoint_ends_the_run_at_once(
     uninterrupted, tiny_experiment, tmp_path, caplog, broken, reported_by
 ):
-    """Rank 0 alone reads the index, every worker the weights; in both cases a retry would cure nothing."""
+    """Only rank 0 reads the index, every worker reads the weights; in both cases a retry would not help."""
     outcome, _, folder = uninterrupted
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     checkpoints = tmp_path / outcome.name / "checkpoints"
     path = checkpoints / ("" if broken == "index.json" else Path(outcome.last_checkpoint).name) / broken
     path.write_bytes(path.read_bytes()[:50])
     caplog.set_level(logging.DEBUG, logger="kineray.orchestration")
-    with pytest.raises(CheckpointError, match=broken):
+    with pytest.raises(CheckpointError) as error:
         start(tiny_experiment, tmp_path, name=outcome.name, resume=True)
+    assert broken in error.value.key
     assert sorted(rank for rank, _ in failures_of(caplog)) == reported_by
     assert broken in get_run(str(tmp_path), outcome.name).tags["problem"]
 
 
-def test_what_a_retry_may_cure_is_tried_again(uninterrupted, tiny_experiment, tmp_path, caplog):
-    """The storage cannot be read: that may pass."""
+def test_after_an_error_that_may_pass_workers_start_again(uninterrupted, tiny_experiment, tmp_path, caplog):
+    """The storage cannot be read at the moment."""
     outcome, _, folder = uninterrupted
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     index = tmp_path / outcome.name / "checkpoints/index.json"
@@ -287,10 +289,10 @@ class Faulty(nn.Module):
 
 
 @pytest.mark.parametrize(("everywhere", "reported_by"), [("true", [0, 1]), ("false", [1])])
-def test_an_error_of_a_users_model_arrives_as_itself_with_its_line(
+def test_an_error_in_a_users_model_is_reported_at_once_with_its_type_and_line(
     tiny_experiment, tmp_path, caplog, own_plugins, everywhere, reported_by
 ):
-    """And at once: training is exact, so the model would raise it again."""
+    """Training is deterministic, so the model would raise it again."""
     file = tmp_path / "faulty.py"
     file.write_text(MODEL)
     line = 1 + MODEL.splitlines().index('        return {"action": self.head(features_bc)}')

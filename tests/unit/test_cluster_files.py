@@ -1,4 +1,4 @@
-"""The cluster files: valid to Ray itself, and what they promise about nodes and settings."""
+"""The cluster files: they are valid for Ray itself, and nodes and settings are as they say."""
 
 import os
 import shlex
@@ -27,7 +27,7 @@ def set_up_command(config):
 
 
 def mistake_in(config):
-    """What `ray up` says against a cluster's configuration; None where it would start."""
+    """The error of `ray up` about a cluster's configuration; None if it would start."""
     try:
         validate_config(prepare_config(config))
     except jsonschema.ValidationError as error:
@@ -76,7 +76,7 @@ def test_what_a_node_installs_from_is_copied_to_it(name):
     }
     for path in copied:
         assert (ROOT / path).exists()
-    # What `make setup` reads, and the package with its scripts.
+    # The files that `make setup` reads, and the package with its scripts.
     needed = {"Makefile", "pyproject.toml", "requirements.lock", "README.md", "LICENSE", "platform", "infra"}
     assert {str(path) for path in copied} == needed
     assert config["file_mounts"]["~/.ray"] == "~/.ray"  # the token of RAY_AUTH_MODE=token
@@ -87,15 +87,15 @@ def test_what_a_node_installs_from_is_copied_to_it(name):
 
 
 def environment_of(name, home, **more):
-    """What a shell on a node of this cluster file knows, by running its real set-up script."""
+    """The environment of a shell on a node of this cluster file, made by its real set-up script."""
     home.mkdir(exist_ok=True)
     (home / ".bashrc").write_text("case $- in *i*) ;; *) return ;; esac\n")
     _, script, *settings = set_up_command(load(name))
     script = script.replace("~/kineray", str(ROOT))
-    ready = ["KINERAY_ENVIRONMENT=/opt/ready made"]
-    surroundings = {"HOME": str(home), "PATH": os.environ["PATH"], **more}
+    existing = ["KINERAY_ENVIRONMENT=/opt/with space"]
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], **more}
     for _ in range(2):  # `ray up` runs it again
-        subprocess.run(["bash", script, *settings, *ready], env=surroundings, check=True)
+        subprocess.run(["bash", script, *settings, *existing], env=environment, check=True)
     done = subprocess.run(
         ["bash", "-c", ". ~/.bashrc; env -0"],
         env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
@@ -110,19 +110,19 @@ def environment_of(name, home, **more):
 @pytest.mark.parametrize("name", FILES)
 def test_every_shell_of_every_node_has_the_settings(name, tmp_path):
     _, _, *settings = set_up_command(load(name))
-    known = environment_of(name, tmp_path / "worker", RAY_HEAD_IP="10.0.0.7")
-    assert {f"{key}={value}" for key, value in known.items()} >= set(settings)
-    assert known["KINERAY_STORAGE"].startswith("s3://")
-    assert known["RAY_AUTH_MODE"] == "token"
-    assert known["MLFLOW_TRACKING_URI"] == "http://10.0.0.7:5000"
-    assert known["GLOO_SOCKET_IFNAME"] == known["NCCL_SOCKET_IFNAME"] != "lo"
+    worker = environment_of(name, tmp_path / "worker", RAY_HEAD_IP="10.0.0.7")
+    assert {f"{key}={value}" for key, value in worker.items()} >= set(settings)
+    assert worker["KINERAY_STORAGE"].startswith("s3://")
+    assert worker["RAY_AUTH_MODE"] == "token"
+    assert worker["MLFLOW_TRACKING_URI"] == "http://10.0.0.7:5000"
+    assert worker["GLOO_SOCKET_IFNAME"] == worker["NCCL_SOCKET_IFNAME"] != "lo"
     routes = [line.split() for line in Path("/proc/net/route").read_text().splitlines()[1:]]
     defaults = [interface for interface, destination, *_ in routes if int(destination, 16) == 0]
     if defaults:  # else this machine has no network
-        assert known["GLOO_SOCKET_IFNAME"] == defaults[0]
-    assert known["PATH"].startswith("/opt/ready made/bin:")
-    assert known["PYTHONPATH"] == str(ROOT / "platform")
-    # On the head itself no RAY_HEAD_IP is given: its own address, by which the workers reach it.
+        assert worker["GLOO_SOCKET_IFNAME"] == defaults[0]
+    assert worker["PATH"].startswith("/opt/with space/bin:")
+    assert worker["PYTHONPATH"] == str(ROOT / "platform")
+    # On the head RAY_HEAD_IP is not set: it uses its own address, at which the workers reach it.
     head = environment_of(name, tmp_path / "head")
     addresses = subprocess.run(["hostname", "-I"], check=True, capture_output=True, text=True).stdout.split()
     assert head["MLFLOW_TRACKING_URI"] == f"http://{(addresses or [''])[0]}:5000"
@@ -145,7 +145,7 @@ def test_a_tracker_and_an_interface_that_are_given_are_kept(tmp_path):
 @pytest.mark.slow
 @mock_aws
 def test_aws_accepts_the_nodes(tmp_path, monkeypatch):
-    """Ray's own bootstrap against a made AWS: subnets, security group, key pair, images, profiles."""
+    """Ray's own bootstrap against moto's AWS: subnets, security group, key pair, images, profiles."""
     import boto3
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -166,7 +166,7 @@ def test_aws_accepts_the_nodes(tmp_path, monkeypatch):
     ec2 = boto3.resource("ec2", "us-west-2")
     zones = {ec2.Subnet(subnet).availability_zone for subnet in gpu["node_config"]["SubnetIds"]}
     assert zones == {"us-west-2a"}
-    # What the instance really has is what the file promises.
+    # The file promises the resources that this type of instance really has.
     kind = gpu["node_config"]["InstanceType"]
     (real,) = ec2.meta.client.describe_instance_types(InstanceTypes=[kind])["InstanceTypes"]
     promised = gpu["resources"]["CPU"], gpu["resources"]["GPU"]

@@ -1,4 +1,4 @@
-"""What processes tell each other, and what becomes of an error in one of them."""
+"""The messages between processes, and what happens to an error in a worker."""
 
 import importlib.util
 import pickle
@@ -11,7 +11,13 @@ from kineray.errors import CheckpointError, ConfigError, NonFiniteLossError, Sto
 from kineray.options import WorkerOptions
 from kineray.orchestration import sweep
 from kineray.orchestration.messages import TrialTask, WorkerTask
-from kineray.orchestration.process import described, enter, failed, is_echo, is_final
+from kineray.orchestration.process import (
+    as_kineray_error,
+    failure_message,
+    is_lost_peer,
+    is_permanent,
+    set_up_process,
+)
 
 OWN = Plugin(
     "own.py",
@@ -32,7 +38,7 @@ def caught(function, *arguments):
 
 @pytest.fixture
 def plugin(tmp_path):
-    """A user's own module, with a function that torch refuses and one that is plainly wrong."""
+    """A user's own module, with a function whose error torch raises and one that raises its own."""
     path = tmp_path / "my_loss.py"
     path.write_text(
         "import torch\n"
@@ -49,50 +55,50 @@ def plugin(tmp_path):
     return module
 
 
-def test_tasks_survive_json():
+def test_tasks_are_the_same_after_json():
     rest = {"options": WorkerOptions(micro_batch=4), "plugins": (OWN,)}
     for task in (WorkerTask(**TASK, **rest), TrialTask(**TASK, **rest, cpus=2)):
         assert type(task).from_json(task.to_json()) == task
 
 
-def test_a_process_that_enters_has_its_threads_its_plugins_and_its_experiment(own_plugins):
+def test_setting_up_a_process_sets_threads_loads_plugins_and_reads_the_experiment(own_plugins):
     task = WorkerTask(**TASK, options=WorkerOptions(), plugins=(OWN,))
     before = torch.get_num_threads()
     try:
-        experiment = enter(task, cpus=1)
+        experiment = set_up_process(task, cpus=1)
         assert (experiment.model.type, experiment.model.shift, torch.get_num_threads()) == ("own", 3, 1)
     finally:
         torch.set_num_threads(before)
 
 
-def test_an_error_of_the_users_code_names_its_type_and_the_users_line(plugin):
-    """Though torch raised it, it is the line of the plug-in that is named."""
-    error = described(caught(plugin.shapes, torch.ones(2, 5)))
+def test_an_error_in_the_users_code_names_its_type_and_the_users_line(plugin):
+    """Even if torch raised it: the line of the plug-in is named."""
+    error = as_kineray_error(caught(plugin.shapes, torch.ones(2, 5)))
     assert error.code == "worker_exception"
     assert str(error).startswith("RuntimeError: ")
     assert str(error).endswith(f"({plugin.__file__}:4 in shapes)")
-    error = described(caught(plugin.missing, {}))
+    error = as_kineray_error(caught(plugin.missing, {}))
     assert str(error) == f"KeyError: 'logits' ({plugin.__file__}:7 in missing)"
 
 
-def test_an_error_of_kineray_stays_what_it_is():
+def test_an_error_of_kineray_is_reported_unchanged():
     error = NonFiniteLossError("step 3", code="non_finite", key="optim.lr", remedy="lower it")
-    assert described(error) is error
-    again = pickle.loads(pickle.dumps(failed(0, error)))
+    assert as_kineray_error(error) is error
+    again = pickle.loads(pickle.dumps(failure_message(0, error)))
     assert (type(again.error), again.error.key) == (NonFiniteLossError, "optim.lr")
 
 
-def test_only_what_is_lost_from_outside_may_be_there_the_next_time(plugin):
+def test_only_errors_with_an_external_cause_are_not_permanent(plugin):
     for error in (ConfigError("x"), CheckpointError("x"), caught(plugin.shapes, torch.ones(2, 5))):
-        assert is_final(error)
+        assert is_permanent(error)
     for error in (StorageError("x"), OSError("x"), ConnectionError("x"), torch.OutOfMemoryError("x")):
-        assert not is_final(error)
+        assert not is_permanent(error)
 
 
-def test_the_echo_of_another_workers_end_is_told_from_an_error(plugin):
-    echo = caught(torch.distributed.all_reduce, torch.ones(1))  # there is no group
-    assert is_echo(echo) and not is_final(echo)
-    assert not is_echo(caught(plugin.shapes, torch.ones(2, 5)))
+def test_an_error_about_a_lost_peer_is_not_the_workers_own(plugin):
+    lost = caught(torch.distributed.all_reduce, torch.ones(1))  # there is no group
+    assert is_lost_peer(lost) and not is_permanent(lost)
+    assert not is_lost_peer(caught(plugin.shapes, torch.ones(2, 5)))
 
 
 def test_overrides_of_a_sweep_may_be_a_generator(tiny_experiment):
@@ -102,13 +108,14 @@ def test_overrides_of_a_sweep_may_be_a_generator(tiny_experiment):
 
 
 def test_a_micro_batch_must_fit_every_group_of_a_sweep(tiny_experiment, tmp_path):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as error:
         sweep(
             tiny_experiment,
             {"train.bn_group": Choice(2, 8)},
             options=WorkerOptions(micro_batch=4),
             storage=str(tmp_path),
         )
+    assert error.value.key == "micro_batch"
     assert list(tmp_path.iterdir()) == []
 
 

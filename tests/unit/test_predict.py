@@ -112,7 +112,9 @@ def test_what_cannot_be_predicted(checkpoint, videos, tmp_path):
     assert error.value.code == "not_found"
     both = {"modality": "rgb_flow", "mean": (0.5,) * 5, "std": (0.2,) * 5}
     for file in (videos[0], io.BytesIO(videos[0].read_bytes())):
-        with pytest.raises(ConfigError, match=r"^\S.*: has no optical flow beside it, which data\.modality="):
+        with pytest.raises(ConfigError) as error:
             decode_views(file, checkpoint.preprocessing.model_copy(update=both), views=1, crops=1)
-    with pytest.raises(ConfigError, match="crops"):
+        assert "no optical flow" in str(error.value)
+    with pytest.raises(ConfigError) as error:
         predict(checkpoint, videos[0], crops=2)
+    assert "crops" in str(error.value)

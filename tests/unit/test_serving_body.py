@@ -1,4 +1,4 @@
-"""How the video is taken from a request, and which requests are refused, without a cluster."""
+"""How the video is read from a request, and which requests are refused, without a cluster."""
 
 import asyncio
 
@@ -43,18 +43,18 @@ def refusal(response):
 def test_raw_bytes_and_a_form_arrive_unchanged(video):
     assert post(content=video).content == video
     assert post(files={"file": video}).content == video
-    form = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl --data-binary says
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # what curl --data-binary sends
     assert post(content=video, headers=form).content == video
 
 
-def test_the_limit_is_the_last_size_that_is_read():
+def test_a_body_of_exactly_the_limit_is_read():
     assert post(content=bytes(LIMIT)).content == bytes(LIMIT)
     assert refusal(post(content=bytes(LIMIT + 1))) == (413, "too_large")
     assert refusal(post(files={"file": bytes(LIMIT)})) == (413, "too_large")
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Length": "10"}, {"Content-Length": "many"}])
-def test_bytes_are_counted_whatever_is_announced(headers):
+def test_bytes_are_counted_whatever_length_is_announced(headers):
     async def parts():
         for _ in range(30):
             yield bytes(100)
@@ -62,7 +62,7 @@ def test_bytes_are_counted_whatever_is_announced(headers):
     assert refusal(post(content=parts(), headers=headers)) == (413, "too_large")
 
 
-def test_a_large_announcement_is_believed():
+def test_a_body_that_is_announced_as_too_large_is_refused():
     assert refusal(post(content=b"small", headers={"Content-Length": str(LIMIT + 1)})) == (413, "too_large")
 
 
@@ -86,7 +86,7 @@ def test_reading_stops_far_over_the_limit():
         {"files": {"file": (None, "a text field")}},
         {"files": [("file", b"x"), ("file", b"y")]},
         {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
-        {"content": b"no form", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+        {"content": b"not a form", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
         {"content": b"--b\r\n\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
     ],
     ids=["other name", "text", "two files", "no boundary", "no parts", "cut off"],

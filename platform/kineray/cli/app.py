@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="kineray", message="%(version)s")
-@click.option("--verbose", is_flag=True, help="Log what the libraries underneath say.")
+@click.option("--verbose", is_flag=True, help="Log debug messages, also those of the libraries used.")
 def cli(verbose: bool) -> None:
     """Train, search, compare and serve video action-recognition models on Ray.
 
@@ -41,22 +41,22 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None:
-    """Run an experiment script: the last line of every file in ``experiments/``.
+    """Make a script an experiment that can be run: the last line of every file in ``experiments/``.
 
     ``python experiments/slowfast.py optim.lr=0.05 --workers 2`` is then the same run as
-    ``kineray train experiments/slowfast.py optim.lr=0.05 --workers 2``. ``smoke`` is the small
-    experiment that ``--smoke`` runs, on video files that kineray makes.
+    ``kineray train experiments/slowfast.py optim.lr=0.05 --workers 2``. ``smoke``: the small experiment
+    that ``--smoke`` runs, on video files that kineray makes.
     """
     from kineray.cli.train import train_experiment
     from kineray.config.plugins import is_loading
 
-    if is_loading():  # the script is read for what it defines
+    if is_loading():  # the script is only being read for its definitions
         return
     _run(train_experiment, sys.argv[1:], obj={"experiment": experiment, "smoke": smoke})
 
 
 def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) -> None:
-    """Run ``command``; a problem that the user can fix is one line on stderr and exit code 2."""
+    """Run ``command``; print a problem that the user can fix as one line on stderr, with exit code 2."""
     try:
         code = command.main(arguments, prog_name=None, standalone_mode=False, **extra)
         sys.stdout.flush()
@@ -78,7 +78,7 @@ def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) 
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo(
-            "kineray: interrupted; the same command goes on, a training run with --resume",
+            "kineray: interrupted; run the same command again to continue (train and sweep: with --resume)",
             err=True,
         )
         sys.exit(130)

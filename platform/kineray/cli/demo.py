@@ -1,4 +1,4 @@
-"""``kineray demo``: the whole story on made videos, as the commands that a user would type."""
+"""``kineray demo``: from synthetic videos to a served model, by the commands that a user would type."""
 
 import json
 import shlex
@@ -19,15 +19,17 @@ from kineray.errors import KinerayError
 SCRIPT = "experiments/slowfast.py"
 
 
-@click.command(name="demo", short_help="Train, evaluate, promote and serve a small SlowFast on made videos.")
+@click.command(
+    name="demo", short_help="Train, evaluate, promote and serve a small SlowFast on synthetic videos."
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--storage", default=DEFAULT_STORAGE, show_default=True, metavar="URI")
 def command(port: int, storage: str) -> None:
-    """Make videos, train with two workers, evaluate, promote, serve, and classify a held-out clip."""
+    """Make videos, train with two workers, evaluate, promote, serve, and classify a validation clip."""
     if not Path(SCRIPT).exists():
         raise KinerayError(
-            "not here",
-            code="not_in_repository",
+            "no such file",
+            code="not_found",
             key=SCRIPT,
             remedy="run the demo from the root of the kineray repository",
         )
@@ -68,11 +70,12 @@ def command(port: int, storage: str) -> None:
         click.echo(f"  {then}")
     if top1 < 0.9:
         raise KinerayError(
-            f"the demo reached {top1:.1%} validation top-1; at least 90 % was expected", code="demo_failed"
+            f"the demo reached {top1:.1%} validation top-1, but at least 90 % was expected",
+            code="demo_failed",
         )
     if best["label"] != truth:
         raise KinerayError(
-            f"the served model called it {best['label']}; it is {truth}", code="demo_failed", key=clip
+            f"the served model predicted {best['label']} for a clip of {truth}", code="demo_failed", key=clip
         )
 
 
@@ -82,10 +85,11 @@ def _check_port(port: int) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise KinerayError(
-                f"port {port} is in use on 127.0.0.1",
+                "already in use on 127.0.0.1",
                 code="port_in_use",
                 key="port",
-                remedy="pass another `port`, or stop what listens there",
+                value=port,
+                remedy="pass another `port`, or stop the process that listens there",
             )
 
 
@@ -117,12 +121,12 @@ def _held_out(manifest: str) -> tuple[str, Path]:
 
 
 def _open(url: str, body: bytes | None = None) -> Any:
-    """GET, or POST ``body``; never through a proxy, which could not reach this machine."""
+    """GET, or POST ``body``. Bypasses proxies, which could not reach this machine."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, body, timeout=60)
 
 
 class _Service:
-    """``kineray serve`` in a process of its own, ready when the context is entered."""
+    """``kineray serve`` in another process; ready when the context is entered."""
 
     def __init__(self, port: int, storage_flag: list[str]) -> None:
         self._url = f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""``kineray doctor``: is everything that a run needs here?"""
+"""``kineray doctor``: checks that this machine has everything that a run needs."""
 
 import importlib.metadata
 import os
@@ -18,7 +18,7 @@ from kineray.cli.output import json_option, show, storage_option
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ``fix`` says what to do when ``ok`` is false; ``needed``: a run needs it."""
+    """One line of the report. ``fix``: what to do if not ``ok``; ``needed``: whether runs fail without it."""
 
     what: str
     ok: bool
@@ -29,17 +29,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings. ``healthy``: nothing that a run needs is missing."""
+    """All findings. ``healthy``: whether everything that a run needs is there."""
 
     healthy: bool
     checks: tuple[Finding, ...]
 
 
-@click.command(name="doctor", short_help="Check this machine: what is here, what is missing, how to fix it.")
+@click.command(name="doctor", short_help="Check that this machine has everything that a run needs.")
 @storage_option
 @json_option
 def command(storage: str, as_json: bool) -> int:
-    """One line each for what a run needs, with a fix for what is wrong; exit code 1 if something is."""
+    """Check everything that a run needs, a line each, with a fix for each problem.
+
+    Exit code 0: a run has all it needs; 1: it does not.
+    """
     report = examine(storage)
     lines = [
         f"{'ok  ' if f.ok else 'FAIL' if f.needed else 'warn'} {f.what:<12} {f.detail}"
@@ -52,7 +55,7 @@ def command(storage: str, as_json: bool) -> int:
 
 
 def examine(storage: str) -> Report:
-    """Check this machine and ``storage``; what is missing or broken is a finding, never an error."""
+    """Check this machine and ``storage``. Missing or broken parts are findings; nothing is raised."""
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
         _torch,
@@ -70,7 +73,7 @@ def examine(storage: str) -> Report:
 def _guarded(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
-    except Exception as error:  # a broken installation can raise anything; the report must still be whole
+    except Exception as error:  # a broken installation can raise anything; the report must be complete
         name = getattr(check, "__name__", "check").strip("_")
         return Finding(
             name, False, f"{type(error).__name__}: {' '.join(str(error).split())}", "reinstall kineray"
@@ -126,9 +129,8 @@ def _mlflow(storage: str) -> Finding:
         return Finding("MLflow", False, "not installed", "pip install 'kineray[ray]'")
     from kineray.errors import KinerayError
     from kineray.tracking import check_tracking, tracking_uri
-    from kineray.tracking.client import shown
 
-    uri = shown(tracking_uri(storage))
+    uri = _without_password(tracking_uri(storage))
     try:
         check_tracking(storage)
     except KinerayError as error:
@@ -140,7 +142,7 @@ def _mlflow(storage: str) -> Finding:
 
 def _storage(storage: str) -> Finding:
     if "://" in storage:
-        return Finding("storage", True, f"{storage} (checked with S3 below)")
+        return Finding("storage", True, f"{storage} (see S3 below)")
     folder = Path(storage).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
@@ -157,6 +159,7 @@ def _storage(storage: str) -> Finding:
 
 
 def _without_password(uri: str) -> str:
+    # Not tracking's function of this name: the check of S3 must work without torch and MLflow.
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
@@ -180,7 +183,7 @@ def _s3(storage: str) -> Finding:
 
     probe = store.join(storage, ".kineray-doctor")
     try:
-        with store.retry_for(10):  # an early answer rather than a wait for a server that restarts
+        with store.retry_for(10):  # do not wait for a server that may be restarting
             store.write_bytes(probe, b"ok")
             store.delete_file(probe)
     except StorageError as error:

@@ -1,4 +1,4 @@
-"""The library's errors in the words of the command line: its parameters are flags here."""
+"""The library's errors in the terms of the command line: parameters become flags."""
 
 import re
 
@@ -10,11 +10,11 @@ _QUOTED = re.compile(r"`([^`]*)`")
 
 
 def one_line(error: KinerayError, command: click.Command) -> str:
-    """The message of ``error`` as the user of ``command`` reads it.
+    """The message of ``error`` for the user of ``command``.
 
-    The library writes parameters between backticks: ```micro_batch``` becomes ``--micro-batch`` where the
-    command has such an option, ```manifest``` becomes ``MANIFEST`` where it has such an argument, and
-    anything else just loses its backticks. An error about a parameter (its ``key``) begins with the flag.
+    The library writes parameters between backticks: ```micro_batch``` becomes ``--micro-batch`` if the
+    command has this option, ```manifest``` becomes ``MANIFEST`` if it has this argument, and anything else
+    just loses its backticks. If the ``key`` of the error is a parameter, the message begins with its flag.
     """
     words = _words(command)
     text = str(error)
@@ -25,7 +25,7 @@ def one_line(error: KinerayError, command: click.Command) -> str:
 
 
 def called(command: click.Command, words: tuple[str, ...]) -> click.Command:
-    """The command that ``words`` call: ``data import`` of ``kineray data import FOLDER``."""
+    """The command that ``words`` call: that of ``data import`` for ``data import FOLDER``."""
     for word in words:
         if isinstance(command, click.Group) and word in command.commands:
             command = command.commands[word]
@@ -33,7 +33,7 @@ def called(command: click.Command, words: tuple[str, ...]) -> click.Command:
 
 
 def _words(command: click.Command) -> dict[str, str]:
-    """Parameter -> how it is written on the command line."""
+    """For each parameter, how it is written on the command line."""
     words = {}
     for parameter in command.get_params(click.Context(command)):
         name = parameter.name or ""

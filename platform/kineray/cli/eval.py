@@ -18,7 +18,7 @@ _CLASSES_SHOWN = 20
 @click.option(
     "--out",
     metavar="FILE",
-    help="Per-video predictions as Parquet [default: predictions-*.parquet in the storage].",
+    help="Parquet file for the predictions of every video [default: predictions-*.parquet in the storage].",
 )
 @click.option(
     "--decoders", type=click.IntRange(1), default=2, show_default=True, help="Processes that decode."
@@ -37,16 +37,16 @@ def command(
     storage: str,
     as_json: bool,
 ) -> None:
-    """Evaluate CHECKPOINT (a checkpoint or run folder, a run's name, or s3://...) and print its accuracy."""
+    """Evaluate CHECKPOINT (a checkpoint or run folder, a run's name, or s3://...) and print its scores."""
     manifest = None
     for text in overrides:
         key, _, manifest = text.partition("=")
         if key != "data.manifest":
             raise ConfigError(
-                "only data.manifest can be changed in an evaluation",
+                "only data.manifest can be set in an evaluation",
                 code="not_for_evaluation",
                 key=text,
-                remedy="the rest is the checkpoint's",
+                remedy="leave it out: the checkpoint determines the rest",
             )
     from kineray.evaluation.api import evaluate
 

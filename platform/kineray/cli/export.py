@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    name="export", short_help="Write a checkpoint's model as ONNX or as PyTorch's exported program."
+    name="export", short_help="Write a checkpoint's model as ONNX or as a PyTorch exported program."
 )
 @click.argument("checkpoint")
 @click.option(
-    "--format", type=click.Choice(["onnx", "pt2"]), help="Format of the file [default: the ending of FILE]."
+    "--format", type=click.Choice(["onnx", "pt2"]), help="Format of FILE [default: by its extension]."
 )
-@click.option("--out", required=True, metavar="FILE", help="Its name ends in .onnx or .pt2.")
+@click.option("--out", required=True, metavar="FILE", help="File to write; its name ends in .onnx or .pt2.")
 @storage_option
 @json_option
 @plugin_option
 def command(checkpoint: str, format: "Format | None", out: str, storage: str, as_json: bool) -> None:
     """Write the model of CHECKPOINT (a checkpoint or run folder, a run's name, or s3://...) as one file.
 
-    It takes normalised clips, float32 [batch, C, T, H, W] of any batch size, and gives the logits of each
-    head by its name; before it is written its answers are compared with the model's. It carries
+    Its input is normalised clips, float32 [batch, C, T, H, W] of any batch size; its outputs are the logits
+    of each head, by name, which are compared with the model's before the file is written. Its metadata are
     preprocessing.json, labels.json and weights_sha256:
 
     \b

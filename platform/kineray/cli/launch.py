@@ -1,14 +1,15 @@
-"""What the verbs that start workers share: the experiment a user means, and the options of its workers."""
+"""What ``train`` and ``sweep`` share: their options, and the experiment that they run."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import Size, note
+from kineray.cli.output import Size, note, storage_option
+from kineray.cli.plugins import plugin_option
 from kineray.cli.scripts import Script
 from kineray.errors import ConfigError
 from kineray.options import WorkerOptions
@@ -18,8 +19,28 @@ if TYPE_CHECKING:
 
 SMOKE_DATA = "data/motion"
 
+Verb = Callable[..., None]
 
-def worker_options(command: Callable[..., None]) -> Callable[..., None]:
+
+def add_options(command: Verb, options: Sequence[Callable[[Any], Any]]) -> Verb:
+    """``command`` with ``options``, which ``--help`` lists in this order."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def launch_options(*, name: str, resume: str, smoke: str) -> Callable[[Verb], Verb]:
+    """The options that ``train`` and ``sweep`` share; the arguments are the help of those options."""
+    options = (
+        storage_option,
+        click.option("--name", help=name),
+        click.option("--resume", is_flag=True, help=resume),
+        worker_options,
+        plugin_option,
+        click.option("--smoke", is_flag=True, help=smoke),
+    )
+    return functools.partial(add_options, options=options)
+
+
+def worker_options(command: Verb) -> Verb:
     """One click option for every field of ``WorkerOptions``; ``command`` gets them as ``options``."""
     fields = dataclasses.fields(WorkerOptions)
 
@@ -28,19 +49,16 @@ def worker_options(command: Callable[..., None]) -> Callable[..., None]:
         options = WorkerOptions(**{field.name: values.pop(field.name) for field in fields})
         command(*arguments, options=options, **values)
 
-    return functools.reduce(lambda wrapped, field: _option(field)(wrapped), reversed(fields), with_options)
+    return add_options(with_options, [_option(field) for field in fields])
 
 
 def _option(field: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
-    name, help_text, unit = (
-        f"--{field.name.replace('_', '-')}",
-        field.metadata["help"],
-        field.metadata["unit"],
-    )
+    flag = f"--{field.name.replace('_', '-')}"
+    unit, help_text = field.metadata["unit"], field.metadata["help"]
     if isinstance(field.default, bool):
-        return click.option(name, is_flag=True, default=field.default, help=help_text)
+        return click.option(flag, is_flag=True, default=field.default, help=help_text)
     return click.option(
-        name,
+        flag,
         type=Size() if unit == "SIZE" else click.IntRange(field.metadata["at_least"]),
         default=field.default,
         show_default=field.default is not None,
@@ -50,23 +68,26 @@ def _option(field: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
 
 
 def resolve(script: Script, overrides: tuple[str, ...], source: str, smoke: bool) -> "Experiment":
-    """The experiment of ``script``, or its small one, with ``overrides``. Raises ConfigError."""
+    """The experiment of ``script`` (with ``smoke`` its small one) with ``overrides`` applied.
+
+    ``source``: the script as the user wrote it, for errors. Raises ConfigError.
+    """
     from kineray.config import apply_overrides
 
     if not smoke:
         return apply_overrides(script.experiment, overrides)
     if script.smoke is None:
         raise ConfigError(
-            f"{source} defines no 'smoke' experiment",
-            code="no_smoke",
-            key="--smoke",
-            remedy="define one, or leave --smoke out",
+            "defines no 'smoke' experiment",
+            code="not_defined",
+            key=source,
+            remedy="define one, or leave out `smoke`",
         )
     return apply_overrides(script.smoke, overrides)
 
 
 def with_smoke_data(experiment: "Experiment") -> "Experiment":
-    """The experiment on the made motion data, which is written to ``data/motion`` once."""
+    """``experiment`` with the synthetic motion data, made in ``data/motion`` if it is not there yet."""
     from kineray.config import apply_overrides
 
     if experiment.data.manifest:
@@ -75,6 +96,6 @@ def with_smoke_data(experiment: "Experiment") -> "Experiment":
     if not manifest.exists():
         from kineray.data.derive.synth import synthesize
 
-        note(f"making video files in {SMOKE_DATA} (only their motion tells the class)")
+        note(f"making video files in {SMOKE_DATA} (their classes differ only in motion)")
         synthesize(SMOKE_DATA)
     return apply_overrides(experiment, {"data.manifest": str(manifest)})

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 _CLASSES = 400  # of the one head that models are listed with
 _UNITS = f"""parameters: millions, with {_CLASSES} classes
-GFLOPs: billions of multiply-adds of one view in convolutions and linear layers, which papers quote
-attention: further ones, between activations (non-local blocks, attention)
-stride: from frame to frame of a clip, at 30 a second; or how they are spread (data.sampling)
+GFLOPs: billions of multiply-adds per view in convolutions and linear layers, the number that papers quote
+attention: billions of multiply-adds between activations (non-local blocks, attention), not in GFLOPs
+stride: distance between the frames of a clip at 30 frames per second, or the data.sampling that spreads them
 """
 _COLUMNS = ("name", "parameters", "GFLOPs", "attention", "input", "stride", "study", "source")
 
 
 class ClipSize(click.ParamType[tuple[int, int]]):
-    """Frames and side in pixels, written like 32x256."""
+    """Number of frames, and side in pixels, written like 32x256."""
 
     name = "clip"
 
@@ -41,7 +41,7 @@ class ClipSize(click.ParamType[tuple[int, int]]):
 @json_option
 @click.pass_context
 def models(context: click.Context, as_json: bool) -> None:
-    """List the models that are known by name: size, cost, the clips they take, where they are from."""
+    """List the models that have a name: parameters, cost, input clips, and source."""
     context.obj = as_json
     if context.invoked_subcommand is not None:
         return
@@ -53,20 +53,20 @@ def models(context: click.Context, as_json: bool) -> None:
 @models.command(name="show")
 @click.argument("name")
 @click.option(
-    "--classes", type=click.IntRange(1), default=_CLASSES, show_default=True, help="Classes of its one head."
+    "--classes", type=click.IntRange(1), default=_CLASSES, show_default=True, help="Number of classes."
 )
 @click.option(
     "--clip",
     type=ClipSize(),
     metavar="FRAMESxSIDE",
-    help="Frames and side in pixels of its clips, such as 32x256 [default: those it was published with].",
+    help="Frames and side in pixels of its clips, such as 32x256 [default: those of its publication].",
 )
 @json_option
 @click.pass_obj
 def show_model(
     json_of_group: bool, name: str, classes: int, clip: tuple[int, int] | None, as_json: bool
 ) -> None:
-    """Explain the model NAME block by block: what it is, its shapes, parameters and multiply-adds."""
+    """Explain the model NAME block by block: type, output shape, parameters and multiply-adds."""
     from kineray.config import overrides_of
     from kineray.models import find_preset, summarise
     from kineray.models.catalogue import facts
@@ -89,17 +89,17 @@ def show_model(
 
 
 def _listed() -> list[dict[str, Any]]:
-    """The catalogue that kineray keeps, and the models of plug-ins, which are counted now."""
+    """The models of the stored catalogue, and those of plug-ins, whose costs are counted now."""
     from kineray.config import ModelSection, variants
 
-    kept = json.loads(files("kineray").joinpath("models/catalogue.json").read_text())
-    if set(variants(ModelSection)) - {model["type"] for model in kept}:
+    listed = json.loads(files("kineray").joinpath("models/catalogue.json").read_text())
+    if set(variants(ModelSection)) - {model["type"] for model in listed}:
         from kineray.models import list_models
         from kineray.models.catalogue import describe
 
-        names = {model["name"] for model in kept}
-        kept += [describe(name) for name in list_models() if name not in names]
-    return sorted(kept, key=lambda model: model["name"])
+        names = {model["name"] for model in listed}
+        listed += [describe(name) for name in list_models() if name not in names]
+    return sorted(listed, key=lambda model: model["name"])
 
 
 def _row(model: dict[str, Any]) -> dict[str, str]:

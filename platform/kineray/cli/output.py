@@ -1,4 +1,4 @@
-"""What verbs share: options, and printing. Results go to stdout, everything else to stderr."""
+"""Options and printing that the verbs share. Results go to stdout, everything else to stderr."""
 
 import dataclasses
 import json
@@ -28,13 +28,13 @@ storage_option = click.option(
     help="Folder or s3:// prefix of all runs (or KINERAY_STORAGE).",
 )
 decoders_option = click.option(
-    "--decoders", type=click.IntRange(1), help="Processes that decode [default: one per core]."
+    "--decoders", type=click.IntRange(1), help="Decoding processes [default: one per core]."
 )
 views_option = click.option(
     "--views", type=click.IntRange(1), default=1, show_default=True, help="Clips along time."
 )
 top_k_option = click.option(
-    "--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes of each head."
+    "--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes to return for each head."
 )
 model_option = click.option(
     "--model", "model_name", default="video-classifier", show_default=True, help="Name in the model registry."
@@ -42,7 +42,7 @@ model_option = click.option(
 
 
 def crops_option(default: str) -> Callable[[Command], Command]:
-    """``--crops``, with the verb's default."""
+    """``--crops``, with the default of a verb."""
     return click.option(
         "--crops",
         type=click.Choice(["1", "3"]),
@@ -66,11 +66,15 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-class SettingOption(click.Option):
-    """An option whose default is that of the same field of ``Settings`` in ``module``.
+def setting_option(
+    flag: str, type: click.ParamType[Any], module: str, help: str
+) -> Callable[[Command], Command]:
+    """An option whose default is that of the same field of ``Settings`` in ``module``."""
+    return click.option(flag, type=type, cls=_SettingOption, module=module, help=help)
 
-    The module is imported when the default is needed: that takes too long for every command's start.
-    """
+
+class _SettingOption(click.Option):
+    """Imports the module only when the default is needed, so that every other command starts quickly."""
 
     def __init__(self, *names: Any, module: str, **more: Any) -> None:
         super().__init__(*names, **more | {"show_default": True})
@@ -82,7 +86,7 @@ class SettingOption(click.Option):
 
 
 def show(result: Any, text: str, *, as_json: bool, then: Sequence[str] = ()) -> None:
-    """Print ``result`` as one JSON object, or ``text`` and, on stderr, the commands that come next."""
+    """Print ``result`` as one JSON object, or ``text`` and, on stderr, useful next commands (``then``)."""
     if as_json:
         click.echo(json.dumps(json_of(result), indent=2, default=str))
         return
@@ -94,7 +98,7 @@ def show(result: Any, text: str, *, as_json: bool, then: Sequence[str] = ()) -> 
 
 
 def json_of(result: Any) -> Any:
-    """What ``--json`` prints of a result: its own ``to_json()``, or a dataclass's fields by name."""
+    """What ``--json`` prints for a result: its own ``to_json()``, or the fields of a dataclass by name."""
     if hasattr(result, "to_json"):
         return result.to_json()
     is_value = dataclasses.is_dataclass(result) and not isinstance(result, type)
@@ -107,12 +111,12 @@ def as_row(value: Any) -> dict[str, Any]:
 
 
 def note(text: str) -> None:
-    """A line for the person, not for the program that reads stdout."""
+    """Print a line for people on stderr; programs read stdout."""
     click.echo(text, err=True)
 
 
 def note_first(lines: Sequence[str], count: int = 10) -> None:
-    """The first of many lines for the person, and how many there are besides."""
+    """Print the first ``count`` of ``lines`` on stderr, and how many more there are."""
     for line in lines[:count]:
         note(line)
     if len(lines) > count:
@@ -120,18 +124,18 @@ def note_first(lines: Sequence[str], count: int = 10) -> None:
 
 
 def near(location: str) -> str:
-    """A location as a person in this folder would write it."""
+    """``location`` relative to the working directory, if it lies in it."""
     here = Path.cwd()
     return str(Path(location).relative_to(here)) if Path(location).is_relative_to(here) else location
 
 
 def at(storage: str) -> str:
-    """The flag that a next command needs to find the same runs."""
+    """The flag with which another command finds the same runs; empty for the default storage."""
     return "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
-    """Left-aligned columns with a header; absent values show as '-'."""
+    """Left-aligned columns with a header; missing values are shown as '-'."""
     cells = [list(columns)] + [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join(
@@ -156,7 +160,7 @@ def duration(seconds: float) -> str:
 
 
 class TrainingProgress:
-    """Prints training events to stderr: a live line on a terminal, a line every few seconds elsewhere."""
+    """Prints training events to stderr: as one live line on a terminal, else as a line every few seconds."""
 
     def __init__(self, every_s: float = 5.0) -> None:
         self._live = sys.stderr.isatty()
@@ -200,11 +204,12 @@ class TrainingProgress:
                 for failure in event.failures:
                     self._line(f"{prefix}replaced {failure.uri}: {failure.message}")
 
-    def close(self) -> None:
-        """End the live line."""
+    def __enter__(self) -> "TrainingProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._open_line:
             click.echo(err=True)
-            self._open_line = False
 
     def _line(self, text: str, *, live: bool = False) -> None:
         if self._live:
@@ -215,9 +220,10 @@ class TrainingProgress:
 
 
 class Progress:
-    """Says on stderr how far long work is: a live line on a terminal, now and then a line elsewhere.
+    """Prints the progress of long work to stderr: one live line on a terminal, else a line now and then.
 
-    ``what`` is counted: "videos". ``also`` is what the third number that it is called with counts: "failed".
+    ``what``: the things that are counted, such as "videos". ``also``: what the third number, if there is
+    one, counts, such as "failed".
     """
 
     def __init__(self, what: str, also: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What commands share that meet a user's own variants: ``--plugin``, and a help that lists variants."""
+"""For commands that can use a user's own variants: ``--plugin``, and a help text that lists all variants."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def _load(_context: click.Context, _option: click.Parameter, files: tuple[str, .
 
 
 def plugin_option(command: Any) -> Any:
-    """``--plugin FILE|MODULE``: declares its variants before the other options are read."""
+    """``--plugin FILE|MODULE``: loads it before the other options are read."""
     return click.option(
         "--plugin",
         "plugins",
@@ -29,10 +29,10 @@ def plugin_option(command: Any) -> Any:
 
 
 class ExperimentCommand(click.Command):
-    """A command that takes KEY=VALUE: its help ends with the keys that choose among variants."""
+    """A command that takes KEY=VALUE: its help ends with the keys that select variants."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List each key with what may be chosen, plug-ins that were named before --help included."""
+        """List each such key with its variants, including those of plug-ins named before --help."""
         from kineray.config import variants
         from kineray.config.tree import families_by_key
 

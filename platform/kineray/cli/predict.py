@@ -20,7 +20,7 @@ def command(
 ) -> None:
     """Classify VIDEO with CHECKPOINT (a checkpoint or run folder, a run's name, or s3://...).
 
-    The code is that of the endpoint.
+    The prediction is computed by the same code as in a running service.
     """
     from kineray.evaluation.api import predict
 

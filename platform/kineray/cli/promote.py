@@ -13,7 +13,7 @@ from kineray.cli.plugins import plugin_option
 @json_option
 @plugin_option
 def command(run: str, storage: str, model_name: str, as_json: bool) -> None:
-    """Register the best checkpoint of RUN, make it the champion, and serve it where a service runs."""
+    """Register the best checkpoint of RUN and make it the champion, also in a running service."""
     from kineray.serving import promote
 
     made = promote(run, storage=storage, model_name=model_name)

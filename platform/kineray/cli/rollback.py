@@ -12,7 +12,7 @@ from kineray.cli.plugins import plugin_option
 @json_option
 @plugin_option
 def command(storage: str, model_name: str, as_json: bool) -> None:
-    """Make the previous version the champion again, and serve it where a service runs."""
+    """Make the previous version the champion again, also in a running service."""
     from kineray.serving import rollback
 
     made = rollback(storage=storage, model_name=model_name)

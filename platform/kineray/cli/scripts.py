@@ -14,7 +14,7 @@ _REMEDY = "pass an experiment script or YAML file, such as experiments/slowfast.
 
 @dataclass(frozen=True)
 class Script:
-    """What a file defines: ``experiment``, and in a script also ``smoke`` and ``search_space``."""
+    """The definitions in a file: ``experiment``, and in a script also ``smoke`` and ``search_space``."""
 
     experiment: "Experiment"
     smoke: "Experiment | None" = None
@@ -24,7 +24,7 @@ class Script:
 def load_script(path: str) -> Script:
     """Read ``path``: a Python script that defines ``experiment``, or a YAML file.
 
-    Raises ConfigError when the file is missing, fails, or defines no experiment.
+    Raises ConfigError if the file is missing, raises an error, or defines no experiment.
     """
     from kineray.config import Experiment, from_yaml
     from kineray.config.plugins import load_file, read_text
@@ -35,19 +35,21 @@ def load_script(path: str) -> Script:
     if file.suffix in {".yaml", ".yml"}:
         return Script(from_yaml(read_text(file, _REMEDY), path))
     if file.suffix != ".py":
-        raise ConfigError("expected a .py script or a .yaml file", code="not_an_experiment", key=path)
+        raise ConfigError(
+            "expected a .py script or a .yaml file", code="not_an_experiment", key=path, remedy=_REMEDY
+        )
     names = vars(load_file(file)[1])
     experiment, smoke = names.get("experiment"), names.get("smoke")
     if not isinstance(experiment, Experiment):
         raise ConfigError(
             "defines no 'experiment'",
-            code="no_experiment",
+            code="not_defined",
             key=path,
             remedy="write experiment = kineray.Experiment(...)",
         )
     if smoke is not None and not isinstance(smoke, Experiment):
         raise ConfigError(
-            "'smoke' is no experiment",
+            "'smoke' is not an experiment",
             code="not_an_experiment",
             key=path,
             remedy="write smoke = kineray.Experiment(...)",

@@ -15,7 +15,11 @@ from kineray.cli.plugins import plugin_option
 @crops_option("1")
 @top_k_option
 @click.option(
-    "--max-megabytes", type=click.IntRange(1), default=64, show_default=True, help="Largest accepted video."
+    "--max-megabytes",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Size of the largest accepted video.",
 )
 @plugin_option
 def command(

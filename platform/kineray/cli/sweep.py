@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kineray.cli.launch import resolve, with_smoke_data, worker_options
-from kineray.cli.output import TrainingProgress, at, json_option, show, storage_option, table
-from kineray.cli.plugins import ExperimentCommand, plugin_option
+from kineray.cli.launch import launch_options, resolve, with_smoke_data
+from kineray.cli.output import TrainingProgress, at, json_option, show, table
+from kineray.cli.plugins import ExperimentCommand
 from kineray.cli.scripts import load_script
 from kineray.errors import ConfigError
 
@@ -30,19 +30,16 @@ if TYPE_CHECKING:
     help="optim.lr=log:0.01:1, optim.momentum=uniform:0.8:0.99 or model.alpha=4,8; "
     "replaces the script's space.",
 )
-@storage_option
-@click.option("--name", help="Name of the sweep.")
 @click.option(
-    "--resume",
-    is_flag=True,
-    help="Continue the sweep --name, or the newest one of this experiment and space.",
+    "--concurrent",
+    type=click.IntRange(1),
+    help="Trials at the same time [default: one for every GPU, or CPU].",
 )
-@click.option(
-    "--concurrent", type=click.IntRange(1), help="Trials at once [default: one for every GPU, or CPU]."
+@launch_options(
+    name="Name of the sweep [default: the experiment's with -sweep, numbered].",
+    resume="Continue the sweep --name, or the newest one of this experiment and space.",
+    smoke="Search around the script's small experiment, on video files made for it.",
 )
-@worker_options
-@plugin_option
-@click.option("--smoke", is_flag=True, help="Search around the script's small experiment.")
 @json_option
 def sweep(
     script: str,
@@ -68,21 +65,20 @@ def sweep(
     if not space:
         raise ConfigError(
             "defines no 'search_space'",
-            code="no_search_space",
+            code="not_defined",
             key=script,
-            remedy="define one, or pass --search optim.lr=log:0.01:1",
+            remedy="define one, or pass `search` optim.lr=log:0.01:1",
         )
     from kineray.orchestration import sweep as run_sweep
 
     check_space(experiment, space, fixed=[text.partition("=")[0] for text in overrides])
     if smoke:
         experiment = with_smoke_data(experiment)
-    progress = TrainingProgress()
+    with TrainingProgress() as progress:
 
-    def on_event(trial: str, event: "Event") -> None:
-        progress(event, prefix=f"[{trial}] ")
+        def on_event(trial: str, event: "Event") -> None:
+            progress(event, prefix=f"[{trial}] ")
 
-    try:
         outcome = run_sweep(
             experiment,
             space,
@@ -95,8 +91,6 @@ def sweep(
             on_event=on_event,
             command=sys.argv,
         )
-    finally:
-        progress.close()
     best = outcome.best
     show(
         {"sweep": outcome.name, "trials": [dataclasses.asdict(t) for t in outcome.trials]},

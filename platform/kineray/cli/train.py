@@ -1,51 +1,42 @@
-"""``kineray train``, and the command that an experiment script is."""
+"""``kineray train``, and the same command for an experiment script that is run by itself."""
 
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.launch import resolve, with_smoke_data, worker_options
-from kineray.cli.output import TrainingProgress, at, json_option, near, show, storage_option
-from kineray.cli.plugins import ExperimentCommand, plugin_option
+from kineray.cli.launch import Verb, add_options, launch_options, resolve, with_smoke_data
+from kineray.cli.output import TrainingProgress, at, json_option, near, show
+from kineray.cli.plugins import ExperimentCommand
 from kineray.cli.scripts import Script, load_script
 
 if TYPE_CHECKING:
     from kineray.options import WorkerOptions
 
 
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+def _train_options(command: Verb) -> Verb:
     options = (
         click.option(
             "--workers",
             type=click.IntRange(1),
             help="Training processes [default: KINERAY_WORKERS, or one for every GPU, or 1].",
         ),
-        storage_option,
-        click.option("--name", help="Name of the run [default: the experiment's, numbered]."),
-        click.option(
-            "--resume",
-            is_flag=True,
-            help="Continue the run --name, or the newest unfinished one, at its exact step.",
-        ),
-        worker_options,
-        plugin_option,
-        click.option(
-            "--smoke", is_flag=True, help="Run the script's small experiment, on video files made for it."
+        launch_options(
+            name="Name of the run [default: the experiment's, numbered].",
+            resume="Continue the run --name, or the newest unfinished one, at its exact step.",
+            smoke="Run the script's small experiment, on video files made for it.",
         ),
         click.option("--print-config", is_flag=True, help="Print the resolved experiment as YAML and stop."),
         json_option,
     )
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    return add_options(command, options)
 
 
 @click.command(name="train", cls=ExperimentCommand, short_help="Train an experiment script or YAML file.")
 @click.argument("script")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@_run_options
+@_train_options
 def train(script: str, overrides: tuple[str, ...], **options: Any) -> None:
     """Train SCRIPT, a Python experiment or a YAML file, with KEY=VALUE changes to the science."""
     _train(load_script(script), overrides, script, **options)
@@ -53,7 +44,7 @@ def train(script: str, overrides: tuple[str, ...], **options: Any) -> None:
 
 @click.command(name="train", cls=ExperimentCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@_run_options
+@_train_options
 @click.pass_obj
 def train_experiment(obj: dict[str, Any], /, overrides: tuple[str, ...], **options: Any) -> None:
     """Train this experiment, with KEY=VALUE changes to the science."""
@@ -84,8 +75,7 @@ def _train(
 
     if smoke:
         experiment = with_smoke_data(experiment)
-    progress = TrainingProgress()
-    try:
+    with TrainingProgress() as progress:
         outcome = run_training(
             experiment,
             storage=storage,
@@ -96,8 +86,6 @@ def _train(
             on_event=progress,
             command=sys.argv,
         )
-    finally:
-        progress.close()
     best = "-" if outcome.best is None else f"{outcome.best:.4f}"
     checkpoint = near(outcome.best_checkpoint or outcome.last_checkpoint or "")
     show(

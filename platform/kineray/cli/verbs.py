@@ -1,4 +1,4 @@
-"""Verbs are found, not listed: a module of ``kineray.cli`` that defines ``command`` is one."""
+"""Verbs are discovered, not listed: every module of ``kineray.cli`` that defines ``command`` is one."""
 
 import pkgutil
 from importlib import import_module

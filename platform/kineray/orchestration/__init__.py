@@ -1,4 +1,4 @@
-"""Training and searching on Ray: the only package that imports Ray Train and Ray Tune."""
+"""Training and hyper-parameter search on Ray: the only package that imports Ray Train and Ray Tune."""
 
 from kineray.orchestration.board import SweepOutcome, Trial
 from kineray.orchestration.search import sweep

@@ -1,4 +1,4 @@
-"""The driver's view of a sweep: its trials, their states, and the writing of their records."""
+"""The driver's view of a sweep: its trials and their states; it writes their records."""
 
 import logging
 import threading
@@ -10,8 +10,8 @@ from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.data import Manifest
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.orchestration.messages import FromTrial, TrialEnded, TrialEvent, TrialStarted
-from kineray.orchestration.process import described
-from kineray.orchestration.records import science
+from kineray.orchestration.process import as_kineray_error
+from kineray.orchestration.records import run_fingerprint
 from kineray.tracking import PROBLEM, Run, get_run, resume_run, run_exists, start_run
 from kineray.training import Event, ValidationEvent
 
@@ -20,10 +20,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the search space: its run's name, the values tried, and how far it came.
+    """One point of the search space: the name of its run, the values tried, and how far it got.
 
-    ``state`` is ``finished``, ``stopped`` (by ASHA), ``diverged``, ``failed`` or ``interrupted``.
-    ``score`` is the best validation score so far, None before the first validation.
+    ``params``: the searched values by dotted key. ``state``: ``finished``, ``stopped`` (by ASHA),
+    ``diverged``, ``failed`` or ``interrupted``. ``epoch``: the last validated one. ``score``: the best
+    validation score so far (0 to 1), None before the first validation.
     """
 
     name: str
@@ -46,7 +47,7 @@ class SweepOutcome:
         return next((trial for trial in self.trials if trial.score is not None), None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row a trial: score, epoch, state, the searched keys, and the run's name."""
+        """One flat row per trial: score, epoch, state, the searched keys, and the run's name."""
         return [
             {"score": t.score, "epoch": t.epoch, "state": t.state} | t.params | {"run": t.name}
             for t in self.trials
@@ -79,15 +80,15 @@ class Board:
     _done: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
-    def mailbox(self) -> Any:
-        """Start listening; the handle that trials write to."""
+    def start_listening(self) -> Any:
+        """Process the trials' messages in a thread from now on; returns the mailbox that trials write to."""
         self._mailbox = open_mailbox()
         self._thread = threading.Thread(target=self._listen, name="kineray-events", daemon=True)
         self._thread.start()
         return self._mailbox
 
-    def known(self, finished: list[dict[str, Any]]) -> None:
-        """Take over the trials that an earlier session of this sweep has ended."""
+    def restore(self, finished: list[dict[str, Any]]) -> None:
+        """Add the trials that ended before this sweep was resumed, by their params."""
         for params in finished:
             name = trial_name(self.experiment, params)
             detail = get_run(self.storage, f"{self.parent.name}/{name}")
@@ -100,7 +101,7 @@ class Board:
             )
 
     def trials(self) -> list[Trial]:
-        """All trials, best first; those without a score last."""
+        """All trials, best first and those without a score last."""
         found = [
             Trial(entry.run.name, entry.params, entry.state, entry.epoch, entry.score)
             for entry in self._entries.values()
@@ -108,30 +109,30 @@ class Board:
         return sorted(found, key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
 
     def failed(self, name: str, problem: str) -> None:
-        """A trial's process raised or died."""
+        """Note that a trial's process raised or died; ``problem``: its error or traceback."""
         self._problems[name] = _last_line(problem)
         if name not in self._entries:  # before it could report its start
             self.first_problem = self.first_problem or self._problems[name]
 
     def close(self, status: str) -> None:
-        """Stop listening and end every trial's record; ``status`` is how the sweep itself ended."""
+        """Stop listening and end the record of every trial. ``status``: how the sweep itself ended."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-            self._move()
+            self._process_messages()
         for name, entry in self._entries.items():
             if entry.state == "running":
-                self._end(name, entry, status)
+                self._infer_end(name, entry, status)
             if entry.problem:
                 self.first_problem = self.first_problem or entry.problem
                 entry.run.set_tags({PROBLEM: entry.problem})
             score = {} if entry.score is None else {"trial.score": repr(entry.score)}
             entry.run.set_tags({"trial.state": entry.state, "trial.epoch": str(entry.epoch), **score})
-            ends = {"failed": "FAILED", "diverged": "FAILED", "interrupted": "KILLED"}
-            entry.run.finish(ends.get(entry.state, "FINISHED"))
+            statuses = {"failed": "FAILED", "diverged": "FAILED", "interrupted": "KILLED"}
+            entry.run.finish(statuses.get(entry.state, "FINISHED"))
 
-    def _end(self, name: str, entry: _Entry, status: str) -> None:
-        """The end of a trial that did not report one: its process is gone, or ASHA stopped it."""
+    def _infer_end(self, name: str, entry: _Entry, status: str) -> None:
+        """Set the state of a trial that did not report its end: its process is gone, or ASHA stopped it."""
         if name in self._problems:
             entry.state, entry.problem = "failed", self._problems[name]
         else:
@@ -139,26 +140,26 @@ class Board:
 
     def _listen(self) -> None:
         while not self._done.wait(0.25):
-            self._move()
+            self._process_messages()
 
-    def _move(self) -> None:
+    def _process_messages(self) -> None:
         message: FromTrial
         for message in drain(self._mailbox):
             try:
-                self._take(message)
-            except Exception as error:  # the record of one trial, or the caller's on_event; the others go on
-                problem = str(described(error))
+                self._process(message)
+            except Exception as error:  # one trial's record, or the caller's on_event; the others continue
+                problem = str(as_kineray_error(error))
                 self.first_problem = self.first_problem or problem
                 log.warning("%s: %s", message.trial, problem)
 
-    def _take(self, message: FromTrial) -> None:
+    def _process(self, message: FromTrial) -> None:
         entry = self._entries.get(message.trial)
         match message:
             case TrialStarted():
                 self._start(message)
             case TrialEnded(problem=problem) if entry is None:  # before it could report its start
                 self.first_problem = self.first_problem or problem
-            case _ if entry is None:  # its record could not be started, which was logged
+            case _ if entry is None:  # its record could not be started, which has been logged
                 pass
             case TrialEvent(event=event):
                 record(entry.run, event)
@@ -172,15 +173,15 @@ class Board:
                     log.debug("%s:\n%s", message.trial, message.traceback)
 
     def _start(self, message: TrialStarted) -> None:
-        """The trial's entry; one that goes on, here or in an earlier session, keeps its record."""
+        """Make the trial's entry; a trial that continues, here or in a resumed sweep, keeps its record."""
         name = message.trial
         if name not in self._entries:
-            self._entries[name] = _Entry(self._open(name, message.params), message.params)
+            self._entries[name] = _Entry(self._open_record(name, message.params), message.params)
         entry = self._entries[name]
         entry.state, entry.score, entry.problem = "running", message.score, ""
         entry.run.set_tags({"worker.0": f"{message.host} pid {message.pid}"})
 
-    def _open(self, name: str, params: dict[str, Any]) -> Run:
+    def _open_record(self, name: str, params: dict[str, Any]) -> Run:
         full_name = f"{self.parent.name}/{name}"
         if run_exists(self.storage, full_name):
             return resume_run(self.storage, full_name)
@@ -189,7 +190,7 @@ class Board:
             self.storage,
             name=full_name,
             experiment=experiment,
-            fingerprint=science(experiment, self.manifest),
+            fingerprint=run_fingerprint(experiment, self.manifest),
             manifest=self.manifest,
             command=[],
             parent=self.parent.run_id,
@@ -197,6 +198,6 @@ class Board:
 
 
 def _last_line(text: str) -> str:
-    """Of a traceback, what was raised."""
+    """The last line of a traceback, which names the error."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "its process ended"

@@ -1,4 +1,4 @@
-"""How messages get from the workers, on any host, to the one writer of a run's record."""
+"""How messages get from workers on any host to the one process that writes the run's record."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def open_mailbox() -> Any:
 
 
 def drain(mailbox: Any) -> list[Any]:
-    """Take all messages out, in the order in which they came."""
+    """Remove and return all messages, in the order in which they arrived."""
     import ray
 
     messages: list[Any] = ray.get(mailbox.drain.remote())
@@ -35,24 +35,24 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self._messages: list[FromWorker | FromTrial] = []
-        self._lost: set[int] = set()
+        self._failed_ranks: set[int] = set()
 
     def put(self, message: FromWorker | FromTrial) -> None:
         self._messages.append(message)
-        if isinstance(message, WorkerFailed) and message.final:
-            self._lost.add(message.rank)
+        if isinstance(message, WorkerFailed) and message.permanent:
+            self._failed_ranks.add(message.rank)
 
     def drain(self) -> list[FromWorker | FromTrial]:
         messages, self._messages = self._messages, []
         return messages
 
-    def lost(self) -> int:
-        """How many workers have failed in a way that no new worker would mend."""
-        return len(self._lost)
+    def failed_workers(self) -> int:
+        """How many workers have failed permanently: a new worker would fail in the same way."""
+        return len(self._failed_ranks)
 
 
 def record(run: Run, message: Event | WorkerStarted) -> None:
-    """Write one event of the training loop, or the place of a worker, to the run's record."""
+    """Write one event of the training loop, or the host and process of a worker, to the run's record."""
     match message:
         case WorkerStarted():
             run.set_tags({f"worker.{message.rank}": f"{message.host} pid {message.pid}"})

@@ -1,8 +1,8 @@
-"""What processes tell each other: one frozen value for each kind of message.
+"""The messages between processes: one frozen value for each kind.
 
-A *task* goes down to a process that is to be set up, as JSON: the process reads the text, enters
-(``kineray.orchestration.process.enter``), and only then is the experiment in it parsed. Everything else
-goes up to the driver, by the mailbox, and holds nothing but kineray's own values.
+The driver sends a *task* to each process, as JSON. ``kineray.orchestration.process.set_up_process`` loads
+the plug-ins that it names before it parses the experiment in it. All other messages go to the driver,
+through the mailbox, and contain only kineray's own types.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from kineray.training import Event
 class WorkerTask:
     """What every worker of a run does.
 
-    ``experiment`` is YAML; ``manifest`` and ``folder`` (of the run) are locations that mean the same on
-    every host. ``plugins``: declared before the experiment is read.
+    ``experiment``: YAML. ``manifest`` and ``folder`` (the run's): absolute paths or URIs, which mean the
+    same on every host. ``plugins``: loaded before the experiment is read.
     """
 
     experiment: str
@@ -31,7 +31,7 @@ class WorkerTask:
     plugins: tuple[Plugin, ...]
 
     def to_json(self) -> str:
-        """One JSON object; ``from_json`` of the same class reads it."""
+        """One JSON object, which ``from_json`` of the same class reads."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -44,9 +44,9 @@ class WorkerTask:
 
 @dataclass(frozen=True)
 class TrialTask(WorkerTask):
-    """What the trials of a sweep do: ``experiment`` is the one they vary, ``folder`` the sweep's.
+    """What the trials of a sweep do: ``experiment`` is the one that they vary, ``folder`` the sweep's.
 
-    ``cpus``: CPU cores that one trial may use.
+    ``cpus``: number of CPU cores that one trial may use.
     """
 
     cpus: int
@@ -63,16 +63,17 @@ class WorkerStarted:
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """The worker ``rank`` cannot go on. ``final``: it would fail again if the group were started anew.
+    """The worker ``rank`` cannot continue.
 
-    ``traceback`` is the worker's, as Python prints it.
+    ``traceback``: the worker's, as Python prints it. ``permanent``: a new worker would fail in the same
+    way.
     """
 
     rank: int
     host: str
     error: KinerayError
     traceback: str
-    final: bool
+    permanent: bool
 
 
 FromWorker = WorkerStarted | WorkerFailed | Event
@@ -80,10 +81,10 @@ FromWorker = WorkerStarted | WorkerFailed | Event
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """``trial`` starts, or goes on, in process ``pid`` on ``host``.
+    """``trial`` starts, or continues, in process ``pid`` on ``host``.
 
-    ``params``: the point of the search space, by dotted key; ``score``: the best one so far of a trial
-    that goes on.
+    ``params``: the searched values by dotted key. ``score``: the best validation score so far of a trial
+    that continues, else None.
     """
 
     trial: str
@@ -103,9 +104,9 @@ class TrialEvent:
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """``trial`` came to its end: ``finished``, ``diverged`` or ``failed``, with the problem in one line.
+    """``trial`` has ended. ``state``: ``finished``, ``diverged`` or ``failed``; ``problem``: in one line.
 
-    ``trial`` is empty for a process that failed before it could tell which one it was to run.
+    ``trial`` is empty if the process failed before it could determine the trial's name.
     """
 
     trial: str

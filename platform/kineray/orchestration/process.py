@@ -1,4 +1,4 @@
-"""How a process of Ray is set up, and what it makes of an error."""
+"""Setting up a worker process, and reporting its errors."""
 
 import os
 import socket
@@ -12,14 +12,14 @@ from kineray.data import Manifest, load_manifest
 from kineray.errors import ConfigError, KinerayError, ManifestError, StorageError
 from kineray.orchestration.messages import WorkerFailed, WorkerStarted, WorkerTask
 
-UNFORESEEN = "worker_exception"  # the code of an error that other code than kineray's raised
+WORKER_EXCEPTION = "worker_exception"  # the code of an error that is not one of kineray's own
 
-# Code that is not the user's: of a traceback, the last line outside of it says where to look.
+# Packages that are not the user's: an error is reported with the innermost line outside of them.
 _LIBRARIES = {"kineray", "numpy", "ray", "torch", "torchvision"} | set(sys.stdlib_module_names)
 
 
-def enter(task: WorkerTask, cpus: int) -> Experiment:
-    """Set this process up for ``task``, with ``cpus`` threads: the first thing any process of Ray does."""
+def set_up_process(task: WorkerTask, cpus: int) -> Experiment:
+    """Prepare this process for ``task``, with ``cpus`` threads: the first thing that any worker does."""
     import torch
 
     torch.set_num_threads(cpus)  # Ray sets OMP_NUM_THREADS to 1
@@ -29,15 +29,15 @@ def enter(task: WorkerTask, cpus: int) -> Experiment:
 
 
 def shared_manifest(task: WorkerTask) -> Manifest:
-    """The manifest of a task. Raises ConfigError unless this host sees it and the folder of the run."""
+    """The manifest of a task. Raises ConfigError unless this host can see it and the run's folder."""
     host = socket.gethostname()
     try:
         if not storage.exists(storage.join(task.folder, "experiment.yaml")):
             raise ConfigError(
-                f"the driver's folder is not to be seen on host {host}",
+                f"the run's folder is not visible on host {host}",
                 code="storage_not_shared",
                 key=task.folder,
-                remedy="give `storage` a folder that all hosts share, such as s3://...",
+                remedy="set `storage` to a folder that all hosts share, such as s3://...",
             )
         return load_manifest(task.manifest)
     except (ManifestError, StorageError) as error:
@@ -46,45 +46,45 @@ def shared_manifest(task: WorkerTask) -> Manifest:
         ) from error
 
 
-def started(rank: int) -> WorkerStarted:
-    """The message with which a worker introduces itself."""
+def start_message(rank: int) -> WorkerStarted:
+    """The message that a worker sends when it starts."""
     return WorkerStarted(rank, socket.gethostname(), os.getpid())
 
 
-def failed(rank: int, error: Exception) -> WorkerFailed:
-    """The message with which a worker reports ``error``, which it has just caught."""
+def failure_message(rank: int, error: Exception) -> WorkerFailed:
+    """The message that a worker sends about ``error``, which it has just caught."""
     text = "".join(traceback.format_exception(error))
-    return WorkerFailed(rank, socket.gethostname(), described(error), text, is_final(error))
+    return WorkerFailed(rank, socket.gethostname(), as_kineray_error(error), text, is_permanent(error))
 
 
-def described(error: BaseException) -> KinerayError:
-    """``error`` in one line: itself, or for other than kineray's own, its type, message and place."""
+def as_kineray_error(error: BaseException) -> KinerayError:
+    """``error`` itself if it is one of kineray's, else one with its type, message, file and line."""
     if isinstance(error, KinerayError):
         return error
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return KinerayError(
         f"{type(error).__name__}{': ' * bool(message)}{message}{_place(error.__traceback__)}",
-        code=UNFORESEEN,
+        code=WORKER_EXCEPTION,
     )
 
 
-def is_final(error: BaseException) -> bool:
+def is_permanent(error: BaseException) -> bool:
     """Whether a new worker would fail in the same way.
 
-    Training is exact, so what code raised at a step it raises there again; only what is lost from
-    outside (a host, a connection, a disk, memory of the device) may be there the next time.
+    Training is deterministic, so code that raised at a step would raise there again. Only external causes
+    (a lost host or connection, a full disk, memory of the device) may be gone the next time.
     """
     if isinstance(error, KinerayError):
         return not isinstance(error, StorageError)
-    from_outside = isinstance(error, OSError | MemoryError) or _package(type(error).__module__) in {
+    is_external = isinstance(error, OSError | MemoryError) or _package(type(error).__module__) in {
         "ray",
         "torch",
     }
-    return not from_outside and not is_echo(error)
+    return not is_external and not is_lost_peer(error)
 
 
-def is_echo(error: BaseException) -> bool:
-    """Whether ``error`` only says that another worker is gone: that one's own error is the cause."""
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether ``error`` only reports that another worker is gone, whose own error is the cause."""
     from kineray.training import synchronise
 
     return any(
@@ -98,12 +98,12 @@ def _modules(trace: TracebackType | None) -> list[str]:
 
 
 def _place(trace: TracebackType | None) -> str:
-    """`` (file:line in function)``: the user's innermost line, or where there is none, kineray's."""
+    """`` (file:line in function)``: the innermost line of the user's code, or else of kineray's."""
     steps = list(traceback.walk_tb(trace))
     packages = [_package(name) for name in _modules(trace)]
-    theirs = [step for step, package in zip(steps, packages, strict=True) if package not in _LIBRARIES]
-    ours = [step for step, package in zip(steps, packages, strict=True) if package == "kineray"]
-    for frame, line in (theirs or ours or steps)[-1:]:
+    users = [step for step, package in zip(steps, packages, strict=True) if package not in _LIBRARIES]
+    kinerays = [step for step, package in zip(steps, packages, strict=True) if package == "kineray"]
+    for frame, line in (users or kinerays or steps)[-1:]:
         return f" ({frame.f_code.co_filename}:{line} in {frame.f_code.co_name})"
     return ""
 

@@ -1,4 +1,4 @@
-"""The record of a run or sweep: a new one, or the one that is to go on."""
+"""The record of a run or sweep: a new one, or an existing one to continue."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ _EXPERIMENT = "experiment.yaml"
 
 
 def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
-    """The experiment with absolute paths, so that its record holds anywhere, and the manifest."""
+    """The experiment with absolute paths, so that its record is valid anywhere, and its manifest."""
     if not experiment.data.manifest:
         raise ConfigError(
             "no manifest given",
@@ -34,15 +34,15 @@ def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
     return apply_overrides(experiment, paths), load_manifest(uri)
 
 
-def science(experiment: Experiment, manifest: Manifest, space: str = "") -> str:
-    """The fingerprint of a run, or of a sweep of ``space``, with the content of what it starts from."""
+def run_fingerprint(experiment: Experiment, manifest: Manifest, space: str = "") -> str:
+    """The fingerprint of a run, or of a sweep of ``space``; contents of manifest and ``init`` files count."""
     return fingerprint(experiment, manifest.content_hash + space, init_hashes(experiment.model))
 
 
 def open_record(
     experiment: Experiment,
     manifest: Manifest,
-    science_hash: str,
+    run_hash: str,
     *,
     storage: str,
     name: str | None,
@@ -50,34 +50,36 @@ def open_record(
     command: Iterable[str],
     kind: str = "",
 ) -> Run:
-    """Start a record, or with ``resume`` go on with ``name`` or the newest that ``science_hash`` fits.
+    """Start a record, or with ``resume`` continue ``name`` or the newest one of the same fingerprint.
 
-    ``kind``: what is put behind the experiment's name where none is given; it is empty for a training
-    run, of which only an unfinished one is resumed unasked. Writes the experiment into the run's folder.
+    ``run_hash``: of ``run_fingerprint``. ``kind``: what follows the experiment's name in a default name;
+    it is empty for a training run, which must be unfinished to be resumed without its name. Writes the
+    experiment into the run's folder.
     """
     if resume:
-        name = name or _newest(experiment, science_hash, storage, unfinished=not kind)
-        if get_run(storage, name).fingerprint != science_hash:
+        name = name or _newest(experiment, run_hash, storage, unfinished=not kind)
+        if get_run(storage, name).fingerprint != run_hash:
             raise ConfigError(
                 f"run {name} {_what_differs(experiment, storage, name)}",
                 code="other_experiment",
                 key="resume",
-                remedy="give it the same experiment, or start a run without `resume`",
+                remedy="use the same experiment, or start a new run without `resume`",
             )
         run = resume_run(storage, name)
     else:
         if name is not None and run_exists(storage, name):
             raise ConfigError(
-                f"{storage} holds a run called {name}",
+                f"{storage} already has a run of this name",
                 code="name_taken",
                 key="name",
-                remedy="choose another `name`, or go on with that run by `resume`",
+                value=name,
+                remedy="choose another `name`, or continue that run with `resume`",
             )
         run = start_run(
             storage,
             name=name or unused_name(storage, experiment.name + kind),
             experiment=experiment,
-            fingerprint=science_hash,
+            fingerprint=run_hash,
             manifest=manifest,
             command=list(command),
         )
@@ -90,14 +92,14 @@ def open_record(
     return run
 
 
-def _newest(experiment: Experiment, science_hash: str, storage: str, *, unfinished: bool) -> str:
+def _newest(experiment: Experiment, run_hash: str, storage: str, *, unfinished: bool) -> str:
     runs = [
         run
         for run in list_runs(storage)
         if run.parent is None and not (unfinished and run.status == "FINISHED")
     ]
     for run in runs:  # newest first
-        if run.fingerprint == science_hash:
+        if run.fingerprint == run_hash:
             return run.name
     near = [run.name for run in runs if run.name.startswith(experiment.name)]
     hint = f"; {near[0]} {_what_differs(experiment, storage, near[0])}" if near else ""
@@ -105,16 +107,16 @@ def _newest(experiment: Experiment, science_hash: str, storage: str, *, unfinish
         f"{'no unfinished run' if unfinished else 'no sweep'} of this experiment in {storage}{hint}",
         code="nothing_to_resume",
         key="resume",
-        remedy="give the run's `name`, or start one without `resume`",
+        remedy="pass the run's `name`, or start a new one without `resume`",
     )
 
 
 def _what_differs(experiment: Experiment, storage: str, name: str) -> str:
     path = join(storage, name, _EXPERIMENT)
     if not exists(path):
-        return "was made by another experiment"
+        return "was started by another experiment"
     recorded = from_yaml(read_bytes(path).decode(), path)
     keys = [key for key in differing_keys(recorded, experiment) if key not in {"name", "data.manifest"}]
     if not keys:
-        return "was made with another content of the manifest, or another search space"
-    return f"was made with other values of {', '.join(keys[:6])}"
+        return "was started with other contents of the manifest, or another search space"
+    return f"was started with other values of {', '.join(keys[:6])}"

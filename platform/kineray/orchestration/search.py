@@ -1,4 +1,4 @@
-"""Hyper-parameter search: Ray Tune with Optuna's TPE and ASHA over the same training loop."""
+"""Hyper-parameter search: Ray Tune with Optuna's TPE and ASHA around the plain training loop."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
-from kineray.orchestration.records import open_manifest, open_record, science
+from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
 from kineray.orchestration.trial import run_trial
 from kineray.storage import absolute, is_remote, join
 from kineray.training import Event, check_micro_batch
@@ -50,39 +50,42 @@ def sweep(
     """Search ``space`` around ``experiment`` with ``trials`` trials and return them, best first.
 
     ``space`` maps dotted keys to ``Choice``, ``Uniform`` or ``LogUniform``; it is checked against the
-    experiment before any trial starts. Every trial trains in one process (on one GPU where there
-    are GPUs) and is an MLflow child run named by its dotted keys. A trial ends after the epochs of its own
-    experiment, or before, when ASHA stops it. ``concurrent``: trials at once (default: as many as the
-    cluster's GPUs, or CPUs, hold). ``resume`` continues the sweep ``name``, or the newest one of this
-    experiment and space: finished trials are kept, interrupted ones go on from their last checkpoint.
-    ``options``: how the process of a trial does its work. ``on_event(trial name, event)`` is called with
-    all training events.
+    experiment before any trial starts. Every trial trains in one process (on one GPU if the cluster has
+    GPUs) and is an MLflow child run named by its dotted keys. A trial ends after the epochs of its own
+    experiment, or earlier if ASHA stops it. ``overrides``: changes to the experiment that all trials share.
+    ``storage``: folder or s3:// prefix of all runs. ``name``: of the sweep (default: the experiment's with
+    ``-sweep``, numbered). ``resume`` continues the sweep ``name``, or the newest one of this experiment and
+    space: finished trials are kept, interrupted ones continue from their last checkpoint. ``concurrent``:
+    number of trials at the same time (default: one for every GPU, or CPU, of the cluster). ``options``: how
+    the process of a trial does its work. ``on_event(trial name, event)`` is called with all training
+    events. ``command``: the words of the command line, for the record.
 
-    Raises ConfigError for a space that does not fit, and KinerayError ``every_trial_failed``.
+    Raises ConfigError for a space that does not fit the experiment, and KinerayError
+    ``every_trial_failed``.
     """
     _check_count("trials", trials)
     _check_count("concurrent", concurrent)
     if not isinstance(overrides, Mapping):
         overrides = tuple(overrides)  # read twice below
     experiment = apply_overrides(experiment, overrides)
-    is_set = overrides if isinstance(overrides, Mapping) else [text.partition("=")[0] for text in overrides]
-    check_space(experiment, space, fixed=is_set)
+    fixed = overrides if isinstance(overrides, Mapping) else [text.partition("=")[0] for text in overrides]
+    check_space(experiment, space, fixed=fixed)
     for group in _values(experiment, space, "train.bn_group"):
         check_micro_batch(options.micro_batch, group)
     experiment, manifest = open_manifest(experiment)
-    described = json.dumps(_described(space), sort_keys=True)
+    space_json = _space_to_json(space)
     connect()
     parent = open_record(
         experiment,
         manifest,
-        science(experiment, manifest, described),
+        run_fingerprint(experiment, manifest, space_json),
         storage=storage,
         name=name,
         resume=resume,
         command=command,
         kind="-sweep",
     )
-    parent.set_tags({"sweep.space": described})
+    parent.set_tags({"sweep.space": space_json})
     board = Board(parent, experiment, manifest, storage, on_event or (lambda _name, _event: None))
     status = "FAILED"
     try:
@@ -94,14 +97,14 @@ def sweep(
     finally:
         board.close(status)
         outcome = SweepOutcome(parent.name, board.trials())
-        useless = all(trial.state == "failed" for trial in outcome.trials)
-        parent.finish("FAILED" if status == "FINISHED" and useless else status)
-    if useless:
+        all_failed = all(trial.state == "failed" for trial in outcome.trials)
+        parent.finish("FAILED" if status == "FINISHED" and all_failed else status)
+    if all_failed:
         raise KinerayError(
             f"every trial failed: {board.first_problem}",
             code="every_trial_failed",
             key=parent.name,
-            remedy="go on with it by `resume` when that is mended",
+            remedy="fix that, and continue the sweep with `resume`",
         )
     return outcome
 
@@ -109,24 +112,25 @@ def sweep(
 def _check_count(name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ConfigError(
-            f"{value} is less than 1", code="out_of_range", key=name, remedy=f"give `{name}` at least 1"
+            "less than 1", code="out_of_range", key=name, value=value, remedy=f"set `{name}` to at least 1"
         )
 
 
 def _values(experiment: Experiment, space: SearchSpace, key: str) -> list[int]:
-    """All values that the integer ``key`` takes in a sweep. There is no range of whole numbers."""
+    """All values that the integer ``key`` takes in a sweep. Domains of integers are always choices."""
     domain = space.get(key)
     found = domain.values if isinstance(domain, Choice) else [leaf_keys(experiment)[key]]
-    return [int(float(str(value))) for value in found]  # values of the command line are text
+    return [int(float(str(value))) for value in found]  # values from the command line are text
 
 
-def _described(space: SearchSpace) -> dict[str, list[Any]]:
-    return {
+def _space_to_json(space: SearchSpace) -> str:
+    domains = {
         key: list(domain.values)
         if isinstance(domain, Choice)
         else [type(domain).__name__, domain.low, domain.high]
         for key, domain in space.items()
     }
+    return json.dumps(domains, sort_keys=True)
 
 
 def _search(
@@ -147,7 +151,7 @@ def _search(
     from kineray.orchestration.searcher import DistinctSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Optuna's own SQLite file is what a resumed sweep reads: no pickles.
+    # A resumed sweep reads Optuna's SQLite file, and no pickle.
     name = board.parent.name
     folder = Path("./runs" if is_remote(storage) else storage) / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,23 +163,23 @@ def _search(
     cut_off = [t for t in study.trials if t.state is optuna.trial.TrialState.RUNNING]
     for trial in cut_off:
         study_storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.FAIL)
-    board.known([t.params for t in done])
+    board.restore([t.params for t in done])
     remaining = trials - len(done)
     if remaining <= 0:
         return
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    at_once = concurrent or max(1, gpus or cpus)
-    share = {"cpu": 1} | ({"gpu": 1} if gpus else {})
+    max_concurrent = concurrent or max(1, gpus or cpus)
+    resources_per_trial = {"cpu": 1} | ({"gpu": 1} if gpus else {})
     task = TrialTask(
         experiment=to_yaml(experiment),
         manifest=experiment.data.manifest or "",
         folder=absolute(join(storage, name)),
         options=options,
         plugins=loaded_plugins(),
-        cpus=max(1, cpus // at_once),
+        cpus=max(1, cpus // max_concurrent),
     )
-    trainable = tune.with_parameters(run_trial, task_json=task.to_json(), mailbox=board.mailbox())
+    trainable = tune.with_parameters(run_trial, task_json=task.to_json(), mailbox=board.start_listening())
     searcher = DistinctSearch(
         {key: _tune_domain(domain) for key, domain in space.items()},
         metric="score",
@@ -184,20 +188,20 @@ def _search(
         storage=study_storage,
         name_of=partial(trial_name, experiment),
         tried=[trial_name(experiment, t.params) for t in done],
-        # Continued from the same seed, TPE would draw its first points again.
+        # With the same seed as before, TPE would draw its first points again.
         sampler=optuna.samplers.TPESampler(seed=experiment.seed + len(study.trials)),
         points_to_evaluate=[t.params for t in cut_off[:remaining] if t.params] or None,
     )
     epochs = max(_values(experiment, space, "train.epochs"))
     with tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, share),
+            tune.with_resources(trainable, resources_per_trial),
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode="max",
                 num_samples=remaining,
-                reuse_actors=True,  # importing torch takes longer than many a first epoch
-                search_alg=ConcurrencyLimiter(searcher, max_concurrent=at_once),
+                reuse_actors=True,  # importing torch can take longer than an epoch
+                search_alg=ConcurrencyLimiter(searcher, max_concurrent=max_concurrent),
                 scheduler=ASHAScheduler(
                     time_attr="epoch", max_t=epochs, grace_period=max(1, epochs // 9), reduction_factor=3
                 ),
@@ -209,10 +213,10 @@ def _search(
                 verbose=0,
             ),
         )
-        # Tune would take Ctrl-C for itself and end as if the sweep were done.
+        # Tune would handle Ctrl-C itself and return as if the sweep were complete.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        with _quiet(), warnings.catch_warnings():
-            # A trial that goes on in a new process counts its reports from 1 again.
+        with _discard_stdout(), warnings.catch_warnings():
+            # A trial that continues in a new process counts its reports from 1 again.
             warnings.filterwarnings("ignore", message="The reported value is ignored")
             results = tuner.fit()
     for result in results:
@@ -228,8 +232,8 @@ def _tune_domain(domain: Any) -> Any:
     return (tune.loguniform if isinstance(domain, LogUniform) else tune.uniform)(domain.low, domain.high)
 
 
-def _quiet() -> contextlib.AbstractContextManager[Any]:
-    """Tune prints its tables even at verbose=0; stdout is kept for results."""
+def _discard_stdout() -> contextlib.AbstractContextManager[Any]:
+    """Tune prints its tables even at verbose=0, but stdout is for results."""
     import io
 
     return contextlib.redirect_stdout(io.StringIO())

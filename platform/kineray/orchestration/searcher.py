@@ -1,4 +1,4 @@
-"""Optuna's TPE for Ray Tune, without trying a point twice."""
+"""Optuna's TPE for Ray Tune, which tries no point twice."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,14 +7,15 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-_DRAWS = 50
+_MAX_DRAWS = 50
 
 
 class DistinctSearch(OptunaSearch):
-    """``OptunaSearch`` that draws again when a point was tried, and ends when it finds no new one.
+    """``OptunaSearch`` that draws again if a point has been tried, and ends if it finds no new one.
 
-    ``name_of`` names a point; ``tried`` are the names of points that an earlier session has finished.
-    A trial is known by its name, so two trials of one point would write to one folder.
+    ``name_of``: gives the name of a point. ``tried``: names of the points that were finished before the
+    sweep was resumed. Trials are identified by these names: two trials of one point would write to the same
+    folder.
     """
 
     def __init__(
@@ -26,18 +27,18 @@ class DistinctSearch(OptunaSearch):
 
     def suggest(self, trial_id: str) -> Any:
         """A new point, or ``Searcher.FINISHED``."""
-        for _ in range(_DRAWS):
+        for _ in range(_MAX_DRAWS):
             params = super().suggest(trial_id)
             name = self._name_of(params)
             if name not in self._tried:
                 self._tried.add(name)
                 return params
-            # Handed back as failed: TPE learns nothing from it.
+            # Reported to TPE as failed, so that it learns nothing from it.
             self._ot_study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
         return Searcher.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """A trial without a score failed, whether or not its process ended in peace."""
+        """Tell Optuna of a trial's end; without a score it failed, even if its process did not raise."""
         super().on_trial_complete(trial_id, result, error or self.metric not in (result or {}))

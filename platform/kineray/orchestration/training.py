@@ -1,4 +1,4 @@
-"""Ray Train around the plain torch loop: workers, recovery, and the one writer of the run's record."""
+"""Ray Train around the plain training loop: workers, recovery, and the one writer of the run's record."""
 
 import logging
 import os
@@ -17,8 +17,8 @@ from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
-from kineray.orchestration.process import UNFORESEEN
-from kineray.orchestration.records import open_manifest, open_record, science
+from kineray.orchestration.process import WORKER_EXCEPTION
+from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
 from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join
 from kineray.tracking import PROBLEM, Run
@@ -27,14 +27,15 @@ from kineray.training import Event, TrainResult, check_micro_batch
 log = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 900.0
-_DELIVERY_S = 0.25
+_POLL_S = 0.25
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a finished run left.
+    """The result of a finished run.
 
-    ``best``: its highest validation score (0 to 1), None for a run that was never validated.
+    ``step``: number of steps that were trained. ``best``: the highest validation score (0 to 1), None if
+    the run was never validated.
     ``best_checkpoint`` and ``last_checkpoint``: locations of checkpoint folders.
     """
 
@@ -59,16 +60,16 @@ def train(
 ) -> RunOutcome:
     """Train ``experiment`` with Ray Train and record it; returns when it is done.
 
-    ``storage``: folder or s3:// prefix of all runs. ``workers``: training processes; None:
-    KINERAY_WORKERS, or one for every GPU of the cluster, or one. ``name``: the run's; None: the
-    experiment's, numbered. ``resume`` continues the run ``name``, or the newest unfinished run of this
+    ``storage``: folder or s3:// prefix of all runs. ``workers``: number of training processes (default:
+    KINERAY_WORKERS, or one for every GPU of the cluster, or one). ``name``: of the run (default: the
+    experiment's, numbered). ``resume`` continues the run ``name``, or the newest unfinished run of this
     experiment, at its exact step. ``options``: how workers do their work. ``on_event`` is called in this
-    process with every event of the training loop, in order. ``command``: what the record says of how the
-    run was started.
+    process with every event of the training loop, in order. ``command``: the words of the command line,
+    for the record.
 
-    Raises KinerayError for what the user can fix; the record of the run then says FAILED. An error that
-    other code raises in a worker (a plug-in's, say) is a KinerayError ``worker_exception`` whose message
-    holds type, message, file and line, and whose notes hold the worker's traceback.
+    Raises KinerayError for problems that the user can fix; the status of the run is then FAILED. Any other
+    error in a worker (from a plug-in, for example) becomes a KinerayError ``worker_exception``: its message
+    has the type, message, file and line of the error, and its notes have the worker's traceback.
     """
     experiment, manifest = open_manifest(experiment)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
@@ -77,7 +78,7 @@ def train(
     run = open_record(
         experiment,
         manifest,
-        science(experiment, manifest),
+        run_fingerprint(experiment, manifest),
         storage=storage,
         name=name,
         resume=resume,
@@ -106,10 +107,10 @@ def train(
 
 
 def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple[int, bool]:
-    """How many workers, and whether each has a GPU.
+    """The number of workers, and whether each has a GPU.
 
-    The hosts of a cluster that was just started join one after the other, so a joined cluster gets
-    time to grow to the number of workers that was asked for.
+    The hosts of a new cluster join one after the other, so a cluster that was joined gets time to grow to
+    the number of workers that was asked for.
     """
     import ray
 
@@ -117,10 +118,11 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
     groups = settings.global_batch // settings.bn_group
     if asked is not None and not 1 <= asked <= groups:
         raise ConfigError(
-            f"{asked} training processes for train.global_batch={settings.global_batch}, which has {groups} "
-            f"batch-norm groups of train.bn_group={settings.bn_group}",
+            f"train.global_batch={settings.global_batch} has {groups} batch-norm groups of "
+            f"train.bn_group={settings.bn_group}, and each worker needs at least one",
             code="too_many_workers" if asked > groups else "out_of_range",
             key="workers",
+            value=asked,
             remedy=f"use 1 to {groups} `workers`",
         )
     deadline = time.monotonic() + (_JOIN_TIMEOUT_S if joined else 0)
@@ -128,33 +130,35 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
     while True:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        workers = asked or min(_usual_workers() or max(gpus, 1), groups)
+        workers = asked or min(_workers_from_environment() or max(gpus, 1), groups)
         if workers <= (gpus or cpus):
             return workers, gpus > 0
-        have = f"{gpus} GPUs" if gpus else f"{cpus} CPUs"
+        available = f"{gpus} GPUs" if gpus else f"{cpus} CPUs"
         if time.monotonic() >= deadline:
             raise ConfigError(
-                f"{workers} training processes, but there are only {have}",
+                f"the cluster has only {available}",
                 code="cluster_too_small",
                 key="workers",
+                value=workers,
                 remedy="use fewer `workers`, or a larger cluster",
             )
         if not is_announced:
-            log.warning("waiting for the cluster to grow from %s to %d workers", have, workers)
+            log.warning("waiting for the cluster to grow from %s to %d workers", available, workers)
             is_announced = True
         time.sleep(2)
 
 
-def _usual_workers() -> int | None:
-    """The size of the cluster, as its set-up declares it."""
+def _workers_from_environment() -> int | None:
+    """The number of workers that the cluster's set-up declares in KINERAY_WORKERS, if any."""
     text = os.environ.get("KINERAY_WORKERS")
     if text is None:
         return None
     if not text.isdigit() or int(text) < 1:
         raise ConfigError(
-            f"{text} is not a number of workers",
+            "not a number of workers",
             code="out_of_range",
             key="KINERAY_WORKERS",
+            value=text,
             remedy="unset it, or pass `workers`",
         )
     return int(text)
@@ -168,9 +172,9 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     mailbox = open_mailbox()
-    # One CPU is reserved so that every worker finds a place; it uses its share of its host's.
+    # One CPU is reserved per worker so that every worker finds a place; it uses its share of the host's CPUs.
     resources = {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}
-    # For Ray's own bookkeeping; nothing that kineray needs is kept in it.
+    # For Ray's own bookkeeping; kineray needs nothing from it.
     scratch = tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True)
     trainer = TorchTrainer(
         partial(run_worker, task.to_json(), mailbox),
@@ -179,12 +183,12 @@ def _fit(
             num_workers=workers,
             use_gpu=use_gpu,
             resources_per_worker=resources,
-            # GPUs of one host talk fastest; CPU workers would crowd one host and leave others idle.
+            # Communication is fastest within a host; packed CPU workers would leave other hosts idle.
             placement_strategy="PACK" if use_gpu else "SPREAD",
         ),
         run_config=ray.train.RunConfig(
-            # Ray would silently continue a run of an old name. kineray's own checkpoints decide what
-            # is resumed, so every launch is a new one to Ray.
+            # Ray would silently continue an earlier run of the same name. kineray resumes from its own
+            # checkpoints, so the name that Ray sees is always new.
             name=f"{run.name}-{time.time_ns():x}",
             storage_path=scratch.name,
             failure_config=ray.train.FailureConfig(max_failures=task.options.max_failures),
@@ -192,11 +196,11 @@ def _fit(
         ),
     )
     failures: list[WorkerFailed] = []
-    # In the main thread Ray would take Ctrl-C for itself and leave no word of it.
+    # In the main thread Ray would handle Ctrl-C itself, and this process would not notice it.
     fit = _in_thread(trainer.fit)
     try:
         while not fit.done():
-            time.sleep(_DELIVERY_S)
+            time.sleep(_POLL_S)
             failures = _deliver(mailbox, run, on_event, failures)
         failures = _deliver(mailbox, run, on_event, failures)
         result: TrainResult | None = fit.result().return_value
@@ -212,7 +216,10 @@ def _fit(
 def _deliver(
     mailbox: Any, run: Run, on_event: Callable[[Event], None], failures: list[WorkerFailed]
 ) -> list[WorkerFailed]:
-    """Move messages to the record and to ``on_event``, in this process alone; returns what is not mended."""
+    """Pass new messages to the record and to ``on_event``; returns ``failures`` and the new ones.
+
+    A worker group that starts again has recovered from failures that were not permanent: they are dropped.
+    """
     message: FromWorker
     for message in drain(mailbox):
         if isinstance(message, WorkerFailed):
@@ -221,19 +228,19 @@ def _deliver(
             continue
         try:
             record(run, message)
-        except OSError as error:  # a full disk must not stop what still trains
+        except OSError as error:  # a full disk on this host must not stop the workers
             log.error("not recorded: %s", error)
         if isinstance(message, WorkerStarted):
-            failures = [failure for failure in failures if failure.final]
+            failures = [failure for failure in failures if failure.permanent]
         else:
             on_event(message)
     return failures
 
 
 def _cause(failures: list[WorkerFailed], error: Exception | None, name: str) -> KinerayError:
-    """Why a run ended: what a worker reported, else what Ray says of workers that are gone."""
-    for failure in sorted(failures, key=lambda failure: not failure.final):
-        if failure.error.code == UNFORESEEN:
+    """Why a run ended: the error that a worker reported, else what Ray reports about lost workers."""
+    for failure in sorted(failures, key=lambda failure: not failure.permanent):
+        if failure.error.code == WORKER_EXCEPTION:
             failure.error.add_note(failure.traceback)
         return failure.error
     log.debug("training failed", exc_info=error)
@@ -242,12 +249,12 @@ def _cause(failures: list[WorkerFailed], error: Exception | None, name: str) -> 
         f"a worker was lost: {lines[-1] if lines else 'its process ended'}",
         code="worker_lost",
         key=name,
-        remedy="continue it with `resume`",
+        remedy="continue the run with `resume`",
     )
 
 
 def _innermost(error: BaseException | None) -> BaseException | None:
-    """Below Ray's own errors, the one that they are about."""
+    """The error that Ray's own errors wrap."""
     failures = getattr(error, "worker_failures", None) or {}
     inner: BaseException | None = next((cause for cause in failures.values() if cause is not None), None)
     while inner is not None:
@@ -270,4 +277,4 @@ def _in_thread(function: Callable[[], Any]) -> "Future[Any]":
 
 
 def _ignore(_: Event) -> None:
-    """What is done with events that no one asked for."""
+    """The default ``on_event``."""

@@ -1,4 +1,4 @@
-"""What runs in the processes of Ray Tune: one trial of a sweep."""
+"""The code that runs in each process of Ray Tune: one trial of a sweep."""
 
 import dataclasses
 import os
@@ -8,26 +8,26 @@ from typing import Any
 from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.errors import NonFiniteLossError
 from kineray.orchestration.messages import TrialEnded, TrialEvent, TrialStarted, TrialTask
-from kineray.orchestration.process import enter, failed, shared_manifest
+from kineray.orchestration.process import failure_message, set_up_process, shared_manifest
 from kineray.storage import join
 from kineray.training import CheckpointEvent, CheckpointStore, Event, ValidationEvent, train
 
 
 def run_trial(params: dict[str, Any], *, task_json: str, mailbox: Any) -> None:
-    """One point of the search space: the experiment of the task with ``params`` in it.
+    """Train one point of the search space: the experiment of the task with ``params`` in it.
 
-    Raises only what a new process may not meet again, so that Ray Tune starts the trial once more.
+    Raises only errors that a new process might not meet, so that Ray Tune starts the trial again.
     """
     name = ""
     try:
         task = TrialTask.from_json(task_json)
-        base = enter(task, task.cpus)
+        base = set_up_process(task, task.cpus)
         name = trial_name(base, params)
         _train(task, base, name, params, mailbox)
     except Exception as error:
-        failure = failed(0, error)
+        failure = failure_message(0, error)
         mailbox.put.remote(TrialEnded(name, "failed", str(failure.error), failure.traceback))
-        if not failure.final:
+        if not failure.permanent:
             raise
 
 
@@ -36,7 +36,7 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
     from ray import tune
 
     checkpoints = CheckpointStore(join(task.folder, name, "checkpoints"))
-    before = checkpoints.best_score()  # of a trial that was interrupted
+    before = checkpoints.best_score()  # of a trial that continues after an interruption
     mailbox.put.remote(TrialStarted(name, params, before, socket.gethostname(), os.getpid()))
     last_epoch = base.train.epochs
     best, validated, reported = before or 0.0, 0, False
@@ -45,10 +45,10 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
         nonlocal best, validated, reported
         mailbox.put.remote(TrialEvent(name, event))
         if isinstance(event, ValidationEvent):
-            # ASHA tells Optuna the last value of a stopped trial, so report the best one so far.
+            # Optuna learns the last reported value of a trial that ASHA stops, so report the best one so far.
             best, validated = max(best, event.score), event.epoch
         elif isinstance(event, CheckpointEvent) and validated:
-            # Only now, since ASHA may end this process in the report: the score has its checkpoint.
+            # Reported only after the checkpoint of the score, since ASHA may end this process in the report.
             epoch, validated, reported = validated, 0, True
             if epoch == last_epoch:
                 mailbox.put.remote(TrialEnded(name, "finished"))

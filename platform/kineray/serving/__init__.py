@@ -1,13 +1,13 @@
-"""The endpoint on Ray Serve, and how a model gets there.
+"""The HTTP endpoint on Ray Serve, and the promotion of models to it.
 
-The names below are imported when they are first used: the replica that speaks HTTP imports this
-package, and needs no torch or MLflow.
+The names below are imported when they are first used, because the replica that handles HTTP imports this
+package but needs neither torch nor MLflow.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_WHERE = {
+_MODULES = {
     "Promotion": "kineray.serving.promotion",
     "Service": "kineray.serving.service",
     "find_service": "kineray.serving.service",
@@ -16,7 +16,7 @@ _WHERE = {
     "serve": "kineray.serving.service",
 }
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605 - a list of strings, made from the table above
+__all__ = sorted(_MODULES)  # noqa: PLE0605 - a list of strings, made from the table above
 
 if TYPE_CHECKING:
     from kineray.serving.promotion import Promotion as Promotion
@@ -28,6 +28,6 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'kineray.serving' has no attribute '{name}'")

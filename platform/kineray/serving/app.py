@@ -1,11 +1,11 @@
-"""The Ray Serve application: an HTTP front, a decoder and a batching model.
+"""The Ray Serve application: an HTTP API, a decoder and a batching model.
 
-    request -> Api -> Decoder (bytes -> uint8 clips) -> Model (batches of clips -> answer) -> Api
+    request -> Api -> Decoder (bytes -> uint8 clips) -> Model (batches of clips -> answers) -> Api
 
-A version of a model is pinned by number and hash in the application's arguments, so a replica that
-is restarted loads the same bytes. How to cut clips is known by the Model alone. While a version
-replaces another, replicas of both answer: a decoder is told for which ``Plan`` to decode, and a Model
-that receives clips of another version's plan hands back its own instead of an answer.
+The model version is pinned by number and hash in the application's arguments, so a replica that is
+restarted loads the same files. Only the Model knows how clips are cut. While one version replaces another,
+replicas of both answer: every request to the decoder carries a ``ClipPlan``, and a Model that receives clips
+of another version's plan returns its own plan instead of an answer.
 """
 
 import asyncio
@@ -31,21 +31,21 @@ from kineray.serving.body import RequestError, error_response, read_video
 
 MAX_BATCH = 8  # requests in one batch
 
-_DRAIN_S = 60.0  # a replaced replica may finish its requests; no request takes longer
+_DRAIN_S = 60.0  # a replaced replica gets this long to finish its requests; no request takes longer
 _BATCH_WAIT_S = 0.01
-_REQUESTS = 32  # that are in work at once: each holds its video in memory
-_QUEUE = 64  # requests that wait at one caller of a deployment; more get 503
+_MAX_REQUESTS = 32  # handled at the same time: each holds its video in memory
+_MAX_QUEUED = 64  # requests that wait at one caller of a deployment; further ones get 503
 _READY_TIMEOUT_S = 5.0
-# Chance decides which version's replica a clip reaches; this many wrong ones in a row do not happen.
+# While a version is replaced, a clip reaches replicas of either version at random: try this many times.
 _PLAN_ATTEMPTS = 16
 
-_CPUS = 0.1  # reserved per replica: on two cores every replica and its successor must find room
+_CPUS = 0.1  # reserved per replica: two cores must have room for every replica and its successor
 
 
 class AppArgs(BaseModel):
-    """What the application is built from; it is in Serve's own configuration, so no secrets.
+    """The arguments of the application. They become part of Serve's configuration: no secrets here.
 
-    ``plugins``: ``Plugin.to_json`` of those that the version needs.
+    ``plugins``: ``Plugin.to_json`` of each plug-in that the version needs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,8 +66,8 @@ class AppArgs(BaseModel):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a video becomes the clips of one model version."""
+class ClipPlan:
+    """How a video is cut into the clips that one model version takes."""
 
     preprocessing: str  # JSON
     views: int
@@ -76,31 +76,31 @@ class Plan:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The clips of one request: uint8 [views * crops, T, S, S, C]; timestamps_s [views, T]."""
+    """The clips of one request: uint8 [views * crops, T, S, S, C], and their timestamps_s [views, T]."""
 
-    plan: Plan
+    plan: ClipPlan
     clips_vthwc: np.ndarray
     timestamps_s: np.ndarray
     decode_ms: float
 
 
 class Decoder:
-    """Decodes videos in child processes; holds nothing of a model."""
+    """Decodes videos in child processes; knows no model."""
 
     def __init__(self) -> None:
-        import kineray.evaluation  # noqa: F401 - here, so that no request waits for it
+        import kineray.evaluation  # noqa: F401 - imported here so that no request waits for it
         from kineray.cluster import cpus_of_this_node
         from kineray.data.clips.decoding import start_processes
 
-        cores = cpus_of_this_node()  # more at a time would only compete
+        cores = cpus_of_this_node()  # more processes would only compete for the cores
         start_processes(cores)
         self._threads = ThreadPoolExecutor(cores, thread_name_prefix="decode")
 
-    async def decode(self, video: bytes, plan: Plan) -> Decoded:
-        """Raises DecodeError, and ConfigError for a video that the plan's model cannot take."""
+    async def decode(self, video: bytes, plan: ClipPlan) -> Decoded:
+        """Decode a video. Raises DecodeError, and ConfigError if the plan's model cannot take the video."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, video, plan)
 
-    def _decode(self, video: bytes, plan: Plan) -> Decoded:
+    def _decode(self, video: bytes, plan: ClipPlan) -> Decoded:
         from kineray.data import Preprocessing
         from kineray.evaluation import decode_views
 
@@ -113,7 +113,7 @@ class Decoder:
 
 
 class Model:
-    """One version of a model; the clips of concurrent requests go through it together."""
+    """One version of a model; the clips of concurrent requests are classified in one batch."""
 
     def __init__(self, args: AppArgs) -> None:
         import torch
@@ -126,7 +126,7 @@ class Model:
 
         for plugin in args.plugins:
             Plugin.from_json(plugin).execute()
-        # Ray sets OMP_NUM_THREADS by num_cpus, here to 1.
+        # Ray sets OMP_NUM_THREADS from num_cpus, here to 1.
         torch.set_num_threads(cpus_of_this_node())
         self._args = args
         self._device = "cuda" if args.gpus else "cpu"
@@ -140,18 +140,18 @@ class Model:
         )
         self._checkpoint = load_checkpoint(str(fetch(args.storage, version)), device=self._device)
         preprocessing = self._checkpoint.preprocessing
-        self._plan = Plan(preprocessing.to_json(), args.views, args.crops)
-        # A model that cannot run must fail here, where the version before it still serves.
+        self._plan = ClipPlan(preprocessing.to_json(), args.views, args.crops)
+        # A model that cannot run must fail here, while the previous version still serves.
         side = preprocessing.eval_crop
         black = np.zeros((1, preprocessing.frames, side, side, preprocessing.channels), np.uint8)
         view_scores(self._checkpoint, black, self._device)
 
-    def plan(self) -> Plan:
-        """How clips for this version are to be cut."""
+    def plan(self) -> ClipPlan:
+        """How clips for this version must be cut."""
         return self._plan
 
     def describe(self) -> dict[str, Any]:
-        """Which version this is."""
+        """The version that this replica serves, as JSON."""
         return {
             "model": self._args.name,
             "version": self._args.version,
@@ -162,11 +162,11 @@ class Model:
             "labels": {head: list(names) for head, names in self._checkpoint.preprocessing.labels.items()},
         }
 
-    async def infer(self, decoded: Decoded) -> dict[str, Any] | Plan:
-        """The answer, or this version's plan where the clips were cut by another."""
+    async def infer(self, decoded: Decoded) -> dict[str, Any] | ClipPlan:
+        """The answer, or this version's plan if the clips were cut for another version."""
         if decoded.plan != self._plan:
             return self._plan
-        # Serve's decorator makes of the method for many requests one for a single request.
+        # Serve's decorator turns a method that takes a batch into one that takes a single request.
         infer_one = cast(Callable[[Decoded], Awaitable[dict[str, Any]]], self._infer_batch)
         return await infer_one(decoded)
 
@@ -179,14 +179,14 @@ class Model:
 
         started = time.perf_counter()
         clips = np.concatenate([decoded.clips_vthwc for decoded in batch])
-        of_views = view_scores(self._checkpoint, clips, self._device)
+        scores_by_head = view_scores(self._checkpoint, clips, self._device)
         model_ms = (time.perf_counter() - started) * 1e3
         answers, start = [], 0
         for decoded in batch:
             stop = start + len(decoded.clips_vthwc)
             one = answer(
                 self._checkpoint,
-                {head: scores[start:stop] for head, scores in of_views.items()},
+                {head: scores[start:stop] for head, scores in scores_by_head.items()},
                 decoded.timestamps_s,
                 top_k=self._args.top_k,
                 model=self._args.name,
@@ -219,7 +219,7 @@ async def _internal_error(_request: Request, error: Exception) -> JSONResponse:
 
 @serve.ingress(api)
 class Api:
-    """HTTP: limits, errors, and the way of a request through the other two."""
+    """HTTP: limits, errors, and the path of a request through decoder and model."""
 
     def __init__(
         self, args: AppArgs, decoder: DeploymentHandle[Decoder], model: DeploymentHandle[Model]
@@ -227,11 +227,11 @@ class Api:
         self._max_bytes = args.max_bytes
         self._decoder = decoder
         self._model = model
-        self._plan: Plan | None = None
+        self._plan: ClipPlan | None = None
 
     @api.post("/v1/predict")
     async def predict(self, request: Request) -> JSONResponse:
-        """Classify the video in the body (raw bytes, or a multipart form's part ``file``)."""
+        """Classify the video in the body (raw bytes, or the part ``file`` of a multipart form)."""
         started = time.perf_counter()
         video = await read_video(request, self._max_bytes)
         received = time.perf_counter()
@@ -242,17 +242,17 @@ class Api:
 
     @api.get("/v1/model")
     async def model(self) -> JSONResponse:
-        """The version that answers, its weights' SHA-256 and its classes."""
+        """The version that answers, the SHA-256 of its weights, and its classes."""
         return JSONResponse(await self._model.describe.remote())
 
     @api.get("/v2/health/live")
     async def live(self) -> JSONResponse:
-        """200 while the process answers."""
+        """200 as long as the process answers."""
         return JSONResponse({"live": True})
 
     @api.get("/v2/health/ready")
     async def ready(self) -> JSONResponse:
-        """200 when a model answers, else 503."""
+        """200 if a model answers, else 503."""
         try:
             await asyncio.wait_for(self._model.plan.remote(), _READY_TIMEOUT_S)
         except Exception:
@@ -263,16 +263,16 @@ class Api:
         try:
             for _ in range(_PLAN_ATTEMPTS):
                 plan = self._plan or await self._model.plan.remote()
-                # Passed on as a reference: the clips go from the decoder to the model.
+                # Passed on as a reference: the clips go directly from the decoder to the model.
                 outcome = await self._model.infer.remote(self._decoder.decode.remote(video, plan))
-                if not isinstance(outcome, Plan):
+                if not isinstance(outcome, ClipPlan):
                     self._plan = plan
                     return cast(dict[str, Any], outcome)
                 self._plan = outcome
         except RayTaskError as error:
             if isinstance(error.cause, DecodeError):
                 raise RequestError(400, error.cause.code, str(error.cause)) from None
-            if isinstance(error.cause, ConfigError):  # RGB for a model of optical flow, or no flow beside it
+            if isinstance(error.cause, ConfigError):  # a video without the optical flow that the model needs
                 raise RequestError(400, "wrong_modality", str(error.cause)) from None
             raise
         except BackPressureError:
@@ -281,23 +281,23 @@ class Api:
 
 
 def build(args: AppArgs) -> serve.Application:
-    """The application; Serve calls this with the ``args`` of its configuration."""
-    small = {"num_cpus": _CPUS}
-    decoder = _deployment(Decoder, max_ongoing=MAX_BATCH, resources=small)
+    """The application. Serve calls this with the ``args`` of its configuration."""
+    cpu = {"num_cpus": _CPUS}
+    decoder = _deployment(Decoder, max_ongoing=MAX_BATCH, resources=cpu)
     model = _deployment(
-        Model, max_ongoing=2 * MAX_BATCH, resources={"num_gpus": args.gpus} if args.gpus else small
+        Model, max_ongoing=2 * MAX_BATCH, resources={"num_gpus": args.gpus} if args.gpus else cpu
     )
-    front = _deployment(Api, max_ongoing=_REQUESTS, resources=small)
-    return front.bind(args, decoder.bind(), model.bind(args))
+    http = _deployment(Api, max_ongoing=_MAX_REQUESTS, resources=cpu)
+    return http.bind(args, decoder.bind(), model.bind(args))
 
 
-def _deployment(of: type, *, max_ongoing: int, resources: dict[str, float]) -> serve.Deployment:
+def _deployment(actor: type, *, max_ongoing: int, resources: dict[str, float]) -> serve.Deployment:
     return serve.deployment(
-        of,
-        name=of.__name__,
+        actor,
+        name=actor.__name__,
         max_ongoing_requests=max_ongoing,
-        max_queued_requests=_QUEUE,
-        max_surge_percent=100,  # start the successor, and only then stop the old replica
+        max_queued_requests=_MAX_QUEUED,
+        max_surge_percent=100,  # start the successor before the old replica is stopped
         graceful_shutdown_timeout_s=_DRAIN_S,
         ray_actor_options=resources,
     )

@@ -1,4 +1,4 @@
-"""The video in a request's body, and the errors that a client sees."""
+"""Reading the video from a request's body, and the errors that a client receives."""
 
 from collections.abc import AsyncGenerator
 
@@ -8,9 +8,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 FILE_FIELD = "file"
-# A client that is still sending does not read an answer. So the rest of a body that is too large is
-# read and dropped, up to this many times the limit.
-_PATIENCE = 4
+# A client that is still sending does not read an answer, so the rest of a body that is too large is read and
+# discarded, up to this many times the limit.
+_DISCARD_FACTOR = 4
 
 
 class RequestError(Exception):
@@ -23,7 +23,7 @@ class RequestError(Exception):
         self.retry_after_s = retry_after_s
 
     def response(self) -> JSONResponse:
-        """The answer."""
+        """The error as an HTTP response."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         return error_response(self.status, self.code, str(self), headers)
 
@@ -31,15 +31,15 @@ class RequestError(Exception):
 def error_response(
     status: int, code: str, message: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """The one form of every error."""
+    """An error response; all errors have this form."""
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
 
 async def read_video(request: Request, max_bytes: int) -> bytes:
-    """The bytes of a video that is the body itself, or the part ``file`` of a multipart form.
+    """The bytes of the video: the whole body, or the part ``file`` of a multipart form.
 
-    Raises RequestError: 413 ``too_large`` for a body over ``max_bytes`` (as announced or as counted),
-    400 ``bad_form`` for a form that cannot be read or has no such part.
+    Raises RequestError: 413 ``too_large`` for a body of more than ``max_bytes`` (as announced or as
+    received), 400 ``bad_form`` for a form that cannot be read or has no such part.
     """
     body = await _read_body(request, max_bytes)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
@@ -51,7 +51,7 @@ async def read_video(request: Request, max_bytes: int) -> bytes:
     try:
         form = await MultiPartParser(request.headers, chunks(), max_files=1, max_fields=16).parse()
     except (MultiPartException, KeyError) as error:
-        reason = error.message if isinstance(error, MultiPartException) else "no boundary"
+        reason = error.message if isinstance(error, MultiPartException) else "it has no boundary"
         raise RequestError(400, "bad_form", f"the multipart form cannot be read: {reason}") from None
     try:
         part = form.get(FILE_FIELD)
@@ -70,7 +70,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     async for chunk in request.stream():
         count += len(chunk)
         too_large = too_large or count > max_bytes
-        if count > _PATIENCE * max_bytes:
+        if count > _DISCARD_FACTOR * max_bytes:
             break
         if too_large:
             body.clear()

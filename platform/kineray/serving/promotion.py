@@ -1,4 +1,4 @@
-"""Changing the champion, in the registry and in the service that runs."""
+"""Changing the champion, in the registry and in the running service."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from kineray.training import load_checkpoint
 
 @dataclass(frozen=True)
 class Promotion:
-    """The new champion; ``served``: whether a running service answers with it."""
+    """The new champion. ``served``: whether a running service answers with it; ``url``: of that service."""
 
     name: str
     version: int
@@ -32,35 +32,35 @@ class Promotion:
 def promote(run: str | Path, *, storage: str | None = None, model_name: str = DEFAULT_MODEL) -> Promotion:
     """Register the best checkpoint of a run as a new version and make it the champion.
 
-    ``run``: its name in ``storage``, its MLflow run id, or its folder. ``storage``: by default
-    KINERAY_STORAGE or ./runs. ``model_name``: in the registry.
+    ``run``: the run's name in ``storage``, its MLflow run id, or its folder. ``storage``: KINERAY_STORAGE or
+    ./runs by default. ``model_name``: the model's name in the registry.
 
-    A service that runs answers with the new version before the alias ``champion`` moves, without a
-    restart. Raises TrackingError for an unknown run and CheckpointError if its checkpoint cannot be loaded:
-    nothing is registered then. Raises ServingError if it cannot be served: the old version goes on
-    answering and the aliases stay, but the new version remains in the registry, without an alias.
+    A running service answers with the new version, without a restart, before the alias ``champion`` moves.
+    Raises TrackingError for an unknown run and CheckpointError if its checkpoint cannot be loaded; in both
+    cases nothing is registered. Raises ServingError if the new version cannot be served: the old version
+    continues to answer and the aliases stay, but the new version remains in the registry without an alias.
     """
     runs = store.runs_folder(storage)
     name = _run_name(run, runs)
     found = get_run(runs, name)
     checkpoint = found.best_checkpoint or found.last_checkpoint
-    if checkpoint is not None:  # register raises where there is none
+    if checkpoint is not None:  # without one, ``register`` raises
         load_checkpoint(checkpoint)
     return _make_champion(runs, register(runs, name, model_name))
 
 
 def rollback(*, storage: str | None = None, model_name: str = DEFAULT_MODEL) -> Promotion:
-    """Make the previous champion the champion again, and serve it where a service runs.
+    """Make the previous champion the champion again, also in a running service.
 
-    ``storage``: by default KINERAY_STORAGE or ./runs. Raises TrackingError when there is no previous
-    champion, and what ``promote`` raises.
+    ``storage``: KINERAY_STORAGE or ./runs by default. Raises TrackingError if there is no previous champion,
+    and otherwise the errors of ``promote``.
     """
     runs = store.runs_folder(storage)
     return _make_champion(runs, previous_version(runs, model_name))
 
 
 def _run_name(run: str | Path, runs: str) -> str:
-    """A run's name, which for a folder of ``runs`` is the folder's."""
+    """The name of a run that may be given by its folder in ``runs``."""
     inside = store.absolute(runs).rstrip("/") + "/"
     text = str(run)
     if store.is_remote(text) or "/" in text:
@@ -69,7 +69,7 @@ def _run_name(run: str | Path, runs: str) -> str:
 
 
 def _make_champion(runs: str, version: ModelVersion) -> Promotion:
-    # Also where no service runs: the next one could not start with a checkpoint that does not load.
+    # Even if no service is running: the next one could not start with a checkpoint that does not load.
     load_checkpoint(str(fetch(runs, version)))
     service = find_service(store.absolute(runs))
     if service is not None and service.model_name == version.name:

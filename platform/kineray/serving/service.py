@@ -1,7 +1,7 @@
-"""A running service: started in this process, or found through ``<storage>/serve.json``.
+"""A running service: started by this process, or found through ``<storage>/serve.json``.
 
-The service itself is Ray Serve's. Its declarative configuration says what runs; it is read and written
-over REST at the cluster's dashboard.
+Ray Serve runs the application. Its declarative configuration is read and written through the REST API of
+the cluster's dashboard.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ REQUEST_TIMEOUT_S = 60.0
 _IMPORT_PATH = "kineray.serving.app:build"
 _DEPLOY_TIMEOUT_S = 600.0
 _POLL_S = 0.5
-_GPU_SHARE = 0.5  # so that a successor finds room on the same GPU
+_GPU_SHARE = 0.5  # so that a replica and its successor fit on the same GPU
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Service:
 
     @contextlib.contextmanager
     def deployed(self, version: ModelVersion) -> Iterator[None]:
-        """Replace the served version; the body runs once every request is answered by ``version``.
+        """Replace the served version; the body runs when ``version`` answers every request.
 
-        The old replicas answer until the new ones do. When the new ones cannot start (ServingError), or
-        the body raises, the old version is put back; in the first case it has never stopped answering.
+        The old replicas answer until the new ones do. If the new ones cannot start (ServingError) or the
+        body raises, the old version is restored; in the first case it has never stopped answering.
         """
         before = self._application()
         try:
@@ -70,7 +70,7 @@ class Service:
             raise
 
     def start(self, version: ModelVersion, args: dict[str, Any], http: dict[str, Any]) -> None:
-        """Deploy the application on a cluster where it does not run yet."""
+        """Deploy the application on a cluster on which it is not running yet."""
         application = {
             "name": APPLICATION,
             "route_prefix": "/",
@@ -81,11 +81,11 @@ class Service:
         self._wait_for(version.version)
 
     def stop(self) -> None:
-        """Take the application off the cluster; other applications stay."""
+        """Remove the application from the cluster; other applications stay."""
         self._put(None)
 
     def version(self) -> int | None:
-        """The version that answers, or None if nothing does."""
+        """The version that answers, or None if none does."""
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with direct.open(f"{self.url}/v1/model", timeout=10) as response:
@@ -95,7 +95,7 @@ class Service:
         return int(answer["version"])
 
     def http_options(self) -> dict[str, Any] | None:
-        """Where Serve listens on this cluster; None if it does not run."""
+        """The host and port at which Serve listens on this cluster; None if it is not running."""
         options: dict[str, Any] | None = self._details().get("http_options")
         return options
 
@@ -112,7 +112,7 @@ class Service:
         return config
 
     def _put(self, application: dict[str, Any] | None, http: dict[str, Any] | None = None) -> None:
-        """Write the whole configuration: this application, and the others as they are."""
+        """Write the whole configuration: this application, and the others unchanged."""
         details = self._details()
         applications = [
             other["deployed_app_config"]
@@ -140,13 +140,13 @@ class Service:
                     f"version {version} cannot be served: {_reason(details)}",
                     code="cannot_be_served",
                     key=self.model_name,
-                    remedy="the version before it still answers",
+                    remedy="the previous version still answers",
                 )
             if status == "RUNNING" and self.version() == version:
                 return
             time.sleep(_POLL_S)
         raise ServingError(
-            f"version {version} does not answer after {_DEPLOY_TIMEOUT_S:.0f} s",
+            f"version {version} did not answer within {_DEPLOY_TIMEOUT_S:.0f} s",
             code="no_answer",
             key=self.url,
             remedy=f"see {self.dashboard}",
@@ -162,7 +162,7 @@ class Service:
             from ray._raylet import Config  # type: ignore[attr-defined]
 
             os.environ["RAY_AUTH_MODE"] = "token"
-            Config.initialize("")  # a Ray that is imported already has read it
+            Config.initialize("")  # Ray may have been imported, and have read the variable, already
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
         return ServeSubmissionClient(self.dashboard)
@@ -176,18 +176,18 @@ class Service:
             yield
         except (RequestException, ConnectionError, RuntimeError, RayError) as error:
             raise ServingError(
-                f"the service of process {self.pid} on {self.host} cannot be configured: "
-                f"{_short(str(error))}",
-                code="unreachable_service",
+                f"the service of process {self.pid} on {self.host} cannot be reached: {_short(str(error))}",
+                code="unreachable",
                 key=self.dashboard,
                 remedy=f"run this on {self.host}, or start the service again",
             ) from None
 
 
 def find_service(storage: str) -> Service | None:
-    """The service that runs for this storage folder, or None.
+    """The running service of this storage folder, or None.
 
-    The record that a killed service left behind counts as none. Raises StorageError.
+    The record that a killed service left behind is ignored. Raises StorageError, and ServingError if
+    ``serve.json`` is not the record of a service.
     """
     path = store.join(storage, RECORD)
     if not store.exists(path):
@@ -196,10 +196,10 @@ def find_service(storage: str) -> Service | None:
         service = Service(**json.loads(store.read_bytes(path)))
     except (ValueError, TypeError):
         raise ServingError(
-            "is no record of a service", code="not_a_record", key=path, remedy="delete it"
+            "not the record of a service", code="not_a_record", key=path, remedy="delete it"
         ) from None
     if service.host == socket.gethostname() and not _is_alive(service.pid):
-        log.info("%s: process %d has ended without removing it", path, service.pid)
+        log.info("%s: process %d ended without removing it", path, service.pid)
         return None
     return service
 
@@ -216,28 +216,29 @@ def serve(
     max_bytes: int = DEFAULT_MAX_BYTES,
     on_ready: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Serve the champion over HTTP until SIGINT or SIGTERM; to be called in the main thread.
+    """Serve the champion over HTTP until SIGINT or SIGTERM. Must be called in the main thread.
 
-    ``storage``: of the runs and the registry, by default KINERAY_STORAGE or ./runs. ``model_name``: in the
-    registry. ``views`` clips along time, each cut ``crops`` times (1 or 3); ``top_k``: classes of each head
-    in an answer; ``max_bytes``: the largest accepted video. ``on_ready(url, version)`` is called when
-    requests are answered. Promotions reach the service without a restart. Raises TrackingError without a
-    champion, ServingError when the port is taken or the storage is served already.
+    ``storage``: of the runs and the registry, KINERAY_STORAGE or ./runs by default. ``model_name``: the
+    model's name in the registry. A video is scored in ``views`` clips along time, each cut ``crops`` times
+    (1 or 3). ``top_k``: number of classes per head in an answer. ``max_bytes``: size of the largest accepted
+    video. ``on_ready(url, version)`` is called when requests are answered. Promotions reach the service
+    without a restart. Raises TrackingError if there is no champion, ServingError if the port is in use or
+    the storage is already being served.
     """
     runs = store.runs_folder(storage)
     version = get_version(runs, model_name, CHAMPION)
     running = find_service(runs)
     if running is not None:
         raise ServingError(
-            f"process {running.pid} on {running.host} serves it already, at {running.url}",
+            f"process {running.pid} on {running.host} is already serving it, at {running.url}",
             code="served_already",
             key=runs,
-            remedy="stop that one",
+            remedy="stop that process",
         )
-    fetch(runs, version)  # a version that cannot be read is an error before anything starts
+    fetch(runs, version)  # a version that cannot be read must fail before anything starts
     import ray
 
-    ours = not ray.is_initialized()
+    starts_ray = not ray.is_initialized()
     try:
         connect(dashboard=True)
         gpus = _GPU_SHARE if ray.cluster_resources().get("GPU", 0) else 0.0
@@ -260,10 +261,10 @@ def serve(
             "max_bytes": max_bytes,
             "gpus": gpus,
         }
-        with _signals():
+        with _until_signal():
             _run(service, version, args, http, on_ready)
     finally:
-        if ours:
+        if starts_ray:
             ray.shutdown()
 
 
@@ -288,7 +289,7 @@ def _run(
 
 
 def _pin(version: ModelVersion) -> dict[str, Any]:
-    """The arguments of the application that say which version it serves, and with which plug-ins."""
+    """The arguments of the application that pin the version it serves and the version's plug-ins."""
     plugins = [plugin.to_json() for plugin in loaded_plugins()]
     return {**dataclasses.asdict(version), "plugins": plugins}
 
@@ -311,7 +312,7 @@ def _check_port(service: Service, host: str, port: int) -> None:
     if listening is not None:
         if (listening["host"], listening["port"]) != (host, port):
             raise ServingError(
-                f"Ray Serve listens on {listening['host']}:{listening['port']} on this cluster already",
+                f"on this cluster, Ray Serve already listens on {listening['host']}:{listening['port']}",
                 code="other_address",
                 key=f"{host}:{port}",
                 remedy=f"pass `host` {listening['host']} and `port` {listening['port']}",
@@ -326,12 +327,12 @@ def _check_port(service: Service, host: str, port: int) -> None:
                 str(error.strerror),
                 code="port_in_use",
                 key=f"{host}:{port}",
-                remedy="pass another `port`, or stop what listens there",
+                remedy="pass another `port`, or stop the process that listens there",
             ) from None
 
 
 def _reachable(host: str) -> str:
-    """An address that clients can use for what listens on ``host``."""
+    """The address at which clients reach a server that listens on ``host``."""
     if host != "0.0.0.0":
         return host
     import ray
@@ -341,16 +342,16 @@ def _reachable(host: str) -> str:
 
 
 class _Stopped(BaseException):
-    """Asked to stop, before or after the service was ready."""
+    """SIGINT or SIGTERM has arrived, before or after the service was ready."""
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the service in order. After Ray is connected: it sets handlers of its own."""
+def _until_signal() -> Iterator[None]:
+    """End the body at SIGINT or SIGTERM. Enter it after Ray is connected, which sets its own handlers."""
 
     def on_signal(_number: int, _frame: object) -> None:
         for number in before:
-            signal.signal(number, signal.SIG_IGN)  # the rest is on its way out
+            signal.signal(number, signal.SIG_IGN)  # further signals must not disturb the shutdown
         raise _Stopped
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -376,7 +377,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _reason(details: dict[str, Any]) -> str:
-    """The error that kept replicas from starting, out of Serve's messages, in one line."""
+    """The error that kept replicas from starting, in one line, extracted from Serve's messages."""
     messages = [details.get("message") or ""]
     messages += [deployment.get("message") or "" for deployment in details.get("deployments", {}).values()]
     text = "\n".join(messages)

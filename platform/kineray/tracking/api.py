@@ -6,17 +6,17 @@ from kineray.tracking.runs import RunDetail, RunSummary
 
 
 def list_runs(storage: str | None = None) -> list[RunSummary]:
-    """All runs of ``storage`` (by default KINERAY_STORAGE or ./runs), newest first.
+    """All runs of ``storage`` (default: KINERAY_STORAGE or ./runs), newest first.
 
-    Raises TrackingError when MLflow cannot be reached.
+    Raises TrackingError if MLflow cannot be reached.
     """
     return runs.list_runs(runs_folder(storage))
 
 
 def get_run(run: str, *, storage: str | None = None) -> RunDetail:
-    """One run, by its name or MLflow run id: config, metrics, code, data, checkpoints.
+    """One run, by its name or MLflow run id: its config, metrics, code version, data and checkpoints.
 
-    ``storage``: by default KINERAY_STORAGE or ./runs. Raises TrackingError, with the nearest names, if
-    there is none.
+    ``storage``: KINERAY_STORAGE or ./runs by default. Raises TrackingError, with similar names, if there
+    is no such run.
     """
     return runs.get_run(runs_folder(storage), run)

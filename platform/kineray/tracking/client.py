@@ -1,4 +1,4 @@
-"""How MLflow is reached, and how its failures are reported to a user."""
+"""The connection to MLflow, and how its failures are reported to the user."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "kineray"  # the MLflow experiment that holds all runs
 
-# MLflow's own limits (two minutes, seven retries) would hold a command for a quarter of an hour.
+# MLflow's own limits (two minutes, seven retries) would block a command for a quarter of an hour.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -32,54 +32,54 @@ def tracking_uri(storage_uri: str) -> str:
 
     Remote storage cannot hold a SQLite file; its default is ``./runs/mlflow.db``.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(storage_uri)
+    return os.environ.get("MLFLOW_TRACKING_URI") or default_uri(storage_uri)
 
 
-def own_uri(storage_uri: str) -> str:
+def default_uri(storage_uri: str) -> str:
     """The SQLite file that belongs to a storage folder."""
     return f"sqlite:///{local_folder(storage_uri) / 'mlflow.db'}"
 
 
 def local_folder(storage_uri: str) -> Path:
-    """The local folder, absolute, of a storage folder: itself, or ``./runs`` for a remote one."""
+    """The absolute local folder for a storage folder: the folder itself, or ``./runs`` if it is remote."""
     return Path("./runs" if storage.is_remote(storage_uri) else storage_uri).absolute()
 
 
 def open_client(storage_uri: str, uri: str | None = None) -> "MlflowClient":
-    """A client of the tracker of ``storage_uri``, with experiment ``kineray`` in it.
+    """A client of the tracker of ``storage_uri``, in which the experiment ``kineray`` exists.
 
-    Raises TrackingError when MLflow cannot be reached.
+    Raises TrackingError if MLflow cannot be reached.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    # After the import, which sets these loggers up. What they say at these levels is no news to a user.
+    # After the import, which configures these loggers. Below these levels they log nothing that users need.
     for noisy, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING)):
         logging.getLogger(noisy).setLevel(level)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     uri = uri or tracking_uri(storage_uri)
     if uri.startswith("sqlite:///"):
-        with contextlib.suppress(OSError):  # SQLite's own message says the same
+        with contextlib.suppress(OSError):  # SQLite reports the same problem below
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    with reaching(uri):
+    with tracking_errors(uri):
         client = MlflowClient(uri, registry_uri=uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
-            # A server knows where its artifacts go; those of a SQLite file go into the storage.
-            beside = storage.absolute(storage.join(storage_uri, "artifacts"))
-            _create_experiment(client, beside if uri == own_uri(storage_uri) else None)
+            # A server decides where its artifacts go; with a SQLite file they go into the storage.
+            artifacts = storage.absolute(storage.join(storage_uri, "artifacts"))
+            _create_experiment(client, artifacts if uri == default_uri(storage_uri) else None)
     return client
 
 
 def check_tracking(storage_uri: str) -> None:
-    """Raise TrackingError unless the tracker of ``storage_uri`` answers. Makes no new database."""
+    """Raise TrackingError unless the tracker of ``storage_uri`` answers. Creates no new database."""
     uri = tracking_uri(storage_uri)
-    if uri != own_uri(storage_uri) or Path(uri.removeprefix("sqlite:///")).exists():
+    if uri != default_uri(storage_uri) or Path(uri.removeprefix("sqlite:///")).exists():
         open_client(storage_uri)
 
 
 def experiment_id(client: "MlflowClient") -> str:
-    """The id of the experiment that ``open_client`` made sure of."""
+    """The id of the experiment, which ``open_client`` created if it did not exist."""
     return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
 
 
@@ -94,8 +94,8 @@ def _create_experiment(client: "MlflowClient", artifacts: str | None) -> None:
 
 
 @contextlib.contextmanager
-def reaching(uri: str) -> Iterator[None]:
-    """Turn what MLflow, its database or its artifact store raise into one TrackingError."""
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Turn what MLflow, its database or its artifact store raises into a TrackingError."""
     from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
@@ -106,22 +106,22 @@ def reaching(uri: str) -> Iterator[None]:
         yield
     except failures as error:
         raise TrackingError(
-            f"MLflow cannot be reached: {reason(error)}",
-            code="mlflow_unreachable",
-            key=shown(uri),
+            f"MLflow cannot be reached: {_reason(error)}",
+            code="unreachable",
+            key=without_password(uri),
             remedy="check MLFLOW_TRACKING_URI and the server"
             if uri.startswith("http")
             else "check that the file can be written",
         ) from error
 
 
-def reason(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """The cause of a failed request in a few words."""
     text = " ".join(str(error).split())
     for sign, meaning in (
         ("Connection refused", "connection refused"),
         ("timed out", "no answer in time"),
-        ("Name or service not known", "host name not known"),
+        ("Name or service not known", "unknown host name"),
         ("Invalid Host header", "the server refuses this host name (its --allowed-hosts)"),
     ):
         if sign in text:
@@ -129,7 +129,7 @@ def reason(error: Exception) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def shown(uri: str) -> str:
-    """``uri`` without a password."""
+def without_password(uri: str) -> str:
+    """``uri`` without the user name and password in it, if it has both."""
     parts = urlsplit(uri)
     return uri.replace(f"{parts.username}:{parts.password}@", "") if parts.password else uri

@@ -1,7 +1,7 @@
 """Model versions and the aliases ``champion`` and ``previous``, in MLflow's model registry.
 
-A version never changes: its checkpoint is copied when it is registered (a run goes on and deletes
-its old checkpoints), and whoever fetches it checks the hash of its files.
+A version never changes: its checkpoint is copied when it is registered, since a run that continues deletes
+its old checkpoints, and the hash of its files is checked whenever it is fetched.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kineray import storage
 from kineray.errors import CheckpointError, TrackingError
-from kineray.tracking.client import open_client, reaching, shown, tracking_uri
+from kineray.tracking.client import open_client, tracking_errors, tracking_uri, without_password
 from kineray.tracking.runs import get_run
 from kineray.training.checkpoint import weights_file
 
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "video-classifier"
 CHAMPION = "champion"
 PREVIOUS = "previous"
-# What a model is: the same weights under another preprocessing are another model.
-_OTHER_FILES = ("experiment.yaml", "preprocessing.json", "state.json")
+# Part of a model besides its weights: with another preprocessing the same weights are another model.
+_DESCRIPTIONS = ("experiment.yaml", "preprocessing.json", "state.json")
 
 
 @dataclass(frozen=True)
 class ModelVersion:
     """A registered version: where its checkpoint is, and the run that made it.
 
-    ``sha256`` is that of its weights; ``content`` that of all the files that make the model.
+    ``source``: the location of the checkpoint. ``sha256``: the hash of its weights. ``content``: the hash
+    of all files that define the model.
     """
 
     name: str
@@ -45,10 +46,10 @@ class ModelVersion:
 
 
 def register(storage_uri: str, run_name: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
-    """Register the best checkpoint of a run (its last one if none is best) as a new version.
+    """Register the best checkpoint of a run (its last one if it was never validated) as a new version.
 
-    The checkpoint is copied: into the storage when it lies in a bucket, else to the run's artifacts.
-    Raises TrackingError for an unknown run, CheckpointError when the run has no checkpoint.
+    The checkpoint is copied: into the storage if it lies in a bucket, else to the run's artifacts.
+    Raises TrackingError for an unknown run, CheckpointError if the run has no checkpoint.
     """
     run = get_run(storage_uri, run_name)
     checkpoint = run.best_checkpoint or run.last_checkpoint
@@ -59,7 +60,7 @@ def register(storage_uri: str, run_name: str, model_name: str = DEFAULT_MODEL) -
     client = open_client(storage_uri)
     with _local_checkpoint(checkpoint) as folder:
         sha256, content = _hashes(folder)
-        with reaching(tracking_uri(storage_uri)):
+        with tracking_errors(tracking_uri(storage_uri)):
             if storage.is_remote(checkpoint):
                 source = storage.join(storage_uri, "models", model_name, content[:12])
                 storage.put_folder(folder, source, commit_last="state.json")
@@ -67,20 +68,21 @@ def register(storage_uri: str, run_name: str, model_name: str = DEFAULT_MODEL) -
                 artifact = f"checkpoint/{content[:12]}"
                 client.log_artifacts(run.run_id, str(folder), artifact)
                 source = f"runs:/{run.run_id}/{artifact}"
-            _make_model(client, model_name)
+            _create_model(client, model_name)
             tags = {"sha256": sha256, "content": content, "run_name": run.name, "checkpoint": checkpoint}
-            return _ours(client.create_model_version(model_name, source, run_id=run.run_id, tags=tags))
+            version = client.create_model_version(model_name, source, run_id=run.run_id, tags=tags)
+            return _from_mlflow(version)
 
 
 def get_version(
     storage_uri: str, model_name: str = DEFAULT_MODEL, alias_or_number: str | int = CHAMPION
 ) -> ModelVersion:
-    """The version of a number (``3``) or an alias. Raises TrackingError when there is none."""
+    """The version with a number (``3``) or an alias. Raises TrackingError if there is none."""
     client = open_client(storage_uri)
     found = _lookup(client, storage_uri, model_name, alias_or_number)
     if found is None:
         raise TrackingError(
-            f"no version '{alias_or_number}' of this model in {shown(tracking_uri(storage_uri))}",
+            f"no version '{alias_or_number}' of this model in {without_password(tracking_uri(storage_uri))}",
             code="unknown_version",
             key=model_name,
             remedy="promote a run: kineray promote RUN",
@@ -93,8 +95,8 @@ def set_champion(storage_uri: str, model_name: str, version: int) -> ModelVersio
     chosen = get_version(storage_uri, model_name, version)
     client = open_client(storage_uri)
     old = _lookup(client, storage_uri, model_name, CHAMPION)
-    with reaching(tracking_uri(storage_uri)):
-        # First what can be undone: without a champion nothing can be served.
+    with tracking_errors(tracking_uri(storage_uri)):
+        # In this order, a failure in between leaves a champion that can be served.
         if old is not None and old.version != chosen.version:
             client.set_registered_model_alias(model_name, PREVIOUS, str(old.version))
         client.set_registered_model_alias(model_name, CHAMPION, str(chosen.version))
@@ -104,18 +106,18 @@ def set_champion(storage_uri: str, model_name: str, version: int) -> ModelVersio
 def rollback(storage_uri: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
     """Swap ``champion`` and ``previous``; returns the new champion.
 
-    Raises TrackingError without a previous one.
+    Raises TrackingError if there is no previous champion.
     """
     return set_champion(storage_uri, model_name, previous_version(storage_uri, model_name).version)
 
 
 def previous_version(storage_uri: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
-    """The version that ``rollback`` goes back to. Raises TrackingError when there is none."""
+    """The version that ``rollback`` goes back to. Raises TrackingError if there is none."""
     found = _lookup(open_client(storage_uri), storage_uri, model_name, PREVIOUS)
     if found is None:
         raise TrackingError(
-            "there is no previous version to go back to",
-            code="no_previous_version",
+            f"no version '{PREVIOUS}' of this model to go back to",
+            code="unknown_version",
             key=model_name,
             remedy="a second promotion makes one",
         )
@@ -123,10 +125,10 @@ def previous_version(storage_uri: str, model_name: str = DEFAULT_MODEL) -> Model
 
 
 def fetch(storage_uri: str, version: ModelVersion) -> Path:
-    """The local checkpoint folder of a version; copied once per host, and the hash of its files checked.
+    """The local checkpoint folder of a version: copied once per host, its files checked by their hash.
 
-    Raises CheckpointError when the files are not those that were registered, StorageError or
-    TrackingError when they cannot be read.
+    Raises CheckpointError if the files are not those that were registered, StorageError or TrackingError
+    if they cannot be read.
     """
     target = _cache() / "models" / version.content
     if not target.exists():
@@ -135,7 +137,7 @@ def fetch(storage_uri: str, version: ModelVersion) -> Path:
             folder = Path(scratch) / "checkpoint"
             _download(storage_uri, version, folder)
             _check(folder, version)
-            # Whoever is second finds the same bytes in place.
+            # Another process may have put the same files in place meanwhile.
             with contextlib.suppress(OSError):
                 folder.rename(target)
     _check(target, version)
@@ -148,7 +150,7 @@ def _download(storage_uri: str, version: ModelVersion, folder: Path) -> None:
         return
     _, _, rest = version.source.partition("runs:/")
     run_id, _, artifact = rest.partition("/")
-    with reaching(tracking_uri(storage_uri)):
+    with tracking_errors(tracking_uri(storage_uri)):
         client = open_client(storage_uri)
         copied = folder.with_name("copied")
         copied.mkdir()
@@ -158,7 +160,8 @@ def _download(storage_uri: str, version: ModelVersion, folder: Path) -> None:
 def _check(folder: Path, version: ModelVersion) -> None:
     if _hashes(folder)[1] != version.content:
         raise CheckpointError(
-            f"not the files of {version.name} version {version.version} (SHA-256 {version.content[:12]}...)",
+            f"does not hold the files of {version.name} version {version.version} "
+            f"(SHA-256 {version.content[:12]}...)",
             code="other_files",
             key=folder,
             remedy=f"delete the folder to fetch them again from {version.source}",
@@ -182,19 +185,19 @@ def _lookup(
     from mlflow.exceptions import MlflowException
 
     wanted = str(alias_or_number)
-    with reaching(tracking_uri(storage_uri)):
+    with tracking_errors(tracking_uri(storage_uri)):
         try:
             if wanted.isdigit():
-                return _ours(client.get_model_version(model_name, wanted))
-            return _ours(client.get_model_version_by_alias(model_name, wanted))
+                return _from_mlflow(client.get_model_version(model_name, wanted))
+            return _from_mlflow(client.get_model_version_by_alias(model_name, wanted))
         except MlflowException as error:
-            # An alias that is not set is an invalid parameter to MLflow.
+            # MLflow reports an alias that is not set as an invalid parameter.
             if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
             raise
 
 
-def _make_model(client: "MlflowClient", model_name: str) -> None:
+def _create_model(client: "MlflowClient", model_name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -204,7 +207,7 @@ def _make_model(client: "MlflowClient", model_name: str) -> None:
             raise
 
 
-def _ours(version: Any) -> ModelVersion:
+def _from_mlflow(version: Any) -> ModelVersion:
     if "content" not in version.tags:
         raise TrackingError(
             f"version {version.version} was not registered by kineray, or by an older one",
@@ -223,8 +226,8 @@ def _ours(version: Any) -> ModelVersion:
 
 
 def _hashes(folder: Path) -> tuple[str, str]:
-    """Of the weights that the model is served with, and of all files that make the model."""
-    hashes = {name: _sha256(folder / name) for name in _OTHER_FILES}
+    """SHA-256 of the weights that the model is served with, and of all files that define the model."""
+    hashes = {name: _sha256(folder / name) for name in _DESCRIPTIONS}
     weights = weights_file(str(folder))
     hashes[weights] = _sha256(folder / weights)
     listed = "".join(f"{name} {digest}\n" for name, digest in hashes.items())

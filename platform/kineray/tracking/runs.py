@@ -1,4 +1,4 @@
-"""Runs in MLflow: started, written, resumed, listed."""
+"""The records of runs in MLflow: starting, writing, resuming and listing them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,13 @@ from kineray import storage
 from kineray.config import Experiment, leaf_keys
 from kineray.data import Manifest
 from kineray.errors import ConfigError, TrackingError
-from kineray.tracking.client import experiment_id, open_client, reaching, shown, tracking_uri
+from kineray.tracking.client import (
+    experiment_id,
+    open_client,
+    tracking_errors,
+    tracking_uri,
+    without_password,
+)
 from kineray.tracking.journal import Journal, Sender, pending_folder, send_pending
 from kineray.tracking.source import git_state, versions
 
@@ -18,8 +24,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SCORE = "val/score"  # the metric that every validation logs
-PROBLEM = "problem"  # the tag that says why a run failed
-BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint of ``checkpoint.best``
+PROBLEM = "problem"  # the tag with the reason why a run failed
+BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint in ``checkpoint.best``
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*(/[A-Za-z0-9][A-Za-z0-9_.,=+-]*)*")
 _LONGEST_NAME = 250
@@ -30,10 +36,10 @@ _PARAMS_PER_REQUEST = 100
 class RunSummary:
     """One run in a list.
 
-    ``status`` is RUNNING, FINISHED, FAILED or KILLED. ``parent`` is the name of the sweep that the
-    run is a trial of. ``started`` is in UTC. ``best`` and ``last`` are validation scores (0 to 1): the
-    highest, whose checkpoint is the one that is promoted, and the latest. ``metrics`` are the last values
-    of all. ``best_checkpoint`` and ``last_checkpoint`` are locations of checkpoint folders.
+    ``status`` is RUNNING, FINISHED, FAILED or KILLED. ``parent``: the name of the sweep that a trial
+    belongs to. ``started``: date and time in UTC. ``best`` and ``last``: the highest validation score
+    (0 to 1), whose checkpoint would be promoted, and the latest one. ``metrics``: the latest value of every
+    metric. ``best_checkpoint`` and ``last_checkpoint``: locations of checkpoint folders.
     """
 
     name: str
@@ -52,14 +58,14 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class RunDetail(RunSummary):
-    """One run with its resolved experiment (``params``, by dotted key) and its ``tags``."""
+    """One run, with its resolved experiment by dotted key (``params``) and its ``tags``."""
 
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
 
 class Run:
-    """The one writer of a run's record. Methods return at once; a thread sends what they wrote.
+    """The one writer of a run's record. Methods return at once; a thread sends what they have written.
 
     May be used from any thread, until ``finish``.
     """
@@ -77,13 +83,13 @@ class Run:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record ``metrics`` at ``step``.
 
-        A metric that is already recorded at this step or a later one is left out: a run that goes on
-        from a checkpoint repeats the steps after it.
+        A metric that is already recorded at this step or a later one is left out: a run that continues from
+        a checkpoint repeats the steps after it.
         """
-        fresh = {key: float(value) for key, value in metrics.items() if step > self._steps.get(key, -1)}
-        if fresh:
-            self._steps.update(dict.fromkeys(fresh, step))
-            self._journal.append({"metrics": fresh, "step": step})
+        new = {key: float(value) for key, value in metrics.items() if step > self._steps.get(key, -1)}
+        if new:
+            self._steps.update(dict.fromkeys(new, step))
+            self._journal.append({"metrics": new, "step": step})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set ``tags``, replacing those of the same name."""
@@ -92,7 +98,7 @@ class Run:
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED and send what MLflow does not have yet.
 
-        When MLflow cannot be reached, that is logged and left to ``send_pending``.
+        If MLflow cannot be reached, that is logged, and a later ``send_pending`` sends the rest.
         """
         self._journal.append({"status": status})
         self._sender.stop()
@@ -111,18 +117,20 @@ def start_run(
 ) -> Run:
     """Start the record of a new run in the tracker of the storage folder ``storage_uri``.
 
-    Records the experiment by dotted key, the git commit and what differs from it (artifact
+    Records the experiment by dotted key, the git commit and the differences from it (artifact
     ``diff.patch``), package versions, the manifest's hash and how many of its clips were found.
-    ``parent`` is the run id of a sweep. Raises ConfigError for a name that is taken or has unusual
-    characters, TrackingError when MLflow cannot be reached.
+    ``command``: the words of the command line that started the run. ``parent``: the run id of a sweep.
+    Raises ConfigError for a name that is taken or contains other characters than letters, digits and
+    ``_ . , = + - /``, TrackingError if MLflow cannot be reached.
     """
     from mlflow.entities import Param
 
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise ConfigError(
-            f"'{name}' is not a name of a run",
+            "not a valid name of a run",
             code="bad_name",
             key="name",
+            value=name,
             remedy=f"use letters, digits and _ . , = + - (at most {_LONGEST_NAME})",
         )
     client = _open(storage_uri)
@@ -139,12 +147,13 @@ def start_run(
     if git is not None:
         tags |= {"mlflow.source.git.commit": git.commit, "git.dirty": str(git.dirty).lower()}
     params = [Param(key, str(value)) for key, value in leaf_keys(experiment).items()]
-    with reaching(tracking_uri(storage_uri)):
+    with tracking_errors(tracking_uri(storage_uri)):
         if _find(client, f"attributes.run_name = '{name}'"):
             raise ConfigError(
-                f"{shown(tracking_uri(storage_uri))} has a run called {name}",
+                f"{without_password(tracking_uri(storage_uri))} already has a run of this name",
                 code="name_taken",
                 key="name",
+                value=name,
                 remedy="choose another `name`",
             )
         run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
@@ -156,13 +165,13 @@ def start_run(
 
 
 def resume_run(storage_uri: str, name: str) -> Run:
-    """Go on with the record of a run that has ended or whose process has died.
+    """Continue the record of a run that has ended or whose process has died.
 
-    Raises TrackingError when there is no such run, MLflow cannot be reached, or a living process on
-    this host is writing the run.
+    Raises TrackingError if there is no such run, if MLflow cannot be reached, or if a running process on
+    this host is writing the record.
     """
     client = _open(storage_uri)
-    with reaching(tracking_uri(storage_uri)):
+    with tracking_errors(tracking_uri(storage_uri)):
         found = _get(client, storage_uri, name)
         run_id = found.info.run_id
         steps = {
@@ -170,16 +179,16 @@ def resume_run(storage_uri: str, name: str) -> Run:
             for key in found.data.metrics
         }
         client.update_run(run_id, status="RUNNING")
-        if PROBLEM in found.data.tags:  # of the time before
+        if PROBLEM in found.data.tags:  # why it ended before
             client.delete_tag(run_id, PROBLEM)
     journal = Journal.create(pending_folder(storage_uri), run_id)
     return Run(client, journal, found.info.run_name, run_id, steps)
 
 
 def list_runs(storage_uri: str) -> list[RunSummary]:
-    """All runs in the tracker of ``storage_uri``, newest first. Raises TrackingError unless it answers."""
+    """All runs in the tracker of ``storage_uri``, newest first. Raises TrackingError without an answer."""
     client = _open(storage_uri)
-    with reaching(tracking_uri(storage_uri)):
+    with tracking_errors(tracking_uri(storage_uri)):
         found = _find(client)
     names = {run.info.run_id: run.info.run_name for run in found}
     return [RunSummary(**_summary(run, names)) for run in found]
@@ -188,10 +197,10 @@ def list_runs(storage_uri: str) -> list[RunSummary]:
 def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
     """One run by its name or MLflow run id.
 
-    Raises TrackingError, with the nearest names, if there is none.
+    Raises TrackingError, with similar names, if there is no such run.
     """
     client = _open(storage_uri)
-    with reaching(tracking_uri(storage_uri)):
+    with tracking_errors(tracking_uri(storage_uri)):
         found = _get(client, storage_uri, name_or_id)
         parent = found.data.tags.get("mlflow.parentRunId")
         names = {parent: client.get_run(parent).info.run_name} if parent else {}
@@ -201,14 +210,14 @@ def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
 def run_exists(storage_uri: str, name: str) -> bool:
     """Whether the tracker or the storage folder has a run of this name."""
     client = _open(storage_uri)
-    with reaching(tracking_uri(storage_uri)):
+    with tracking_errors(tracking_uri(storage_uri)):
         return _taken(client, storage_uri, name)
 
 
 def unused_name(storage_uri: str, base: str) -> str:
-    """``base``, or ``base-2``, ``base-3``, ...: the first that neither tracker nor storage has."""
+    """``base``, or the first of ``base-2``, ``base-3``, ... that neither tracker nor storage has."""
     client = _open(storage_uri)
-    with reaching(tracking_uri(storage_uri)):
+    with tracking_errors(tracking_uri(storage_uri)):
         name, number = base, 1
         while _taken(client, storage_uri, name):
             number += 1
@@ -252,12 +261,12 @@ def _get(client: "MlflowClient", storage_uri: str, name_or_id: str) -> Any:
     import difflib
 
     names = [run.info.run_name for run in _find(client)]
-    near = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.5) or names[:3]
+    similar = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.5) or names[:3]
     raise TrackingError(
-        f"no such run in {shown(tracking_uri(storage_uri))}",
+        f"no such run in {without_password(tracking_uri(storage_uri))}",
         code="unknown_run",
         key=name_or_id,
-        remedy=f"there is {', '.join(near)}" if near else "it has no runs yet",
+        remedy=f"it has runs such as {', '.join(similar)}" if similar else "it has no runs yet",
     )
 
 

@@ -1,4 +1,4 @@
-"""Which code made a run: the git state of the working directory, and package versions."""
+"""The code that made a run: the git state of the working directory, and package versions."""
 
 import platform
 import subprocess
@@ -10,10 +10,10 @@ _PACKAGES = ("kineray", "torch", "torchvision", "ray", "av", "mlflow", "numpy", 
 
 @dataclass(frozen=True)
 class GitState:
-    """The commit of the working directory and what differs from it.
+    """The commit of the working directory and the differences from it.
 
-    ``patch`` is ``git diff HEAD`` with the names of untracked files as comments in front; empty when
-    nothing differs.
+    ``patch``: the names of untracked files as comments, followed by ``git diff HEAD``; empty if nothing
+    differs.
     """
 
     commit: str
@@ -36,7 +36,7 @@ def git_state() -> GitState | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
+    """Versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

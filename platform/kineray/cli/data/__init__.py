@@ -5,9 +5,9 @@ import click
 from kineray.cli.verbs import add_verbs
 
 
-@click.group(name="data", short_help="Make, import and look at data sets.")
+@click.group(name="data", short_help="Make, import and inspect data sets.")
 def command() -> None:
-    """Manifests: which clips there are, where they lie, and their labels."""
+    """Make, import and inspect manifests: the clips of a data set, their locations and labels."""
 
 
 add_verbs(command, __name__)

@@ -4,38 +4,30 @@ import click
 
 from kineray.cli.output import (
     Progress,
-    SettingOption,
     decoders_option,
     json_option,
     near,
     note_first,
+    setting_option,
     show,
 )
 
 _SETTINGS = "kineray.data.derive.flow"
+_POSITIVE = click.FloatRange(0, min_open=True)
 
 
 @click.command(name="flow")
 @click.argument("manifest")
-@click.option("--out", required=True, metavar="FOLDER", help="Where the flow is written.")
-@click.option(
-    "--fps",
-    type=click.FloatRange(0, min_open=True),
-    help="Frames of flow per second [default: the video's own].",
+@click.option("--out", required=True, metavar="FOLDER", help="Folder or s3:// prefix to write the flow to.")
+@click.option("--fps", type=_POSITIVE, help="Frames of flow per second [default: the video's own].")
+@setting_option(
+    "--bound", _POSITIVE, _SETTINGS, "Largest motion that can be stored, in pixels per frame of flow."
 )
-@click.option(
-    "--bound",
-    type=click.FloatRange(0, min_open=True),
-    cls=SettingOption,
-    module=_SETTINGS,
-    help="Largest motion that can be stored, in pixels per frame.",
-)
-@click.option(
+@setting_option(
     "--short-side",
-    type=click.IntRange(16),
-    cls=SettingOption,
-    module=_SETTINGS,
-    help="Videos are scaled down to this first.",
+    click.IntRange(16),
+    _SETTINGS,
+    "Videos are first scaled down to this short side, in pixels.",
 )
 @decoders_option
 @json_option
@@ -48,11 +40,11 @@ def command(
     decoders: int | None,
     as_json: bool,
 ) -> None:
-    """Compute the optical flow of the videos of MANIFEST into FOLDER, as images of u and v.
+    """Compute the optical flow of the videos of MANIFEST and write it to FOLDER, as images of u and v.
 
     The manifest that is written there names the videos and their flow, so that models of RGB, of flow and
-    of both can be trained with it. Ids, labels, splits and times stay what they are. The same command again
-    goes on where it stopped.
+    of both can be trained with it. Ids, labels, splits and times are unchanged. If interrupted, the same
+    command continues where it stopped.
     """
     from kineray.data import flow
 

@@ -1,4 +1,4 @@
-"""``kineray data import``: its options are the fields of all importers, a user's own included."""
+"""``kineray data import``: its options are the fields of all importers, including a user's own."""
 
 from itertools import pairwise
 from typing import Any
@@ -11,10 +11,10 @@ from kineray.cli.plugins import plugin_option
 
 
 class ImportCommand(click.Command):
-    """Its options and the list of formats are those of the importers, found when they are needed."""
+    """Takes its options and the list of formats from the importers, when they are needed."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """A plug-in's importer has options too, so plug-ins are loaded before options are read."""
+        """Load plug-ins before options are read, since their importers may have options too."""
         files = [after for word, after in pairwise(args) if word == "--plugin"]
         files += [word.partition("=")[2] for word in args if word.startswith("--plugin=")]
         if files:
@@ -24,7 +24,7 @@ class ImportCommand(click.Command):
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """An option for each field of any importer; one that the format does not have is refused later."""
+        """An option for each field of any importer; those that the chosen format lacks are refused later."""
         owners: dict[str, list[str]] = {}
         fields: dict[str, Any] = {}
         for name, importer in _importers().items():
@@ -42,7 +42,7 @@ class ImportCommand(click.Command):
         return [*own, *options]
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The text, and after it the formats with the first sentences of their docstrings."""
+        """The text, followed by the formats with the first sentences of their docstrings."""
         super().format_help_text(ctx, formatter)
         rows = [(name, _first_words(importer)) for name, importer in _importers().items()]
         with formatter.section("Formats"):
@@ -59,8 +59,8 @@ def _importers() -> dict[str, Any]:
 
 def _help(field: Any, formats: list[str]) -> str:
     default = field.get_default(call_default_factory=True)
-    usual = f" [default: {default}]" if default not in ("", (), None) else ""
-    return f"{', '.join(formats)}: {field.description or 'its own option.'}{usual}"
+    default_text = f" [default: {default}]" if default not in ("", (), None) else ""
+    return f"{', '.join(formats)}: {field.description or 'an option of this format.'}{default_text}"
 
 
 def _first_words(importer: Any) -> str:
@@ -70,7 +70,7 @@ def _first_words(importer: Any) -> str:
 
 @click.command(name="import", cls=ImportCommand)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--format", metavar="FORMAT", help="What SOURCE is [default: SOURCE tells].")
+@click.option("--format", metavar="FORMAT", help="Format of SOURCE [default: recognised from its files].")
 @click.option(
     "--out",
     metavar="FILE",
@@ -81,7 +81,7 @@ def _first_words(importer: Any) -> str:
 def command(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Turn SOURCE, a folder of class folders or annotation files, into one manifest.
 
-    Give all the annotation files of a data set at once: kineray data import train.csv val.csv
+    Pass all annotation files of a data set at once: kineray data import train.csv val.csv
     """
     from kineray.data import import_dataset
 

@@ -7,7 +7,6 @@ import click
 
 from kineray.cli.output import (
     Progress,
-    SettingOption,
     as_row,
     decoders_option,
     duration,
@@ -15,6 +14,7 @@ from kineray.cli.output import (
     near,
     note,
     note_first,
+    setting_option,
     show,
 )
 from kineray.errors import ManifestError
@@ -27,28 +27,15 @@ _SETTINGS = "kineray.video.encode"
 
 @click.command(name="reencode")
 @click.argument("manifest")
-@click.option("--out", required=True, metavar="FOLDER", help="Where the copies go; may be s3://.")
-@click.option(
+@click.option("--out", required=True, metavar="FOLDER", help="Folder or s3:// prefix to write the copies to.")
+@setting_option(
     "--short-side",
-    type=click.IntRange(16),
-    cls=SettingOption,
-    module=_SETTINGS,
-    help="Pixels; smaller videos are not enlarged.",
+    click.IntRange(16),
+    _SETTINGS,
+    "Short side of the copies, in pixels; smaller videos keep theirs.",
 )
-@click.option(
-    "--key-frames",
-    type=click.IntRange(1),
-    cls=SettingOption,
-    module=_SETTINGS,
-    help="Frames from one key frame to the next.",
-)
-@click.option(
-    "--crf",
-    type=click.IntRange(0, 51),
-    cls=SettingOption,
-    module=_SETTINGS,
-    help="x264's quality; lower is better.",
-)
+@setting_option("--key-frames", click.IntRange(1), _SETTINGS, "Frames from one key frame to the next.")
+@setting_option("--crf", click.IntRange(0, 51), _SETTINGS, "x264's quality; lower is better.")
 @decoders_option
 @click.option("--yes", is_flag=True, help="Start without asking.")
 @click.option("--dry-run", is_flag=True, help="Only estimate what it would cost and save.")
@@ -66,16 +53,17 @@ def command(
 ) -> None:
     """Make a training copy of the videos of MANIFEST in FOLDER: small H.264 files with many key frames.
 
-    Ids, labels, splits and times stay what they are. A few videos are encoded first to estimate what all
-    will take. The same command again goes on where it stopped.
+    Ids, labels, splits and times are unchanged. A few videos are encoded first, to estimate time and size
+    of all of them. If interrupted, the same command continues where it stopped.
     """
     from kineray.data import reencode
     from kineray.video.encode import Settings
 
     if not (yes or dry_run or sys.stdin.isatty()):
         raise ManifestError(
-            "there is nobody to ask whether to start",
+            "no terminal on which to ask whether to start",
             code="not_confirmed",
+            key="yes",
             remedy="pass `yes` to start, or `dry_run` to see the cost",
         )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @click.argument("manifest")
 @json_option
 def command(manifest: str, as_json: bool) -> None:
-    """Print what MANIFEST contains: splits, classes, found and listed clips, flow, subsets, content hash."""
+    """Print a summary of MANIFEST: splits, classes, found and listed clips, flow, subsets, content hash."""
     from kineray.data import describe
 
     show_summary(describe(manifest), as_json)
@@ -27,8 +27,8 @@ def show_summary(summary: "ManifestSummary", as_json: bool) -> None:
     if summary.boxes:
         lines.append(f"{summary.boxes} boxes of persons")
     if summary.flow:
-        every = summary.flow == summary.samples
-        lines.append("with optical flow" if every else f"{summary.flow} clips have optical flow")
+        all_clips = summary.flow == summary.samples
+        lines.append("with optical flow" if all_clips else f"{summary.flow} clips have optical flow")
     lines.append(table([as_row(split) for split in summary.splits], ("split", "found", "listed", "groups")))
     if summary.subsets:
         lines.append("subsets: " + ", ".join(f"{name} {count}" for name, count in summary.subsets.items()))

@@ -19,14 +19,14 @@ from kineray.cli.output import json_option, note, show, table
     default=("train",),
     show_default=True,
     metavar="SPLIT",
-    help="Divide this split; may be repeated. The first one keeps the rest.",
+    help="Divide this split; may be repeated. The first one keeps the remaining samples.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def command(
     manifest: str, out: str, val: float, test: float, source: tuple[str, ...], seed: int, as_json: bool
 ) -> None:
-    """Divide MANIFEST into train, val and test so that no group (video, person) is in two of them.
+    """Divide MANIFEST into train, val and test, with every group (video, person) in only one of them.
 
     --val and --test are shares of the samples of --from; classes are spread as evenly as the groups allow.
     """
@@ -41,7 +41,7 @@ def command(
             "wanted": f"{report.wanted:.1%}",
             "reached": f"{report.reached:.1%}",
             "fewest per class": _by_head(report.fewest),
-            "classes absent": _by_head(report.absent),
+            "missing classes": _by_head(report.absent),
         }
         for report in made.splits
     ]

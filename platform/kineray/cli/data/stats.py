@@ -10,16 +10,21 @@ from kineray.cli.output import Progress, decoders_option, json_option, note, sho
 if TYPE_CHECKING:
     from kineray.data.derive.stats import ClassBalance, Range, SplitStats
 
-_SHOWN = 4  # values of a long list
+_MAX_SHOWN = 4  # values of a list
 
 
 @click.command(name="stats")
 @click.argument("manifest")
-@click.option("--sample", type=click.IntRange(1), metavar="N", help="Measure N videos, always the same ones.")
+@click.option(
+    "--sample", type=click.IntRange(1), metavar="N", help="Measure only N videos, the same ones every time."
+)
 @decoders_option
 @json_option
 def command(manifest: str, sample: int | None, decoders: int | None, as_json: bool) -> None:
-    """Measure MANIFEST: hours, sizes, frame rates, classes, key frames; only first frames are decoded."""
+    """Measure hours, frame sizes, frame rates, classes and key frames of MANIFEST.
+
+    Only the first frame of each video is decoded.
+    """
     from kineray.data import stats
     from kineray.data.derive.stats import CLIP_S, COPY_WORTHWHILE
 
@@ -35,8 +40,8 @@ def command(manifest: str, sample: int | None, decoders: int | None, as_json: bo
     cost = report.decoded_per_wanted
     if cost is not None and cost >= COPY_WORTHWHILE:
         note(
-            f"key frames are far apart: a random clip of {CLIP_S:g} s decodes {cost:.1f} frames for each"
-            " frame that it wants; a training copy with more key frames is cheaper to read"
+            f"key frames are far apart: a random clip of {CLIP_S:g} s takes {cost:.1f} decoded frames per"
+            " wanted frame; a training copy with more key frames is cheaper to read"
         )
         then.insert(0, f"kineray data reencode {manifest} --out FOLDER")
     if report.unreadable:
@@ -85,8 +90,8 @@ def _balance(head: "ClassBalance") -> str:
         f" {_range(head.per_class)} clips per class, imbalance {head.imbalance:.3g}"
     )
     if head.absent:
-        more = ", ..." if len(head.absent) > _SHOWN else ""
-        line += f"; no clips of {', '.join(head.absent[:_SHOWN])}{more}"
+        more = ", ..." if len(head.absent) > _MAX_SHOWN else ""
+        line += f"; no clips of {', '.join(head.absent[:_MAX_SHOWN])}{more}"
     return line
 
 
@@ -95,5 +100,5 @@ def _range(values: "Range | None") -> str | None:
 
 
 def _most_frequent(counts: Mapping[str, int]) -> str:
-    shown = [f"{value} ({count})" for value, count in list(counts.items())[:_SHOWN]]
-    return ", ".join(shown) + (f", and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")
+    shown = [f"{value} ({count})" for value, count in list(counts.items())[:_MAX_SHOWN]]
+    return ", ".join(shown) + (f", and {len(counts) - _MAX_SHOWN} more" if len(counts) > _MAX_SHOWN else "")

@@ -13,7 +13,7 @@ from kineray.cli.output import json_option
 @click.option("--seed", type=int, default=0, show_default=True)
 @json_option
 def command(folder: str, train: int, val: int, seed: int, as_json: bool) -> None:
-    """Make H.264 videos in FOLDER whose class can only be told from their motion."""
+    """Make synthetic H.264 videos in FOLDER whose classes differ only in motion."""
     from kineray.data import describe, synthesize
 
     show_summary(describe(synthesize(folder, train=train, val=val, seed=seed)), as_json)

@@ -9,17 +9,17 @@ from kineray.cli.output import Progress, as_row, decoders_option, duration, json
 @click.argument("manifest")
 @click.option("--full", is_flag=True, help="Decode every frame, not only the first, middle and last one.")
 @click.option(
-    "--out", metavar="FILE", help="The quarantine list [default: MANIFEST's name .quarantine.csv, beside it]."
+    "--out", metavar="FILE", help="The quarantine list [default: next to MANIFEST, as NAME.quarantine.csv]."
 )
 @click.option(
-    "--clean", metavar="FILE", help="Write a manifest without the bad clips, which count as missing."
+    "--clean", metavar="FILE", help="Write a manifest without the bad clips, which then count as missing."
 )
 @decoders_option
 @json_option
 def command(
     manifest: str, full: bool, out: str | None, clean: str | None, decoders: int | None, as_json: bool
 ) -> int:
-    """Open every video of MANIFEST and list those that are damaged, and clips that are not in theirs.
+    """Open every video of MANIFEST; list damaged videos, and clips that lie outside of their video.
 
     Exit code 0: all can be read; 1: some cannot, see the quarantine list; 2: the check itself failed.
     """
@@ -34,7 +34,7 @@ def command(
         *(f"{code}: {count} clips" for code, count in report.codes.items()),
     ]
     if bad:
-        lines.append(f"{bad} clips cannot be used; {report.quarantine} says why")
+        lines.append(f"{bad} clips cannot be used; {report.quarantine} lists the reasons")
     best = report.clean or manifest
     then = [f"kineray data stats {best}", f"kineray train experiments/slowfast.py data.manifest={best}"]
     if bad and not report.clean:

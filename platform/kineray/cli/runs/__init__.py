@@ -3,7 +3,7 @@
 import click
 
 from kineray.cli.output import as_row, json_option, storage_option, table
-from kineray.cli.output import show as show_result  # the file show.py is `show` here
+from kineray.cli.output import show as show_result  # in this package, `show` is the module show.py
 from kineray.cli.verbs import add_verbs
 
 

@@ -11,7 +11,7 @@ from kineray.cli.output import as_row, json_option, show
 @json_option
 @click.pass_obj
 def command(of_group: tuple[str, bool], run: str, storage: str | None, as_json: bool) -> None:
-    """Print RUN (a name or an MLflow run id): config, scores, metrics, code, data, checkpoints."""
+    """Print RUN (a name or an MLflow run id): config, scores, metrics, code version, data, checkpoints."""
     from kineray.tracking.api import get_run
 
     default_storage, json_of_group = of_group

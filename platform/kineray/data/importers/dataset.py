@@ -12,7 +12,7 @@ from kineray.data.importers.files import Files, as_list
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.manifest.sizes import record_sizes
 from kineray.data.manifest.summary import ManifestSummary, summary_of
-from kineray.errors import ManifestError
+from kineray.errors import ConfigError, ManifestError
 
 
 def import_dataset(
@@ -104,18 +104,21 @@ def _importer(name: str, options: dict[str, Any], source: str) -> Importer:
     """The importer ``name`` with its options. Raises ManifestError for an option that it does not have."""
     try:
         kind = find_variant(Importer, name)
-    except ValueError as error:
-        raise ManifestError(str(error), code="unknown_variant", key="format") from None
+    except ConfigError as error:
+        raise ManifestError(
+            error.problem, code="unknown_variant", key="format", remedy=error.remedy
+        ) from None
     fields = [field for field in kind.model_fields if field != "type"]
     for option in options:
         if option in fields:
             continue
         owners = [other for other, one in variants(Importer).items() if option in one.model_fields]
         raise ManifestError(
-            f"{source} is read as {name}, which has no such option{did_you_mean(option, fields)}",
+            f"{source} is read as {name}, which has no such option",
             code="unknown_key",
             key=option,
-            remedy=f"formats that have it: {', '.join(owners)}" if owners else "",
+            remedy=did_you_mean(option, fields)
+            or (f"formats that have it: {', '.join(owners)}" if owners else ""),
         )
     try:
         return kind(**options)

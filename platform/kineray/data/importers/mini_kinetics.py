@@ -100,10 +100,11 @@ def from_mini_kinetics(
     for name in names:
         if name not in present:
             raise ManifestError(
-                f"no listed clip is of this class{did_you_mean(name, present)}",
+                "no listed clip is of this class",
                 code="unknown_value",
                 key="classes",
                 value=name,
+                remedy=did_you_mean(name, present),
             )
     index_of = {name: index for index, name in enumerate(names)}
     videos = by_stem(videos_root)
