@@ -1,4 +1,4 @@
-"""Many items side by side: what hangs, crashes or fails is one outcome, and nothing else."""
+"""Many items in parallel: an item that hangs, crashes or fails is one outcome and disturbs no other."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from kineray.errors import DecodeError, StorageError
 
 
 def work(name, factor=1):
-    """What an item's name says."""
+    """Do what the name of the item says."""
     match name:
         case "hang":
             while True:
@@ -44,13 +44,13 @@ def test_every_item_has_one_outcome():
     assert all(outcome.result["pid"] != os.getpid() for outcome in outcomes if outcome.error is None)
 
 
-def test_what_is_wrong_with_all_ends_the_work():
+def test_an_error_that_all_items_would_have_ends_the_work():
     with pytest.raises(StorageError) as error:
         list(map_in_processes(work, ["a", "denied", "b"], decoders=1))
     assert (error.value.code, error.value.key) == ("access_denied", "s3://bucket/denied")
 
 
-def test_no_items_and_more_workers_than_items():
+def test_no_items_and_more_decoders_than_items():
     assert list(map_in_processes(work, [], decoders=4)) == []
     assert len(list(map_in_processes(work, ["a", "b"], decoders=8))) == 2
 

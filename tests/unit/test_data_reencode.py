@@ -165,7 +165,7 @@ def test_an_odd_row_and_column_are_cut_off(tmp_path):
 
 
 def write_colours(path, pix_fmt, tags=(0, 2, 2, 2), codec="libx264", width=64, height=48, rotation=0):
-    """``tags``: range, matrix, primaries, transfer; 0 and 2 mean that nothing is said."""
+    """``tags``: range, matrix, primaries, transfer; 0 and 2 mean unspecified."""
     color_range, matrix, primaries, transfer = tags
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
@@ -330,7 +330,7 @@ def copied(source, out, settings=FINE):
     return make_copies(manifest, plan(manifest, str(source), str(out), settings))
 
 
-def test_again_makes_only_what_is_missing(source, tmp_path, kineray):
+def test_a_second_call_makes_only_what_is_missing(source, tmp_path, kineray):
     out = tmp_path / "copies"
     first = copied(source, out)
     assert list(first.failures) == [str(source / "bad.mp4")]
@@ -372,7 +372,7 @@ def test_other_settings_or_another_set_need_another_folder(source, tmp_path, kin
     assert len(err.splitlines()) == 1
 
 
-def test_without_anybody_to_ask_yes_is_needed(source, tmp_path, kineray):
+def test_without_a_terminal_to_ask_yes_is_needed(source, tmp_path, kineray):
     out = tmp_path / "copies"
     code, text, err = kineray("data", "reencode", str(source), "--out", str(out))
     assert (code, text) == (2, "")
@@ -391,7 +391,7 @@ def test_without_anybody_to_ask_yes_is_needed(source, tmp_path, kineray):
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "copies"), [("y", 3), ("n", 0)])
 def test_a_person_is_asked(source, tmp_path, answer, copies):
-    """A pseudo terminal is what makes a process think that somebody is there."""
+    """With a pseudo terminal, a process assumes a person."""
     import pty
 
     out = tmp_path / "copies"
@@ -445,7 +445,7 @@ def test_a_disk_without_space_for_the_copies_is_refused_in_advance(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_in_the_middle_is_one_line_and_no_half_file(source, tmp_path):
+def test_a_disk_that_becomes_full_gives_one_line_and_no_half_file(source, tmp_path):
     """A limit on the size of files fails like a full disk."""
     out = tmp_path / "copies"
     code = (
@@ -461,7 +461,7 @@ def test_a_disk_that_is_full_in_the_middle_is_one_line_and_no_half_file(source, 
     assert files_in(out) <= {SETTINGS_FILE}
 
 
-def test_nothing_that_can_be_copied(tmp_path, kineray):
+def test_a_data_set_without_anything_to_copy_is_refused(tmp_path, kineray):
     (tmp_path / "bad.mp4").touch()
     save_manifest(manifest_of(clip(tmp_path / "bad.mp4")), tmp_path / "manifest.parquet")
     code, _, err = kineray("data", "reencode", str(tmp_path), "--out", str(tmp_path / "copies"), "--yes")
@@ -474,7 +474,7 @@ def test_nothing_that_can_be_copied(tmp_path, kineray):
 
 
 @pytest.mark.slow
-def test_interrupted_it_goes_on_where_it_stopped(tmp_path, kineray):
+def test_an_interrupted_call_continues_where_it_stopped(tmp_path, kineray):
     folder = tmp_path / "videos"
     folder.mkdir()
     video = write_video(folder / "0.mp4", frames=100, width=64, height=64)

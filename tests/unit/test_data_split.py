@@ -1,4 +1,4 @@
-"""Splits that cut no group: every sample once, the shares and classes as near as the groups allow."""
+"""Splits that keep groups whole: every sample once, shares and classes as exact as the groups allow."""
 
 import random
 from collections import Counter
@@ -143,7 +143,7 @@ def test_the_report_counts_what_is_there():
     assert (val.fewest, val.absent) == ({"action": 0}, {"action": 1})
 
 
-def test_groups_that_a_split_left_alone_has_too_are_named():
+def test_groups_that_are_also_in_another_split_are_named():
     samples = tuple(
         sample(n, f"g{n % 10}", {"verb": 0, "noun": 0}, "test" if n >= 98 else "train") for n in range(100)
     )
@@ -152,7 +152,7 @@ def test_groups_that_a_split_left_alone_has_too_are_named():
     assert division.manifest.found["test"] == 2
 
 
-def test_two_splits_can_be_divided_anew():
+def test_two_splits_can_be_divided_again():
     samples = tuple(
         sample(n, f"g{n}", {"verb": 0, "noun": 0}, "val" if n >= 60 else "train") for n in range(100)
     )

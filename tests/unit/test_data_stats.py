@@ -1,4 +1,4 @@
-"""What a data set holds is measured right, and key frames that are far apart are told."""
+"""The content of a data set is measured correctly, and key frames that are far apart are reported."""
 
 import json
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_the_cost_is_between_one_and_the_whole_file(tmp_path_factory, frames, go
     assert (counts <= gop).all()
 
 
-def test_splits_are_told_apart(tmp_path):
+def test_splits_are_measured_separately(tmp_path):
     small = write_video(tmp_path / "small.mp4", frames=25, width=32, height=16)
     large = write_video(tmp_path / "large.mkv", frames=50, width=64, height=48, fps=30, codec="libx265")
     long = write_video(tmp_path / "long.mp4", frames=100, width=64, height=48, gop=200)
@@ -118,7 +118,7 @@ def test_boxes_count_as_clips_of_the_first_head():
     assert balance.per_class is None and balance.imbalance is None
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_videos_that_cannot_be_read_are_named(tmp_path):
     good = write_video(tmp_path / "good.mp4")
     (tmp_path / "empty.mp4").touch()
     cut = write_video(tmp_path / "cut.mp4", frames=100, container_options={"movflags": "faststart"})

@@ -41,7 +41,7 @@ def most_by_chance(count, classes=4):
 
 
 def chance_of_such_groups(values, labels):
-    """p-value of a permutation test: how often shuffled labels part the class means as far."""
+    """p-value of a permutation test: how often shuffled labels separate the class means as far."""
 
     def spread(groups):
         return sum((values[groups == label].mean() - values.mean()) ** 2 for label in range(4))
@@ -136,7 +136,7 @@ def test_frame_statistics_are_equal_in_every_class(path, index):
     assert chance_of_such_groups(statistics["mean"] + 3 * (labels == 1), labels) < 2e-3  # the test can fail
 
 
-def test_motion_tells_the_classes(path):
+def test_the_class_can_be_recognised_from_motion(path):
     manifest = load_manifest(path).split("val")
     for sample in manifest:
         x, y = motion(read_clip(sample.uri, [0.0, 1 / FPS]))
@@ -171,8 +171,8 @@ def test_files_are_real_h264_and_the_manifest_is_balanced(path):
     assert info.duration_s == pytest.approx(0.6) and info.fps == FPS
 
 
-def test_the_coding_does_not_tell_the_class(path):
-    """Every frame is coded for itself: prediction from other frames would leave traces of the motion."""
+def test_the_coding_does_not_reveal_the_class(path):
+    """Every frame is coded independently: prediction from other frames would leave traces of the motion."""
     manifest = load_manifest(path)
     with av.open(manifest[0].uri) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]

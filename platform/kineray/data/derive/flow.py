@@ -188,7 +188,7 @@ def plan(manifest: Manifest, manifest_uri: str, folder: str | Path) -> list[Job]
 
 
 def opencv() -> Any:
-    """The cv2 module. Raises ConfigError where it is not installed."""
+    """The cv2 module. Raises ConfigError if it is not installed."""
     try:
         import cv2
     except ImportError:
