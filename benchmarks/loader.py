@@ -49,7 +49,7 @@ from kineray.data import (
 from kineray.data.clips.seeds import sample_rng
 from kineray.data.manifest.index_cache import IndexCache, write
 from kineray.video import PacketIndex, index_video
-from kineray.video.worker import DecodeProcess
+from kineray.video.process import DecodeProcess
 
 BATCH = 8
 
@@ -116,7 +116,7 @@ def bare(
     def run(core: int) -> None:
         process = DecodeProcess()
         this = importlib.import_module("loader")  # a child cannot import what is in __main__
-        counts[core] = process.call(this.read_for, preprocessing, manifest[core], index, seconds, of="bare")
+        counts[core] = process.call(this.read_for, preprocessing, manifest[core], index, seconds, name="bare")
         process.close()
 
     pool = [threading.Thread(target=run, args=(core,)) for core in range(cores)]

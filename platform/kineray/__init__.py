@@ -12,22 +12,22 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     predict(checkpoint, video, ...)        classify one video
     export(checkpoint, out)                the model as one file: ONNX or PyTorch's exported program
     promote(run)  rollback()               choose the model version that is served
-    serve(...)                             answer over HTTP with that version
+    serve(...)                             answer HTTP requests with that version
 
     import_dataset(sources, ...)           annotations -> a manifest: Kinetics, UCF-101, folders, ...
     load_manifest(uri)                     the samples of a data set, their labels and splits
     data.describe  validate  stats  split  reencode  flow     check a data set, measure it, copy it
-    read_clip(video, timestamps_s)         frames of a video at given times
+    read_clip(video, timestamps_s)         frames of a video at given timestamps
 
     list_models()  create_model(name, ...) published networks
     load_checkpoint(uri)                   a trained model with its preprocessing and labels
     apply_overrides(experiment, changes)   an experiment with other values: {"optim.lr": 0.1}
     load_plugins(*files)                   your own models, losses, ... (a class that names its type=)
 
-``checkpoint`` is a run's name, the folder of a run or a checkpoint, s3:// of these, or a loaded one.
-What goes wrong is a ``KinerayError`` with a code, a key and a remedy. All that is here:
-``dir(kineray)``; one thing: ``help(kineray.evaluate)``; configs: ``help(kineray.SlowFastConfig)``;
-the same as commands: ``kineray --help``. Nothing slow (torch, Ray, MLflow) is imported before it is used.
+``checkpoint`` is a run's name, the folder or s3:// URI of a run or checkpoint, or a loaded checkpoint.
+Every error is a ``KinerayError`` with a code, a key and a remedy. ``dir(kineray)`` lists everything here;
+``help(kineray.evaluate)`` and ``help(kineray.SlowFastConfig)`` explain a function and a config;
+``kineray --help`` has the same as commands. Nothing slow (torch, Ray, MLflow) is imported before it is used.
 """
 
 from importlib import import_module
@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# There is no __all__: pydoc would print every class of it with all its members, where the page above
-# is to be read. Sections and variants of an experiment (SlowFastConfig, ...) are found in kineray.config.
+# There is no __all__: pydoc would print every class in it with all its members instead of the page above.
+# Sections and variants of an experiment (SlowFastConfig, ...) are found in kineray.config.
 _HOMES = {
     "KinerayError": "kineray.errors",
     "WorkerOptions": "kineray.options",

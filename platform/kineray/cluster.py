@@ -16,8 +16,8 @@ _ANSWER_S = 5.0
 # Read by Ray when it is imported or initialised, on the driver; Ray hands them to its workers.
 _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers keep the driver's directory, so relative paths mean one thing
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also what one controller poll costs
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # the default is to wait for a lost rank for ever
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also the interval at which its controller polls
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "1800",  # the default is to wait forever for a lost rank
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # 128 workers import torch at once
     # How long a local Ray may take to start; on a busy machine or a cold disk the defaults are too short.
     "RAY_gcs_server_port_wait_time_s": "120",
@@ -31,13 +31,13 @@ _ENVIRONMENT = {
 
 
 def connect(*, dashboard: bool = False) -> bool:
-    """Connect this process to Ray, once; returns whether it joined a cluster that runs without it.
+    """Connect this process to Ray, once; returns whether it joined a cluster that was running already.
 
     Joins the cluster of ``RAY_ADDRESS``, or one that ``ray start`` (so also ``ray up``) runs on this
     host; otherwise starts a local one that ends with this process. ``dashboard`` is needed by Ray
     Serve's declarative deploys. A local cluster uses token authentication (Ray's default). Raises
-    KinerayError where ``RAY_ADDRESS`` names a cluster that does not answer (``unreachable``) and where
-    a local one does not start in time (``ray_not_started``).
+    KinerayError if ``RAY_ADDRESS`` names a cluster that does not answer (``unreachable``) and if a
+    local one does not start in time (``ray_not_started``).
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -62,7 +62,7 @@ def _start_local(dashboard: bool) -> None:
 
     try:
         ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray raises no narrower class for a process of its own that is late
+    except Exception as error:  # Ray raises no narrower class if one of its processes starts late
         log.debug("Ray did not start", exc_info=True)
         reason = next(
             (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
@@ -70,8 +70,7 @@ def _start_local(dashboard: bool) -> None:
         raise KinerayError(
             f"a local Ray did not start: {reason}",
             code="ray_not_started",
-            remedy="run this again when the machine is less busy, or start Ray yourself before it: "
-            "ray start --head",
+            remedy="try again when the machine is less busy, or start Ray yourself first: ray start --head",
         ) from error
 
 
@@ -97,11 +96,11 @@ def _address() -> str | None:
     if not _STARTED_HERE.exists():
         return None
     started_here = _STARTED_HERE.read_text().strip()
-    return started_here if _answers(started_here) else None  # a cluster that ended leaves its address
+    return started_here if _answers(started_here) else None  # an ended cluster leaves its address
 
 
 def _answers(address: str) -> bool:
-    """Whether something listens at ``host:port`` or ``ray://host:port``; other forms are Ray's to judge."""
+    """Whether something listens at ``host:port`` or ``ray://host:port``; other forms are left to Ray."""
     host_port = re.fullmatch(r"(?:ray://)?([^/\s]+):(\d+)", address)
     if host_port is None:
         return True

@@ -24,7 +24,7 @@ class KinerayError(Exception):
         super().__init__(f"{shown}: " * bool(self.key) + problem + f"; {remedy}" * bool(remedy))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_restore, (type(self), self.args, self.__dict__))
+        return (restored, (type(self), self.args, self.__dict__))
 
 
 class ConfigError(KinerayError):
@@ -56,15 +56,12 @@ class ServingError(KinerayError):
 
 
 class DecodeError(KinerayError):
-    """A video that cannot be decoded.
+    """A video that cannot be decoded; ``key`` is the file.
 
-    ``code`` is stable and machine readable: ``not_found``, ``not_a_video``, ``no_video_stream``,
-    ``codec_unsupported``, ``truncated``, ``empty``, ``wrong_frame_count``, ``too_large``, ``too_long``,
-    ``timeout`` (libav did not come back) or ``crashed`` (it ended its process).
+    ``code``: ``not_found``, ``not_a_video``, ``no_video_stream``, ``codec_unsupported``, ``truncated``,
+    ``empty``, ``wrong_frame_count``, ``too_large``, ``too_long``, ``timeout`` (libav did not return) or
+    ``crashed`` (libav ended its process).
     """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message, code=code)
 
 
 class NonFiniteLossError(KinerayError):
@@ -75,8 +72,8 @@ class ErrorBudgetError(KinerayError):
     """More clips than the error budget allows could not be decoded; the message lists the files."""
 
 
-def _restore(kind: type[KinerayError], args: tuple[Any, ...], state: dict[str, Any]) -> KinerayError:
-    """An error that crossed a process border, whatever its constructor takes."""
+def restored(kind: type[KinerayError], args: tuple[Any, ...], state: dict[str, Any]) -> KinerayError:
+    """An error that crossed a process border, from its class, its ``args`` and its ``__dict__``."""
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)

@@ -21,24 +21,24 @@ class WorkerOptions:
 
     None of it is part of the fingerprint: a run may be resumed with other options and gives the same
     weights. ``None`` leaves the choice to kineray. A field's metadata are what the command line shows:
-    ``help``, the least value (``at_least``) and the ``unit`` of a number. Raises ConfigError
+    ``help``, the smallest value (``at_least``) and the ``unit`` of a number. Raises ConfigError
     (``out_of_range``) for a value that is not a whole number of at least that size.
     """
 
     micro_batch: int | None = _knob(
         None, "Clips a worker holds at once, a multiple of train.bn_group [default: one group]."
     )
-    checkpoint_every: int | None = _knob(None, "Checkpoint also between validations.", unit="STEPS")
+    checkpoint_every: int | None = _knob(None, "Also save a checkpoint every STEPS steps.", unit="STEPS")
     decoders: int | None = _knob(None, "Decoding processes of each worker [default: its CPUs].")
     max_memory: int | None = _knob(
         None,
-        "What decoded clips may take in each worker, such as 4GB [default: what keeps it busy].",
+        "Memory for decoded clips in each worker, such as 4GB [default: enough to keep it busy].",
         unit="SIZE",
     )
     activation_checkpointing: bool = _knob(
-        False, "Less memory on the device for more time: compute activations again in the backward pass."
+        False, "Recompute activations in the backward pass: less device memory for more time."
     )
-    max_failures: int = _knob(3, "How often a lost worker is replaced.", at_least=0)
+    max_failures: int = _knob(3, "How many times a lost worker is replaced.", at_least=0)
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):

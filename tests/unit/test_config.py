@@ -93,18 +93,20 @@ def test_flow_has_two_channels_for_every_stacked_frame():
     assert [Experiment().data.channels, *channels] == [3, 2, 10]
 
 
-def test_what_a_message_says_to_set_can_be_set():
+def test_the_values_that_a_message_suggests_are_valid():
     """Both for flow alone and for RGB and flow."""
     for modality, channels in (("flow", 2), ("rgb_flow", 5), ("rgb_flow_stack", 13)):
         with pytest.raises(ConfigError) as caught:
             apply_overrides(Experiment(), [f"data.modality={modality}"])
-        said = [word for word in str(caught.value).split() if word.startswith(("data.mean=", "data.std="))]
-        chosen = apply_overrides(Experiment(), [f"data.modality={modality}", *said])
+        suggested = [
+            word for word in str(caught.value).split() if word.startswith(("data.mean=", "data.std="))
+        ]
+        chosen = apply_overrides(Experiment(), [f"data.modality={modality}", *suggested])
         assert chosen.data.channels == channels
 
 
-def test_an_experiment_of_before_loads():
-    """Keys that were added since take the values that mean what was done then."""
+def test_a_file_without_newer_keys_loads():
+    """Keys that were added later default to the behaviour from before."""
     old = "data: {frames: 16, stride: 4, mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}"
     data = from_yaml(old).data
     assert (data.sampling, data.modality, data.heads, data.balance) == ("dense", "rgb", (), "none")
@@ -170,11 +172,14 @@ def test_a_bad_override_is_one_clear_line(override, code, key):
     assert "\n" not in str(error.value)
 
 
-def test_a_field_of_the_variant_left_behind_is_an_error_that_names_it():
+def test_a_field_of_a_variant_that_is_not_selected_is_an_error_that_names_it():
     with pytest.raises(ConfigError) as error:
         apply_overrides(Experiment(), ["optim.momentum=0.8", "optim.type=adam"])
     assert (error.value.code, error.value.key) == ("wrong_variant", "optim.momentum")
-    assert str(error.value) == "optim.momentum: a field of optim.type=sgd, but optim.type=adam is selected"
+    assert str(error.value) == (
+        "optim.momentum: a field of optim.type=sgd, but optim.type=adam is selected; "
+        "select optim.type=sgd, or leave the field out"
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,8 +199,9 @@ def test_a_misspelt_key_or_type_gets_a_suggestion(override, suggestion):
 
 
 def test_a_key_given_twice_with_two_values_is_an_error():
-    with pytest.raises(ConfigError, match=r"optim\.lr: given twice, as 0\.1 and as 0\.2"):
+    with pytest.raises(ConfigError) as error:
         apply_overrides(Experiment(), ["optim.lr=0.1", "optim.lr=0.2"])
+    assert (error.value.code, error.value.key) == ("given_twice", "optim.lr")
     assert apply_overrides(Experiment(), ["seed=3", "seed=3"]).seed == 3
 
 
@@ -248,7 +254,7 @@ def test_yaml_with_only_some_keys_takes_the_defaults_of_its_variant():
         ("optim: {lrr: 1}", "unknown_key", "x.yaml"),
         ("optim: {type: sgd, beta1: 1}", "wrong_variant", "x.yaml"),
         ("optim: 3", "not_a_field", "x.yaml"),
-        ("optim: {type: [1]}", "bad_value", "x.yaml"),
+        ("optim: {type: [1]}", "unknown_variant", "x.yaml"),
         ("optim: {type: {a: 1}}", "unknown_key", "x.yaml"),
         ("a: &a {b: *a}", "not_yaml", "x.yaml"),
         ("seed: &a [*a]", "bad_value", "x.yaml"),
@@ -297,55 +303,76 @@ def test_a_space_is_checked_between_its_ends_and_at_values_that_do_not_go_togeth
     base = Experiment()
     for key in ("train.epochs", "seed"):
         for domain in (Uniform(40, 80), LogUniform(40, 80)):
-            with pytest.raises(ConfigError, match=f"search space: {key}=.*: input should be a valid integer"):
-                check_space(base, {key: domain})
+            assert refused_space({key: domain}) == ("bad_value", key)
     clash = {"model.alpha": Choice(8, 16), "data.frames": Choice(16, 24)}
-    with pytest.raises(ConfigError, match=r"data\.frames 24 is not a multiple of model\.alpha 16"):
+    with pytest.raises(ConfigError) as error:
         check_space(base, clash)
-    with pytest.raises(ConfigError, match=r"optim\.momentum: a field of optim\.type=sgd"):
-        check_space(base, {"optim.type": Choice("sgd", "adam"), "optim.momentum": Uniform(0.8, 0.9)})
+    assert str(error.value) == (
+        "data.frames=24: 24 is not a multiple of model.alpha 16 (at a point of the search space)"
+    )
+    both = {"optim.type": Choice("sgd", "adam"), "optim.momentum": Uniform(0.8, 0.9)}
+    assert refused_space(both) == ("wrong_variant", "optim.momentum")
     # No point of this space keeps the experiment's own alpha of 8, which 12 frames do not fit.
     check_space(base, {"model.alpha": Choice(4, 2), "data.frames": Choice(12, 16)})
     # 2 x 2 x 600 combinations: only single keys are tried, so this clash is left to its trial.
     many = {"seed": Choice(*range(600))}
     check_space(base, clash | many)
-    with pytest.raises(ConfigError, match=r"model\.alpha 5"):
-        check_space(base, many | {"model.alpha": Choice(8, 4, 5)})
+    assert refused_space(many | {"model.alpha": Choice(8, 4, 5)}) == ("bad_value", "data.frames")
 
 
-def test_a_space_is_checked_at_every_choice_and_both_ends():
-    base = Experiment()
-    check_space(
-        base,
-        {"optim.lr": LogUniform(1e-3, 1), "model.alpha": Choice(4, 8), "optim.momentum": Uniform(0, 0.9)},
-    )
-    for space, message in [
-        ({}, "the search space is empty"),
-        ({"optim.lrr": LogUniform(1e-3, 1)}, "optim.lrr: unknown key; did you mean optim.lr"),
-        ({"model.alpha": Choice(4, 5)}, "not a multiple of model.alpha 5"),
-        ({"optim.lr": LogUniform(0, 1)}, "must start above 0"),
-        ({"optim.lr": Uniform(1, 1)}, "the range 1 to 1 is empty"),
-        ({"optim.momentum": Uniform(0.5, 1.5)}, "optim.momentum=1.5"),
-        ({"model.alpha": Choice()}, "a choice without values"),
-        ([("optim.lr", LogUniform(1e-3, 1))], "the search space is a list: write a mapping"),
-        ({"optim.lr": [0.1, 0.2]}, r"optim.lr: \[0.1, 0.2\] is no domain; write Choice"),
-        ({3: Choice(1)}, "search space: 3: "),
-        ({"model.alpha": Choice([4], [8])}, "model.alpha="),
-        ({"optim.lr": Uniform("a", "b")}, "optim.lr: the ends of a range must be numbers"),
-    ]:
-        with pytest.raises(ConfigError, match=message):
-            check_space(base, space)
-    with pytest.raises(ConfigError, match=r"optim\.lr: both set and searched"):
-        check_space(base, {"optim.lr": LogUniform(1e-3, 1)}, fixed=["optim.lr"])
+def refused_space(space, **options):
+    """Code and key of the error for a search space around the default experiment."""
+    with pytest.raises(ConfigError) as error:
+        check_space(Experiment(), space, **options)
+    assert "\n" not in str(error.value)
+    return error.value.code, error.value.key
+
+
+@pytest.mark.parametrize(
+    ("space", "code", "key"),
+    [
+        ({}, "not_a_space", "space"),
+        ([("optim.lr", LogUniform(1e-3, 1))], "not_a_space", "space"),
+        ({3: Choice(1)}, "not_a_space", "space"),
+        ({"optim.lr": [0.1, 0.2]}, "not_a_domain", "optim.lr"),
+        ({"optim.lr": LogUniform(0, 1)}, "not_a_domain", "optim.lr"),
+        ({"optim.lr": Uniform(1, 1)}, "not_a_domain", "optim.lr"),
+        ({"optim.lr": Uniform("a", "b")}, "not_a_domain", "optim.lr"),
+        ({"model.alpha": Choice()}, "not_a_domain", "model.alpha"),
+        ({"model.alpha": Choice([4], [8])}, "bad_value", "model.alpha"),
+        ({"model.alpha": Choice(4, 5)}, "bad_value", "data.frames"),
+        ({"optim.lrr": LogUniform(1e-3, 1)}, "unknown_key", "optim.lrr"),
+        ({"optim.momentum": Uniform(0.5, 1.5)}, "bad_value", "optim.momentum"),
+    ],
+)
+def test_a_space_is_checked_at_every_choice_and_both_ends(space, code, key):
+    assert refused_space(space) == (code, key)
+
+
+def test_a_key_cannot_be_both_set_and_searched():
+    space = {
+        "optim.lr": LogUniform(1e-3, 1),
+        "model.alpha": Choice(4, 8),
+        "optim.momentum": Uniform(0, 0.9),
+    }
+    check_space(Experiment(), space)
+    assert refused_space(space, fixed=["optim.lr"]) == ("given_twice", "optim.lr")
 
 
 def test_domains_on_the_command_line():
     assert parse_domain("optim.lr=log:0.01:1") == ("optim.lr", LogUniform(0.01, 1.0))
     assert parse_domain("optim.momentum=uniform:0.8:0.99") == ("optim.momentum", Uniform(0.8, 0.99))
     assert parse_domain("model.alpha=4,8") == ("model.alpha", Choice("4", "8"))
-    for text in ["optim.lr", "optim.lr=", "optim.lr=log:1", "optim.lr=cubic:1:2", "optim.lr=log:a:b"]:
-        with pytest.raises(ConfigError):
+    for text, key in [
+        ("optim.lr", "'optim.lr'"),
+        ("optim.lr=", "'optim.lr='"),
+        ("optim.lr=log:1", "optim.lr"),
+        ("optim.lr=cubic:1:2", "optim.lr"),
+        ("optim.lr=log:a:b", "optim.lr"),
+    ]:
+        with pytest.raises(ConfigError) as error:
             parse_domain(text)
+        assert (error.value.code, error.value.key) == ("not_a_domain", key)
 
 
 def test_a_trial_is_named_by_its_dotted_keys():

@@ -9,7 +9,8 @@ from kineray.config.augment.color_jitter import ColorJitterConfig
 from kineray.data import Preprocessing, Sample
 from kineray.data.clips.augment import augment_clip
 from kineray.data.clips.decoding import ClipDecoder
-from kineray.video.worker import decode_process
+from kineray.errors import ConfigError
+from kineray.video.process import decode_process
 
 SMALL = ["data.frames=8", "data.stride=1", "data.short_side=32,32", "data.crop=32", "data.eval_short_side=32"]
 KEY = (0, 0, "a", 0, 0)
@@ -107,9 +108,11 @@ def test_a_users_own_runs_in_the_child(tmp_path, own_plugins):
     np.testing.assert_array_equal(255 - decoded(again, video), decoded(preprocessing_of(), video) // 2)
 
 
-def test_a_result_of_another_shape_or_type_is_an_error(tmp_path, own_plugins):
+def test_an_augmentation_that_changes_the_shape_or_type_is_refused(tmp_path, own_plugins):
     plugin = tmp_path / "bad.py"
     plugin.write_text(OWN.replace("- clip_thwc", "- clip_thwc[:1]").replace('"invert"', '"bad"'))
     load_plugins(str(plugin))
-    with pytest.raises(RuntimeError, match=r"data\.augment\.bad made uint8 \[1, 32, 32, 3\]"):
+    with pytest.raises(ConfigError) as error:
         decoded(preprocessing_of("data.augment.bad.strength=1"), write_video(tmp_path / "a.mp4", frames=20))
+    assert (error.value.code, error.value.key) == ("wrong_shape", "data.augment.bad")
+    assert "uint8 [8, 32, 32, 3] into uint8 [1, 32, 32, 3]" in str(error.value)

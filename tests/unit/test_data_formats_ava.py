@@ -1,13 +1,12 @@
 """AVA and AVA-Kinetics: rows to persons, label maps, key frames in films and in clips of YouTube videos."""
 
 import pytest
-from annotation_files import touch
+from annotation_files import refused, touch
 
 from kineray.data import load_manifest, save_manifest
 from kineray.data.importers.ava import EVALUATED_IDS, from_ava
 from kineray.data.importers.ava_kinetics import from_ava_kinetics
 from kineray.data.manifest.samples import BoxLabel
-from kineray.errors import ManifestError
 
 FILM = "-5KQ66BBWC4"
 # No header; timestamps with a leading zero; a person is one row for each action.
@@ -94,8 +93,9 @@ def test_what_belongs_to_a_file_is_found_beside_it(ava, tmp_path):
 def test_key_frames_are_times_in_the_local_file(ava, tmp_path, offset, times):
     manifest = from_ava(ava, tmp_path / "films", offset_s=offset)
     assert [sample.start_s for sample in manifest] == [sample.end_s for sample in manifest] == times
-    with pytest.raises(ManifestError, match=f"{FILM}/0902 lies before the offset of 1000 s"):
+    with refused("out_of_range", ava / "ava_train_v2.2.csv:1") as error:
         from_ava(ava, tmp_path / "films", offset_s=1000.0)
+    assert f"{FILM}/0902 is before the offset of 1000 s" in str(error.value)
 
 
 def test_lost_films_are_named_by_their_key_frames(ava, tmp_path):
@@ -133,51 +133,53 @@ def test_label_maps_of_other_sets(ava, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "code", "problem"),
     [
-        (
-            f"{FILM},0902,0.036,0.098,0.550,0.979,,0.995518",
-            "train_v2.2.csv:1: 0.995518 in column 8 is a score",
-        ),
-        (f"{FILM},0902,0.036,0.098,0.550,0.979,12,1.0", "1.0 in column 8 is a score, not a person"),
-        (f"{FILM},0902,36,98,550,979,12,1", "the box 36, 98, 550, 979 is in pixels"),
-        (f"{FILM},0902,0.5,0,0.25,1,12,1", rf"{FILM}/0902 has the box 0\.5, 0, 0\.25, 1"),
-        (f"{FILM},0902,0,0,1,1,81,1", "the action 81 is not one of the 80"),
-        (f"{FILM},0902,0,0,1,1,0,1", "the action 0 is not one of the 80"),
-        (f"{FILM},0902,0,0,1,1,run,1", "expected a number, got 'run'"),
-        (f"{FILM},0902,0,nan,1,1,12,1", "expected a number, got 'nan'"),
-        (f"{FILM},0902,0,0,1", "train_v2.2.csv:1: 5 values"),
-        ("video_id,middle_frame_timestamp", "expected a number, got 'middle_frame_timestamp'"),
+        (f"{FILM},0902,0.036,0.098,0.550,0.979,,0.995518", "bad_line", "0.995518"),
+        (f"{FILM},0902,0.036,0.098,0.550,0.979,12,1.0", "bad_line", "a score"),
+        (f"{FILM},0902,36,98,550,979,12,1", "out_of_range", "36, 98, 550, 979"),
+        (f"{FILM},0902,0,0,1,1,81,1", "out_of_range", "81 is not one of the 80"),
+        (f"{FILM},0902,0,0,1,1,0,1", "out_of_range", "0 is not one of the 80"),
+        (f"{FILM},0902,0,0,1,1,run,1", "bad_line", "'run'"),
+        (f"{FILM},0902,0,nan,1,1,12,1", "bad_line", "'nan'"),
+        (f"{FILM},0902,0,0,1", "bad_line", "5 values"),
+        ("video_id,middle_frame_timestamp", "bad_line", "'middle_frame_timestamp'"),
     ],
 )
-def test_wrong_rows(ava, tmp_path, row, message):
-    (ava / "ava_train_v2.2.csv").write_text(f"{row}\n")
-    with pytest.raises(ManifestError, match=message) as caught:
+def test_wrong_rows_are_refused(ava, tmp_path, row, code, problem):
+    (ava / "ava_train_v2.2.csv").write_text(f"\n{row}\n")
+    with refused(code, ava / "ava_train_v2.2.csv:2") as error:
         from_ava(ava, tmp_path / "films")
-    assert "\n" not in str(caught.value)
+    assert problem in error.value.problem
 
 
-def test_wrong_files(ava, tmp_path):
+def test_a_box_whose_corners_are_exchanged_is_refused(ava, tmp_path):
+    (ava / "ava_train_v2.2.csv").write_text(f"{FILM},0902,0.5,0,0.25,1,12,1\n")
+    with refused("out_of_range", "ava-v2.2") as error:
+        from_ava(ava, tmp_path / "films")
+    assert f"{FILM}/0902 has the box 0.5, 0, 0.25, 1" in str(error.value)
+
+
+def test_wrong_files_are_refused(ava, tmp_path):
     csv, pbtxt = ava / "ava_train_v2.2.csv", ava / "ava_action_list_v2.2.pbtxt"
-    with pytest.raises(ManifestError, match="no annotations such as"):
+    with refused("not_found", pbtxt):
         from_ava(pbtxt, tmp_path / "films")
     (ava / "ava_val_v2.1.csv").write_text(VAL)
-    with pytest.raises(
-        ManifestError, match=r"v2\.1, but .*ava_train_v2\.2\.csv is v2\.2; give the files of one"
-    ):
+    with refused("mixed_formats", ava / "ava_val_v2.1.csv"):
         from_ava([csv, ava / "ava_val_v2.1.csv", pbtxt], tmp_path / "films")
     pbtxt.write_text("run\nfall\n")
-    with pytest.raises(ManifestError, match="not a label map"):
+    with refused("empty", pbtxt):
         from_ava([csv, pbtxt], tmp_path / "films")
     pbtxt.write_text('item { name: "run" }')
-    with pytest.raises(ManifestError, match="an entry has no name or no id"):
+    with refused("bad_line", pbtxt):
         from_ava([csv, pbtxt], tmp_path / "films")
     for path in ava.glob("*.pbtxt"):
         path.unlink()
-    with pytest.raises(ManifestError, match=r"no label map beside it; give ava_action_list_v2\.2\.pbtxt too"):
+    with refused("not_found", csv) as error:
         from_ava(csv, tmp_path / "films")
+    assert "ava_action_list_v2.2.pbtxt" in error.value.remedy
     (ava / "ava_val_v2.1.csv").rename(ava / "kinetics_val_v1.0.csv")
-    with pytest.raises(ManifestError, match="belongs to AVA-Kinetics; pass --format ava-kinetics"):
+    with refused("other_format", ava / "kinetics_val_v1.0.csv"):
         from_ava(ava, tmp_path / "films")
 
 

@@ -1,11 +1,11 @@
 """UCF-101 and HMDB51: their lists as they are distributed, with every trap."""
 
 import pytest
-from annotation_files import touch
+from annotation_files import refused, touch
 
 from kineray.data.importers.hmdb51 import from_hmdb51
 from kineray.data.importers.ucf101 import from_ucf101
-from kineray.errors import ManifestError, StorageError
+from kineray.errors import StorageError
 
 CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
 
@@ -66,8 +66,9 @@ def test_no_group_of_ucf101_is_in_train_and_test(ucf, tmp_path, split):
     assert not groups["train"] & groups["test"]
     with (lists / f"testlist{split:02d}.txt").open("ab") as file:
         file.write(b"YoYo/v_YoYo_g04_c01.avi\r\n")
-    with pytest.raises(ManifestError, match=rf"testlist0{split}\.txt:7: the group YoYo/g04 is in both lists"):
+    with refused("leak", lists / f"testlist0{split}.txt:7") as error:
         from_ucf101(lists, tmp_path / "videos", split=split)
+    assert "YoYo/g04" in error.value.problem
 
 
 def test_lost_videos_of_ucf101_are_named(ucf, tmp_path):
@@ -79,25 +80,26 @@ def test_lost_videos_of_ucf101_are_named(ucf, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("key", "text", "code"),
     [
-        ("classInd.txt", "0 ApplyEyeMakeup\n", r"classInd\.txt:1: expected '1 ClassName'"),
-        ("classInd.txt", "", "no classes in it"),
-        ("trainlist01.txt", "YoYo/v_YoYo_g01_c01.avi 2\n", "is 2, but classInd.txt says 3"),
-        ("testlist01.txt", "Yo/v_YoYo_g01_c01.avi\n", r"testlist01\.txt:1: .* not in a class of classInd"),
-        ("testlist01.txt", "v_YoYo_g01_c01.avi\n", "not in a class of classInd"),
+        ("classInd.txt:1", "0 ApplyEyeMakeup\n", "bad_line"),
+        ("classInd.txt", "", "empty"),
+        ("trainlist01.txt:1", "YoYo/v_YoYo_g01_c01.avi 2\n", "wrong_labels"),
+        ("testlist01.txt:2", "\nYo/v_YoYo_g01_c01.avi\n", "unknown_value"),
+        ("testlist01.txt:1", "v_YoYo_g01_c01.avi\n", "unknown_value"),
     ],
 )
-def test_wrong_lists_of_ucf101(ucf, tmp_path, name, text, message):
+def test_wrong_lists_of_ucf101_are_refused(ucf, tmp_path, key, text, code):
     lists, clips = ucf
-    (lists / name).write_text(text)
-    with pytest.raises(ManifestError, match=message):
+    (lists / key.partition(":")[0]).write_text(text)
+    with refused(code, lists / key):
         from_ucf101(lists, touch(tmp_path / "videos", *(f"{clip}.avi" for clip in clips)))
 
 
 def test_the_lists_of_ucf101_must_be_there(tmp_path):
-    with pytest.raises(StorageError, match=r"classInd\.txt: No such file"):
+    with pytest.raises(StorageError) as error:
         from_ucf101(tmp_path, tmp_path)
+    assert f"{tmp_path}/classInd.txt" in str(error.value)
 
 
 # -- HMDB51 -----------------------------------------------------------------------------------------
@@ -157,16 +159,11 @@ def test_the_same_file_name_in_two_classes_of_hmdb51(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("a.avi 3 ", r"a_test_split1\.txt:1: expected '<file> 0\|1\|2', got 'a\.avi 3'"),
-        ("a.avi", "expected '<file>"),
-        ("a.avi 0 ", "hmdb51-split1: no clip is listed"),
-    ],
+    ("line", "code"), [("a.avi 3 ", "bad_line"), ("a.avi", "bad_line"), ("a.avi 0 ", "empty")]
 )
-def test_wrong_lists_of_hmdb51(tmp_path, line, message):
+def test_wrong_lists_of_hmdb51_are_refused(tmp_path, line, code):
     lists = hmdb_lists(tmp_path / "lists", {"a": [line]})
-    with pytest.raises(ManifestError, match=message):
+    with refused(code, lists / "a_test_split1.txt:1" if code == "bad_line" else "hmdb51-split1"):
         from_hmdb51(lists, touch(tmp_path / "videos", "a/a.avi"))
-    with pytest.raises(ManifestError, match="no file is called <class>_test_split2.txt"):
+    with refused("not_found", lists):
         from_hmdb51(lists, tmp_path / "videos", split=2)

@@ -74,9 +74,9 @@ def test_a_set_of_classes_has_one_form_and_one_hash():
 @pytest.mark.parametrize(
     ("actions", "code"),
     [
-        ([(0,), (4,)], "label_out_of_range"),
-        ([(), (-1,)], "label_out_of_range"),
-        ([(0,), 1], "wrong_kind_of_label"),
+        ([(0,), (4,)], "out_of_range"),
+        ([(), (-1,)], "out_of_range"),
+        ([(0,), 1], "wrong_labels"),
     ],
 )
 def test_wrong_labels_are_refused(actions, code):

@@ -19,11 +19,11 @@ def work(name, factor=1):
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "bad":
-            raise DecodeError("truncated", "bad: cut off")
+            raise DecodeError("cut off", code="truncated", key="bad")
         case "gone":
-            raise StorageError("s3://bucket/gone: no such object")
+            raise StorageError("no such object", code="not_found", key="s3://bucket/gone")
         case "denied":
-            raise StorageError("s3://bucket/denied: access denied; check the credentials")
+            raise StorageError("access denied", code="access_denied", key="s3://bucket/denied")
         case "sleep":
             time.sleep(60)
     return {"pid": os.getpid(), "length": len(name) * factor}
@@ -45,8 +45,9 @@ def test_every_item_has_one_outcome():
 
 
 def test_what_is_wrong_with_all_ends_the_work():
-    with pytest.raises(StorageError, match="access denied"):
+    with pytest.raises(StorageError) as error:
         list(map_in_processes(work, ["a", "denied", "b"], workers=1))
+    assert (error.value.code, error.value.key) == ("access_denied", "s3://bucket/denied")
 
 
 def test_no_items_and_more_workers_than_items():

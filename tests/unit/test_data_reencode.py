@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from video_files import picture, write_sound, write_video
+from video_files import numbered_image, write_sound, write_video
 
 from kineray import storage
 from kineray.data.derive.reencode import (
@@ -119,7 +119,7 @@ def test_times_are_kept_whatever_they_are(tmp_path_factory, gaps, bframes, start
 def test_key_frames_are_where_they_should_be_and_groups_are_closed(tmp_path, key_frames):
     source = write_video(tmp_path / "a.mp4", frames=100, gop=100, params="scenecut=0")
     _, after = encode(source, tmp_path / "copy.mp4", Settings(key_frames=key_frames))
-    np.testing.assert_allclose(after.key_times_s, np.arange(0, 100, key_frames) / 25)
+    np.testing.assert_allclose(after.key_frame_times_s, np.arange(0, 100, key_frames) / 25)
     # No frame that follows a key frame in the file is shown before it.
     keys = np.flatnonzero(after.flags == 1)
     for first, end in zip(keys, [*keys[1:], len(after.pts)], strict=True):
@@ -176,7 +176,7 @@ def write_colours(path, pix_fmt, tags=(0, 2, 2, 2), codec="libx264", width=64, h
         context.color_primaries, context.color_trc = primaries, transfer
         stream.options = {"qp": "1"} if codec == "libx264" else {}
         for index in range(5):
-            image = picture(index, 72, 72)[:height, :width]
+            image = numbered_image(index, 72, 72)[:height, :width]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = frame.reformat(
                 format=pix_fmt, dst_colorspace=matrix if matrix != 2 else None, dst_color_range=color_range

@@ -103,8 +103,9 @@ def test_a_span_shorter_than_a_clip_repeats_its_last_frame(sampling):
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_what_cannot_be(sampling):
-    with pytest.raises(ConfigError, match=r"^views: 0 must be at least 1$"):
+    with pytest.raises(ConfigError) as error:
         evaluate(sampling, 0.0, 1.0, views=0)
+    assert (error.value.code, error.value.key) == ("out_of_range", "views")
     for span, message in [
         ((2.0, 1.0), "from 2.0 to 1.0 s"),
         ((math.nan, 1.0), "from nan to 1.0 s"),

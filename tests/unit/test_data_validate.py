@@ -123,7 +123,7 @@ def test_bad_files_are_named_and_good_ones_are_not(folder, every):
 def test_a_header_may_be_wrong_by_one(tmp_path, announced, is_bad):
     write_wrong_count(tmp_path / "a.avi", announced)
     if is_bad:
-        with pytest.raises(DecodeError, match=f"announces {announced} frames, but has 40") as caught:
+        with pytest.raises(DecodeError, match=f"{announced} .* 40") as caught:
             check_video(tmp_path / "a.avi")
         assert caught.value.code == "wrong_frame_count"
     else:
@@ -139,8 +139,9 @@ def test_full_finds_frames_that_are_stored_and_cannot_be_decoded(tmp_path):
         data[position : position + size] = b"\xff" * size
     path.write_bytes(data)
     assert check_video(path)[1].frames == 200
-    with pytest.raises(DecodeError, match="damaged or cut off near 5"):
+    with pytest.raises(DecodeError, match=r"near 5\.\d+ s") as caught:
         check_video(path, every=True)
+    assert (caught.value.code, caught.value.key) == ("truncated", str(path))
 
 
 @pytest.mark.parametrize(

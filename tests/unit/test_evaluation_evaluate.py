@@ -172,7 +172,9 @@ def test_what_does_not_fit_the_checkpoint_is_one_clear_error(checkpoint, manifes
         with pytest.raises(ManifestError) as error:
             evaluate(evaluated, Manifest(name, samples, classes), views=1, crops=1)
         assert (error.value.code, error.value.key) == (code, name)
-    with pytest.raises(ManifestError, match="no optical flow"):
+    with pytest.raises(ManifestError) as error:
         evaluate(of_flow, manifest, views=1, crops=1)
-    with pytest.raises(ManifestError, match="split"):
+    assert (error.value.code, error.value.key) == ("no_flow", manifest.name)
+    with pytest.raises(ManifestError) as error:
         evaluate(checkpoint, manifest, "test", views=1, crops=1)
+    assert (error.value.code, error.value.key) == ("empty_split", manifest.name)

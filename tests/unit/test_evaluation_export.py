@@ -1,4 +1,4 @@
-"""Exported files, read as someone reads them who has no kineray: the same answers, and all they need."""
+"""Exported files, read without kineray: they give the model's logits and hold all that is needed."""
 
 import json
 import sys
@@ -51,7 +51,7 @@ def assert_same(expected, given):
 
 @pytest.mark.slow
 @every_format
-def test_a_file_answers_as_the_model_and_says_what_it_needs(tmp_path, file_format):
+def test_a_file_gives_the_logits_of_the_model_and_holds_its_preprocessing(tmp_path, file_format):
     loaded = load_checkpoint(save_small_checkpoint(tmp_path / "run/checkpoints", heads=HEADS))
     target = tmp_path / f"new/small.{file_format}"
     made = export(loaded, str(target), format=file_format)
@@ -102,8 +102,8 @@ def test_every_architecture_can_be_exported(tmp_path, small, file_format):
         assert_same(model(clips), run(clips))
 
 
-class Moody(torch.nn.Module):
-    """Answers otherwise when it is called again, so that no file can answer as it does."""
+class Unrepeatable(torch.nn.Module):
+    """Gives other logits at every call, so that no file can reproduce them."""
 
     def __init__(self):
         super().__init__()
@@ -114,22 +114,22 @@ class Moody(torch.nn.Module):
         return {"verb": clips_bcthw.mean((2, 3, 4))[:, :2] + self.calls}
 
 
-class Looking(torch.nn.Module):
-    """Decides by the pixels what to compute."""
+class DataDependent(torch.nn.Module):
+    """Chooses by the pixels what to compute."""
 
     def forward(self, clips_bcthw):
         features = clips_bcthw.mean((2, 3, 4))[:, :2]
         return {"verb": features if features.sum() > 0 else -features}
 
 
-@pytest.mark.parametrize("model", [Moody(), Looking()], ids=["answers otherwise", "control flow"])
+@pytest.mark.parametrize("model", [Unrepeatable(), DataDependent()], ids=["unrepeatable", "control flow"])
 def test_what_cannot_be_exported_is_one_line_and_no_file(tmp_path, model):
     data = DataConfig(frames=8, short_side=(32, 32), crop=32, eval_short_side=32, eval_crop=32)
     preprocessing = Preprocessing.from_config(data, {"verb": ("take", "put")})
-    loaded = Checkpoint("moody", model, Experiment(), preprocessing, {}, "0")
+    loaded = Checkpoint("a run", model, Experiment(), preprocessing, {}, "0")
     with pytest.raises(ExportError) as error:
         export(loaded, str(tmp_path / "model.pt2"))
-    assert (error.value.code, error.value.key) == ("not_exportable", "moody")
+    assert (error.value.code, error.value.key) == ("not_exportable", "a run")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 

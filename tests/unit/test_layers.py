@@ -32,14 +32,14 @@ def test_every_way_to_import_is_seen(tmp_path):
 
 
 def test_nothing_unpickles():
-    # A decoding process takes its orders as pickles, from its own parent; it answers without.
-    parents_words = SOURCE / "video" / "worker.py"
-    # It refuses all but arrays: see test_models_weights_published.
+    # A decoding process reads pickled requests from its parent, and answers without pickles.
+    from_the_parent = SOURCE / "video" / "worker.py"
+    # Its unpickler refuses everything except arrays: see test_models_weights_published.
     arrays_only = SOURCE / "models" / "weights" / "caffe2.py"
     for path in SOURCE.rglob("*.py"):
         names = {name.partition(".")[0] for name in imports(path)}
         pickles = names & {"pickle", "cloudpickle", "dill", "joblib"}
-        assert path in (parents_words, arrays_only) or not pickles, path
+        assert path in (from_the_parent, arrays_only) or not pickles, path
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         for call in calls:
             if ast.unparse(call.func) == "torch.load":

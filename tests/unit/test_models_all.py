@@ -83,7 +83,7 @@ def test_parameters_and_output_of_every_preset(name):
         ({"heads": {"action": "400"}}, "heads: 'action' has '400' classes; it needs at least one"),
         ({"in_channels": 0}, "in_channels: 0 is no number of channels"),
         ({"in_channels": "3"}, "in_channels: '3' is no number of channels"),
-        ({"type": ["s3d"]}, "model.type=['s3d']: not one of c3d, "),
+        ({"type": ["s3d"]}, "model.type: ['s3d'] is not one of c3d, "),
         ({"alfa": 4}, "model.alfa: unknown key; did you mean model.alpha?"),
         ({"width": 0}, "model.width=0: input should be greater than 0"),
         ({"rgb": SlowFastConfig()}, "model.rgb.type: a field of model.type=two_stream, but "),

@@ -1,4 +1,4 @@
-"""The knobs that are not science: one value, checked, and the command line's options made from it."""
+"""The options of a worker: checked values, from which the command line's options are made."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def test_options_survive_json():
         ("max_failures", True),
     ],
 )
-def test_a_value_that_is_no_such_number_is_refused(name, value):
+def test_a_value_that_is_not_such_a_number_is_refused(name, value):
     with pytest.raises(ConfigError) as error:
         WorkerOptions(**{name: value})
     assert (error.value.code, error.value.key) == ("out_of_range", name)

@@ -1,4 +1,4 @@
-"""``import kineray``: a page to read, names that complete, and the same results as the command line."""
+"""``import kineray``: a readable help page, names that complete, the command line's results."""
 
 import json
 import pydoc
@@ -104,14 +104,14 @@ def test_predictions_of_another_data_set_or_protocol_are_never_overwritten(made)
     assert error.value.code == "file_taken" and Path("notes.txt").read_text() == "mine"
 
 
-def test_what_is_not_there_is_named_with_a_code(made):
+def test_errors_have_a_code_a_key_and_a_suggestion(made):
     with pytest.raises(KinerayError) as error:
         package.evaluate("smal", manifest="made")
     assert (error.value.code, error.value.key) == ("unknown_checkpoint", "smal")
-    assert "small" in error.value.problem
+    assert error.value.remedy == "did you mean small?"
     with pytest.raises(ConfigError) as error:
         package.evaluate("small", manifest="made", crops=2)
-    assert (error.value.code, error.value.key) == ("unknown_crops", "crops")
+    assert (error.value.code, error.value.key) == ("unknown_value", "crops")
 
 
 @pytest.mark.slow

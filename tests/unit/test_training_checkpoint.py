@@ -150,7 +150,7 @@ for step in itertools.count(1):
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path):
+def test_a_kill_at_any_time_leaves_whole_checkpoints(tmp_path):
     store = CheckpointStore(str(tmp_path / "checkpoints"))
     chance = random.Random(0)
     for _ in range(2):
@@ -223,7 +223,7 @@ def test_damage_is_one_line_that_names_the_file(tmp_path, damage, code, file):
     assert str(caught.value).startswith(str(Path(uri, file))) and "\n" not in str(caught.value)
 
 
-def test_what_is_no_checkpoint(tmp_path):
+def test_what_is_not_a_checkpoint_is_refused(tmp_path):
     for folder in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(CheckpointError) as error:
             load_checkpoint(str(folder))

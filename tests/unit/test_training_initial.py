@@ -1,4 +1,4 @@
-"""A run that starts from weights: once, on every worker alike, from a folder, a file or a bucket."""
+"""Initial weights: loaded once, the same on every worker, from a folder, a file or a bucket."""
 
 import shutil
 
@@ -35,7 +35,7 @@ def fresh(checkpoint):
     return build_model(load_checkpoint(checkpoint).experiment.model, {"action": 4})
 
 
-def is_that_of(checkpoint, model):
+def has_weights_of(checkpoint, model):
     theirs = load_checkpoint(checkpoint).model.state_dict()
     return all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
 
@@ -77,17 +77,17 @@ def test_a_run_starts_from_weights_and_resumes_without_them(tiny_experiment, che
     assert str(copy) in str(error.value)
 
 
-def test_without_init_nothing_is_told(tiny_experiment, tmp_path):
+def test_without_init_nothing_is_reported(tiny_experiment, tmp_path):
     events = run(apply_overrides(tiny_experiment, {"train.epochs": 1, "schedule.warmup_epochs": 0}), tmp_path)
     assert isinstance(events[0], StepEvent)
 
 
-def test_from_a_bucket(checkpoint, s3):
+def test_weights_are_read_from_a_bucket(checkpoint, s3):
     storage.put_folder(checkpoint, f"{s3}/init")
     for init in (f"{s3}/init", f"{s3}/init/model.safetensors"):
         model = fresh(checkpoint)
         assert init in initialise(model, "", init, Workers())
-        assert is_that_of(checkpoint, model)
+        assert has_weights_of(checkpoint, model)
 
 
 def test_each_stream_starts_from_a_network_that_was_trained_alone(checkpoint):
@@ -99,7 +99,7 @@ def test_each_stream_starts_from_a_network_that_was_trained_alone(checkpoint):
     model = build_model(streams, {"action": 4}, 5)
     for part, init in streams.inits().items():
         initialise(model, part, init, Workers())
-    assert is_that_of(checkpoint, model.rgb)
+    assert has_weights_of(checkpoint, model.rgb)
     mean = model.rgb.slow.stem.conv.weight.mean(1, keepdim=True)
     torch.testing.assert_close(model.flow.slow.stem.conv.weight, mean.expand(-1, 2, -1, -1, -1))
     with pytest.raises(ConfigError) as error:
@@ -118,7 +118,7 @@ def load_on_a_worker(rank, size, checkpoint, init):
     torch.manual_seed(rank)
     model = fresh(checkpoint)
     initialise(model, "", init if rank == 0 else "what the other workers do not read", Workers(rank, size))
-    return is_that_of(checkpoint, model)
+    return has_weights_of(checkpoint, model)
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_every_worker_gets_the_weights_or_the_error(checkpoint, tmp_path):
     assert len({str(error) for error in errors}) == 1 and type(errors[1]) is ConfigError
 
 
-def test_absolute(monkeypatch, tmp_path):
+def test_local_paths_become_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     absolute = {
         init: absolute_inits(SlowFastConfig(init=init)) for init in ("", "a/x.pyth", "torchvision:s3d")

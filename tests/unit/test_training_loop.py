@@ -85,7 +85,7 @@ def uninterrupted(experiment, tmp_path_factory):
     return folder, result, events
 
 
-def test_events(uninterrupted, experiment):
+def test_a_run_reports_every_step_validation_and_checkpoint(uninterrupted, experiment):
     folder, result, events = uninterrupted
     kinds = [type(event).__name__.removesuffix("Event") for event in events]
     assert kinds == (["Step"] * 3 + ["Validation", "Checkpoint"]) * 2
@@ -263,9 +263,10 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(experiment, tmp_pa
         {"optim.lr": 1e30, "schedule.warmup_start": 1e-3, "schedule.warmup_epochs": 1, "train.epochs": 2},
     )
     # The first step is made at 1e-3, the next at 1e29.
-    with pytest.raises(NonFiniteLossError, match=r"the loss is (nan|inf) for samples train/") as error:
+    with pytest.raises(NonFiniteLossError) as error:
         run(absurd, tmp_path, checkpoint_every=1)
     assert error.value.code == "loss_not_finite" and error.value.key in ("step 2", "step 3")
+    assert "for samples train/" in error.value.problem
     folder = tmp_path / "checkpoints"
     last = CheckpointStore(str(folder)).last()
     assert {path.name for path in folder.iterdir()} == {"index.json", Path(last).name}
@@ -275,13 +276,16 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(experiment, tmp_pa
 
 def test_resume_refuses_another_experiment_or_manifest(experiment, tmp_path):
     run(experiment, tmp_path, stop_after=3, checkpoint_every=2)
-    with pytest.raises(CheckpointError, match=r"made with other values of optim\.lr, train\.epochs"):
-        run(apply_overrides(experiment, ["optim.lr=0.3", "train.epochs=5"]), tmp_path, resume=True)
+    other = apply_overrides(experiment, ["optim.lr=0.3", "train.epochs=5"])
     manifest = load_manifest(experiment.data.manifest)
     fewer = replace(manifest, samples=manifest.samples[1:])
-    with pytest.raises(CheckpointError, match=r"the content of data\.manifest") as error:
-        run(experiment, tmp_path, manifest=fewer, resume=True)
-    assert error.value.code == "other_experiment"
+    for asked, samples, differing in (
+        (other, manifest, "optim.lr, train.epochs"),
+        (experiment, fewer, "the content of data.manifest"),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            run(asked, tmp_path, manifest=samples, resume=True)
+        assert error.value.code == "other_experiment" and differing in error.value.problem
     with pytest.raises(CheckpointError) as error:
         run(experiment, tmp_path)
     assert (error.value.code, error.value.key) == ("run_exists", str(tmp_path / "checkpoints"))
@@ -311,7 +315,7 @@ def test_the_learning_rate_follows_validation_in_a_resumed_run_too(experiment, t
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
-def test_bad_arguments(experiment, tmp_path):
+def test_bad_arguments_are_refused_before_anything_is_written(experiment, tmp_path):
     for options, code, key in (
         ({"micro_batch": 6}, "not_whole_groups", "micro_batch"),
         ({"rank": 0, "world_size": 5}, "too_many_workers", "workers"),
@@ -326,7 +330,8 @@ def test_bad_arguments(experiment, tmp_path):
     manifest = load_manifest(experiment.data.manifest)
     flow = "/flow/{u,v}/%d.png#fps=15&bound=20"
     of_train = [replace(s, flow=flow if s.split == "train" else "") for s in manifest]
-    for given, said in ((manifest, "in train have"), (replace(manifest, samples=of_train), "in val have")):
-        with pytest.raises(ManifestError, match=rf"samples {said} no optical flow beside their video"):
+    for given, split in ((manifest, "train"), (replace(manifest, samples=of_train), "val")):
+        with pytest.raises(ManifestError) as error:
             run(apply_overrides(experiment, both), tmp_path, manifest=given)
+        assert error.value.code == "no_flow" and f"in {split}" in error.value.problem
     assert not (tmp_path / "checkpoints").exists()

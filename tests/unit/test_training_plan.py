@@ -1,4 +1,4 @@
-"""The plan of steps: the usual one, and one whose steps differ in all that a step has."""
+"""The plan of steps: that of an experiment, and one whose steps differ in every field."""
 
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ from kineray.training.checkpoint import load_training_state
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
-    """Dropout too; batch-norm groups of 4 clips, of which a plan may have others."""
+    """With dropout, and batch-norm groups of 4 clips unless a plan has others."""
     torch.set_num_threads(1)
     return apply_overrides(tiny_experiment, {"train.epochs": 2, "model.dropout": 0.5})
 
@@ -65,7 +65,7 @@ def test_the_steps_of_an_experiment(experiment, changes):
     assert validated == {2: [1, 2], 5: [2, 4, 5]}[epochs]
 
 
-def test_clips_of_the_same_sample_count(experiment):
+def test_several_clips_of_a_sample_make_an_epoch_longer(experiment):
     plan = ExperimentPlan(apply_overrides(experiment, ["data.clips_per_sample=2"]), 50)
     assert plan.total_steps == 6 * 2
 
@@ -91,7 +91,7 @@ def test_a_step_is_whole_groups(experiment):
 
 @dataclass(frozen=True)
 class Varied:
-    """Eight steps in two epochs of unequal batches: multigrid, unfreezing and a learning rate of its own."""
+    """Eight steps in two epochs of unequal batches: multigrid, unfreezing, any learning rate."""
 
     lr_of_step_3: float = 0.005
 
@@ -143,7 +143,7 @@ def test_a_run_follows_its_plan(varied):
     assert validations == [(4, 1), (8, 2)]
 
 
-def test_interrupted_and_resumed_it_is_the_same_to_the_bit(varied, experiment, tmp_path):
+def test_a_run_interrupted_and_resumed_is_the_same_to_the_bit(varied, experiment, tmp_path):
     """Twice, at steps between which everything changes."""
     options = {"plan": Varied(), "micro_batch": 8, "checkpoint_every": 1}
     run(experiment, tmp_path, stop_after=4, **options)
@@ -157,7 +157,7 @@ def weights(folder):
     return load_checkpoint(uri).model.state_dict()
 
 
-def test_what_a_step_does_not_train_stays(experiment, tmp_path):
+def test_what_a_step_does_not_train_does_not_change(experiment, tmp_path):
     """The first two steps train the head alone."""
     run(experiment, tmp_path / "1", plan=Varied(), stop_after=2, checkpoint_every=1)
     run(experiment, tmp_path / "2", plan=Varied(), stop_after=3, checkpoint_every=1)
@@ -171,9 +171,9 @@ def test_what_a_step_does_not_train_stays(experiment, tmp_path):
 
 def test_resume_refuses_a_step_that_was_made_otherwise(experiment, tmp_path):
     run(experiment, tmp_path, plan=Varied(), stop_after=5, checkpoint_every=4)
-    with pytest.raises(CheckpointError, match="the step's lr") as error:
+    with pytest.raises(CheckpointError) as error:
         run(experiment, tmp_path, plan=Varied(lr_of_step_3=0.006), resume=True)
-    assert error.value.code == "other_experiment"
+    assert error.value.code == "other_experiment" and "the step's lr" in error.value.problem
 
 
 def part_of_a_run(rank, size, experiment, folder, stop_after, resume):
@@ -183,7 +183,7 @@ def part_of_a_run(rank, size, experiment, folder, stop_after, resume):
 
 @pytest.mark.slow
 def test_workers_may_come_and_go(varied, experiment, tmp_path):
-    """One worker, then two, then one: the samples stay, the weights but for rounding."""
+    """One worker, then two, then one: the samples are the same, and the weights up to rounding."""
     for number, (size, stop_after) in enumerate([(1, 3), (2, 6), (1, None)]):
         folder = tmp_path / "run"
         args = (experiment, folder, stop_after, number > 0)

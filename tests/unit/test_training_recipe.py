@@ -1,4 +1,4 @@
-"""Every piece of a recipe is exact, whoever computes it; and does what its paper says."""
+"""Every piece of a recipe is exact on any number of workers, and does what its paper says."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ def alone(experiment, tmp_path_factory):
 def test_interrupted_and_resumed_twice_equals_uninterrupted(
     recipe, size, groups, experiment, alone, tmp_path
 ):
-    """To the bit at equal workers, but for rounding whatever workers and micro-batches there are."""
+    """To the bit for equal workers; up to rounding for any workers and micro-batches."""
     arguments = (with_recipe(experiment, recipe), tmp_path, groups * GROUP)
     if size == 1:
         whole_and_resumed(0, 1, *arguments)
@@ -200,14 +200,14 @@ def test_the_average_validates_and_is_what_a_checkpoint_loads(alone, experiment,
     saved = load_training_state(result.last_uri)
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, saved.pieces["ema"][name]), name
-    # Training itself does not see the average.
+    # The average does not influence training.
     plain = load_training_state(CheckpointStore(str(alone("none")[0] / "checkpoints")).last())
     for name, value in plain.weights.items():
         assert torch.equal(value, saved.weights[name]), name
     assert plain.state["weights"] == "model" and plain.pieces == {}
 
 
-def test_weights_to_start_from_are_those_that_evaluate(alone, experiment):
+def test_initial_weights_are_those_that_evaluate(alone, experiment):
     folder, _ = alone("ema")
     uri = CheckpointStore(str(folder / "checkpoints")).last()
     from kineray.models import build_model, load_weights
@@ -264,4 +264,4 @@ def test_two_pieces_cannot_both_give_the_weights(experiment, monkeypatch):
     monkeypatch.setattr(Piece, "gives_weights", True)
     with pytest.raises(ConfigError) as error:
         Recipe(with_recipe(experiment, "all"))
-    assert error.value.code == "two_kinds_of_weights"
+    assert error.value.code == "two_kinds_of_weights" and error.value.key.startswith("recipe.")

@@ -27,12 +27,12 @@ PUBLISHED = [(0, 0.16), (17, 0.822), (34, 1.484), (98, 0.80), (150, 0.208), (196
 
 
 @pytest.mark.parametrize(("epoch", "rate"), PUBLISHED)
-def test_published_curve(epoch, rate):
+def test_the_learning_rate_follows_the_published_curve(epoch, rate):
     assert learning_rate(epoch, Experiment()) == pytest.approx(rate, abs=6e-4)
 
 
-def test_one_machine_of_the_same_recipe():
-    """Linear scaling: 8 GPUs have a sixteenth of the rate."""
+def test_one_machine_has_a_sixteenth_of_the_rate():
+    """Linear scaling: 8 GPUs instead of 128."""
     one = Experiment(train=TrainConfig(global_batch=64))
     for epoch, rate in PUBLISHED:
         assert learning_rate(epoch, one) == pytest.approx(rate / 16, abs=4e-5)
@@ -45,7 +45,7 @@ def test_one_machine_of_the_same_recipe():
     st.floats(0, 1),
     st.sampled_from([64, 256, 1024]),
 )
-def test_shape_of_the_schedule(epochs, warmup_share, lr, start_share, batch):
+def test_the_rate_rises_linearly_and_then_falls_to_zero(epochs, warmup_share, lr, start_share, batch):
     experiment = Experiment(
         optim=SgdConfig(lr=lr),
         schedule=CosineConfig(
@@ -69,7 +69,7 @@ def test_shape_of_the_schedule(epochs, warmup_share, lr, start_share, batch):
         )
 
 
-def test_steps():
+def test_the_rate_falls_in_steps():
     """Adam 1e-3, a fifth of it every 20 epochs from epoch 35 on."""
     experiment = Experiment(
         optim=AdamConfig(lr=1e-3, reference_batch=32),
@@ -106,7 +106,7 @@ def test_a_plateau_is_where_torch_sees_one(scores, patience, improvement, decays
     assert schedule.factor_after([]) == 1
 
 
-def test_rprop_goes_by_signs():
+def test_rprop_follows_the_signs_of_gradients():
     """Each weight moves by its own step: lr first, then grow times as far while the sign stays."""
     layer = torch.nn.Linear(1, 1, bias=False).double()
     optimizer = build_optimizer(layer, RpropConfig(lr=0.01, shrink=0.5, grow=1.2))
@@ -156,7 +156,7 @@ def test_only_batch_norms_are_not_decayed(model, config):
 
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd_update(nesterov, momentum):
+def test_sgd_updates_by_its_formula(nesterov, momentum):
     """v <- m v + (g + wd w); w <- w - lr (g + wd w + m v) with Nesterov, - lr v without."""
     layer = torch.nn.Linear(3, 1, bias=False).double()
     optimizer = build_optimizer(layer, SgdConfig(momentum=momentum, nesterov=nesterov, weight_decay=0.1))

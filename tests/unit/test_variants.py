@@ -47,8 +47,8 @@ def declare(folder, family, text=OWN, name="own.py"):
     return file
 
 
-def where(family, experiment):
-    """(dotted path of the family in the experiment, whether it holds pieces)."""
+def place_of(family, experiment):
+    """(dotted path of the family in the experiment, whether it is one of pieces)."""
     tree = experiment.model_dump()
     return next(((p.path, p.pieces) for p in places(Experiment, tree) if p.family is family), None)
 
@@ -57,8 +57,8 @@ def with_family(family):
     """An experiment that has a place for the family."""
     for overrides in ([], ["model.type=frame"]):
         experiment = apply_overrides(Experiment(), overrides)
-        if where(family, experiment):
-            return experiment, *where(family, experiment)
+        if place := place_of(family, experiment):
+            return experiment, *place
     return None
 
 
@@ -138,7 +138,7 @@ def test_one_type_cannot_be_declared_in_two_files(tmp_path, own_plugins):
         ("import no_such_module_anywhere\n", "plugin_failed", 1),
     ],
 )
-def test_a_plugin_that_fails_is_one_line_with_its_place(content, code, line, tmp_path, own_plugins):
+def test_a_plugin_that_fails_is_one_line_with_file_and_line(content, code, line, tmp_path, own_plugins):
     file = tmp_path / "bad.py"
     file.write_text(content)
     with pytest.raises(ConfigError) as error:
@@ -172,7 +172,7 @@ def test_a_changed_plugin_replaces_its_variants_or_leaves_them_as_they_were(tmp_
     ("reference", "code"),
     [("none.py", "not_found"), ("no_such_module_anywhere", "not_found"), (".py", "not_found")],
 )
-def test_a_plugin_that_is_not_there(reference, code, own_plugins, tmp_path, monkeypatch):
+def test_a_plugin_that_does_not_exist_is_named(reference, code, own_plugins, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
         load_plugins(reference)
@@ -208,7 +208,7 @@ def test_a_copy_of_a_loaded_file_is_the_same_plugin(tmp_path, own_plugins):
     assert load_file(copy)[0] == load_file(file)[0]
 
 
-def test_what_is_needed_must_be_loaded_as_it_was(tmp_path, own_plugins):
+def test_needed_plugins_must_be_loaded_unchanged(tmp_path, own_plugins):
     declare(tmp_path, FAMILIES["OptimSection"])
     (plugin,) = plugins_of(apply_overrides(Experiment(), ["optim.type=own"]))
     require_plugins({"own.py": plugin.sha256}, "a/checkpoint")
@@ -266,7 +266,7 @@ def test_pieces_are_switched_on_and_off(pieces):
         (["recipe=on"], "not_a_field", "recipe"),
     ],
 )
-def test_bad_pieces(overrides, code, key, pieces):
+def test_a_bad_piece_is_an_error_about_its_key(overrides, code, key, pieces):
     with pytest.raises(ConfigError) as error:
         apply_overrides(Experiment(), overrides)
     assert (error.value.code, error.value.key) == (code, key)

@@ -19,10 +19,8 @@ from kineray.video import container, index, index_video, open_video, probe, read
 def failure(source, times=(0.0, 0.5, 99.0)):
     with pytest.raises(DecodeError) as caught:
         read_clip(source, list(times))
-    message = str(caught.value)
-    assert "\n" not in message
-    name = "the upload" if isinstance(source, io.BytesIO) else str(source)
-    assert message.startswith(f"{name}: ")
+    assert "\n" not in str(caught.value)
+    assert caught.value.key == ("the upload" if isinstance(source, io.BytesIO) else str(source))
     return caught.value
 
 
@@ -32,7 +30,8 @@ def video(tmp_path):
 
 
 def test_missing_file_and_folder(tmp_path):
-    assert failure(tmp_path / "nowhere.mp4").code == "not_found"
+    missing = failure(tmp_path / "nowhere.mp4")
+    assert missing.code == "not_found" and str(missing) == f"{tmp_path}/nowhere.mp4: no such file"
     assert failure(tmp_path).code == "not_found"
     with pytest.raises(DecodeError):
         probe(tmp_path / "nowhere.mp4")
@@ -66,8 +65,7 @@ def test_a_playlist_is_not_followed(tmp_path, video):
     (tmp_path / "list.m3u8").write_text(playlist)
     assert failure(tmp_path / "list.m3u8").code == "not_a_video"
     assert failure(io.BytesIO(f"ffconcat version 1.0\nfile '{video}'\n".encode())).code == "not_a_video"
-    with pytest.raises(DecodeError, match="no such file"):
-        read_clip(f"concat:{video}", [0.0])
+    assert failure(f"concat:{video}").code == "not_found"
 
 
 def test_a_name_is_not_taken_for_a_protocol(tmp_path, monkeypatch, video):
@@ -202,7 +200,7 @@ def test_damage_never_ends_in_another_error(tmp_path_factory, suffix, is_indexed
             clip = video.read([0.0, 0.7, 5.0])
     except DecodeError as error:
         assert error.code in CODES
-        assert str(error).startswith("the upload: ") and "\n" not in str(error)
+        assert error.key == "the upload" and "\n" not in str(error)
     else:
         assert clip.dtype == np.uint8 and len(clip) == 3
 
@@ -210,4 +208,5 @@ def test_damage_never_ends_in_another_error(tmp_path_factory, suffix, is_indexed
 def test_the_error_survives_a_process_boundary(tmp_path):
     error = failure(tmp_path / "nowhere.mp4")
     again = pickle.loads(pickle.dumps(error))
-    assert (again.code, str(again)) == (error.code, str(error))
+    assert type(again) is DecodeError and str(again) == str(error)
+    assert vars(again) == vars(error)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from video_files import picture, write_video
+from video_files import numbered_image, write_video
 
 from kineray.data.clips.samplers import eval_times, train_times
 from kineray.errors import DecodeError
@@ -37,7 +37,7 @@ def jpegs(tmp_path_factory):
     """20 RGB frames as JPEG."""
     folder = tmp_path_factory.mktemp("frames") / "P01_01"
     for index in range(20):
-        save(folder / f"frame_{index + 1:010d}.jpg", picture(index, WIDTH, HEIGHT), quality=90)
+        save(folder / f"frame_{index + 1:010d}.jpg", numbered_image(index, WIDTH, HEIGHT), quality=90)
     return folder
 
 
@@ -47,7 +47,7 @@ def flow(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flow") / "P01_01"
     for index in range(10):
         for channel, name in enumerate("uv"):
-            grey = picture(index, WIDTH, HEIGHT)[..., channel]
+            grey = numbered_image(index, WIDTH, HEIGHT)[..., channel]
             save(folder / name / f"frame_{index + 1:010d}.jpg", grey, quality=90)
     return folder
 
@@ -100,7 +100,9 @@ def test_frames_and_a_video_give_the_same_pixels(jpegs, tmp_path, cut):
 def test_whole_frames_are_the_pictures(tmp_path):
     """Against another decoder, which may differ by rounding; the chroma is stored whole."""
     for index in range(20):
-        save(tmp_path / f"{index + 1:03d}.jpg", picture(index, WIDTH, HEIGHT), quality=90, subsampling=0)
+        save(
+            tmp_path / f"{index + 1:03d}.jpg", numbered_image(index, WIDTH, HEIGHT), quality=90, subsampling=0
+        )
     frames = read(rgb_uri(tmp_path, name="%03d.jpg"), np.arange(20) / FPS)
     wanted = np.stack([read_picture(tmp_path / f"{number:03d}.jpg") for number in range(1, 21)])
     assert np.abs(frames.astype(int) - wanted).max() <= 3
@@ -108,13 +110,14 @@ def test_whole_frames_are_the_pictures(tmp_path):
 
 def test_png_frames_are_exact(tmp_path):
     for index in range(3):
-        save(tmp_path / f"{index + 1:05d}.png", picture(index, WIDTH, HEIGHT))
+        save(tmp_path / f"{index + 1:05d}.png", numbered_image(index, WIDTH, HEIGHT))
     uri = rgb_uri(tmp_path, name="%05d.png")
     np.testing.assert_array_equal(
-        read(uri, np.arange(3) / FPS), [picture(index, WIDTH, HEIGHT) for index in range(3)]
+        read(uri, np.arange(3) / FPS), [numbered_image(index, WIDTH, HEIGHT) for index in range(3)]
     )
     np.testing.assert_array_equal(
-        read(uri, [0.0], box=(8, 8, 20, 10), mirror=True)[0], picture(0, WIDTH, HEIGHT)[8:18, 8:28][:, ::-1]
+        read(uri, [0.0], box=(8, 8, 20, 10), mirror=True)[0],
+        numbered_image(0, WIDTH, HEIGHT)[8:18, 8:28][:, ::-1],
     )
     assert probe(uri).codec == "png"
 
@@ -263,56 +266,55 @@ def test_uris_are_plain():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("/r/frame_%010d.jpg", "it does not say the frames per second"),
-        ("/r/frame_%010d.jpg#bound=3", "it does not say the frames per second"),
+        ("/r/frame_%010d.jpg", "the frames per second are missing"),
+        ("/r/frame_%010d.jpg#bound=3", "the frames per second are missing"),
         ("/r/frame_%010d.jpg#fps=", "fps= is not a number above 0"),
         ("/r/frame_%010d.jpg#fps=0", "fps=0 is not a number above 0"),
         ("/r/frame_%010d.jpg#fps=nan", "fps=nan is not"),
         ("/r/frame_%010d.jpg#fps=25&fps=30", "'fps=30' is not fps=NUMBER or bound=NUMBER, once each"),
         ("/r/frame_%010d.jpg#fps=25&bond=3", "'bond=3' is not"),
-        ("/r/frame.jpg#fps=25", "the file's name must have one %0Nd"),
-        ("/r/%03d_%010d.jpg#fps=25", "the file's name must have one %0Nd"),
-        ("/r/100%_%010d.jpg#fps=25", "the file's name must have one %0Nd"),
-        ("/r/%5d.jpg#fps=25", "the file's name must have one %0Nd"),
-        ("/%010d/a.jpg#fps=25", "the file's name must have one %0Nd"),
+        ("/r/frame.jpg#fps=25", "the file name must contain one %0Nd"),
+        ("/r/%03d_%010d.jpg#fps=25", "the file name must contain one %0Nd"),
+        ("/r/100%_%010d.jpg#fps=25", "the file name must contain one %0Nd"),
+        ("/r/%5d.jpg#fps=25", "the file name must contain one %0Nd"),
+        ("/%010d/a.jpg#fps=25", "the file name must contain one %0Nd"),
         ("/r/frame_%010d.jpg#fps=25&bound=20", "flow needs one {u,v}"),
         ("/r/{u,v}/{a,b}_%010d.jpg#fps=25&bound=20", "flow needs one {u,v}"),
-        ("/r/{u,v}/frame_%010d.jpg#fps=25", "it does not say the bound of the flow"),
-        ("s3://bucket/frame_%010d.jpg#fps=25", "frame folders must lie on a local disk"),
+        ("/r/{u,v}/frame_%010d.jpg#fps=25", "the bound of the flow is missing"),
+        ("s3://bucket/frame_%010d.jpg#fps=25", "frame folders must be on a local disk"),
     ],
 )
 def test_a_malformed_uri_is_one_clear_line(uri, message):
     with pytest.raises(DecodeError) as caught:
         probe(uri)
     assert caught.value.code == "not_a_video"
-    assert str(caught.value).startswith(f"{uri}: {message}") and "\n" not in str(caught.value)
-    assert "#fps=60" in str(caught.value)  # says how it is written
+    assert caught.value.key == uri and caught.value.problem.startswith(message)
+    assert "#fps=60" in caught.value.remedy  # how it is written
+    assert "\n" not in str(caught.value)
 
 
 # -- what can be wrong ------------------------------------------------------------------------------
 
 
-def code_of(uri, times=(0.0,)):
+def code_and_key(uri, times=(0.0,)):
     with pytest.raises(DecodeError) as caught:
         read(uri, times)
     assert "\n" not in str(caught.value)
-    return caught.value.code, str(caught.value)
+    return caught.value.code, caught.value.key
 
 
 def test_missing_folders_and_frames(tmp_path, jpegs):
-    code, message = code_of(rgb_uri(tmp_path / "nowhere"))
-    assert code == "not_found" and message.startswith(str(tmp_path / "nowhere"))
+    assert code_and_key(rgb_uri(tmp_path / "nowhere")) == ("not_found", str(tmp_path / "nowhere"))
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "frame_1.jpg").write_bytes(b"x")  # another width
     (tmp_path / "none" / "frame_0000000001.jpg.part").write_bytes(b"x")
-    code, message = code_of(rgb_uri(tmp_path / "none"))
-    assert code == "empty" and "no file is named as in frame_%010d.jpg" in message
+    assert code_and_key(rgb_uri(tmp_path / "none")) == ("empty", str(tmp_path / "none"))
     holed = tmp_path / "holed"
     shutil.copytree(jpegs, holed)
     (holed / "frame_0000000007.jpg").unlink()
     assert read(rgb_uri(holed), [0.2, 0.28]).shape == (2, HEIGHT, WIDTH, 3)  # 6 and 8 are there
-    code, message = code_of(rgb_uri(holed), [0.2, 0.24])
-    assert code == "wrong_frame_count" and message.startswith(f"{holed}/frame_0000000007.jpg: missing")
+    missing = str(holed / "frame_0000000007.jpg")
+    assert code_and_key(rgb_uri(holed), [0.2, 0.24]) == ("wrong_frame_count", missing)
     assert probe(rgb_uri(holed)).frames == 19
 
 
@@ -331,15 +333,15 @@ def test_u_and_v_of_different_lengths(tmp_path):
     assert probe(flow_uri(tmp_path)).frames == 6
     save_grey(tmp_path / "w", [99])
     apart = frames_uri(tmp_path / "{u,w}" / "frame_%010d.jpg", fps=FPS, bound=20)
-    assert code_of(apart) == ("empty", f"{apart}: u and v have no frame number in common")
+    assert code_and_key(apart) == ("empty", apart)
     shutil.rmtree(tmp_path / "v")
-    assert code_of(flow_uri(tmp_path))[0] == "not_found"
+    assert code_and_key(flow_uri(tmp_path))[0] == "not_found"
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
 @pytest.mark.parametrize("grey", [False, True])
 def test_damaged_pictures(tmp_path, kind, grey):
-    image = picture(0, WIDTH, HEIGHT)
+    image = numbered_image(0, WIDTH, HEIGHT)
     path = tmp_path / f"000.{kind}"
     save(path, image[..., 0] if grey else image)
     whole = path.read_bytes()
@@ -347,14 +349,13 @@ def test_damaged_pictures(tmp_path, kind, grey):
     read(uri, [0.0])
     for part in (0.1, 0.3, 0.5, 0.8, 0.95):
         path.write_bytes(whole[: int(len(whole) * part)])
-        code, message = code_of(uri)
-        assert code == "truncated" and message.startswith(f"{path}: ")
+        assert code_and_key(uri) == ("truncated", str(path))
     path.write_bytes(whole[:-2] if kind == "jpg" else whole[:-20])
-    assert code_of(uri)[0] == "truncated"
+    assert code_and_key(uri)[0] == "truncated"
     path.write_bytes(b"")
-    assert code_of(uri)[0] == "empty"
+    assert code_and_key(uri)[0] == "empty"
     path.write_bytes(b"no picture" * 20)
-    assert code_of(uri)[0] == "not_a_video"
+    assert code_and_key(uri)[0] == "not_a_video"
     path.write_bytes(whole)
     read(uri, [0.0])
 
@@ -371,15 +372,17 @@ def test_a_reader_survives_a_damaged_picture(jpegs, tmp_path):
 
 def test_frames_of_another_size(jpegs, tmp_path):
     shutil.copytree(jpegs, tmp_path / "copy")
-    save(tmp_path / "copy" / "frame_0000000003.jpg", picture(0, 32, 24))
-    code, message = code_of(rgb_uri(tmp_path / "copy"), [0.0, 0.08])
-    assert code == "truncated" and "32x24 pixels, but the folder's first frame has 64x48" in message
+    save(tmp_path / "copy" / "frame_0000000003.jpg", numbered_image(0, 32, 24))
+    with pytest.raises(DecodeError, match="32x24 .* 64x48") as caught:
+        read(rgb_uri(tmp_path / "copy"), [0.0, 0.08])
+    assert caught.value.code == "truncated"
+    assert caught.value.key == str(tmp_path / "copy" / "frame_0000000003.jpg")
 
 
 def test_pictures_too_large_to_hold(tmp_path):
     """A small file can announce a picture of gigabytes."""
     Image.new("L", (9000, 9000)).save(tmp_path / "001.png")
-    assert code_of(rgb_uri(tmp_path, name="%03d.png"))[0] in {"too_large", "truncated"}
+    assert code_and_key(rgb_uri(tmp_path, name="%03d.png"))[0] in {"too_large", "truncated"}
 
 
 def test_a_video_is_still_a_video(tmp_path):

@@ -76,7 +76,7 @@ def test_it_says_what_a_full_decode_says(folder, name):
     assert index.duration_s == pytest.approx(float(times[-1]) + last_s, abs=0.0011)
     if not index.counted:
         keys = [float(time) for frame, time in zip(frames, times, strict=True) if frame.key_frame]
-        np.testing.assert_allclose(index.key_times_s[index.key_times_s >= 0], keys, atol=1e-6)
+        np.testing.assert_allclose(index.key_frame_times_s[index.key_frame_times_s >= 0], keys, atol=1e-6)
     assert (index.height, index.width) == images.shape[1:3]
     assert not index.truncated
 
@@ -97,8 +97,8 @@ def test_decoding_starts_at_the_key_frame_before(folder, name):
     leading = 0
     for position, pts in enumerate(index.pts):
         enough = [key for key in keys if key <= position and index.pts[key] <= pts]
-        assert index.key_before(position) == max(enough, default=0)
-        leading += index.key_before(position) < max(key for key in keys if key <= position)
+        assert index.key_frame_before(position) == max(enough, default=0)
+        leading += index.key_frame_before(position) < max(key for key in keys if key <= position)
     assert (leading > 0) == (name in ("open_gop.mp4", "hevc.mkv", "mpeg2.ts"))
 
 
@@ -137,11 +137,11 @@ def test_an_index_of_another_file_is_refused(tmp_path):
     index = index_video(path)
     write_video(path, frames=41)
     with (
-        pytest.raises(DecodeError, match="is not the file that was indexed") as caught,
+        pytest.raises(DecodeError) as caught,
         open_video(path, index=index),
     ):
         pass
-    assert caught.value.code == "wrong_frame_count"
+    assert (caught.value.code, caught.value.key) == ("wrong_frame_count", str(path))
     path.unlink()
     with pytest.raises(DecodeError) as caught, open_video(path, index=index):
         pass

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_cases import slow_after
-from video_files import copy_packets, decode_all, moving, picture, reference_clip, write_video
+from video_files import copy_packets, decode_all, moving, numbered_image, reference_clip, write_video
 
 from kineray.video import PacketIndex, decode, index_video, open_video, probe, read_clip
 
@@ -303,7 +303,7 @@ def test_the_picture_may_change_its_size(tmp_path, suffix):
             if part == 0:
                 stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
             for index in range(20):
-                frame = av.VideoFrame.from_ndarray(picture(index % 5, width, height), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(numbered_image(index % 5, width, height), format="rgb24")
                 frame = frame.reformat(format=pix_fmt)
                 frame.pts, frame.time_base = 20 * part + index, Fraction(1, 25)
                 for packet in encoder.encode(frame):
@@ -526,7 +526,7 @@ def test_who_stops_in_the_middle_may_read_again(folder, name):
     with open_video(path) as video:
         whole = video.read(np.arange(20) / 25)
         for taken in range(1, 6):
-            pictures = video.pictures(np.arange(20) / 25)
+            pictures = video.frames_at(np.arange(20) / 25)
             for _ in range(taken):
                 rows, picture = next(pictures)
             np.testing.assert_array_equal(picture.pixels(), whole[rows[0]])
@@ -543,7 +543,7 @@ def test_a_picture_gives_many_cuts(folder):
     ]
     with open_video(folder / "b_frames.mp4") as video:
         wanted = [video.read(times, **cut) for cut in cuts]
-        for rows, picture in video.pictures(times):
+        for rows, picture in video.frames_at(times):
             for number in (0, 1, 2, 2, 1, 0):
                 np.testing.assert_array_equal(picture.pixels(**cuts[number]), wanted[number][rows[0]])
 

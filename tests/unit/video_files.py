@@ -10,7 +10,7 @@ import numpy as np
 TOLERANCE_S = Fraction(1, 1_000_000)
 
 
-def picture(index, width, height):
+def numbered_image(index, width, height):
     """uint8 [H, W, 3]; every index gives another picture, and no symmetry of the square keeps one."""
     rng = np.random.default_rng(index)
     blocks = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
@@ -84,7 +84,7 @@ def write_video(
             stream.set_display_rotation(rotation)
         sound = container.add_stream("aac", rate=16000) if audio else None
         for index in range(frames):
-            image = picture(index, width, height) if images is None else images[index]
+            image = numbered_image(index, width, height) if images is None else images[index]
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if pix_fmt != "yuv420p":
                 frame = frame.reformat(format=pix_fmt)

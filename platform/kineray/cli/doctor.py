@@ -183,7 +183,7 @@ def _s3(storage: str) -> Finding:
 
     probe = store.join(storage, ".kineray-doctor")
     try:
-        with store.patience(10):  # do not wait for a server that may be restarting
+        with store.retry_for(10):  # do not wait for a server that may be restarting
             store.write_bytes(probe, b"ok")
             store.delete_file(probe)
     except StorageError as error:

@@ -1,6 +1,6 @@
 """Typed experiment configs, variants, dotted overrides, fingerprints.
 
-The class of any variant is here by its name too (``kineray.config.C3DConfig``), a user's own included.
+Every variant's class is an attribute too, by its name (``kineray.config.C3DConfig``), also a plug-in's.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which clips are read, and how a clip is cut from a video."""
+"""The section ``data`` of an experiment: which clips are read, and how they are cut from videos."""
 
 from typing import Annotated, Self
 
@@ -27,7 +27,7 @@ def check_frame_sizes(
     eval_short_side: int,
     eval_crop: int,
 ) -> None:
-    """Raise ValueError unless every crop fits the scaled video."""
+    """Raise ValueError unless the crops fit into the scaled frames. All sizes are in pixels."""
     low, high = short_side
     if low > high:
         raise ValueError(f"short_side must be low,high; got {low},{high}")
@@ -38,26 +38,27 @@ def check_frame_sizes(
 
 
 def check_normalisation(modality: Modality, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Raise ValueError unless there is a mean and a positive std for each of red, green, blue, u and v
-    that ``modality`` has."""
+    """Raise ValueError unless there are a mean and a positive std for each channel of ``modality``: red,
+    green, blue, u and v."""
     rgb, flow = clip_parts(modality, 1)
     if not len(mean) == len(std) == rgb + flow:
-        what = {3: "red, green and blue", 2: "u and v", 5: "red, green, blue, u and v"}[rgb + flow]
-        usual = {
+        channels = {3: "red, green and blue", 2: "u and v", 5: "red, green, blue, u and v"}[rgb + flow]
+        example = {
             3: "",
             2: ": set data.mean=0.5,0.5 data.std=0.226,0.226 (as in TSN)",
             5: ": set data.mean=0.45,0.45,0.45,0.5,0.5 data.std=0.225,0.225,0.225,0.226,0.226",
         }[rgb + flow]
         raise ValueError(
             f"mean and std have {len(mean)} and {len(std)} values; modality {modality} needs {rgb + flow} of"
-            f" each, for {what}{usual}"
+            f" each, for {channels}{example}"
         )
     if min(std) <= 0:
         raise ValueError("std must be positive")
 
 
 def clip_parts(modality: Modality, stack: int) -> tuple[int, int]:
-    """Channels of RGB in a clip, which come first, and of flow: u and v of each of its flow frames."""
+    """Number of RGB channels of a clip, which come first, and of flow channels: u and v for each of the
+    ``stack`` frames of flow that are read at a timestamp."""
     return {
         "rgb": (3, 0),
         "flow": (0, 2),
@@ -70,20 +71,21 @@ def clip_parts(modality: Modality, stack: int) -> tuple[int, int]:
 class ClipSection(Section):
     """How a clip is cut from a video.
 
-    ``sampling`` is where the ``frames`` frames of a clip lie (``kineray.data.clips.samplers``): dense,
-    ``stride / fps`` seconds apart (32 x 2 at 30 fps spans 2.1 s); uniform, spread over the whole segment;
-    segments, one random timestamp in each of ``frames`` parts (TSN); sequences, one of the parts of
-    ``frames`` frames that a segment falls into at ``stride / fps``.
+    ``sampling``: which ``frames`` frames of a sample a clip has (``kineray.data.clips.samplers``). dense:
+    ``stride / fps`` seconds apart (32 x 2 at 30 fps spans 2.1 s); uniform: spread over the whole sample;
+    segments: one at a random timestamp in each of ``frames`` equal parts (TSN); sequences: one of the
+    consecutive sequences of ``frames`` frames, ``stride / fps`` seconds apart, of which the sample consists.
 
-    ``modality``: rgb; flow, the u and v of optical flow; flow_stack, at each timestamp the u and v of
-    ``stack`` consecutive flow frames (TSN); rgb_flow and rgb_flow_stack, RGB and after it flow, of the
-    same timestamps, crop and mirror image (two-stream networks). ``flow_bound``: the pixels of motion that
-    8-bit flow is rescaled to, so that folders that were stored with different bounds can be used together;
-    none leaves it as stored. ``mean`` and ``std``: of values from 0 to 1, for those of red, green, blue, u
+    ``modality``: rgb; flow, the u and v of optical flow; flow_stack, the u and v of ``stack`` consecutive
+    flow frames at each timestamp (TSN); rgb_flow and rgb_flow_stack, RGB followed by flow with the same
+    timestamps, crop and mirroring (two-stream networks). ``flow_bound``: the motion in pixels to which 8-bit
+    flow is rescaled, so that folders that were stored with different bounds can be used together; none: as
+    stored. ``mean`` and ``std``: of pixel values from 0 to 1, for each of the channels red, green, blue, u
     and v that the modality has.
 
-    ``short_side`` is the range of the random resize in training, ``crop`` the square that is cut
-    from it; ``eval_short_side`` and ``eval_crop`` are their fixed counterparts in evaluation.
+    ``short_side``: range in pixels of the random short side to which frames are scaled in training;
+    ``crop``: side of the square that is then cut out; ``eval_short_side`` and ``eval_crop``: their fixed
+    counterparts in evaluation.
     """
 
     modality: Modality = "rgb"
@@ -109,19 +111,22 @@ class ClipSection(Section):
 
     @property
     def channels(self) -> int:
-        """Channels of a clip, and so of what the model takes."""
+        """Number of channels of a clip, and so of the input of the model."""
         return sum(clip_parts(self.modality, self.stack))
 
 
 class DataConfig(ClipSection):
     """Which clips are read, and how a clip is cut from a video (``ClipSection``).
 
-    ``heads``: which of the manifest's heads are trained; none named, all are. ``augment``: what changes the
-    pixels of training clips (``data.augment.color_jitter.brightness=0.4``). ``balance``: how often a class is
-    seen in training; none, as often as it occurs; sqrt, in proportion to the square root of that; class, all
-    alike. ``balance_head`` says whose classes, where there are several heads. ``sequences``: how many of the
-    sequences of a sample an epoch goes through with ``sampling=sequences``: ``one``, drawn at random, or
-    ``all`` of them, in an order that mixes those of all samples.
+    ``manifest``: the manifest of the data set, a file or its folder, local or on S3. ``heads``: which heads
+    of the manifest are trained; none: all. ``augment``: augmentations of training clips
+    (``data.augment.color_jitter.brightness=0.4``). ``balance``: how often a class is seen in training; none:
+    as often as it occurs; sqrt: in proportion to the square root of that; class: all classes equally often.
+    ``balance_head``: the head whose classes are balanced, if several are trained. ``clips_per_sample``: clips
+    of a sample in an epoch (repeated augmentation, arXiv 1901.09335). ``sequences``: which sequences of a
+    sample an epoch goes through with ``sampling=sequences``: ``one`` at random, or ``all``, in an order that
+    mixes those of all samples. ``error_budget``: fraction of the clips that may fail to decode, and be
+    replaced, before training stops.
     """
 
     manifest: str = ""
@@ -140,7 +145,7 @@ class DataConfig(ClipSection):
             raise ValueError(f"heads names {repeated[0]} twice")
         if self.sequences == "all" and (self.sampling != "sequences" or self.modality.endswith("stack")):
             raise ValueError(
-                f"sequences all needs sampling sequences and frames that are not stacked, not sampling "
-                f"{self.sampling} and modality {self.modality}"
+                "sequences=all needs sampling=sequences and a modality without stacks, not"
+                f" sampling={self.sampling} and modality={self.modality}"
             )
         return self

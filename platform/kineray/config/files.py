@@ -25,15 +25,20 @@ def from_yaml(text: str, source: str = "experiment") -> Experiment:
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        problem = f"expected sections such as 'optim:', found {type(tree).__name__}"
-        raise ConfigError(problem, code="not_an_experiment", key=source)
+        raise ConfigError(
+            f"holds a {type(tree).__name__}, not an experiment",
+            code="not_an_experiment",
+            key=source,
+            remedy="write sections such as 'optim:'",
+        )
     default = Experiment().model_dump()
     try:
         fill(Experiment, default, tree)
         flat = dict(flatten(tree))
     except RecursionError:
-        problem = "nested too deeply; an alias must not contain itself"
-        raise ConfigError(problem, code="not_yaml", key=source) from None
+        raise ConfigError(
+            "nested too deeply", code="not_yaml", key=source, remedy="an alias must not contain itself"
+        ) from None
     try:
         for key, value in flat.items():
             if value != {}:

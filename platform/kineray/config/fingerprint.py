@@ -14,10 +14,10 @@ def fingerprint(
 ) -> str:
     """12 hex digits that change exactly when the science does.
 
-    The path of the manifest and the experiment's name are no science; the content of the manifest
-    is, so pass its hash when there is one. So it is with weights to start from: ``inits`` maps their dotted
-    keys (``model.init``) to the hash of their content. The source of plug-ins that the experiment uses is
-    science.
+    The experiment's name and the path of the manifest do not count; the content of the manifest does, so
+    pass its hash if there is one. Likewise ``inits`` maps the dotted keys of the initial weights
+    (``model.init``) to the hashes of their content. The source of every plug-in that the experiment uses
+    counts too.
     """
     science = leaf_keys(experiment)
     del science["name"], science["data.manifest"]

@@ -1,7 +1,7 @@
-"""Dotted ``key=value`` overrides: in, applied, and out again."""
+"""Dotted ``key=value`` overrides: read, applied and written."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,7 +13,6 @@ from kineray.config.variants import Pieces, Variant, find_variant
 from kineray.errors import ConfigError
 
 Overrides = Iterable[str] | Mapping[str, object]
-Piece = TypeVar("Piece", bound=Variant)
 
 
 def apply_overrides(experiment: Experiment, overrides: Overrides) -> Experiment:
@@ -21,7 +20,7 @@ def apply_overrides(experiment: Experiment, overrides: Overrides) -> Experiment:
 
     ``overrides`` is a list of ``"optim.lr=0.1"`` or a mapping from dotted key to value. Choosing a
     variant (``optim.type=adam``) starts from that variant's defaults; setting a field of a piece
-    (``recipe.mixup.alpha=0.2``) or ``recipe.mixup=on`` adds the piece, ``recipe.mixup=off`` takes it away.
+    (``recipe.mixup.alpha=0.2``) or ``recipe.mixup=on`` adds the piece, ``recipe.mixup=off`` removes it.
     Raises ConfigError for a misspelt key (with a suggestion), a field of a variant that is not selected, a
     key given twice with different values, or a bad value.
     """
@@ -38,16 +37,24 @@ def as_pairs(overrides: Overrides) -> dict[str, object]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(
-                "expected key=value, as in optim.lr=0.1", code="not_an_override", key=f"'{text}'"
+                "not an override",
+                code="not_an_override",
+                key=f"'{text}'",
+                remedy="write key=value, as in optim.lr=0.1",
             )
         if key in pairs and pairs[key] != value:
-            raise ConfigError(f"given twice, as {pairs[key]} and as {value}", code="given_twice", key=key)
+            raise ConfigError(
+                f"given twice, as {pairs[key]} and as {value}",
+                code="given_twice",
+                key=key,
+                remedy="drop one of the two",
+            )
         pairs[key] = value
     return pairs
 
 
 def validated(tree: dict[str, Any], given: Mapping[str, object]) -> Experiment:
-    """The experiment of a tree. Raises ConfigError for its first bad value.
+    """The experiment that a tree describes. Raises ConfigError for its first bad value.
 
     ``given``: the values as the user wrote them.
     """
@@ -60,22 +67,22 @@ def validated(tree: dict[str, Any], given: Mapping[str, object]) -> Experiment:
 def overrides_of(section: Section, path: str) -> list[str]:
     """The ``key=value`` that turn the defaults of a section at ``path`` into ``section``.
 
-    Of a variant its type is always there, and what follows differs from the type's defaults.
+    For a variant, the first is its type and the others are the fields that differ from the type's defaults.
     """
     chosen = [f"{path}.type={section.type}"] if isinstance(section, Variant) else []
     return chosen + list(_changes(section, type(section).model_construct(), path))
 
 
 def as_arguments(tree: Mapping[str, Any]) -> dict[str, str]:
-    """The leaves of a section as it is in YAML, written as in ``key=value``: ``{"temporal.units": "50"}``."""
+    """The leaves of a section in plain values, as they are written in overrides: ``{"cut": "layer3"}``."""
     return {key: _as_argument(value) for key, value in flatten(tree)}
 
 
 def change_model(model: ModelSection, fields: Mapping[str, object]) -> ModelSection:
-    """``model`` with other fields, whatever clips it takes then.
+    """``model`` with other values of some fields; the shape of its clips is not checked.
 
-    A field that is a section may be named by its dotted keys (``{"temporal.type": "gru"}``), or given as a
-    section or mapping. Raises ConfigError as ``apply_overrides`` does, for the keys ``model.*``.
+    Fields inside a section are named by dotted keys (``{"temporal.type": "gru"}``), or the section is given
+    as a value or mapping. Raises ConfigError as ``apply_overrides`` does, for the keys ``model.*``.
     """
     plain = {
         key: value.model_dump() if isinstance(value, BaseModel) else value for key, value in fields.items()
@@ -103,7 +110,7 @@ def differing_keys(left: Experiment, right: Experiment) -> list[str]:
 
 
 def _leaves(
-    section: BaseModel, prefix: str, without: frozenset[str] = frozenset()
+    section: BaseModel, prefix: str, left_out: frozenset[str] = frozenset()
 ) -> Iterator[tuple[str, object]]:
     plain = section.model_dump(mode="json")
     for name in type(section).model_fields:
@@ -114,7 +121,7 @@ def _leaves(
                 yield from inside.items() if inside else {f"{key}.{piece}": "on"}.items()
         elif isinstance(value, BaseModel):
             yield from _leaves(value, f"{key}.")
-        elif name not in without:
+        elif name not in left_out:
             yield key, plain[name]
 
 

@@ -1,11 +1,11 @@
 """Plug-ins: a user's own variants, in the user's own file.
 
-A plug-in is a Python file, or a module by its name, that declares variants. It is named by ``load_plugins``,
-by the option ``--plugin``, in ``KINERAY_PLUGINS`` (several are separated by commas), by an entry point of the
+A plug-in is a Python file or module that declares variants. It is named by a call of ``load_plugins``, by
+the option ``--plugin``, in ``KINERAY_PLUGINS`` (several are separated by commas) or by an entry point of the
 group ``kineray.plugins``, or it is the experiment script itself. Nothing else is ever executed.
 
-What processes on other hosts need of it is its source: a ``Plugin`` carries it, and ``execute`` declares its
-variants there. The hash of the source of every plug-in that an experiment uses is part of its fingerprint.
+Processes on other hosts get its source as a ``Plugin``, whose ``execute`` declares the variants there. The
+hash of the source of every plug-in that an experiment uses is part of its fingerprint.
 """
 
 import hashlib
@@ -24,21 +24,21 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from kineray.config.variants import Pieces, Variant, declare_again, families, take_back
+from kineray.config.variants import Pieces, Variant, families, redeclare, undeclare
 from kineray.errors import ConfigError, KinerayError
 
 ENVIRONMENT = "KINERAY_PLUGINS"
 ENTRY_POINTS = "kineray.plugins"
 
-_PREFIX = "kineray_plugin_"  # of the modules that files become, so that no installed module is hidden
+_PREFIX = "kineray_plugin_"  # of module names made from files: none hides an installed module
 
 
 @dataclass(frozen=True)
 class Plugin:
     """The source of a file that declares variants.
 
-    ``name``: of the file, such as ``my_tsm.py``; ``module``: that its classes belong to; ``path``: where it
-    was read; ``sha256``: of its source, in hex.
+    ``name``: of the file, such as ``my_tsm.py``; ``module``: name of the module that its classes belong to;
+    ``path``: where the file was read.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Plugin:
 
     @property
     def sha256(self) -> str:
-        """Of the source: what a fingerprint and a checkpoint know the plug-in by."""
+        """Hash of the source, in hex: it identifies the plug-in in fingerprints and checkpoints."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     def to_json(self) -> dict[str, str]:
@@ -61,9 +61,9 @@ class Plugin:
         return cls(**value)
 
     def execute(self) -> ModuleType:
-        """Declare its variants in this process, if that is not done yet, and return the module it became.
+        """Declare its variants in this process, unless that is done already; returns its module.
 
-        Raises ConfigError if that fails, with the line.
+        Raises ConfigError, with file and line, if the source fails.
         """
         loaded = _LOADED.get(self.module)
         if loaded is None or loaded.sha256 != self.sha256:
@@ -77,11 +77,11 @@ _LOADED: dict[str, Plugin] = {}
 def load_plugins(*references: str | os.PathLike[str]) -> tuple[Plugin, ...]:
     """Declare the variants of plug-ins; each is a path that ends in .py, or the name of a module.
 
-    Without arguments those of ``KINERAY_PLUGINS`` and of entry points. A file that is loaded again is
-    executed again only if it has changed. Raises ConfigError for one that is not there or fails, with the
-    line.
+    Without arguments, those of ``KINERAY_PLUGINS`` and of entry points are loaded. A file that is loaded
+    again is executed again only if it has changed. Raises ConfigError for a plug-in that does not exist or
+    fails, with file and line.
     """
-    return tuple(_load(os.fspath(reference)) for reference in references or _usual())
+    return tuple(_load(os.fspath(reference)) for reference in references or _installed())
 
 
 def load_file(path: str | os.PathLike[str], module: str = "") -> tuple[Plugin, ModuleType]:
@@ -93,7 +93,7 @@ def load_file(path: str | os.PathLike[str], module: str = "") -> tuple[Plugin, M
 
 
 def require_plugins(needed: Mapping[str, str], key: str) -> None:
-    """Raise ConfigError unless the plug-ins ``needed`` ({file name: sha256}) are loaded as they are there.
+    """Raise ConfigError unless the plug-ins ``needed`` ({file name: sha256}) are loaded, unchanged.
 
     ``key``: what needs them, such as the folder of a checkpoint.
     """
@@ -112,7 +112,7 @@ def require_plugins(needed: Mapping[str, str], key: str) -> None:
                 f"({here[name][:12]})",
                 code="plugin_differs",
                 key=key,
-                remedy="load the file as it was then",
+                remedy="load the file with the content that it had then",
             )
 
 
@@ -125,7 +125,7 @@ def loaded_plugins() -> tuple[Plugin, ...]:
 def plugins_of(section: BaseModel) -> tuple[Plugin, ...]:
     """The plug-ins that declare the variants in ``section``, in order of their names, each once.
 
-    Raises ConfigError for a variant whose source cannot be found, as one that was typed into a notebook.
+    Raises ConfigError for a variant whose source cannot be found, such as one typed into a notebook.
     """
     found: dict[str, Plugin] = {}
     for variant in _variants_in(section):
@@ -135,7 +135,7 @@ def plugins_of(section: BaseModel) -> tuple[Plugin, ...]:
         plugin = _LOADED.get(module) or _source_of(module)
         if plugin is None:
             raise ConfigError(
-                "is declared in no file, so that other processes cannot have it",
+                "is not declared in a file, so other processes cannot load it",
                 code="no_source",
                 key=f"{module}.{type(variant).__qualname__}",
                 remedy="put the class into a .py file and load it with kineray.load_plugins('FILE.py')",
@@ -145,15 +145,15 @@ def plugins_of(section: BaseModel) -> tuple[Plugin, ...]:
 
 
 def read_text(file: Path, remedy: str) -> str:
-    """What a file that the user named says. Raises ConfigError; ``remedy``: for one that is not there."""
+    """The text of a file that the user named. Raises ConfigError with ``remedy`` if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError("no such file", code="not_found", key=file, remedy=remedy) from None
     except UnicodeDecodeError:
-        raise ConfigError("not a text file in UTF-8", code="not_text", key=file) from None
+        raise ConfigError("not a text file in UTF-8", code="not_text", key=file, remedy=remedy) from None
     except OSError as error:
-        raise ConfigError(str(error.strerror), code="not_readable", key=file) from None
+        raise ConfigError(str(error.strerror), code="not_readable", key=file, remedy=remedy) from None
 
 
 def is_loading() -> bool:
@@ -164,7 +164,7 @@ def is_loading() -> bool:
 _EXECUTING: list[str] = []
 
 
-def _usual() -> Iterator[str]:
+def _installed() -> Iterator[str]:
     yield from filter(None, os.environ.get(ENVIRONMENT, "").split(","))
     yield from (point.value.partition(":")[0] for point in entry_points(group=ENTRY_POINTS))
 
@@ -189,7 +189,7 @@ def _read(file: Path, module: str) -> Plugin:
 
 
 def _module_of(file: Path) -> str:
-    """The name of the module that a file becomes, another one for every path."""
+    """The name of the module for a file, different for every path."""
     digest = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:8]
     return f"{_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', file.stem)}_{digest}"
 
@@ -200,14 +200,14 @@ def _execute(plugin: Plugin) -> None:
     if package := plugin.module.rpartition(".")[0]:
         importlib.import_module(package)
         module.__package__ = package
-    before, taken = sys.modules.get(plugin.module), take_back(plugin.module)
+    before, replaced = sys.modules.get(plugin.module), undeclare(plugin.module)
     sys.modules[plugin.module] = module
     _EXECUTING.append(plugin.module)
     try:
-        exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)  # what the user named
+        exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)  # the user named it
     except Exception as error:
-        take_back(plugin.module)
-        declare_again(taken)
+        undeclare(plugin.module)
+        redeclare(replaced)
         if before is None:
             del sys.modules[plugin.module]
         else:
@@ -216,7 +216,9 @@ def _execute(plugin: Plugin) -> None:
         if isinstance(error, KinerayError):
             raise ConfigError(str(error), code=error.code, key=where) from None
         problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(problem, code="plugin_failed", key=where) from error
+        raise ConfigError(
+            problem, code="plugin_failed", key=where, remedy="correct the file, or leave it out"
+        ) from error
     finally:
         _EXECUTING.pop()
     _LOADED[plugin.module] = plugin
@@ -237,7 +239,7 @@ def _declares(module: str) -> bool:
 
 
 def _source_of(name: str) -> Plugin | None:
-    """The plug-in that an imported module is; in other processes the script is a module like any other."""
+    """An imported module as a plug-in; None if it has no source file."""
     path = getattr(sys.modules.get(name), "__file__", None)
     if path is None or not path.endswith(".py") or not Path(path).is_file():
         return None

@@ -45,7 +45,7 @@ class TrainConfig(Section):
 
 
 class Experiment(Section):
-    """One training run, whole. Two runs with equal experiments and manifests are the same science."""
+    """One whole training run. Two runs with equal experiments and manifests are the same science."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "experiment"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -58,11 +58,11 @@ class Experiment(Section):
     recipe: Pieces[RecipePiece] = Pieces()
 
     @model_validator(mode="after")
-    def _whole_parts(self) -> Self:
+    def _parts_fit(self) -> Self:
         self.model.check_clip(self.data.frames, self.data.crop, self.data.eval_crop)
         self.schedule.check(self.train.epochs)
         if self.data.balance != "none" and self.task.labels != "single":
-            raise ValueError(f"data.balance={self.data.balance} is for clips of a single class each")
+            raise ValueError(f"data.balance={self.data.balance} needs clips that have one class each")
         if self.train.global_batch % self.data.clips_per_sample:
             raise ValueError(
                 f"train.global_batch {self.train.global_batch} is not a multiple of data.clips_per_sample "

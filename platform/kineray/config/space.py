@@ -1,6 +1,5 @@
 """Search spaces, written in an experiment's own dotted keys."""
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +12,8 @@ from kineray.errors import ConfigError
 Scalar = bool | int | float | str
 
 _MOST_COMBINATIONS = 1000
+_EXAMPLE = "{'optim.lr': LogUniform(0.01, 1)}"
+_DOMAINS = "Choice(4, 8), Uniform(0.8, 0.99) or LogUniform(0.01, 1)"
 
 
 @dataclass(frozen=True)
@@ -46,49 +47,65 @@ SearchSpace = Mapping[str, Domain]
 
 
 def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str] = ()) -> None:
-    """Raise ConfigError where a point of ``space`` is found that is no valid experiment.
+    """Raise ConfigError if a point of ``space`` is found that is not a valid experiment.
 
-    The points that are tried are made of all choices and, of every range, its ends and one point
-    between them that is no whole number. Where they make at most 1000 combinations, all are applied to
-    ``experiment``, so that values that do not go together are found; of a larger space only the
-    points that differ from its first one in a single key. ``fixed`` are keys that overrides have set:
-    a key cannot be both set and searched.
+    The points are combinations of all choices and, for every range, its ends and a number between them that
+    is not whole. If there are at most 1000 of them, all are applied to ``experiment``, which finds values
+    that do not go together; of a larger space, only those that differ from the first in a single key.
+    ``fixed``: keys that overrides set; a key cannot be both set and searched.
     """
     if not isinstance(space, Mapping):
         raise ConfigError(
-            f"the search space is a {type(space).__name__}: write a mapping from key to domain, "
-            "as in {'optim.lr': LogUniform(0.01, 1)}"
+            f"a search space cannot be a {type(space).__name__}",
+            code="not_a_space",
+            key="space",
+            remedy=f"give a mapping from key to domain, such as {_EXAMPLE}",
         )
     if not space:
         raise ConfigError(
-            "the search space is empty: name at least one key, as in {'optim.lr': LogUniform(0.01, 1)}"
+            "the search space is empty",
+            code="not_a_space",
+            key="space",
+            remedy=f"name at least one key, as in {_EXAMPLE}",
         )
     for key, domain in space.items():
-        if not isinstance(key, str) or not isinstance(domain, Domain):
+        if not isinstance(key, str):
             raise ConfigError(
-                f"search space: {key}: {domain!r} is no domain; "
-                "write Choice(4, 8), Uniform(0.8, 0.99) or LogUniform(0.01, 1)"
+                f"{key!r} is not the key of a field",
+                code="not_a_space",
+                key="space",
+                remedy=f"write dotted keys, as in {_EXAMPLE}",
             )
+        if not isinstance(domain, Domain):
+            raise _bad_domain(key, f"{domain!r} is not a domain", f"write {_DOMAINS}")
     for key in fixed:
         if key in space:
-            raise ConfigError(f"{key}: both set and searched; drop one of the two")
+            raise ConfigError(
+                "both set and searched", code="given_twice", key=key, remedy="drop one of the two"
+            )
     probes = {key: _probes(key, domain) for key, domain in space.items()}
     for point in _points(probes):
         try:
             apply_overrides(experiment, point)
         except ConfigError as error:
-            raise ConfigError(f"search space: {error}") from None
+            raise ConfigError(
+                f"{error.problem.removeprefix(f'{error.key} ')} (at a point of the search space)",
+                code=error.code,
+                key=error.key,
+                value=point.get(error.key),
+                remedy=error.remedy,
+            ) from None
 
 
 def parse_space(texts: Iterable[str]) -> dict[str, Domain]:
-    """A search space from texts as ``parse_domain`` reads them. Raises ConfigError, also for a key twice."""
+    """A search space from texts for ``parse_domain``. Raises ConfigError, also for a repeated key."""
     space: dict[str, Domain] = {}
     for text in texts:
         key, domain = parse_domain(text)
         if key in space:
             raise ConfigError(
                 f"searched twice, the second time as {text.partition('=')[2]}",
-                code="repeated_key",
+                code="given_twice",
                 key=key,
                 remedy="give each key one domain",
             )
@@ -104,36 +121,37 @@ def parse_domain(text: str) -> tuple[str, Domain]:
     key, equals, value = text.partition("=")
     kind, *ends = value.split(":")
     if not equals or not value:
-        raise ConfigError(f"'{text}': expected key=a,b,c or key=log:LOW:HIGH or key=uniform:LOW:HIGH")
+        raise _bad_domain(
+            f"'{text}'", "not a domain", "write key=a,b,c or key=log:LOW:HIGH or key=uniform:LOW:HIGH"
+        )
     if not ends:
         return key, Choice(*value.split(","))
     kinds: dict[str, type[LogUniform | Uniform]] = {"log": LogUniform, "uniform": Uniform}
     if kind not in kinds or len(ends) != 2:
-        near = difflib.get_close_matches(kind, kinds, n=1)
-        raise ConfigError(
-            f"'{text}': expected log:LOW:HIGH or uniform:LOW:HIGH{f', not {kind}' if not near else ''}"
-        )
+        raise _bad_domain(key, f"'{value}' is not a range", "write log:LOW:HIGH or uniform:LOW:HIGH")
     try:
         low, high = (float(end) for end in ends)
     except ValueError:
-        raise ConfigError(f"'{text}': {ends[0]} and {ends[1]} must be numbers") from None
+        raise _bad_domain(key, f"{ends[0]} and {ends[1]} must be numbers") from None
     return key, kinds[kind](low, high)
+
+
+def _bad_domain(key: str, problem: str, remedy: str = "") -> ConfigError:
+    return ConfigError(problem, code="not_a_domain", key=key, remedy=remedy)
 
 
 def _probes(key: str, domain: Domain) -> tuple[Scalar, ...]:
     if isinstance(domain, Choice):
         if not domain.values:
-            raise ConfigError(f"search space: {key}: a choice without values")
+            raise _bad_domain(key, "a choice without values")
         return domain.values
     if not all(isinstance(end, int | float) for end in (domain.low, domain.high)):
-        raise ConfigError(f"search space: {key}: the ends of a range must be numbers")
+        raise _bad_domain(key, "the ends of a range must be numbers")
     if not (math.isfinite(domain.low) and math.isfinite(domain.high) and domain.low < domain.high):
-        raise ConfigError(f"search space: {key}: the range {domain.low:g} to {domain.high:g} is empty")
+        raise _bad_domain(key, f"the range {domain.low:g} to {domain.high:g} is empty")
     if isinstance(domain, LogUniform) and domain.low <= 0:
-        raise ConfigError(
-            f"search space: {key}: a logarithmic range must start above 0, not at {domain.low:g}"
-        )
-    # The golden section: a whole number there is an accident, so a range of an integer key is found.
+        raise _bad_domain(key, f"a logarithmic range must start above 0, not at {domain.low:g}")
+    # The golden section is hardly ever a whole number, so a range for an integer key is refused.
     part = (math.sqrt(5) - 1) / 2
     if isinstance(domain, LogUniform):
         return domain.low, domain.high, domain.low * (domain.high / domain.low) ** part

@@ -14,6 +14,7 @@ from kineray.config.variants import (
     did_you_mean,
     family_of,
     family_of_pieces,
+    find_variant,
     variants,
 )
 from kineray.errors import ConfigError
@@ -25,7 +26,7 @@ Tree = dict[str, Any]
 class Place:
     """A section of a tree: its dotted ``path``, its class there, and the family that may stand there.
 
-    ``pieces``: the section holds pieces of the family, by their type.
+    ``pieces``: whether the section holds several pieces of the family, by their type.
     """
 
     path: str
@@ -40,7 +41,7 @@ class Place:
 
 
 def places(section: type[BaseModel], tree: object, prefix: str = "") -> Iterator[Place]:
-    """Every section inside ``section``, as it is chosen in ``tree``, the outer ones first."""
+    """Every section inside ``section`` with the variants that ``tree`` chooses, outer sections first."""
     for name, field in section.model_fields.items():
         node = tree.get(name) if isinstance(tree, Mapping) else None
         path = f"{prefix}{name}"
@@ -65,7 +66,7 @@ def families_by_key(
 ) -> dict[str, type[Variant]]:
     """Every key that chooses among variants, as ``model.temporal.type`` or ``recipe.*``, with its family.
 
-    Those inside the variants of a family are there too, whichever of them has the field.
+    Keys inside the variants of a family are included, whichever of the variants has them.
     """
     found: dict[str, type[Variant]] = {}
     for name, field in section.model_fields.items():
@@ -86,7 +87,7 @@ def families_by_key(
 def change(tree: Tree, pairs: Mapping[str, object]) -> Tree:
     """Change leaves of ``tree``, the variants of its sections, and its pieces, in place.
 
-    Raises ConfigError for a key that the tree does not have then.
+    Raises ConfigError for a key that does not exist with the variants chosen by ``pairs``.
     """
     # Variants first, the outer ones before those inside them, so that the order of the arguments is free.
     for key in sorted(pairs, key=lambda key: key.count(".")):
@@ -139,9 +140,13 @@ def check_key(key: str, tree: Tree) -> None:
         _check_variant(key, found[inside])
     if key in found:
         fields = [name for name in known if name.startswith(f"{key}.")]
-        listed = f"; it has {', '.join(fields)}" if fields else ""
-        raise ConfigError(f"a section, not a field{listed}", code="not_a_field", key=key)
-    raise ConfigError(f"unknown key{_near(key, known)}", code="unknown_key", key=key)
+        raise ConfigError(
+            "a section, not a field",
+            code="not_a_field",
+            key=key,
+            remedy=f"it has {', '.join(fields)}" if fields else "",
+        )
+    raise ConfigError("unknown key", code="unknown_key", key=key, remedy=_suggestion(key, known))
 
 
 def node_at(tree: Tree, path: str) -> Tree:
@@ -153,7 +158,7 @@ def node_at(tree: Tree, path: str) -> Tree:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of every leaf; an empty part counts as one."""
+    """(dotted key, value) of every leaf; an empty mapping counts as a leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
@@ -167,14 +172,15 @@ def bad_value(error: ValidationError, given: Mapping[str, object], path: tuple[s
     key = ".".join(str(part) for part in (*path, *first["loc"]) if not str(part).isdigit())
     message = first["msg"].removeprefix("Value error, ")
     problem = message[:1].lower() + message[1:]
-    made = ConfigError(problem, code="bad_value", key=key, value=given.get(key))
+    code = "unknown_variant" if first["type"] == "unknown_variant" else "bad_value"
+    made = ConfigError(problem, code=code, key=key, value=given.get(key))
     if not key and (named := re.match(r"[a-z_]+\.[a-z_.]+(?= )", problem)):
-        made.key = named[0]  # of sections that do not go together the message names the first field
+        made.key = named[0]  # if two sections do not go together, the message begins with a key
     return made
 
 
 def _chosen(family: type[Variant], node: object, default: object) -> type[Variant]:
-    """The variant that a node has; what a wrong type would be is the default."""
+    """The variant that ``node`` chooses; for a type that does not exist, the default variant."""
     known = variants(family)
     name = node.get("type") if isinstance(node, Mapping) else None
     if isinstance(name, str) and name in known:
@@ -183,24 +189,10 @@ def _chosen(family: type[Variant], node: object, default: object) -> type[Varian
 
 
 def _choose(node: Tree, family: type[Variant], key: str, value: object) -> None:
-    chosen = _find(family, str(value), key, value)
+    chosen = find_variant(family, value, key)
     if node.get("type") != value:
         node.clear()
         node.update(default_tree(chosen))
-
-
-def _find(family: type[Variant], name: str, key: str, value: object = None) -> type[Variant]:
-    known = variants(family)
-    if name not in known:
-        near = did_you_mean(name, known)
-        raise ConfigError(
-            f"not one of {', '.join(known)}{near}",
-            code="unknown_variant",
-            key=key,
-            value=value,
-            remedy="" if near else "or name the file that declares it as `plugin`",
-        )
-    return known[name]
 
 
 def _place(tree: Tree, path: str) -> Place | None:
@@ -208,7 +200,7 @@ def _place(tree: Tree, path: str) -> Place | None:
 
 
 def _add_piece(tree: Tree, key: str, pairs: Mapping[str, object]) -> None:
-    """Add the piece that ``key`` sets, or a field of which it sets; ``recipe.ema=off`` takes it away."""
+    """Add the piece that ``key`` switches on or sets a field of; ``recipe.ema=off`` removes it."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         path, name = ".".join(parts[:depth]), parts[depth]
@@ -216,14 +208,16 @@ def _add_piece(tree: Tree, key: str, pairs: Mapping[str, object]) -> None:
         if place is None or not place.pieces or place.family is None:
             continue
         piece, node = f"{path}.{name}", node_at(tree, path)
-        chosen = _find(place.family, name, piece)
+        chosen = find_variant(place.family, name, piece)
         if key == piece and str(pairs[key]) in {"off", "none", "None"}:
             inside = next((other for other in pairs if other.startswith(f"{piece}.")), None)
             if inside:
-                raise ConfigError(f"set, but {piece} is off", code="given_twice", key=inside)
+                raise ConfigError(
+                    f"set, but {piece} is off", code="given_twice", key=inside, remedy="drop one of the two"
+                )
             node.pop(name, None)
         elif key == piece and pairs[key] != "on":
-            raise ConfigError("expected on or off", code="bad_value", key=key)
+            raise ConfigError("expected on or off", code="bad_value", key=key, value=pairs[key])
         elif name not in node:
             node[name] = _piece_defaults(chosen)
 
@@ -246,10 +240,11 @@ def _check_variant(key: str, place: Place) -> None:
             f"{place.path}.type={place.section.model_fields['type'].default} is selected",
             code="wrong_variant",
             key=key,
+            remedy=f"select {place.path}.type={owners[0]}, or leave the field out",
         )
 
 
-def _near(word: str, known: list[str]) -> str:
+def _suggestion(word: str, known: list[str]) -> str:
     leaf = word.rpartition(".")[2]
     same_leaf = [key for key in known if key.rpartition(".")[2] == leaf][:1]
-    return did_you_mean(word, known) or (f"; did you mean {same_leaf[0]}?" if same_leaf else "")
+    return did_you_mean(word, known) or (f"did you mean {same_leaf[0]}?" if same_leaf else "")

@@ -1,7 +1,7 @@
 """Variants: the one mechanism by which everything that varies is added.
 
-A *family* is a base section, such as ``ModelSection``. Declaring a subclass with a ``type`` is all there is
-to do for a new variant of it:
+A *family* is a base section, such as ``ModelSection``. To add a variant, declare a subclass with a
+``type``:
 
     class TsmConfig(ModelSection, type="tsm"):
         shift: float = 0.125
@@ -10,19 +10,19 @@ to do for a new variant of it:
             return Tsm(self, heads, in_channels)
 
 ``model.type=tsm`` then works in overrides, YAML, search spaces, listings and errors. kineray's own variants
-are declared in the same way, one in each module of the family's ``home``, which is imported when the family
-is first asked for its variants. They name what builds them by ``builds="kineray.models.c3d.C3D"``, which is
+are declared in the same way, one in each module of the package ``home``, which is imported when the variants
+of the family are first asked for. Their implementation is named by ``builds="kineray.models.c3d.C3D"`` and
 imported when it is first used, so that a configuration needs no torch.
 
-An experiment holds one variant of a family in a field of the family's type, or several *pieces* of it, by
-their ``type``, in a field of type ``Pieces`` (``recipe.mixup.alpha=0.2``).
+A field of the family's type holds one of its variants (``model.type=tsm``). A field of type ``Pieces`` holds
+several of them, called *pieces*, by their ``type`` (``recipe.mixup.alpha=0.2``).
 """
 
 import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
@@ -42,6 +42,7 @@ from kineray.errors import ConfigError
 Kind: TypeAlias = type["Variant"]  # inside the class ``type`` is a field
 
 _FAMILIES: list[Kind] = []
+_DECLARE_IT = "or name the file that declares it as `plugin`"
 
 
 class Variant(Section):
@@ -50,9 +51,9 @@ class Variant(Section):
     type: str = ""
 
     builds: ClassVar[str] = ""
-    """Dotted name of what implements the variant."""
+    """Dotted name of the class or function that implements the variant."""
     order: ClassVar[int] = 0
-    """Pieces of a lower order come first, whatever order they are written in."""
+    """Pieces with a lower order come first, in whatever order they are written."""
 
     _home: ClassVar[str] = ""
     _family: ClassVar[Kind | None] = None
@@ -73,10 +74,10 @@ class Variant(Section):
     @classmethod
     def _declare(cls, name: str) -> None:
         before = cls._members.get(name)
-        # A file that is loaded again declares its variants anew.
+        # A file that is loaded again declares its variants again.
         if before is not None and before._source() != cls._source():
             raise ConfigError(
-                f"declares the type '{name}', which {before._source()} has",
+                f"declares the type '{name}', as {before._source()} already does",
                 code="variant_declared_twice",
                 key=cls._source(),
                 remedy="choose another name",
@@ -88,7 +89,7 @@ class Variant(Section):
         return f"{cls.__module__}.{cls.__qualname__}"
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
-        """What this variant configures: ``builds``, called with the variant and the arguments."""
+        """The object that this variant configures: ``builds``, called with the variant and the arguments."""
         return self.implementation()(self, *args, **kwargs)
 
     @classmethod
@@ -120,8 +121,7 @@ class Variant(Section):
             return value
         if not isinstance(value, Mapping):
             raise ValueError(f"expected a section with a type, not {value!r}")
-        name = value.get("type", "")
-        return find_variant(cls, name).model_validate(value)
+        return _found(cls, value.get("type", "")).model_validate(value)
 
 
 FamilyMember = TypeVar("FamilyMember", bound=Variant)
@@ -130,11 +130,11 @@ FamilyMember = TypeVar("FamilyMember", bound=Variant)
 class Pieces(Mapping[str, FamilyMember], Generic[FamilyMember]):
     """Variants of one family that are used together, by their type: ``Pieces(MixupConfig(alpha=0.2))``.
 
-    They are in order of ``Variant.order``, then of their names.
+    They are sorted by ``Variant.order``, then by type.
     """
 
     def __init__(self, *pieces: FamilyMember) -> None:
-        """Raises ValueError for two of one type."""
+        """Raises ValueError for two pieces of one type."""
         self._pieces = {p.type: p for p in sorted(pieces, key=lambda piece: (piece.order, piece.type))}
         if len(self._pieces) != len(pieces):
             raise ValueError("two pieces of one type")
@@ -197,8 +197,8 @@ def families() -> list[type[Variant]]:
     return [family for family in _FAMILIES if family._family is family]
 
 
-def take_back(module: str) -> list[Kind]:
-    """Undeclare the variants of a module, which ``declare_again`` takes."""
+def undeclare(module: str) -> list[Kind]:
+    """Remove the variants that a module declares; returns them, for ``redeclare``."""
     found = [
         variant
         for family in families()
@@ -210,25 +210,30 @@ def take_back(module: str) -> list[Kind]:
     return found
 
 
-def declare_again(taken: list[Kind]) -> None:
-    """Declare variants as they were before ``take_back``."""
-    for variant in taken:
+def redeclare(removed: list[Kind]) -> None:
+    """Declare variants as they were before ``undeclare``."""
+    for variant in removed:
         variant._declare(variant.model_fields["type"].default)
 
 
-def find_variant(family: type[FamilyMember], name: object) -> type[FamilyMember]:
-    """The variant of a type. Raises ValueError, with a suggestion, if there is none."""
+def find_variant(family: type[FamilyMember], name: object, key: str = "") -> type[FamilyMember]:
+    """The variant of a type. Raises ConfigError about ``key``, with a suggestion, if there is none."""
     known = variants(family)
-    if not isinstance(name, str) or name not in known:
-        problem = f"{name!s} is not one of" if name else "has no type; choose one of"
-        raise ValueError(f"{problem} {', '.join(known)}{did_you_mean(str(name), known)}")
-    return known[name]
+    if isinstance(name, str) and name in known:
+        return known[name]
+    choices = f"one of {', '.join(known)}"
+    raise ConfigError(
+        f"{name!s} is not {choices}" if name else "has no type",
+        code="unknown_variant",
+        key=key,
+        remedy=(did_you_mean(str(name), known) or _DECLARE_IT) if name else f"choose {choices}",
+    )
 
 
-def did_you_mean(word: str, known: Mapping[str, Any] | list[str]) -> str:
-    """``; did you mean slowfast?``, or nothing."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``did you mean slowfast?`` for a remedy, or nothing if no known word is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def family_of(annotation: Any) -> type[Variant] | None:
@@ -245,7 +250,7 @@ def family_of_pieces(annotation: Any) -> type[Variant] | None:
 
 
 def default_tree(section: type[BaseModel]) -> dict[str, Any]:
-    """The defaults of a section as plain values, without the fields that have none."""
+    """The defaults of a section as plain values; fields without a default are left out."""
     tree: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         default = field.get_default(call_default_factory=True)
@@ -258,8 +263,16 @@ def default_tree(section: type[BaseModel]) -> dict[str, Any]:
     return tree
 
 
+def _found(family: type[FamilyMember], name: object) -> type[FamilyMember]:
+    """``find_variant`` inside a validator, whose errors are pydantic's."""
+    try:
+        return find_variant(family, name)
+    except ConfigError as error:
+        raise PydanticCustomError("unknown_variant", "{message}", {"message": str(error)}) from None
+
+
 def _piece(family: type[FamilyMember], name: object, fields: object) -> FamilyMember:
-    member = find_variant(family, name)
+    member = _found(family, name)
     if isinstance(fields, member):
         return fields
     try:
@@ -271,9 +284,8 @@ def _piece(family: type[FamilyMember], name: object, fields: object) -> FamilyMe
 
 
 def _inside(name: object, error: ErrorDetails) -> InitErrorDetails:
-    """The same problem, one level further in."""
-    message = error["msg"].replace("{", "{{").replace("}", "}}")
-    kind = PydanticCustomError("bad_value", message)
+    """The same error with ``name`` in front of its location."""
+    kind = PydanticCustomError(error["type"], "{message}", {"message": error["msg"]})
     return InitErrorDetails(type=kind, loc=(str(name), *error["loc"]), input=error["input"])
 
 

@@ -1,4 +1,4 @@
-"""What a model says of a video, and how often it is right."""
+"""Predictions for videos, and how often they are right."""
 
 from kineray.evaluation.checkpoints import CheckpointLike, find_checkpoint, open_checkpoint
 from kineray.evaluation.evaluate import Evaluation, evaluate, save_predictions

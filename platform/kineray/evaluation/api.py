@@ -1,4 +1,4 @@
-"""``kineray.evaluate`` and ``kineray.predict``: a checkpoint and data by their names -> a result."""
+"""``kineray.evaluate`` and ``kineray.predict``: names of a checkpoint and of data -> a result."""
 
 import io
 import json
@@ -27,11 +27,12 @@ _CROPS = (1, 3)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a checkpoint predicts for one video; the endpoint answers the same.
+    """What a checkpoint predicts for one video; the endpoint returns the same.
 
     ``predictions``: head -> the best classes, each ``{"label", "score"}``, the score averaged over views.
-    ``model``: the experiment's name; ``version``: in the registry, None for a checkpoint that is not from
-    there. ``timestamps_s``: of the frames of each view. ``timings_ms``: of decoding and of the model.
+    ``model``: the experiment's name; ``version``: number in the registry, None for a checkpoint that is not
+    from there. ``timestamps_s``: of the frames of each view, in seconds. ``timings_ms``: milliseconds spent
+    on decoding and in the model.
     """
 
     predictions: Mapping[str, list[dict[str, Any]]]
@@ -57,25 +58,28 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a checkpoint on a split of a manifest and write its predictions for every video.
 
-    ``checkpoint``: a run's name in ``storage``, a run or checkpoint folder, s3:// of these, or a loaded
-    checkpoint. ``manifest``: by default the one that it was trained with. ``views`` clips along time, each
+    ``checkpoint``: a run's name in ``storage``, the folder or s3:// URI of a run or checkpoint, or a loaded
+    checkpoint. ``manifest``: by default the one that it was trained with. ``views``: clips along time, each
     cut ``crops`` times (1 or 3) along the long side; their scores are averaged. ``out``: the Parquet file
-    of the predictions; by default its name in ``storage`` tells data set, split, protocol and weights.
+    for the predictions; by default a file in ``storage`` named after data set, split, protocol and weights.
     ``storage``: by default KINERAY_STORAGE or ./runs. ``device``: by default a GPU if there is one.
-    ``decoders``: decoding processes. ``progress`` is called with (videos done, of all).
+    ``decoders``: number of decoding processes. ``progress`` is called with (videos done, all videos).
 
-    Raises CheckpointError, ManifestError where data and checkpoint do not fit, ConfigError, and
-    StorageError where ``out`` cannot be written or holds the predictions of another protocol or checkpoint.
+    Raises CheckpointError, ManifestError if data and checkpoint do not fit, ConfigError, and StorageError if
+    ``out`` cannot be written or holds the predictions of another protocol or checkpoint.
     """
     _check_crops(crops)
-    loaded, placed = open_checkpoint(checkpoint, storage=storage, device=device)
+    loaded, device = open_checkpoint(checkpoint, storage=storage, device=device)
     if isinstance(manifest, Manifest):
         data, indexes = manifest, None
     else:
         uri = str(manifest or loaded.experiment.data.manifest)
         if not uri:
             raise ConfigError(
-                "the checkpoint names no manifest", code="no_manifest", key="manifest", remedy="give one"
+                "the checkpoint names no manifest",
+                code="no_manifest",
+                key="manifest",
+                remedy="give a `manifest`",
             )
         data, indexes = load_manifest(uri), IndexCache.beside(uri)
     protocol = protocol_of(loaded, data, split, views=views, crops=crops)
@@ -88,7 +92,7 @@ def evaluate(
         split,
         views=views,
         crops=crops,
-        device=placed,
+        device=device,
         decoders=decoders,
         indexes=indexes,
         protocol=protocol,
@@ -108,25 +112,29 @@ def predict(
     storage: str | None = None,
     device: str | None = None,
 ) -> Prediction:
-    """Classify one video by the code that the endpoint runs.
+    """Classify one video, with the code that the endpoint runs.
 
-    ``checkpoint``: a run's name in ``storage``, a run or checkpoint folder, s3:// of these, or a loaded
-    checkpoint. ``video``: a path or an open binary file. ``views`` clips along time, each cut ``crops``
-    times (1 or 3); ``top_k``: classes of each head. ``storage``: by default KINERAY_STORAGE or ./runs.
-    ``device``: by default a GPU if there is one. Raises CheckpointError, DecodeError for a file that is not
-    a readable video, ConfigError where the model needs optical flow.
+    ``checkpoint``: a run's name in ``storage``, the folder or s3:// URI of a run or checkpoint, or a loaded
+    checkpoint. ``video``: a path or an open binary file. ``views``: clips along time, each cut ``crops``
+    times (1 or 3); ``top_k``: number of classes returned for each head. ``storage``: by default
+    KINERAY_STORAGE or ./runs. ``device``: by default a GPU if there is one. Raises CheckpointError,
+    DecodeError for a file that is not a readable video, and ConfigError if the model needs optical flow.
     """
     _check_crops(crops)
-    loaded, placed = open_checkpoint(checkpoint, storage=storage, device=device)
+    loaded, device = open_checkpoint(checkpoint, storage=storage, device=device)
     file = Path(video) if isinstance(video, str) else video
-    answer = predict_loaded(loaded, file, views=views, crops=crops, top_k=top_k, device=placed)
+    answer = predict_loaded(loaded, file, views=views, crops=crops, top_k=top_k, device=device)
     return Prediction(**answer)
 
 
 def _check_crops(crops: int) -> None:
     if crops not in _CROPS:
         raise ConfigError(
-            f"{crops} crops", code="unknown_crops", key="crops", remedy="take 1 (centre) or 3 (left to right)"
+            "not a number of crops",
+            code="unknown_value",
+            key="crops",
+            value=crops,
+            remedy="use 1 (centre) or 3 (left to right)",
         )
 
 
@@ -139,7 +147,7 @@ def _file_name(protocol: Mapping[str, Any], weights_sha256: str) -> str:
 
 
 def _check_not_taken(target: str, protocol: Mapping[str, Any], loaded: Checkpoint) -> None:
-    """Raise StorageError where ``target`` is anything but an older file of the same evaluation."""
+    """Raise StorageError if ``target`` is anything but an older file of the same evaluation."""
     if not store.exists(target):
         return
     try:
@@ -149,6 +157,6 @@ def _check_not_taken(target: str, protocol: Mapping[str, Any], loaded: Checkpoin
         is_same = is_same and about["weights_sha256"] == loaded.weights_sha256
         problem = "holds the predictions of another protocol or checkpoint"
     except (pa.ArrowInvalid, KeyError, ValueError):
-        is_same, problem = False, "is there, and holds no predictions"
+        is_same, problem = False, "exists, and holds no predictions"
     if not is_same:
         raise StorageError(problem, code="file_taken", key=target, remedy="name another file with `out`")

@@ -1,11 +1,11 @@
-"""Which checkpoint a name means: a run's name, a run folder, a checkpoint folder, s3:// of these."""
+"""Which checkpoint a name means: a run's name, or the folder or s3:// URI of a run or checkpoint."""
 
-import difflib
 from pathlib import Path
 
 import torch
 
 from kineray import storage as store
+from kineray.config.variants import did_you_mean
 from kineray.errors import CheckpointError
 from kineray.training import Checkpoint, load_checkpoint
 
@@ -28,10 +28,10 @@ def open_checkpoint(
 
 
 def find_checkpoint(reference: str | Path, storage: str | None = None) -> str:
-    """Where a checkpoint lies: its folder, a run's folder (meaning its best one), or that of a run's name.
+    """The folder of a checkpoint or run (whose best checkpoint is meant) from its path, URI or run's name.
 
     ``storage``: the folder or s3:// prefix of the runs, by default KINERAY_STORAGE or ./runs. Raises
-    CheckpointError with the nearest names if there is no such thing.
+    CheckpointError, with the nearest name, if nothing is found.
     """
     name = str(reference)
     if store.is_remote(name) or Path(name).exists():
@@ -40,10 +40,10 @@ def find_checkpoint(reference: str | Path, storage: str | None = None) -> str:
     inside = store.join(runs, name)
     if store.exists(store.join(inside, "checkpoints", "index.json")):
         return inside
-    near = difflib.get_close_matches(name, store.list_names(runs), n=3, cutoff=0.5)
     raise CheckpointError(
-        f"no such folder, and no run of this name in {runs}" + f"; there is {', '.join(near)}" * bool(near),
+        f"no such folder, and no run of this name in {runs}",
         code="unknown_checkpoint",
         key=name,
-        remedy="give a checkpoint or run folder, or a run's name and its `storage`",
+        remedy=did_you_mean(name, store.list_names(runs))
+        or "give a checkpoint or run folder, or a run's name and its `storage`",
     )

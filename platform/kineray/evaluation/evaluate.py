@@ -1,4 +1,4 @@
-"""A checkpoint's scores on a split of a manifest, with the protocol that it was measured by."""
+"""A checkpoint's scores on a split of a manifest, with the protocol of the measurement."""
 
 import io
 import json
@@ -32,8 +32,8 @@ class Evaluation:
     ``metrics``: those of the checkpoint's task, as ``<head>/top1``. ``per_class``: head -> class name ->
     top-1 accuracy, or average precision where a video can have several classes, 0 to 1, for the classes that
     occur. ``predictions``: one row per video: ``id``, ``uri``, ``error`` (null, or why it could not be
-    decoded), and for each head ``<head>/label`` (index in the checkpoint's classes, -1 unknown; of several
-    classes a list, null unknown) and ``<head>/probabilities`` (null with an error).
+    decoded), and for each head ``<head>/label`` (index in the checkpoint's classes, -1 if unknown; a list if
+    a video can have several classes, null if unknown) and ``<head>/probabilities`` (null with an error).
     ``file``: where the predictions were written. Two evaluations can be compared only if their ``protocol``
     is the same.
     """
@@ -47,7 +47,7 @@ class Evaluation:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the file says of itself: protocol, metrics, classes, checkpoint and its weights' hash."""
+        """The metadata of the file: protocol, metrics, classes, checkpoint and the hash of its weights."""
         about: dict[str, Any] = json.loads(self.predictions.schema.metadata[METADATA_KEY])
         return about
 
@@ -83,11 +83,12 @@ def evaluate(
 
     ``views`` clips along time, each cut ``crops`` times (1 or 3) along the long side; the probabilities are
     averaged over all of them (or what ``aggregation`` in the protocol says). A video that cannot be decoded
-    counts as wrong. Labels are joined by class name. ``decoders`` processes decode; ``indexes``: of the
-    manifest's videos, if they are known. ``protocol``: the result of ``protocol_of`` for these arguments, if
-    it is known. ``checkpoint`` was loaded onto ``device``; ``progress(done, total)`` is called after every
-    video. Raises ManifestError when the split is empty, its classes are not the checkpoint's, or it lacks the
-    optical flow that the checkpoint needs; ConfigError when its labels are of another kind of task.
+    counts as wrong. Labels are joined by class name. ``decoders``: number of decoding processes;
+    ``indexes``: cached frame indexes of the manifest's videos; ``protocol``: the result of ``protocol_of``
+    for these arguments, if it is known. ``checkpoint`` must be loaded onto ``device``;
+    ``progress(done, total)`` is called after every video. Raises ManifestError if the split is empty, its
+    classes are not the checkpoint's, or it lacks the optical flow that the checkpoint needs; ConfigError if
+    its labels are of another kind of task.
     """
     preprocessing = checkpoint.preprocessing
     samples = manifest.split(split)
@@ -114,11 +115,11 @@ def evaluate(
 def protocol_of(
     checkpoint: "Checkpoint", manifest: Manifest, split: str, *, views: int, crops: int
 ) -> dict[str, Any]:
-    """How a checkpoint is scored on a split: scores can be compared only where all of this is the same.
+    """How a checkpoint is scored on a split: scores can be compared only if all of this is the same.
 
-    ``absent``: what becomes of clips that are listed and not in the manifest; ``undecodable``: of those
+    ``absent``: how clips count that are listed but not in the manifest; ``undecodable``: how those count
     whose video cannot be decoded; ``precision``: of the model's arithmetic (a validation during training
-    may be in bfloat16). Raises ManifestError where the split is empty.
+    may be in bfloat16). Raises ManifestError if the split is empty.
     """
     preprocessing = checkpoint.preprocessing
     samples = manifest.split(split)
@@ -156,7 +157,7 @@ def save_predictions(evaluation: Evaluation, path: str) -> None:
 
 
 def _join_labels(samples: Manifest, task: "Task") -> dict[str, np.ndarray]:
-    """The samples' labels as the task has them, but joined to the checkpoint's classes by name."""
+    """The samples' labels as arrays of the task, joined to the checkpoint's classes by name."""
     indices = {head: _index_in(names, samples, head) for head, names in task.classes.items()}
     joined = [
         replace(sample, labels={head: _translated(sample.labels[head], to) for head, to in indices.items()})
@@ -166,7 +167,10 @@ def _join_labels(samples: Manifest, task: "Task") -> dict[str, np.ndarray]:
     for head, of_head in labels.items():
         if not task.is_known(of_head).any():
             raise ManifestError(
-                f"no clip of the split has a label for '{head}'", code="no_labels", key=samples.name
+                f"no clip of the split has a label for '{head}'",
+                code="no_labels",
+                key=samples.name,
+                remedy="evaluate another split or manifest",
             )
     return labels
 
@@ -185,7 +189,7 @@ def _index_in(names: Sequence[str], samples: Manifest, head: str) -> list[int]:
     unknown = [name for name in vocabulary if name not in index_of]
     if unknown:
         raise ManifestError(
-            f"the checkpoint's head '{head}' knows no class '{unknown[0]}' ({len(unknown)} of "
+            f"the checkpoint's head '{head}' has no class '{unknown[0]}' ({len(unknown)} of "
             f"{len(vocabulary)} classes are unknown)",
             code="unknown_class",
             key=samples.name,
@@ -195,7 +199,7 @@ def _index_in(names: Sequence[str], samples: Manifest, head: str) -> list[int]:
 
 
 def _translated(label: Any, to: Sequence[int]) -> Any:
-    """A label of a sample, one class or several, with other indices."""
+    """A sample's label, one class or several, with the indices of the checkpoint."""
     if isinstance(label, int):
         return to[label] if label >= 0 else label
     return None if label is None else tuple(to[index] for index in label)
@@ -251,13 +255,13 @@ def _classify(
 def _forward(
     checkpoint: "Checkpoint", videos: list[tuple[int, np.ndarray]], device: str
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """(row, its head -> scores float64 [classes]) of videos whose clips share forward passes."""
+    """(row, {head: scores float64 [classes]}) of videos whose clips share forward passes."""
     if not videos:
         return
     of_views = view_scores(checkpoint, np.concatenate([clips for _, clips in videos]), device)
     start = 0
-    for row, own in videos:
-        stop = start + len(own)
+    for row, clips in videos:
+        stop = start + len(clips)
         yield row, {head: checkpoint.task.aggregate(scores[start:stop]) for head, scores in of_views.items()}
         start = stop
 

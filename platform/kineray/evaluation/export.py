@@ -33,15 +33,15 @@ Run = Callable[[Tensor], Mapping[str, Tensor]]
 
 TOLERANCE = 1e-4
 BATCHES = (1, 3)
-_TRACED = 2  # clips: torch.export takes a batch of one for a constant
+_TRACED = 2  # clips: torch.export treats a batch of one as a constant
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The file that was written, and the checkpoint that it is of.
+    """The file that was written, and the checkpoint that it was made from.
 
-    ``shape``: of a clip (C, T, H, W); ``heads``: head -> number of classes. ``difference``: the largest one
-    from the model's own logits, relative to the largest logit if that is above 1.
+    ``shape``: of a clip (C, T, H, W); ``heads``: head -> number of classes. ``difference``: the largest
+    difference from the model's own logits, relative to the largest logit if that is above 1.
     """
 
     file: str
@@ -64,14 +64,15 @@ def export(
 ) -> Exported:
     """Write the model of a checkpoint as one file, ``out`` (a path or s3://).
 
-    ``checkpoint``: a run's name in ``storage``, a run or checkpoint folder, s3:// of these, or a checkpoint
-    that was loaded onto the CPU. ``format``: ``"onnx"`` or ``"pt2"``, by default the ending of ``out``.
+    ``checkpoint``: a run's name in ``storage``, the folder or s3:// URI of a run or checkpoint, or a
+    checkpoint that was loaded onto the CPU. ``format``: ``"onnx"`` or ``"pt2"``, by default the ending of
+    ``out``.
     ``storage``: by default KINERAY_STORAGE or ./runs. ``on_start`` is called with the checkpoint's location
     before the long part, which for a large model takes minutes.
 
-    The file is written after its answers to random clips, in batches of 1 and 3, were found equal to the
-    model's within 1e-4. Raises ExportError if they are not, if the model cannot be exported, or if the
-    packages of ONNX are missing; CheckpointError; and StorageError where ``out`` cannot be written.
+    The file is written only after its logits for random clips, in batches of 1 and 3, were found equal to the
+    model's within 1e-4. Raises ExportError if they are not, if the model cannot be exported, or if a package
+    that ONNX needs is missing; CheckpointError; and StorageError if ``out`` cannot be written.
     """
     file_format = _format_of(out, format)
     if file_format == "onnx":
@@ -117,7 +118,7 @@ def export(
 
 
 def check_onnx() -> None:
-    """Raise ExportError where a package is missing that ONNX needs."""
+    """Raise ExportError if a package that ONNX needs is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -140,7 +141,7 @@ def _format_of(out: str, wanted: Format | None) -> Format:
         f"the name {out} does not end in {' or '.join(f'.{ending}' for ending in endings)}",
         code="wrong_ending",
         key="out",
-        remedy="give `out` such a name; it says what the file is",
+        remedy="give `out` such a name: the ending decides the format",
     )
 
 
@@ -160,7 +161,7 @@ def _trace(model: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
 
 
 def _save_onnx(program: ExportedProgram, file: Path, heads: list[str], metadata: Mapping[str, str]) -> None:
-    with redirect_stdout(StringIO()):  # it reports its steps there
+    with redirect_stdout(StringIO()):  # torch prints its progress
         onnx_program: Any = torch.onnx.export(
             program, dynamo=True, input_names=["clips"], output_names=heads, verbose=False
         )
@@ -199,7 +200,7 @@ def _difference(model: nn.Module, run: Run, shape: tuple[int, ...]) -> float:
 
 @contextmanager
 def _explained(uri: str, file_format: Format) -> Iterator[None]:
-    """What torch raises for a network that it cannot export, of many kinds, as one line."""
+    """Turn whatever torch raises for a network that it cannot export into an ExportError."""
     try:
         yield
     except Exception as error:

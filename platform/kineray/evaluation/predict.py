@@ -24,8 +24,8 @@ def decode_views(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The clips of a whole video: uint8 [views * crops, T, S, S, C], timestamps_s float64 [views, T].
 
-    ``file`` is a path or an open binary file. Raises DecodeError, and ConfigError for a modality that the
-    file alone does not have.
+    ``file``: a path or an open binary file. Raises DecodeError, and ConfigError for a modality that a single
+    file cannot hold.
     """
     from kineray.data.clips.decoding import eval_file
 
@@ -57,10 +57,10 @@ def answer(
     version: int | None,
     timings_ms: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What a prediction is made known as, ready for JSON. ``of_views``: the ``view_scores`` of one video.
+    """A prediction as users get it, ready for JSON. ``of_views``: the ``view_scores`` of one video.
 
     ``predictions``: head -> the ``top_k`` best classes, ``{"label", "score"}``, the score being the
-    probability averaged over views (``Task.aggregate``). ``timestamps_s``: the frames of each view.
+    probability averaged over views (``Task.aggregate``). ``timestamps_s``: of the frames of each view.
     ``version`` is None for a checkpoint that is not in the registry.
     """
     task = checkpoint.task
@@ -89,8 +89,8 @@ def predict(
 ) -> dict[str, Any]:
     """Classify one video with a checkpoint that was loaded onto ``device``; see ``answer``.
 
-    Raises DecodeError for a file that is not a readable video, and ConfigError where it is RGB and the
-    model needs optical flow.
+    Raises DecodeError for a file that is not a readable video, and ConfigError if the model needs optical
+    flow.
     """
     started = time.perf_counter()
     clips, timestamps_s = decode_views(file, checkpoint.preprocessing, views=views, crops=crops)

@@ -94,8 +94,8 @@ def find_preset(name: str) -> ModelPreset:
     """The published model of that name. Raises ConfigError, with a suggestion, if there is none."""
     known = model_presets()
     if name not in known:
-        near = did_you_mean(name, known) or "; kineray models lists them"
-        raise ConfigError(f"no model of this name{near}", code="unknown_model", key=name)
+        remedy = did_you_mean(name, known) or "kineray models lists them"
+        raise ConfigError("no model of this name", code="unknown_model", key=name, remedy=remedy)
     return known[name]
 
 

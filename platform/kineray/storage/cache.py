@@ -16,15 +16,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from kineray.errors import ConfigError, StorageError
+from kineray.storage.os_errors import os_errors_about
 from kineray.storage.sizes import bytes_of
 
 DEFAULT_BYTES = 100 * 10**9  # at most, and no more than half of the disk's free space
 
+_REMEDY = "free some space there, or set KINERAY_CACHE to another folder"
 _KEPT = 0.9  # of the limit when it is reached, so that the folder is listed only now and then
 
 
@@ -39,7 +41,7 @@ class Cache:
         """The limit in bytes, as things stand."""
         if self.limit_bytes is not None:
             return self.limit_bytes
-        with self._explained():
+        with self._os_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
             used = self.folder / "used"
@@ -60,7 +62,7 @@ class Cache:
 
     def open(self, name: str, fetch: "Callable[[Part], None]") -> int:
         """As ``hold``, as a descriptor to read from until it is given to ``close``."""
-        with self._explained():
+        with self._os_errors():
             while True:
                 held = self.find(name)
                 if held is None and (part := self._lock_part(name, wait=True)) is not None:
@@ -70,7 +72,7 @@ class Cache:
 
     def find(self, name: str) -> int | None:
         """The descriptor of a file, as from ``open``, if it is there."""
-        with self._explained(), suppress(FileNotFoundError):
+        with self._os_errors(), suppress(FileNotFoundError):
             return self._shared(os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
         return None
 
@@ -81,7 +83,7 @@ class Cache:
     def close(self, descriptor: int, name: str) -> None:
         """End the use of a file. What is larger than the whole cache goes with its last user."""
         try:
-            with self._explained():
+            with self._os_errors():
                 if os.fstat(descriptor).st_size > self.capacity():
                     _remove_unused(self._path(name), descriptor)
         finally:
@@ -94,14 +96,14 @@ class Cache:
             part.reserve(len(data))
             part.write(data)
 
-        with suppress(StorageError), self._explained():
+        with suppress(StorageError), self._os_errors():
             part = self._lock_part(name, wait=False) if len(data) <= self.capacity() else None
             if part is not None and (descriptor := self._fill(name, part, fetch)) is not None:
                 os.close(descriptor)
 
     def forget(self, name: str) -> None:
         """Remove a file, whoever uses it: they keep reading the old one."""
-        with self._explained(), suppress(FileNotFoundError), self._used() as used:
+        with self._os_errors(), suppress(FileNotFoundError), self._used() as used:
             size = self._path(name).stat().st_size
             self._path(name).unlink()
             used.bytes -= size
@@ -216,15 +218,8 @@ class Cache:
                     os.close(descriptor)
         return total
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(
-                f"{self.folder}: {error.strerror or error}; "
-                "free some space there, or set KINERAY_CACHE to another folder"
-            ) from None
+    def _os_errors(self) -> AbstractContextManager[None]:
+        return os_errors_about(self.folder, remedy=_REMEDY)
 
 
 class Part:
@@ -237,7 +232,7 @@ class Part:
     def reserve(self, size: int) -> None:
         """Make room for ``size`` bytes; a file larger than the whole cache drives no other out."""
         cache = self._cache
-        with cache._explained(), cache._used() as used:
+        with cache._os_errors(), cache._used() as used:
             os.ftruncate(self._descriptor, size)
             limit = cache.capacity()
             if size <= limit:
@@ -250,7 +245,7 @@ class Part:
     def write(self, data: bytes) -> None:
         """Append ``data``."""
         view = memoryview(data)
-        with self._cache._explained():
+        with self._cache._os_errors():
             while view:
                 view = view[os.write(self._descriptor, view) :]
 
@@ -275,8 +270,14 @@ def from_environment() -> Cache:
     text = os.environ.get("KINERAY_CACHE_SIZE", "").strip()
     try:
         return Cache(folder, bytes_of(text) if text else None)
-    except ValueError as error:
-        raise ConfigError(f"KINERAY_CACHE_SIZE={error}") from None
+    except ValueError:
+        raise ConfigError(
+            "not a size",
+            code="bad_value",
+            key="KINERAY_CACHE_SIZE",
+            value=text,
+            remedy="write it like 50GB or 500MB",
+        ) from None
 
 
 def name_of(*parts: object, suffix: str = "") -> str:

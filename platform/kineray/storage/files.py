@@ -1,7 +1,7 @@
 """Files and folders by URI: local paths and ``s3://bucket/key``, on any S3-compatible endpoint.
 
 The endpoint and the credentials are boto3's own: ``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` and so on.
-Every function raises StorageError, which names the path or the bucket and key.
+Every function raises StorageError, whose ``key`` is the path or URI.
 """
 
 import io
@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kineray.errors import StorageError
+from kineray.errors import DecodeError, StorageError
 from kineray.storage import s3
 from kineray.storage.cache import Cache, Part, from_environment, name_of
+from kineray.storage.os_errors import os_errors_about
 from kineray.storage.remote_file import RemoteFile, RemoteObject, recall, remember
-from kineray.storage.s3 import patience
+from kineray.storage.s3 import retry_for
 
 __all__ = [
     "WHOLE_UP_TO",
@@ -35,10 +36,10 @@ __all__ = [
     "list_files",
     "list_names",
     "local_file",
-    "patience",
     "prefetch",
     "put_folder",
     "read_bytes",
+    "retry_for",
     "video_source",
     "write_bytes",
 ]
@@ -60,7 +61,12 @@ def is_remote(uri: str | Path) -> bool:
         return True
     scheme = _ANY_SCHEME.match(text)
     if scheme:
-        raise StorageError(f"{text}: {scheme[0]} is not supported; use a local path or s3://bucket/key")
+        raise StorageError(
+            f"{scheme[0]} is not supported",
+            code="bad_uri",
+            key=text,
+            remedy="use a local path or s3://bucket/key",
+        )
     return False
 
 
@@ -87,7 +93,7 @@ def exists(uri: str | Path) -> bool:
 def list_names(uri: str | Path) -> list[str]:
     """Names of the files and folders directly in ``uri``, sorted; none if it does not exist."""
     if not is_remote(uri):
-        with _explained(uri):
+        with os_errors_about(uri):
             return sorted(child.name for child in Path(uri).iterdir()) if Path(uri).is_dir() else []
     _, key = s3.bucket_and_key(str(uri))
     names: set[str] = set()
@@ -102,7 +108,7 @@ def list_files(uri: str | Path) -> list[str]:
     """Paths, relative to ``uri``, of all files below it, sorted; none if it does not exist."""
     if not is_remote(uri):
         root = Path(uri)
-        with _explained(uri):
+        with os_errors_about(uri):
             return sorted(
                 Path(folder, name).relative_to(root).as_posix()
                 for folder, _, names in os.walk(root, followlinks=True)
@@ -121,7 +127,7 @@ def file_sizes(uris: Iterable[str]) -> dict[str, int]:
             bucket, key = s3.bucket_and_key(uri)
             remote.setdefault(bucket, {})[key] = uri
         else:
-            with _explained(uri), suppress(FileNotFoundError, NotADirectoryError):
+            with os_errors_about(uri), suppress(FileNotFoundError, NotADirectoryError):
                 sizes[uri] = Path(uri).stat().st_size
     for keys in remote.values():
         first, last = min(keys), max(keys)  # what these two share, all share
@@ -136,7 +142,7 @@ def file_sizes(uris: Iterable[str]) -> dict[str, int]:
 def read_bytes(uri: str | Path) -> bytes:
     """The contents of a file."""
     if not is_remote(uri):
-        with _explained(uri):
+        with os_errors_about(uri):
             return Path(uri).read_bytes()
     pieces: list[bytes] = []
     s3.get(str(uri), pieces.append)
@@ -149,7 +155,7 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
         bucket, key = s3.bucket_and_key(str(uri))
         s3.call(str(uri), "put_object", Bucket=bucket, Key=key, Body=data)
         return
-    with _explained(uri):
+    with os_errors_about(uri):
         path = Path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_name(path) as temporary:
@@ -165,13 +171,7 @@ def check_writable(uri: str | Path) -> None:
     try:
         write_bytes(probe, b"")
     except StorageError as error:
-        name = str(uri)
-        raise StorageError(
-            error.problem.replace(probe, name),
-            code=error.code,
-            key=error.key.replace(probe, name),
-            remedy=error.remedy,
-        ) from None
+        raise StorageError(error.problem, code=error.code, key=uri, remedy=error.remedy) from None
     delete_file(probe)
 
 
@@ -187,7 +187,7 @@ def put_folder(local: str | Path, uri: str, *, commit_last: str = "state.json") 
     s3.call(uri, "delete_object", Bucket=bucket, Key=_folder(key) + commit_last)
     for name in sorted(new, key=lambda name: name == commit_last):
         path = Path(local, name)
-        with _explained(path):
+        with os_errors_about(path):
             s3.call(uri, "upload_file", Filename=str(path), Bucket=bucket, Key=_folder(key) + name)
     for name in stale:
         s3.call(uri, "delete_object", Bucket=bucket, Key=_folder(key) + name)
@@ -199,8 +199,8 @@ def get_folder(uri: str, local: str | Path) -> None:
     _remote(uri)
     names = list_files(uri)
     if not names:
-        raise StorageError(f"{uri}: no such folder, or nothing in it")
-    with _explained(local), _temporary_name(local) as temporary:
+        raise StorageError("no such folder, or nothing in it", code="not_found", key=uri)
+    with os_errors_about(local), _temporary_name(local) as temporary:
         for name in names:
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def get_folder(uri: str, local: str | Path) -> None:
 def delete_folder(uri: str | Path) -> None:
     """Remove a folder and everything in it; nothing happens if it does not exist."""
     if not is_remote(uri):
-        with _explained(uri):
+        with os_errors_about(uri):
             if Path(uri).exists():
                 shutil.rmtree(uri)
         return
@@ -226,7 +226,7 @@ def delete_folder(uri: str | Path) -> None:
 def delete_file(uri: str | Path) -> None:
     """Remove a file; nothing happens if it does not exist."""
     if not is_remote(uri):
-        with _explained(uri):
+        with os_errors_about(uri):
             Path(uri).unlink(missing_ok=True)
         return
     bucket, key = s3.bucket_and_key(str(uri))
@@ -265,8 +265,14 @@ def video_source(uri: str | Path, *, whole_up_to: int = WHOLE_UP_TO) -> Iterator
         source = _small_or_large(str(uri), cache, whole_up_to, held)
         if isinstance(source, RemoteObject):
             yield held.enter_context(io.BufferedReader(RemoteFile(source, cache), _BUFFER))
-        else:
+            return
+        try:
             yield source
+        except DecodeError as error:
+            if error.key != str(source):
+                raise
+            # Nobody knows an object by its name in the cache.
+            raise DecodeError(error.problem, code=error.code, key=uri, remedy=error.remedy) from None
 
 
 def prefetch(uri: str | Path) -> None:
@@ -317,7 +323,7 @@ def _cache_name(uri: str) -> str:
 
 def _remote(uri: str) -> tuple[str, str]:
     if not is_remote(uri):
-        raise StorageError(f"{uri}: not in a bucket; write s3://bucket/key")
+        raise StorageError("not in a bucket", code="bad_uri", key=uri, remedy="write s3://bucket/key")
     return s3.bucket_and_key(uri)
 
 
@@ -353,12 +359,3 @@ def _temporary_name(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _explained(uri: str | Path) -> Iterator[None]:
-    """Turn an operating system's error into one line that names ``uri``."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{uri}: {error.strerror or error}") from None

@@ -125,7 +125,7 @@ class RemoteFile(io.RawIOBase):
 
     def _check(self, size: int, _etag: str) -> None:
         if size != self._remote.size:
-            raise s3.ReplacedError(f"{self.name}: {s3.REPLACED}")
+            raise s3.ReplacedError(self.name)
 
 
 def _version_name(uri: str) -> str:

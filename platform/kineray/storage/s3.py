@@ -1,8 +1,10 @@
 """Requests to an object store that outlast its bad moments: the transport below ``storage``.
 
-What passes (a refused or broken connection, 5xx, SlowDown, a timeout, a body cut short) is tried again
-with growing, random pauses; what does not (no such object, access denied) is a StorageError at once,
-one line that names bucket and key.
+Transient failures (a refused or broken connection, 5xx, SlowDown, a timeout, a body cut short) are retried
+with growing, random pauses; permanent ones (no such object, access denied) raise StorageError at once. Its
+``key`` is the URI; its ``code`` is ``not_found``, ``no_bucket``, ``access_denied``, ``replaced``,
+``unreachable`` (transient failures until the time for retries was up), ``bad_uri``, ``bad_endpoint`` or
+``request_failed``.
 """
 
 import functools
@@ -27,22 +29,21 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
 _SILENCE_S = 5.0  # so long nothing is said of a request that is repeated
 _PIECE = 2**20
 
-REPLACED = "replaced while it was read; start again"
-
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"}
 _TRANSIENT_CODES |= {"ThrottlingException", "TooManyRequests", "RequestThrottled", "OperationAborted"}
+_CHECK = "check the credentials"
+# S3's error code -> code, problem and remedy of the StorageError
 _REASONS = {
-    "404": "no such object",
-    "NoSuchKey": "no such object",
-    "NoSuchBucket": "no such bucket; create it or check the name",
-    "403": "access denied; check the credentials",
-    "AccessDenied": "access denied; check the credentials",
-    "InvalidAccessKeyId": "access denied: unknown access key; check the credentials",
-    "SignatureDoesNotMatch": "access denied: wrong secret key; check the credentials",
-    "ExpiredToken": "the credentials have expired; renew them",
-    "PreconditionFailed": REPLACED,
-    "InvalidRange": REPLACED,
+    "404": ("not_found", "no such object", ""),
+    "NoSuchKey": ("not_found", "no such object", ""),
+    "NoSuchBucket": ("no_bucket", "no such bucket", "create it or check the name"),
+    "403": ("access_denied", "access denied", _CHECK),
+    "AccessDenied": ("access_denied", "access denied", _CHECK),
+    "InvalidAccessKeyId": ("access_denied", "unknown access key", _CHECK),
+    "SignatureDoesNotMatch": ("access_denied", "wrong secret key", _CHECK),
+    "ExpiredToken": ("access_denied", "the credentials have expired", "renew them"),
 }
+_REPLACED = {"PreconditionFailed", "InvalidRange"}
 
 logger = logging.getLogger(__name__)
 _patience_s: ContextVar[float | None] = ContextVar("patience_s", default=None)
@@ -51,19 +52,22 @@ _Result = TypeVar("_Result")
 
 
 class ReplacedError(StorageError):
-    """The object is no longer the one that the reader began with."""
+    """The object is no longer the version that the reader began with."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__("replaced while it was read", code="replaced", key=uri, remedy="start again")
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
     """``s3://bucket/key`` in its parts; the key may be empty. Raises StorageError without a bucket."""
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
     if not bucket:
-        raise StorageError(f"{uri}: no bucket; write s3://bucket/key")
+        raise StorageError("no bucket", code="bad_uri", key=uri, remedy="write s3://bucket/key")
     return bucket, key.rstrip("/")
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def retry_for(seconds: float) -> Iterator[None]:
     """Within it, in this thread, requests that fail are repeated for ``seconds`` rather than minutes."""
     token = _patience_s.set(seconds)
     try:
@@ -109,10 +113,15 @@ def get(
         with closing(answer["Body"]) as body:
             total = answer.get("ContentRange", "").rpartition("/")[2]
             if "Range" in request and not total.isdigit():
-                raise StorageError(f"{uri}: the endpoint cannot read parts of an object; use another one")
+                raise StorageError(
+                    "the endpoint cannot read parts of an object",
+                    code="bad_endpoint",
+                    key=uri,
+                    remedy="use another endpoint",
+                )
             found, tag = int(total or answer["ContentLength"]), answer.get("ETag", "")
             if (etag and tag != etag) or (size >= 0 and found != size):
-                raise ReplacedError(f"{uri}: {REPLACED}")  # not every endpoint heeds IfMatch, or has tags
+                raise ReplacedError(uri)  # not every endpoint heeds IfMatch, or has tags
             if size < 0:
                 begin(found, tag)
             size, etag = found, tag
@@ -142,16 +151,19 @@ def _persistently(
             if not _transient(error):
                 if not type(error).__module__.startswith(("botocore", "boto3")):
                     raise  # of a local file
-                reason = _reason(error)
-                kind = ReplacedError if reason == REPLACED else StorageError
-                raise kind(f"{uri}: {reason}") from None
+                raise _permanent(uri, error) from None
             if progress() != reached:
                 since, reached, pause_s = time.monotonic(), progress(), _FIRST_PAUSE_S
             failing_s = time.monotonic() - since
             if failing_s >= patience_s:
-                raise StorageError(f"{uri}: {_reason(error)} (tried for {failing_s:.0f} s)") from None
+                raise StorageError(
+                    f"{_text(error)} (tried for {failing_s:.0f} s)",
+                    code="unreachable",
+                    key=uri,
+                    remedy="check the network and AWS_ENDPOINT_URL",
+                ) from None
             if failing_s > _SILENCE_S and not told:
-                logger.warning("%s: %s; trying again for %.0f s", uri, _reason(error), patience_s)
+                logger.warning("%s: %s; trying again for %.0f s", uri, _text(error), patience_s)
                 told = True
         time.sleep(random.uniform(pause_s / 2, pause_s))
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -186,9 +198,30 @@ def _code(error: Exception) -> str:
     return str(answer.get("Error", {}).get("Code", ""))
 
 
-def _reason(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return _REASONS.get(_code(error)) or " ".join(said.split()).rstrip(".")
+def _permanent(uri: str, error: Exception) -> StorageError:
+    """The StorageError of a request that need not be repeated."""
+    from botocore import exceptions
+
+    if _code(error) in _REPLACED:
+        return ReplacedError(uri)
+    no_credentials = (
+        exceptions.NoCredentialsError
+        | exceptions.PartialCredentialsError
+        | exceptions.CredentialRetrievalError
+    )
+    if isinstance(_cause(error), no_credentials):
+        return StorageError(_text(error), code="access_denied", key=uri, remedy=_CHECK)
+    if isinstance(_cause(error), exceptions.EndpointProviderError):
+        remedy = "check AWS_ENDPOINT_URL and the region"
+        return StorageError(_text(error), code="bad_endpoint", key=uri, remedy=remedy)
+    code, problem, remedy = _REASONS.get(_code(error)) or ("request_failed", _text(error), "")
+    return StorageError(problem, code=code, key=uri, remedy=remedy)
+
+
+def _text(error: Exception) -> str:
+    """The error's message in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()).rstrip(".")
 
 
 def _client(attempts: int = 1) -> Any:
@@ -213,4 +246,6 @@ def _client_of(_process: int, _settings: tuple[tuple[str, str], ...], attempts: 
     try:
         return boto3.Session().client("s3", config=config)
     except ValueError as error:
-        raise StorageError(f"S3: {error}; AWS_ENDPOINT_URL must be like http://host:9000") from None
+        raise StorageError(
+            str(error), code="bad_endpoint", key="AWS_ENDPOINT_URL", remedy="write it like http://host:9000"
+        ) from None

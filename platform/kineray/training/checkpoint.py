@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that anyone can open, and nothing in it that can execute code."""
+"""Checkpoints: folders that anyone can open, with nothing in them that could execute code."""
 
 import hashlib
 import io
@@ -33,15 +33,17 @@ PREPROCESSING = "preprocessing.json"
 INDEX = "index.json"
 SCRATCH = ".unfinished-"
 FORMAT = 2
-OF_THE_MODEL = "model"
+MODEL_WEIGHTS = "model"
+
+_ANOTHER = "copy it again, or use another checkpoint"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded checkpoint: the model in evaluation mode, and all that is needed to use it.
 
-    ``state`` is the content of state.json, whose ``weights`` says which weights the model has (those that
-    evaluate, export and serve): its own (``model``) or those of a piece of the recipe, such as ``ema``.
+    ``state`` is the content of state.json. Its ``weights`` says which weights the model has, those that
+    evaluate, export and serve: its own (``model``) or those of a piece of the recipe, such as ``ema``.
     ``weights_sha256`` is the hash of their file.
     """
 
@@ -60,7 +62,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What continues a run: tensors of model, optimizer and pieces of the recipe, state.json, experiment."""
+    """What a run resumes from: tensors of model, optimizer and recipe pieces, state.json, experiment."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -102,13 +104,13 @@ class CheckpointStore:
         *,
         score: float | None = None,
         pieces: Mapping[str, Mapping[str, Tensor]] | None = None,
-        weights: str = OF_THE_MODEL,
+        weights: str = MODEL_WEIGHTS,
     ) -> tuple[str, bool]:
         """Write the checkpoint of ``state["step"]``; returns its URI and whether its score is the best.
 
-        ``score`` None: not validated. ``pieces``: the states of the recipe's pieces (``Recipe.states``), and
-        ``weights`` the one of them that evaluates, or ``model``. Older checkpoints other than the best are
-        deleted. Raises StorageError.
+        ``score``: None without a validation. ``pieces``: the states of the recipe's pieces
+        (``Recipe.states``). ``weights``: the piece whose weights evaluate, or ``model``. Older checkpoints
+        other than the best are deleted. Raises StorageError.
         """
         name = f"step-{state['step']:08d}"
         uri = storage.join(self.uri, name)
@@ -119,7 +121,7 @@ class CheckpointStore:
             if storage.is_remote(uri):
                 storage.put_folder(folder, uri, commit_last=STATE)
             else:
-                storage.delete_folder(uri)  # of a save that never reached the index
+                storage.delete_folder(uri)  # left by a save that did not reach the index
                 folder.rename(uri)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -136,7 +138,7 @@ class CheckpointStore:
         return uri, best
 
     def _scratch_folder(self) -> Path:
-        """An empty folder to assemble a checkpoint in; beside its place if local, for a rename."""
+        """An empty folder to assemble a checkpoint in; beside its destination if local, for a rename."""
         parent = Path(tempfile.gettempdir() if storage.is_remote(self.uri) else self.uri)
         folder = parent / f"{SCRATCH}{uuid.uuid4().hex}"
         try:
@@ -172,7 +174,7 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     except CheckpointError:
         raise
     except KinerayError as error:
-        raise CheckpointError(str(error), code="damaged", key=path) from None
+        raise _damaged(path, str(error)) from None
     name = _file_of(state["weights"])
     weights, sha256 = _tensors(folder, name, state)
     task = experiment.task.build(preprocessing.labels)
@@ -182,7 +184,10 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(
-            f"{name} is not of the model in {EXPERIMENT}: {reason}", code="other_model", key=folder
+            f"{name} is not of the model in {EXPERIMENT}: {reason}",
+            code="other_model",
+            key=folder,
+            remedy=_ANOTHER,
         ) from None
     return Checkpoint(folder, model.to(device).eval(), experiment, preprocessing, state, sha256)
 
@@ -193,11 +198,11 @@ def weights_file(folder: str) -> str:
     Raises CheckpointError.
     """
     path = storage.join(folder, STATE)
-    return _file_of(str(_json(path, _read(path)).get("weights", OF_THE_MODEL)))
+    return _file_of(str(_json(path, _read(path)).get("weights", MODEL_WEIGHTS)))
 
 
 def load_training_state(uri: str) -> TrainingState:
-    """Load what continues a run from a checkpoint folder. Raises CheckpointError."""
+    """Load what a run resumes from, of a checkpoint folder. Raises CheckpointError."""
     state, experiment = _state_and_experiment(uri)
     weights, _ = _tensors(uri, WEIGHTS, state)
     pieces = {name: _tensors(uri, _file_of(name), state)[0] for name in state["pieces"]}
@@ -206,8 +211,8 @@ def load_training_state(uri: str) -> TrainingState:
         optimizer = torch.load(io.BytesIO(_read(path)), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception:  # torch raises many kinds for a damaged file; none of them runs its content
-        raise CheckpointError("damaged, or not the state of an optimizer", code="damaged", key=path) from None
+    except Exception:  # torch raises many kinds of error for a damaged file; its content is never run
+        raise _damaged(path, "not the state of an optimizer") from None
     return TrainingState(weights, optimizer, pieces, state, experiment)
 
 
@@ -267,17 +272,17 @@ def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
     state = _json(path, _read(path))
     if state.get("format") != FORMAT:
         raise CheckpointError(
-            f"format {state.get('format')}, and this kineray reads format {FORMAT}",
+            f"has format {state.get('format')}, but this version of kineray reads format {FORMAT}",
             code="other_format",
             key=path,
-            remedy="use the kineray that wrote it",
+            remedy="use the version of kineray that wrote it",
         )
     path = storage.join(folder, EXPERIMENT)
     try:
         require_plugins(state.get("plugins", {}), folder)
         return state, from_yaml(_read(path).decode(), path)
     except UnicodeDecodeError:
-        raise CheckpointError("not text", code="not_text", key=path) from None
+        raise CheckpointError("not text in UTF-8", code="not_text", key=path, remedy=_ANOTHER) from None
     except ConfigError as error:
         raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
 
@@ -288,21 +293,25 @@ def _tensors(folder: str, name: str, state: dict[str, Any]) -> tuple[dict[str, T
     content = _read(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if state["sha256"].get(name) != sha256:
-        raise CheckpointError(f"damaged: its sha256 is not the one in {STATE}", code="damaged", key=path)
+        raise _damaged(path, f"its sha256 is not the one in {STATE}")
     try:
         return safetensors.torch.load(content), sha256
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"not a safetensors file: {error}", code="damaged", key=path) from None
+        raise _damaged(path, f"not a safetensors file: {error}") from None
 
 
 def _json(path: str, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except ValueError:
-        raise CheckpointError("not valid JSON", code="damaged", key=path) from None
+        raise _damaged(path, "not valid JSON") from None
     if not isinstance(value, dict):
-        raise CheckpointError("expected an object", code="damaged", key=path)
+        raise _damaged(path, "not a JSON object")
     return value
+
+
+def _damaged(path: str, problem: str) -> CheckpointError:
+    return CheckpointError(problem, code="damaged", key=path, remedy=_ANOTHER)
 
 
 def _read(path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a training run reports while it goes on. Plain values, safe to send to another process."""
+"""What a training run reports while it runs: plain values, safe to send to another process."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,10 @@ from kineray.data import Failure
 
 @dataclass(frozen=True)
 class InitialisedEvent:
-    """A ``part`` of the network ("": all) starts from weights; ``message``: what is loaded, and what is new.
+    """A ``part`` of the network ("" for all of it) got its initial weights.
 
-    Or it should: a backbone is frozen with random weights.
+    ``message``: which tensors were loaded and which are new, or a warning that a frozen backbone has random
+    weights.
     """
 
     part: str
@@ -46,8 +47,8 @@ class ValidationEvent:
     """Validation after ``epoch`` epochs.
 
     ``score`` decides which checkpoint is the best; it is the metric ``score_name``, such as ``action/top1``.
-    ``precision``: of the model's arithmetic, which is float32 in an evaluation. ``weights``: whose they are:
-    the ``model``'s, or those of a piece of the recipe (``ema``).
+    ``precision``: of the model's arithmetic, which is float32 in an evaluation. ``weights``: which weights
+    were validated, those of the ``model`` or of a piece of the recipe (``ema``).
     """
 
     step: int
@@ -63,7 +64,7 @@ class ValidationEvent:
 class CheckpointEvent:
     """A checkpoint is complete at ``uri``; ``best``: its validation score is the highest so far.
 
-    ``score`` is None where it was saved without a validation.
+    ``score`` is None if it was saved without a validation.
     """
 
     step: int

@@ -19,7 +19,7 @@ _NAMED = "torchvision:"
 
 
 def absolute_inits(model: ModelSection) -> dict[str, str]:
-    """Overrides by which the weights to start from mean the same in every working directory."""
+    """Overrides that name the initial weights by paths that are valid in every working directory."""
     return {
         _key(part): init if init.startswith(_NAMED) else storage.absolute(init)
         for part, init in model.inits().items()
@@ -27,10 +27,10 @@ def absolute_inits(model: ModelSection) -> dict[str, str]:
 
 
 def init_hashes(model: ModelSection) -> dict[str, str]:
-    """{dotted key: hash of the content} of the weights to start from.
+    """{dotted key: hash of the content} of the initial weights.
 
-    Of torchvision's by their name, which is never given to other weights. Raises StorageError for weights
-    that are not there.
+    torchvision's weights are identified by their name, which is never given to other weights. Raises
+    StorageError for weights that do not exist.
     """
     return {_key(part): _content_hash(init) for part, init in model.inits().items()}
 
@@ -43,22 +43,22 @@ def _content_hash(init: str) -> str:
 
 
 def initialise(model: nn.Module, part: str, init: str, workers: Workers) -> str:
-    """Give a part of the ``model`` of every worker the weights ``init``; returns what there is to say of it.
+    """Load the weights ``init`` into a part of the ``model`` of every worker; returns a message about them.
 
     Rank 0 alone reads them, from a local path, s3:// or torchvision. Raises ConfigError on every worker.
     """
-    told = problem = None
+    message = problem = None
     if workers.rank == 0:
         try:
             with _local(init) as path:
-                told = str(load_weights(model.get_submodule(part), init, path=path))
+                message = str(load_weights(model.get_submodule(part), init, path=path))
         except (CheckpointError, StorageError) as error:
             problem = str(error)
-    told, problem = workers.gather((told, problem))[0]
+    message, problem = workers.gather((message, problem))[0]
     if problem:
         raise ConfigError(problem, code="weights_not_usable", key=_key(part))
     workers.broadcast_(model)
-    return str(told)
+    return str(message)
 
 
 def _key(part: str) -> str:
@@ -67,7 +67,7 @@ def _key(part: str) -> str:
 
 @contextmanager
 def _local(init: str) -> Iterator[str | Path]:
-    """A local path with the content of ``init``: of a remote folder, what is read of a checkpoint."""
+    """A local path with the content of ``init``; of a remote checkpoint, only the files that are read."""
     if init.startswith(_NAMED) or not storage.is_remote(init):
         yield init
     elif _is_folder(init):
@@ -85,7 +85,7 @@ def _is_folder(init: str) -> bool:
 
 
 def _checkpoint_files(folder: str) -> list[str]:
-    """What is read of a checkpoint: first the weights, those that evaluate where its state names them."""
+    """The files that are read of a checkpoint; the first holds the weights, those that evaluate."""
     if storage.exists(storage.join(folder, STATE)):
         return [weights_file(folder), STATE, EXPERIMENT]
     return [WEIGHTS, EXPERIMENT]

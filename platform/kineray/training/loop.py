@@ -74,12 +74,12 @@ def train(
     resume: bool = False,
     plan: StepPlan | None = None,
 ) -> TrainResult:
-    """Train to the end of the plan; every worker calls this with the same arguments but ``rank``.
+    """Train to the end of the plan; every worker calls this with the same arguments except ``rank``.
 
-    ``plan``: what each step is; None: what the experiment says (``ExperimentPlan``). ``options``: how a
-    worker does its part (``max_failures`` is for what starts workers; ``decoders`` None is one). ``resume``
-    continues from the last checkpoint, if there is one, exactly as if the run had never stopped. Only rank 0
-    writes checkpoints and calls ``on_event``.
+    ``plan``: what each step is; by default that of the experiment (``ExperimentPlan``). ``options``: how a
+    worker does its part (``max_failures`` concerns only what starts workers; by default one decoder).
+    ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had never stopped.
+    Only rank 0 writes checkpoints and calls ``on_event``.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
@@ -87,7 +87,7 @@ def train(
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
     clip_set = samples_of_epoch(train_set, experiment.data, indexes)
     plan = plan or ExperimentPlan(experiment, len(clip_set))
-    plan.at(0).share(rank, world_size)  # too many workers: say so before anything is made
+    plan.at(0).share(rank, world_size)  # refuse too many workers before anything is created
     micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
     workers, place = Workers(rank, world_size), torch.device(device)
     if place.type == "cuda":
@@ -109,7 +109,9 @@ def train(
     if last is not None:
         progress = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
 
-    stepper = Stepper(experiment, model, optimizer, preprocessing, recipe, workers=workers, device=place)
+    stepper = Stepper(
+        experiment, model, optimizer, preprocessing, task, recipe, workers=workers, device=place
+    )
     speed = _Speed()
     steps = range(progress.steps, plan.total_steps)
     batches = load_batches(
@@ -192,7 +194,7 @@ def train(
 
 
 def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> str | None:
-    """The checkpoint to go on from. Raises CheckpointError if there is one and this is no resume."""
+    """The checkpoint to resume from. Raises CheckpointError if there is one without ``resume``."""
     last = workers.gather(checkpoints.last() if workers.rank == 0 else None)[0]
     if last is not None and not resume:
         raise CheckpointError(
@@ -220,7 +222,7 @@ def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed")
 
 
 def _is_saved(done: int, checkpoint_every: int | None) -> bool:
-    """Whether there is a checkpoint after ``done`` steps besides those of validations."""
+    """Whether a checkpoint is due after ``done`` steps, besides those after validations."""
     return checkpoint_every is not None and done % checkpoint_every == 0
 
 
@@ -274,7 +276,7 @@ def check_micro_batch(micro_batch: int | None, group: int) -> int:
 
 
 def _outcome(workers: Workers, checkpoints: CheckpointStore, steps: int) -> TrainResult:
-    """Rank 0's view, on every worker: the others may be here before the last checkpoint is complete."""
+    """Rank 0's view, on every worker: others may get here before the last checkpoint is complete."""
     if workers.rank == 0:
         here = TrainResult(steps, checkpoints.best_score(), checkpoints.best(), checkpoints.last())
     else:
@@ -291,7 +293,7 @@ def _restore(
     optimizer: Optimizer,
     recipe: Recipe,
 ) -> _Progress:
-    """Load a checkpoint into what it is of, and say how far it was."""
+    """Load a checkpoint into model, optimizer and recipe; returns how far its run was."""
     saved = load_training_state(uri)
     changed = [
         key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
@@ -314,7 +316,10 @@ def _restore(
         recipe.load_states(saved.pieces)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"does not fit this model: {str(error).splitlines()[0]}", code="other_model", key=uri
+            f"does not fit this model: {str(error).splitlines()[0]}",
+            code="other_model",
+            key=uri,
+            remedy="start a new run instead of resuming",
         ) from None
     log.info("continuing %s from step %d", uri, saved.state["step"])
     failures = [Failure(**failure) for failure in saved.state["undecodable"]]
@@ -335,19 +340,19 @@ def _check_budget(undecodable: Mapping[str, Failure], clips: int, budget: float)
 
 
 def _check_finite(model: nn.Module, step: int) -> None:
-    """A finite loss can have an infinite gradient: never save what came of it."""
+    """A finite loss can have an infinite gradient: never save weights that are not finite."""
     for name, value in model.state_dict().items():
         if not torch.isfinite(value).all():
             raise NonFiniteLossError(
                 f"{name} is no longer finite",
                 code="weights_not_finite",
                 key=f"step {step}",
-                remedy="lower optim.lr (the last checkpoint is as it was)",
+                remedy="lower optim.lr (the last checkpoint is unaffected)",
             )
 
 
 class _Speed:
-    """How fast steps are made, smoothed over about the last ten."""
+    """Measures the speed of training, smoothed over about ten steps."""
 
     def __init__(self) -> None:
         self._started = 0.0
@@ -373,4 +378,4 @@ class _Speed:
 
 
 def _ignore(_: Event) -> None:
-    """Events of the other workers: rank 0 reports them."""
+    """Drop an event of another worker than rank 0."""

@@ -1,4 +1,4 @@
-"""The optimizer over what a model trains."""
+"""The optimizer of a model's parameters."""
 
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -7,9 +7,10 @@ from kineray.config import OptimSection
 
 
 def build_optimizer(model: nn.Module, config: OptimSection) -> optim.Optimizer:
-    """The optimizer over what is not frozen of ``model``; batch norms are not decayed, all else is.
+    """The optimizer of the parameters of ``model`` that are not frozen.
 
-    The learning rate starts at 0: ``set_learning_rate`` gives it at every step.
+    Weight decay applies to all of them except those of batch norms. The learning rate starts at 0 and is set
+    at every step by ``set_learning_rate``.
     """
     normalisation = [
         parameter

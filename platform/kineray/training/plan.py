@@ -18,9 +18,9 @@ class Step:
 
     ``index`` counts from 0. The global batch is the ``global_batch`` clips from place ``first`` on in the
     order of ``epoch``; batch-norm statistics are taken over groups of ``bn_group`` of them. ``clip`` is
-    the shape of the clips, ``lr`` the learning rate. ``trained``: patterns of the names of the parameters
-    that are updated (``head.*``), of those that the model does not freeze itself; None: all.
-    ``epochs_done``: once the step is made; ``is_validated``: whether validation follows it.
+    the shape of the clips, ``lr`` the learning rate. ``trained``: patterns (``head.*``) for the names of the
+    parameters that are updated, among those that the model does not freeze; None for all of them.
+    ``epochs_done``: epochs completed after the step; ``is_validated``: whether validation follows it.
     """
 
     index: int
@@ -39,9 +39,9 @@ class Step:
             raise ValueError(f"{self.global_batch} clips are not whole groups of {self.bn_group}")
 
     def share(self, rank: int, world_size: int) -> range:
-        """The positions, from 0 on, of the global batch that ``rank`` holds: whole batch-norm groups.
+        """The positions in the global batch, from 0 on, that ``rank`` holds: whole batch-norm groups.
 
-        Raises ConfigError where there are fewer groups than workers.
+        Raises ConfigError if there are fewer groups than workers.
         """
         size = self.bn_group
         groups = self.global_batch // size
@@ -56,7 +56,7 @@ class Step:
         return range(groups * rank // world_size * size, groups * (rank + 1) // world_size * size)
 
     def batch(self, rank: int, world_size: int, micro_batch: int) -> BatchSpec:
-        """What ``rank`` loads, in parts of ``micro_batch`` clips or the next lower whole number of groups."""
+        """What ``rank`` loads, in micro-batches of ``micro_batch`` clips, rounded down to whole groups."""
         share = self.share(rank, world_size)
         positions = range(self.first + share.start, self.first + share.stop)
         whole_groups = max(micro_batch // self.bn_group, 1) * self.bn_group
@@ -67,7 +67,7 @@ class Step:
         return self.trained is None or any(fnmatchcase(name, pattern) for pattern in self.trained)
 
     def to_dict(self) -> dict[str, Any]:
-        """The step as JSON has it."""
+        """The step in plain JSON values."""
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return fields
 
@@ -75,7 +75,7 @@ class Step:
 class StepPlan(Protocol):
     """What every step of a run is, a pure function of its number.
 
-    The loader, the loop, the schedule and the check of what is resumed read it and nothing else. Batch, clip
+    The loader, the loop, the schedule and the resume check read it and nothing else. Batch, clip
     shape, learning rate and what is trained may differ from step to step; an epoch need not be a whole
     number of equal batches.
     """
@@ -92,10 +92,10 @@ class StepPlan(Protocol):
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """The plan of an experiment on ``samples`` training samples: all steps alike but for the learning rate.
+    """The plan of an experiment on ``samples`` training samples: steps differ only in learning rate.
 
-    Global batch b of an epoch is the clips from b * ``train.global_batch`` on; those that do not fill a
-    batch are dropped. Raises ConfigError where they do not fill one.
+    Global batch b of an epoch is the clips from b * ``train.global_batch`` on; the clips left over at the end
+    are dropped. Raises ConfigError if an epoch does not fill one batch.
     """
 
     experiment: Experiment
@@ -137,7 +137,7 @@ class ExperimentPlan:
 def differing_fields(made: dict[str, Any], planned: Step) -> list[str]:
     """Names of the fields in which a step that was made (``Step.to_dict``, from JSON) is not as planned.
 
-    Learning rates may differ in their last digits, which the mathematics library of a machine decides.
+    Learning rates may differ in their last digits, which depend on the machine's mathematics library.
     """
     wanted = planned.to_dict()
     return [name for name in wanted if not _alike(made.get(name), wanted[name])]

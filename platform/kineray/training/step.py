@@ -14,6 +14,7 @@ from kineray.config import Experiment
 from kineray.data import Batch, Failure, Preprocessing
 from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
 from kineray.models import commit_batch_norm, discard_batch_norm, set_batch_norm_group, set_clip_seeds
+from kineray.tasks import Task
 from kineray.training.optim import set_learning_rate
 from kineray.training.plan import Step
 from kineray.training.recipe import Recipe
@@ -22,8 +23,11 @@ from kineray.training.synchronise import GradientSynchroniser, Workers
 
 @dataclass(frozen=True)
 class StepResult:
-    """``loss`` is the mean over the global batch; ``failures`` are those of all workers, in rank order;
-    ``wait_s`` seconds were spent waiting for clips here, ``copy_s`` copying them to the device."""
+    """The outcome of a step.
+
+    ``loss``: mean over the global batch; ``failures``: of all workers, in rank order; ``wait_s`` and
+    ``copy_s``: seconds that this worker waited for clips and copied them to its device.
+    """
 
     loss: float
     failures: tuple[Failure, ...]
@@ -32,7 +36,7 @@ class StepResult:
 
 
 class Stepper:
-    """Makes the updates of one worker; the workers make them together.
+    """Makes the updates of a model, together with the other workers.
 
     The loss of a step is the mean over its global batch, whatever part of it a worker holds and however
     it is cut into micro-batches: every micro-batch contributes its sum over clips divided by the global
@@ -45,6 +49,7 @@ class Stepper:
         model: nn.Module,
         optimizer: Optimizer,
         preprocessing: Preprocessing,
+        task: Task,
         recipe: Recipe,
         *,
         workers: Workers,
@@ -58,7 +63,7 @@ class Stepper:
         self._bn_group = 0
         self._optimizer = optimizer
         self._preprocessing = preprocessing
-        self._task = experiment.task.build(preprocessing.labels)
+        self._task = task
         self._recipe = recipe
         self._workers = workers
         self._device = device
@@ -69,7 +74,7 @@ class Stepper:
         """Take the micro-batches at ``positions`` of the global batch from ``batches``; update the model.
 
         Raises, on every worker alike and before anything is changed, NonFiniteLossError, or the
-        KinerayError with which the data of any worker ended; ConfigError where the step trains nothing.
+        KinerayError that ended the data of any worker; ConfigError if the step trains nothing.
         """
         self._prepare(step)
         self._optimizer.zero_grad(set_to_none=True)
@@ -100,9 +105,9 @@ class Stepper:
             self._synchroniser.arm()  # the others wait for this worker's part
         self._synchroniser.finish()
 
-        facts = torch.stack([total, *total.new_tensor([len(failures), problem is not None])])
-        self._workers.sum_(facts)
-        loss_sum, failed, stopped = facts.tolist()
+        sums = torch.stack([total, *total.new_tensor([len(failures), problem is not None])])
+        self._workers.sum_(sums)
+        loss_sum, failed, stopped = sums.tolist()
         copy_s = self._copies.seconds()
         if stopped:
             discard_batch_norm(self._model)
@@ -121,7 +126,7 @@ class Stepper:
         return StepResult(loss_sum / step.global_batch, tuple(failures), wait_s, copy_s)
 
     def _prepare(self, step: Step) -> None:
-        """Let the model train what the step says, and take its batch-norm statistics."""
+        """Give the model the step's batch-norm groups, and gradients to the parameters that it trains."""
         self._model.train()
         if step.bn_group != self._bn_group:
             set_batch_norm_group(self._model, step.bn_group)
@@ -169,7 +174,7 @@ class Stepper:
             f"the loss is {loss:g} for samples {shorten(bad)}",
             code="loss_not_finite",
             key=f"step {step.index + 1}",
-            remedy="lower optim.lr, or look at these clips (the last checkpoint is as it was)",
+            remedy="lower optim.lr, or look at these clips (the last checkpoint is unaffected)",
         )
 
 
@@ -178,7 +183,7 @@ def _gpu_event() -> torch.cuda.Event:
 
 
 class _Copies:
-    """Measures the copies of a step: on a GPU by its own clock, since they go on while Python does."""
+    """Measures the copies of a step: on a GPU by its own clock, because Python does not wait for them."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -201,7 +206,7 @@ class _Copies:
             self._seconds += time.perf_counter() - self._began_s
 
     def seconds(self) -> float:
-        """The copies since the last call, once the device has made them."""
+        """Seconds of copying since the last call; the device must have finished the copies."""
         seconds: float = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
         self._seconds = 0.0
         self._spans.clear()
@@ -215,7 +220,7 @@ def clip_seed(seed: int, step: int, position: int) -> int:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bfloat16 where that is asked for; parameters, batch-norm statistics and loss stay float32."""
+    """bfloat16 arithmetic if ``precision`` says so; parameters, batch norms and loss stay float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 

@@ -1,4 +1,4 @@
-"""Talking to the other workers: summed gradients, and the few values that a step needs."""
+"""Communication between workers: summed gradients, and the few values that a step needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,13 +71,13 @@ class GradientSynchroniser:
         self._missing: list[int] = []
         self._works: list[tuple[dist.Work, Tensor]] = []
         self._all_buckets = _fixed_buckets(parameters, bucket_bytes) if self._active else []
-        self._buckets: list[list[Tensor]] = []  # what is trained in this step
+        self._buckets: list[list[Tensor]] = []  # of the parameters that this step trains
         for index, bucket in enumerate(self._all_buckets):
             for parameter in bucket:
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, index))  # type: ignore[no-untyped-call]
 
     def arm(self) -> None:
-        """The next backward pass is the last one of this step: start to reduce.
+        """Start to reduce: the next backward pass is the last one of this step.
 
         Parameters that do not require a gradient now, the same on every worker, are left out.
         """

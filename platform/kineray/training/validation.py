@@ -30,10 +30,10 @@ def validate(
     decoders: int,
     indexes: IndexCache | None,
 ) -> tuple[dict[str, float], float]:
-    """Metrics (``val/`` before their names) and score of the whole set, the same on every worker.
+    """Metrics (named ``val/...``) and score of the whole set, the same on every worker.
 
     The set is split over the workers without padding, and scored whole. A video that cannot be decoded counts
-    as wrong; a label that is not known does not count. ``val/loss`` is the mean over the decoded videos,
+    as wrong; an unknown label does not count. ``val/loss`` is the mean over the decoded videos,
     summed over the heads. The model is left in evaluation mode. Raises ManifestError if no video has a label.
     """
     model.eval()

@@ -17,15 +17,15 @@ from kineray.video.frames import (
     open_frames,
 )
 from kineray.video.index import PacketIndex, index_video
-from kineray.video.picture import Box, scaled_size
-from kineray.video.reader import Picture, Reader, VideoInfo
+from kineray.video.pixels import Box, scaled_size
+from kineray.video.reader import Frame, Reader, VideoInfo
 
 __all__ = [
     "Box",
     "FlowFolder",
+    "Frame",
     "FrameFolder",
     "PacketIndex",
-    "Picture",
     "Reader",
     "Source",
     "Video",
@@ -43,10 +43,10 @@ __all__ = [
 
 @contextmanager
 def open_video(source: Source, *, index: PacketIndex | None = None) -> Iterator[Reader]:
-    """Open a video to read its ``info`` and frames from it, closing it at the end. Raises DecodeError.
+    """Open a video to read its ``info`` and frames; it is closed at the end. Raises DecodeError.
 
     ``source`` may also name a frame folder (``kineray.video.frames``). ``index``: the packet index of this
-    very file, if it is known; otherwise it is made.
+    file, if it is known; otherwise the file is indexed.
     """
     if isinstance(source, str | Path) and is_frames_uri(source):
         yield open_frames(source)
@@ -64,11 +64,12 @@ def probe(source: Source) -> VideoInfo:
 def read_clip(
     source: Source, timestamps_s: Sequence[float] | np.ndarray, *, short_side: int | None = None
 ) -> np.ndarray:
-    """Decode the frames at ``timestamps_s`` (seconds): uint8 [T, H, W, 3], RGB, upright. Flow: [T, H, W, 2].
+    """Decode the frames at ``timestamps_s`` (seconds): uint8 [T, H, W, 3], upright RGB.
 
-    Timestamps come in any order and may repeat; those before the first frame or after the last give the
-    first or the last frame. ``short_side`` scales the frames so that their short side has so many
-    pixels (bilinear, aspect ratio kept). Raises DecodeError.
+    Optical flow has two channels: [T, H, W, 2]. Timestamps come in any order and may repeat; those before
+    the first frame or after the last give the first or the last frame. ``short_side`` scales the frames so
+    that their short side has this many pixels (bilinear, aspect ratio kept). Raises DecodeError, and
+    ValueError for no timestamps, NaN or a ``short_side`` below 1.
     """
     with open_video(source) as video:
         size = None

@@ -1,4 +1,4 @@
-"""Opening a file of any container format, and saying in one line what is wrong with it."""
+"""Opens a file of any container format, or says in one line what is wrong with it."""
 
 import os
 from collections.abc import Iterator
@@ -23,26 +23,26 @@ _MP4, _MATROSKA = b"ftyp", b"\x1aE\xdf\xa3"
 
 
 def name_of(source: Source) -> str:
-    """What an error calls ``source``."""
+    """The name of ``source`` in errors."""
     return str(source) if isinstance(source, str | Path) else str(getattr(source, "name", "the upload"))
 
 
 def size_of(source: Source) -> int:
-    """How many bytes ``source`` has. Raises DecodeError."""
+    """Size of ``source`` in bytes. Raises DecodeError."""
     try:
         if isinstance(source, str | Path):
             return Path(source).stat().st_size
         return source.seek(0, os.SEEK_END)
     except OSError as error:
-        raise DecodeError("not_found", f"{name_of(source)}: cannot be read ({error.strerror})") from None
+        raise _unreadable(name_of(source), error) from None
 
 
 @contextmanager
 def video_stream(source: Source, *, probe: bool) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """Open ``source`` and its first video stream that is not a cover picture. Raises DecodeError.
+    """Open ``source`` and its first video stream that is not a cover image. Raises DecodeError.
 
-    libav usually decodes a frame or two to find out what a header may not say (of a 1280x720 file that
-    takes longer than decoding ten frames later); without ``probe`` it does not.
+    ``probe``: let libav decode a frame or two to find what the header does not contain. For a 1280x720
+    file, that takes longer than decoding ten frames later.
     """
     name = name_of(source)
     head = _head(source, name)
@@ -50,19 +50,17 @@ def video_stream(source: Source, *, probe: bool) -> Iterator[tuple[InputContaine
     if not probe:
         options["skip_frame"] = "all"
         if head[4:8] == _MP4 or head[:4] == _MATROSKA:
-            options["analyzeduration"] = "1"  # their headers describe the streams
+            options["analyzeduration"] = "1"  # the headers of these formats describe the streams
     try:
         # The prefix keeps a name such as "concat:a|b" from being read as another protocol.
         file_or_url = f"file:{source}" if isinstance(source, str | Path) else source
         container = av.open(file_or_url, mode="r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         if head[4:8] == _MP4 or head[:4] == _MATROSKA:
-            raise DecodeError(
-                "truncated", f"{name}: the file is cut off or damaged ({error.strerror})"
-            ) from None
-        raise DecodeError("not_a_video", f"{name}: not a video file ({error.strerror})") from None
+            raise damaged(name, f"the file is cut off or damaged ({error.strerror})") from None
+        raise DecodeError(f"not a video file ({error.strerror})", code="not_a_video", key=name) from None
     except OSError as error:
-        raise DecodeError("not_found", f"{name}: cannot be read ({error.strerror})") from None
+        raise _unreadable(name, error) from None
     with container:
         yield container, _first_video_stream(container, name)
 
@@ -73,7 +71,7 @@ def _head(source: Source, name: str) -> bytes:
             path = Path(source)
             if not path.is_file():
                 what = "a folder, not a video file" if path.is_dir() else "no such file"
-                raise DecodeError("not_found", f"{name}: {what}")
+                raise DecodeError(what, code="not_found", key=name)
             with path.open("rb") as file:
                 head = file.read(12)
         else:
@@ -81,33 +79,48 @@ def _head(source: Source, name: str) -> bytes:
             head = source.read(12)
             source.seek(0)
     except OSError as error:
-        raise DecodeError("not_found", f"{name}: cannot be read ({error.strerror})") from None
+        raise _unreadable(name, error) from None
     if not head:
-        raise DecodeError("empty", f"{name}: the file has no bytes")
+        raise DecodeError("the file has no bytes", code="empty", key=name)
     return head
 
 
 def _first_video_stream(container: InputContainer, name: str) -> av.VideoStream:
     for stream in container.streams.video:
         if stream.disposition & Disposition.attached_pic:
-            continue  # a cover picture
+            continue  # a cover image
         context = stream.codec_context
         if context is None or context.codec is None:
             raise DecodeError(
-                "codec_unsupported", f"{name}: its video codec is not supported; convert it to H.264"
+                "its video codec is not supported",
+                code="codec_unsupported",
+                key=name,
+                remedy="convert the video to H.264",
             )
         check_size(name, context.width, context.height)
-        # One thread for a clip: clips are decoded side by side, and threads inside would only compete.
+        # Clips are decoded in parallel processes already: more threads would only compete.
         context.thread_count = 1
         stream.thread_type = "NONE"
         context.options = {"max_pixels": str(MAX_PIXELS)}
         return stream
-    raise DecodeError("no_video_stream", f"{name}: no video stream in the file")
+    raise DecodeError("no video stream in the file", code="no_video_stream", key=name)
 
 
 def check_size(name: str, width: int, height: int) -> None:
-    """Raise DecodeError for pictures so large that a few of them would fill the memory."""
+    """Raise DecodeError for frames so large that a few of them would fill the memory."""
     if width * height > MAX_PIXELS:
         raise DecodeError(
-            "too_large", f"{name}: {width}x{height} pixels are more than {MAX_PIXELS}; make it smaller"
+            f"a frame of {width}x{height} pixels is larger than {MAX_PIXELS} pixels",
+            code="too_large",
+            key=name,
+            remedy="scale the video down",
         )
+
+
+def damaged(name: str, problem: str = "the file is cut off") -> DecodeError:
+    """The error (``truncated``) of a file whose data is incomplete or broken."""
+    return DecodeError(problem, code="truncated", key=name, remedy="copy or download it again")
+
+
+def _unreadable(name: str, error: OSError) -> DecodeError:
+    return DecodeError(f"cannot be read ({error.strerror})", code="not_found", key=name)

@@ -1,10 +1,10 @@
 """Frames of a video file by presentation time.
 
 Time zero is the first presented frame. The frame at time t is the last one presented at or before t.
-A ``PacketIndex`` says which packets hold the wanted frames, so decoding starts at the last key frame
-before them and ends with the packet of the last one; frames in between that no other refers to are not
-decoded, and only wanted ones are converted to RGB. What an index cannot say is found by decoding from the
-start of the file.
+A ``PacketIndex`` tells which packets hold the wanted frames, so decoding starts at the last key frame
+before them and ends with the packet of the last one; frames in between that no other frame refers to are
+not decoded, and only wanted ones are converted to RGB. A file whose index is not exact is decoded from its
+start.
 """
 
 import logging
@@ -23,31 +23,31 @@ import numpy as np
 from av.video.frame import PictureType
 
 from kineray.errors import DecodeError
-from kineray.video.container import Source, name_of, size_of, video_stream
+from kineray.video.container import Source, damaged, name_of, size_of, video_stream
 from kineray.video.index import PacketIndex, index_video, rotation_of
-from kineray.video.picture import Box, Converter
+from kineray.video.pixels import Box, Converter
 from kineray.video.reader import Reader, VideoInfo, checked_times
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE_S = Fraction(1, 1_000_000)  # absorbs the rounding of timestamps held in floats
-_NEVER = 2**62  # a presentation time after every frame
-_SEEK_GAP = 64  # packets: fewer are read and dropped faster than sought over
-# Codecs that mark in each frame whether another refers to it. (H.265's mark holds in one temporal layer.)
+_AFTER_ALL_FRAMES = 2**62  # a presentation time
+_SEEK_GAP = 64  # packets; reading and dropping fewer than these is faster than seeking
+# Codecs that mark in each frame whether another one refers to it. (H.265's mark is about one temporal layer.)
 _MARKS_REFERENCES = frozenset({"h264", "mpeg4", "mpeg2video"})
 
 
 class _NotAsIndexedError(Exception):
-    """The decoder did not give what the index promised."""
+    """The decoder's output differs from the index."""
 
 
 class Video(Reader):
-    """A video file whose frames are read by time. For one thread."""
+    """A video file whose frames are read by time. Not thread-safe."""
 
     def __init__(self, source: Source, index: PacketIndex | None = None) -> None:
-        """``index``: of this very file, made before by ``index_video``; None: it is made now.
+        """``index``: the packet index of this file; if None, the file is indexed now.
 
-        Raises DecodeError, also where the file is not the one that was indexed.
+        Raises DecodeError, also if the file is not the one that was indexed.
         """
         self.name = name_of(source)
         self._source = source
@@ -74,7 +74,7 @@ class Video(Reader):
 
     @property
     def info(self) -> VideoInfo:
-        """What the file says of its video stream."""
+        """Properties of the video stream."""
         index = self.index
         width, height = index.upright_size
         return VideoInfo(
@@ -87,8 +87,8 @@ class Video(Reader):
             frames=index.frames,
         )
 
-    def pictures(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_Frame"]]:
-        """See ``Reader.pictures``: rows come again where the file turns out not to be as its index says."""
+    def frames_at(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_VideoFrame"]]:
+        """See ``Reader.frames_at``. Rows are yielded again if the file turns out to differ from its index."""
         times_s, info = checked_times(timestamps_s), self.info
         outside = np.count_nonzero((times_s < 0) | (times_s > info.duration_s))
         if outside:
@@ -103,14 +103,14 @@ class Video(Reader):
         if self._is_exact:
             try:
                 for rows, frame in self._indexed(times_s):
-                    yield rows, _Frame(frame, self.index, converter)
+                    yield rows, _VideoFrame(frame, self.index, converter)
                 return
             except _NotAsIndexedError as error:
-                logger.debug("%s: decoded from its start, %s", self.name, error)
+                logger.debug("%s: decoded from its start: %s", self.name, error)
                 self._is_exact = False
                 self.close()
         for rows, frame in self._from_start(times_s):
-            yield rows, _Frame(frame, self.index, converter)
+            yield rows, _VideoFrame(frame, self.index, converter)
 
     def _indexed(self, times_s: np.ndarray) -> Iterator[tuple[list[int], av.VideoFrame]]:
         index = self.index
@@ -119,7 +119,7 @@ class Video(Reader):
         for row, time_s in enumerate(times_s.tolist()):
             pts = _pts_at(time_s, first_pts, index.time_base)
             if index.truncated and pts > last_pts:
-                raise self._cut_off()
+                raise damaged(self.name)
             shown = int(np.searchsorted(index.shown_pts, pts, side="right")) - 1
             wanted[int(index.shown[max(shown, 0)])].append(row)
         if self._decoder is None:
@@ -130,24 +130,24 @@ class Video(Reader):
                 rows = {int(index.pts[position]): wanted[position] for position in positions}
                 for pts, frame in self._decoder.frames(first, positions):
                     if self._index_is_given and not self._is_indexed(self._decoder.stream, frame):
-                        raise _NotAsIndexedError("another stream")
+                        raise _NotAsIndexedError("it is another stream")
                     if pts not in rows:
                         raise _NotAsIndexedError(f"two frames came for presentation time {pts}")
                     yield rows.pop(pts), frame
                 if rows:
                     raise _NotAsIndexedError(f"no frame came for presentation time {min(rows)}")
         except av.FFmpegError as error:
-            raise self._damaged(error) from None
+            raise self._undecodable(error) from None
 
     def _from_start(self, times_s: np.ndarray) -> Iterator[tuple[list[int], av.VideoFrame]]:
-        """Decode every frame up to the last wanted one: right for every file, as slow as that is."""
+        """Decode every frame up to the last wanted one: slow, but correct for every file."""
         with video_stream(self._source, probe=True) as (container, stream):
             time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
             frames = in_order(stream, container.demux(stream), self.index.counted)
             try:
                 current = next(frames, None)
                 if current is None:
-                    raise DecodeError("empty", f"{self.name}: the video stream holds no frames")
+                    raise DecodeError("the video stream holds no frames", code="empty", key=self.name)
                 if self._index_is_given and not self._is_indexed(stream, current[1]):
                     raise self._replaced()
                 rows: dict[int, list[int]] = defaultdict(list)
@@ -158,13 +158,13 @@ class Video(Reader):
                     while ahead is not None and ahead[0] <= pts:
                         current, ahead = ahead, next(frames, None)
                     if ahead is None and self.index.truncated and pts > current[0]:
-                        raise self._cut_off()
+                        raise damaged(self.name)
                     yield rows[pts], current[1]
             except av.FFmpegError as error:
-                raise self._damaged(error) from None
+                raise self._undecodable(error) from None
 
     def _is_indexed(self, stream: av.VideoStream, frame: av.VideoFrame) -> bool:
-        """Whether ``frame`` of ``stream`` is as the index says of the first one."""
+        """Whether ``frame`` of ``stream`` has the format that the index holds."""
         index = self.index
         return (
             (frame.width, frame.height) == (index.width, index.height)
@@ -175,18 +175,18 @@ class Video(Reader):
 
     def _replaced(self) -> DecodeError:
         return DecodeError(
-            "wrong_frame_count", f"{self.name}: is not the file that was indexed; validate the data set again"
+            "not the file that was indexed",
+            code="wrong_frame_count",
+            key=self.name,
+            remedy="validate the data set again",
         )
 
-    def _cut_off(self) -> DecodeError:
-        return DecodeError("truncated", f"{self.name}: the file is cut off; copy or download it again")
-
-    def _damaged(self, error: av.FFmpegError) -> DecodeError:
-        return DecodeError("truncated", f"{self.name}: damaged or cut off ({error.strerror})")
+    def _undecodable(self, error: av.FFmpegError) -> DecodeError:
+        return damaged(self.name, f"damaged or cut off ({error.strerror})")
 
 
 class _IndexedDecoder:
-    """Decodes runs of packets, and knows by the index which packet comes next."""
+    """Decodes runs of packets; the index tells which packet comes next."""
 
     def __init__(
         self, container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex
@@ -196,9 +196,9 @@ class _IndexedDecoder:
         self._context = stream.codec_context
         self._index = index
         self._pts: list[int] = index.pts.tolist()
-        self._skips = self._context.name in _MARKS_REFERENCES
+        self._skips_unreferenced = self._context.name in _MARKS_REFERENCES
         if self._context.name == "h264":
-            # Never give a frame out of order away because the order was not probed.
+            # Without probing, the decoder would otherwise guess the order of the first frames.
             self._context.options = {**self._context.options, "strict": "1"}
         self._packets = self._demux()
         self._next = 0
@@ -206,20 +206,22 @@ class _IndexedDecoder:
     def frames(self, first: int, positions: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """(pts, frame) of the packets at ``positions``, decoded from the key frame ``first``.
 
-        Raises _NotAsIndexedError where the file does not behave as its index says.
+        Raises _NotAsIndexedError if the file differs from its index.
         """
         wanted = {self._pts[position] for position in positions}
-        sure = first == 0
+        starts_whole = first == 0
         for frame in self._decoded(first, positions[-1], wanted):
-            # A stream that is refreshed gradually marks key frames that hold no whole picture.
-            sure = sure or (frame.pts == self._pts[first] and frame.pict_type == PictureType.I)
-            if not sure:
+            # With gradual intra refresh, a packet marked as a key frame may hold no complete image.
+            starts_whole = starts_whole or (
+                frame.pts == self._pts[first] and frame.pict_type == PictureType.I
+            )
+            if not starts_whole:
                 raise _NotAsIndexedError(f"packet {first} is no key frame")
             if frame.pts in wanted:
                 yield frame.pts, frame
 
     def _decoded(self, first: int, last: int, wanted: set[int]) -> Iterator[av.VideoFrame]:
-        floor = self._pts[first]
+        key_pts = self._pts[first]
         self._go_to(first)
         try:
             for position in range(first, last + 1):
@@ -227,19 +229,19 @@ class _IndexedDecoder:
                 pts = self._pts[position]
                 self._next = position + 1
                 if packet is None or packet.pts != pts:
-                    raise _NotAsIndexedError(f"packet {position} is another")
-                if first and pts < floor:
-                    continue  # refers to frames before the key frame; nothing that is wanted refers to it
-                if self._skips:
+                    raise _NotAsIndexedError(f"packet {position} is another one")
+                if first and pts < key_pts:
+                    continue  # refers to frames before the key frame; no wanted frame refers to it
+                if self._skips_unreferenced:
                     self._context.skip_frame = "DEFAULT" if pts in wanted else "NONREF"
                 yield from self._context.decode(packet)
-            # What the decoder holds back to put frames in order is complete: nothing after it is needed.
+            # The frames that the decoder still holds back to reorder them need no later packet.
             yield from self._context.decode(None)
         finally:
-            self._context.flush_buffers()  # also where whoever reads the frames has had enough
+            self._context.flush_buffers()  # also if the caller stops early
 
     def _go_to(self, position: int) -> None:
-        """Make packet ``position`` the next one."""
+        """Seek so that packet ``position`` is read next."""
         if self._next <= position <= self._next + _SEEK_GAP:
             while self._next < position:
                 if next(self._packets, None) is None:
@@ -252,7 +254,7 @@ class _IndexedDecoder:
             try:
                 self._container.seek(attempt, stream=self.stream)
             except av.FFmpegError as error:
-                raise _NotAsIndexedError(f"it cannot be sought in: {error.strerror}") from None
+                raise _NotAsIndexedError(f"seeking failed: {error.strerror}") from None
             packets = self._demux()
             for packet in packets:
                 if packet.pts == target:
@@ -260,7 +262,7 @@ class _IndexedDecoder:
                     self._next = position
                     return
                 if packet.is_keyframe and packet.pts is not None and packet.pts > target:
-                    break  # sought by decoding time, and so landed behind
+                    break  # the seek went by decoding time and landed too late
             if attempt < self._pts[0]:
                 raise _NotAsIndexedError(f"packet {position} is not found")
             attempt, step = attempt - step, step * 8
@@ -270,8 +272,8 @@ class _IndexedDecoder:
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """A Picture."""
+class _VideoFrame:
+    """A ``Frame`` of a video file."""
 
     frame: av.VideoFrame
     index: PacketIndex
@@ -281,16 +283,16 @@ class _Frame:
         self, *, box: Box | None = None, size: tuple[int, int] | None = None, mirror: bool = False
     ) -> np.ndarray:
         frame, index = self.frame, self.index
-        if (frame.width, frame.height) != (index.width, index.height):  # the stream changes its size
+        if (frame.width, frame.height) != (index.width, index.height):  # the size changed in the stream
             frame = frame.reformat(width=index.width, height=index.height)
         return self.converter.pixels(frame, box=box, size=size, mirror=mirror, rotation=index.rotation)
 
 
 def _runs(index: PacketIndex, positions: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """(key packet, wanted packets) of every stretch that is decoded in one go; ``positions`` ascending."""
+    """(key packet, wanted packets) of every stretch that is decoded without a seek; ``positions`` ascend."""
     runs: list[tuple[int, list[int]]] = []
     for position in positions:
-        first, stretch = index.key_before(position), [position]
+        first, stretch = index.key_frame_before(position), [position]
         while runs and first <= runs[-1][1][-1]:
             earlier_first, earlier = runs.pop()
             first, stretch = min(first, earlier_first), earlier + stretch
@@ -318,6 +320,6 @@ def _pts_at(time_s: float, first_pts: int, time_base: Fraction) -> int:
     if time_s <= 0:
         return first_pts
     if math.isinf(time_s):
-        return _NEVER
+        return _AFTER_ALL_FRAMES
     ticks: int = math.floor((Fraction(time_s) + _TOLERANCE_S) / time_base)
-    return min(first_pts + ticks, _NEVER)
+    return min(first_pts + ticks, _AFTER_ALL_FRAMES)

@@ -1,4 +1,4 @@
-"""A training copy of one video: a small H.264 file with many key frames, whose frames keep their times."""
+"""A training copy of one video: a small H.264 file with many key frames and the same timestamps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,20 +11,21 @@ import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from kineray.errors import DecodeError
-from kineray.video.container import Source, name_of
+from kineray.video.container import Source, damaged, name_of
 from kineray.video.index import PacketIndex, index_video
 from kineray.video.sequence import every_frame
 
-MISCOUNT = 0.01  # how far the number of frames may be from the announced one
-_SMPTE170M = 6  # the matrix of libswscale for a source that has none, because it is RGB
+COUNT_TOLERANCE = 0.01  # relative deviation of the number of frames from the header's that is accepted
+_SMPTE170M = 6  # the colour matrix with which libswscale converts RGB
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the copies are made. ``short_side`` is a limit: a smaller video is not enlarged.
+    """How copies are encoded.
 
-    ``key_frames``: from one to the next, in frames. ``crf``: x264's quality, lower is better. 21 with the
-    preset ``veryfast`` looks like x264's default, 23 with ``medium``: in half the time, a third larger.
+    ``short_side``: most pixels of the short side; a smaller video is not enlarged. ``key_frames``: distance
+    between key frames, in frames. ``crf``: x264's quality, lower is better. 21 with the preset ``veryfast``
+    looks like x264's default (23 with ``medium``), but takes half the time and a third more space.
     """
 
     short_side: int = 320
@@ -32,9 +33,9 @@ class Settings:
     crf: int = 21
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) of the copy of a picture: both even, as 4:2:0 needs."""
+        """(width, height) of the copy of a video: both even, as 4:2:0 needs."""
         scale = min(Fraction(self.short_side, min(width, height)), Fraction(1))
-        if scale == 1:  # an odd row or column is cut off rather than the whole picture blurred
+        if scale == 1:  # an odd row or column is cut off, as scaling would blur the whole frame
             return max(width // 2 * 2, 2), max(height // 2 * 2, 2)
         return max(round(width * scale / 2) * 2, 2), max(round(height * scale / 2) * 2, 2)
 
@@ -42,14 +43,15 @@ class Settings:
 def encode(
     source: Source, target: Path, settings: Settings, *, limit_s: float | None = None
 ) -> tuple[PacketIndex, PacketIndex]:
-    """Write the copy of one video (of its first ``limit_s`` seconds): (index of the source, of the copy).
+    """Write a copy of one video, or of its first ``limit_s`` seconds: (index of the source, of the copy).
 
-    Every frame keeps its time from the first one on, and the last one its duration. Rotation is applied.
-    Full or limited range, matrix, primaries and transfer stay what they are. Raises DecodeError.
+    Every frame keeps its time since the first one, and the last one its duration. Rotation is applied.
+    Colour range, matrix, primaries and transfer are kept. Raises DecodeError.
     """
+    name = name_of(source)
     index = index_video(source)
     if index.truncated:
-        raise DecodeError("truncated", f"{name_of(source)}: the file is cut off; copy or download it again")
+        raise damaged(name)
     limit = None if limit_s is None else int(limit_s / index.time_base)
     times: list[int] = []
     decoded = 0
@@ -58,7 +60,7 @@ def encode(
         nonlocal decoded
         for pts, frame in every_frame(source, index):
             decoded += 1
-            # A copy begins with its first frame, also where the source's first ones cannot be decoded.
+            # The copy starts at time 0 even if the first frames of the source cannot be decoded.
             yield max(pts - int(index.shown_pts[0]), 0) if decoded > 1 else 0, frame
 
     with _Encoder(target, index, settings) as encoder:
@@ -68,22 +70,21 @@ def encode(
             encoder.write(frame, pts)
             times.append(pts)
         if not times:
-            raise DecodeError("truncated", f"{name_of(source)}: none of its frames can be decoded")
+            raise damaged(name, "none of its frames can be decoded")
     copy = index_video(target)
-    if limit is None and abs(index.frames - decoded) > max(index.frames * MISCOUNT, 1):
+    if limit is None and abs(index.frames - decoded) > max(index.frames * COUNT_TOLERANCE, 1):
         raise DecodeError(
-            "wrong_frame_count",
-            f"{name_of(source)}: {index.frames} frames are stored, but {decoded} can be decoded",
+            f"{index.frames} frames are stored, but {decoded} can be decoded",
+            code="wrong_frame_count",
+            key=name,
         )
     if not np.array_equal(_in_units(copy, index.time_base), times):
-        raise DecodeError(
-            "wrong_frame_count", f"{name_of(source)}: its frames have no times that can be kept"
-        )
+        raise DecodeError("the times of its frames cannot be kept", code="wrong_frame_count", key=name)
     return index, copy
 
 
 class _Encoder:
-    """An MP4 file that is being written: H.264 4:2:0, closed groups of pictures, its index in front."""
+    """An MP4 file that is being written: H.264 4:2:0, closed GOPs, the table of packets in front."""
 
     def __init__(self, target: Path, index: PacketIndex, settings: Settings) -> None:
         self._index = index
@@ -94,7 +95,7 @@ class _Encoder:
         self._reformatter = VideoReformatter()
         self._container = av.open(str(target), "w", format="mp4", options={"movflags": "faststart"})
         self._stream: av.VideoStream | None = None
-        self._packet: av.Packet[av.VideoStream] | None = None  # the last one, which is not yet written
+        self._packet: av.Packet[av.VideoStream] | None = None  # the last one, not yet written
 
     def __enter__(self) -> "_Encoder":
         return self
@@ -111,39 +112,39 @@ class _Encoder:
             self._container.close()
 
     def write(self, frame: av.VideoFrame, pts: int) -> None:
-        """Encode one frame, ``pts`` after the first one in units of the source's time base."""
-        picture = self._picture(frame)
+        """Encode one frame; ``pts``: its time since the first one, in units of the source's time base."""
+        converted = self._converted(frame)
         if self._stream is None:
-            self._stream = self._open(picture, frame)
-        picture.pts, picture.time_base = pts, self._index.time_base
-        self._mux(picture)
+            self._stream = self._open(converted, frame)
+        converted.pts, converted.time_base = pts, self._index.time_base
+        self._mux(converted)
 
-    def _open(self, picture: av.VideoFrame, source: av.VideoFrame) -> av.VideoStream:
+    def _open(self, converted: av.VideoFrame, source: av.VideoFrame) -> av.VideoStream:
         rate = Fraction(self._index.fps or 25).limit_denominator(100_000)
         stream = self._container.add_stream("libx264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = *self._size, "yuv420p"
         context = stream.codec_context
         context.time_base = self._index.time_base
-        context.thread_count = 1  # videos are encoded side by side
-        context.color_range, context.colorspace = picture.color_range, picture.colorspace
+        context.thread_count = 1  # videos are encoded in parallel
+        context.color_range, context.colorspace = converted.color_range, converted.colorspace
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
         every = self._settings.key_frames
         stream.options = {
             "preset": "veryfast",
             "crf": str(self._settings.crf),
-            # Nothing refers to a B-frame, so that a reader that leaves frames out need not decode it.
+            # No frame refers to a B-frame, so a reader that skips frames need not decode B-frames.
             "x264-params": f"keyint={every}:scenecut=0:open-gop=0:b-pyramid=none",
         }
         return stream
 
-    def _picture(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Upright and of the copy's size, in yuv420p."""
+    def _converted(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """``frame``, upright and of the copy's size, in yuv420p."""
         is_rgb = frame.format.is_rgb
         width, height = self._index.width, self._index.height
         if self._scaled:
             width, height = self._size if self._rotation % 180 == 0 else self._size[::-1]
         target_range = ColorRange.MPEG if is_rgb else frame.color_range
-        picture = self._reformatter.reformat(
+        converted = self._reformatter.reformat(
             frame,
             width=width,
             height=height,
@@ -153,37 +154,37 @@ class _Encoder:
             dst_color_range=target_range,
             threads=1,
         )
-        if self._rotation or (picture.width, picture.height) != self._size:
-            picture = _upright(picture, self._rotation, self._size)
-        elif picture is frame:  # the decoder may still refer to it
-            picture = _upright(picture, 0, self._size)
-        picture.color_range = target_range
-        picture.colorspace = _SMPTE170M if is_rgb else frame.colorspace
-        return picture
+        if self._rotation or (converted.width, converted.height) != self._size:
+            converted = _upright(converted, self._rotation, self._size)
+        elif converted is frame:  # the decoder may still refer to it
+            converted = _upright(converted, 0, self._size)
+        converted.color_range = target_range
+        converted.colorspace = _SMPTE170M if is_rgb else frame.colorspace
+        return converted
 
-    def _mux(self, picture: av.VideoFrame | None) -> None:
-        for packet in cast(av.VideoStream, self._stream).encode(picture):
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        for packet in cast(av.VideoStream, self._stream).encode(frame):
             if self._packet is not None:
                 self._container.mux(self._packet)
             self._packet = packet
 
 
-def _upright(picture: av.VideoFrame, rotation: int, size: tuple[int, int]) -> av.VideoFrame:
-    """A copy of a yuv420p frame, turned and cut to ``size`` = (width, height), both even."""
+def _upright(frame: av.VideoFrame, rotation: int, size: tuple[int, int]) -> av.VideoFrame:
+    """A copy of a yuv420p frame, rotated and cut to ``size`` = (width, height), both even."""
     width, height = size
     planes = []
-    for number, plane in enumerate(picture.planes):
+    for number, plane in enumerate(frame.planes):
         rows = np.frombuffer(cast(Any, plane), np.uint8)[: plane.line_size * plane.height]
-        turned = np.rot90(rows.reshape(plane.height, plane.line_size)[:, : plane.width], rotation // 90)
+        rotated = np.rot90(rows.reshape(plane.height, plane.line_size)[:, : plane.width], rotation // 90)
         part = 1 if number == 0 else 2
-        planes.append(turned[: height // part, : width // part].reshape(-1))
+        planes.append(rotated[: height // part, : width // part].reshape(-1))
     return av.VideoFrame.from_ndarray(
         np.concatenate(planes).reshape(height * 3 // 2, width), format="yuv420p"
     )
 
 
 def _ascending(frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames with their times, each later than the one before: of two at one time the last is seen."""
+    """Frames with strictly ascending times: of two frames with the same time, the last one is kept."""
     waiting: tuple[int, av.VideoFrame] | None = None
     for pts, frame in frames:
         if waiting is not None and pts > waiting[0]:
@@ -195,7 +196,7 @@ def _ascending(frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[in
 
 
 def _in_units(index: PacketIndex, time_base: Fraction) -> np.ndarray:
-    """Times of the frames from the first one, in units of ``time_base``; -1 for one that lies between two."""
+    """Times of the frames since the first one, in units of ``time_base``; -1 for no whole number of units."""
     ratio = index.time_base / time_base
     ticks = (index.shown_pts - index.shown_pts[0]) * ratio.numerator
     return np.where(ticks % ratio.denominator == 0, ticks // ratio.denominator, -1)

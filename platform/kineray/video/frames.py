@@ -1,10 +1,11 @@
-"""Videos that are kept as folders of numbered pictures: RGB frames and optical flow.
+"""Videos that are stored as folders of numbered images: RGB frames and optical flow.
 
     /data/P01_01/frame_%010d.jpg#fps=60                    RGB
-    /data/P01_01/{u,v}/frame_%010d.jpg#fps=30&bound=25     flow: a picture of u and one of v for each frame
+    /data/P01_01/{u,v}/frame_%010d.jpg#fps=30&bound=25     flow: one image of u and one of v for each frame
 
-Frame k, counted from 1, is shown from (k - 1) / fps to k / fps seconds, whichever number the folder starts
-with. A grey value g of flow stands for 2 * bound * g / 255 - bound pixels, u to the right and v down.
+Frame k, counted from 1, is shown from (k - 1) / fps to k / fps seconds, even if the folder starts with a
+later number. A grey value g of flow stands for a motion of 2 * bound * g / 255 - bound pixels: u to the
+right, v down.
 """
 
 import math
@@ -23,16 +24,17 @@ from av.video.codeccontext import VideoCodecContext
 
 from kineray.errors import DecodeError
 from kineray.video.container import MAX_PIXELS, check_size
-from kineray.video.picture import Box, Converter
+from kineray.video.pixels import Box, Converter
 from kineray.video.reader import Reader, VideoInfo, checked_times
 
 _TOLERANCE_S = 1e-6  # absorbs the rounding of timestamps held in floats, as for video files
-# A URI that means a frame folder, well-formed or not: anything else is the name of a video file.
+# Matches every attempt at the URI of a frame folder, well-formed or not; the rest are names of video files.
 _FRAMES = re.compile(r"#[^/]*\b(fps|bound)=|%\d*d[^/]*\.(jpe?g|png)(#[^/]*)?$", re.IGNORECASE)
 _FLOW = re.compile(r"#[^/]*\bbound=", re.IGNORECASE)
 _NUMBER = re.compile(r"%(?:0(\d+))?d")
 _PAIR = re.compile(r"\{([^{},/]+),([^{},/]+)\}")
 _EXAMPLES = "write /folder/frame_%010d.jpg#fps=60, or for flow /folder/{u,v}/frame_%010d.jpg#fps=30&bound=20"
+_REMEDY = "extract the frames again"
 _STARTS = {"mjpeg": b"\xff\xd8", "png": b"\x89PNG"}
 _SCANS = {"mjpeg": b"\xff\xda", "png": b"IDAT"}
 _ENDS = {"mjpeg": b"\xff\xd9", "png": b"IEND"}
@@ -42,8 +44,8 @@ _ENDS = {"mjpeg": b"\xff\xd9", "png": b"IEND"}
 class FramesUri:
     """A frame folder: ``pattern`` with one ``%0Nd`` in the file's name, and for flow one ``{u,v}``.
 
-    ``fps``: frames per second of the folder. ``bound``: pixels of flow that the ends of the grey scale
-    stand for; None for RGB.
+    ``fps``: frames per second. ``bound``: motion, in pixels, that the ends of the grey scale stand for; None
+    for RGB.
     """
 
     pattern: str
@@ -56,7 +58,7 @@ class FramesUri:
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The patterns of the pictures of one frame: one for RGB, those of u and v for flow."""
+        """The patterns of the images of one frame: one for RGB, those of u and v for flow."""
         if self.bound is None:
             return (self.pattern,)
         return tuple(_PAIR.sub(rf"\{which}", self.pattern) for which in (1, 2))
@@ -73,7 +75,7 @@ def is_flow_uri(source: object) -> bool:
 
 
 def frames_uri(pattern: str | Path, *, fps: float, bound: float | None = None) -> str:
-    """The URI of a frame folder; ``bound`` for flow. Raises DecodeError where none can be made of it."""
+    """The URI of a frame folder; ``bound`` for flow. Raises DecodeError if it is not a valid one."""
     return str(parse_frames_uri(str(FramesUri(str(pattern), fps, bound))))
 
 
@@ -82,7 +84,7 @@ def parse_frames_uri(uri: str | Path) -> FramesUri:
     text = str(uri)
 
     def refused(reason: str) -> DecodeError:
-        return DecodeError("not_a_video", f"{text}: {reason}; {_EXAMPLES}")
+        return DecodeError(reason, code="not_a_video", key=text, remedy=_EXAMPLES)
 
     pattern, _, fragment = text.rpartition("#") if "#" in text.rpartition("/")[2] else (text, "", "")
     values: dict[str, float] = {}
@@ -97,17 +99,17 @@ def parse_frames_uri(uri: str | Path) -> FramesUri:
         if not 0 < values[key] < math.inf:
             raise refused(f"{key}={value} is not a number above 0")
     if "fps" not in values:
-        raise refused("it does not say the frames per second")
+        raise refused("the frames per second are missing")
     name = pattern.rpartition("/")[2]
     if len(_NUMBER.findall(name)) != 1 or name.count("%") != 1:
-        raise refused("the file's name must have one %0Nd where the number of the frame stands")
+        raise refused("the file name must contain one %0Nd, which stands for the number of the frame")
     if "://" in pattern:
-        raise refused("frame folders must lie on a local disk")
+        raise refused("frame folders must be on a local disk")
     pairs = len(_PAIR.findall(pattern))
     if "bound" in values and pairs != 1:
-        raise refused("flow needs one {u,v} where the names of its two components differ")
+        raise refused("flow needs one {u,v}, which stands for the names of its two components")
     if "bound" not in values and pairs:
-        raise refused("it does not say the bound of the flow")
+        raise refused("the bound of the flow is missing")
     return FramesUri(pattern, values["fps"], values.get("bound"))
 
 
@@ -118,28 +120,28 @@ def open_frames(uri: str | Path) -> "FrameFolder | FlowFolder":
 
 
 class _Folder(Reader):
-    """Pictures by time. For one thread."""
+    """A folder of images, read by time. Not thread-safe."""
 
     channels: int
 
     def __init__(self, uri: FramesUri) -> None:
         self.name = str(uri)
         self._uri = uri
-        listings = [_list(pattern, _modified(pattern)) for pattern in uri.components]
-        # What only one component of the flow has cannot be used.
+        listings = [_listing(pattern, _modified(pattern)) for pattern in uri.components]
+        # Flow: only frames of which both components exist can be used.
         self._first = max(listing.first for listing in listings)
         self._last = min(listing.last for listing in listings)
         if self._first > self._last:
-            raise DecodeError("empty", f"{self.name}: u and v have no frame number in common")
+            raise DecodeError("u and v have no frame number in common", code="empty", key=self.name)
         self._frames = min(listing.count for listing in listings)
-        self._decoder = _PictureDecoder()
+        self._decoder = _ImageDecoder()
         self._info: VideoInfo | None = None
 
     @property
     def info(self) -> VideoInfo:
-        """Size of the first frame; the duration is the end of the last one."""
+        """Properties of the folder: the size is that of its first frame, the duration the end of its last."""
         if self._info is None:
-            first = self._picture(self._uri.components[0], self._first)
+            first = self._image(self._uri.components[0], self._first)
             self._info = VideoInfo(
                 duration_s=self._last / self._uri.fps,
                 fps=self._uri.fps,
@@ -152,8 +154,8 @@ class _Folder(Reader):
             )
         return self._info
 
-    def pictures(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_Still"]]:
-        """See ``Reader.pictures``."""
+    def frames_at(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], "_FolderFrame"]]:
+        """See ``Reader.frames_at``."""
         times_s = checked_times(timestamps_s)
         numbers = np.floor((times_s + _TOLERANCE_S) * self._uri.fps) + 1
         rows: dict[int, list[int]] = defaultdict(list)
@@ -161,26 +163,31 @@ class _Folder(Reader):
             rows[int(number)].append(row)
         converter = Converter()
         for number in sorted(rows):
-            frames = [self._picture(pattern, number) for pattern in self._uri.components]
-            yield rows[number], _Still(tuple(frames), converter)
+            frames = [self._image(pattern, number) for pattern in self._uri.components]
+            yield rows[number], _FolderFrame(tuple(frames), converter)
 
-    def _picture(self, pattern: str, number: int) -> av.VideoFrame:
+    def _image(self, pattern: str, number: int) -> av.VideoFrame:
         path = pattern_path(pattern, number)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
             raise DecodeError(
-                "wrong_frame_count",
-                f"{path}: missing, though frames {self._first} to {self._last} are there; extract them again",
+                f"missing from frames {self._first} to {self._last}",
+                code="wrong_frame_count",
+                key=path,
+                remedy=_REMEDY,
             ) from None
         except OSError as error:
-            raise DecodeError("not_found", f"{path}: cannot be read ({error.strerror})") from None
+            problem = f"cannot be read ({error.strerror})"
+            raise DecodeError(problem, code="not_found", key=path) from None
         frame = self._decoder.decode(data, str(path))
         if self._info is not None and (frame.width, frame.height) != (self._info.width, self._info.height):
             raise DecodeError(
-                "truncated",
-                f"{path}: {frame.width}x{frame.height} pixels, but the folder's first frame has"
-                f" {self._info.width}x{self._info.height}; extract them again",
+                f"{frame.width}x{frame.height} pixels, but the folder's first frame has"
+                f" {self._info.width}x{self._info.height}",
+                code="truncated",
+                key=path,
+                remedy=_REMEDY,
             )
         return frame
 
@@ -192,7 +199,7 @@ class FrameFolder(_Folder):
 
 
 class FlowFolder(_Folder):
-    """Two folders of grey pictures, u and v; ``bound`` is the flow in pixels that 255 stands for."""
+    """Two folders of grey images, u and v; ``bound``: motion, in pixels, that 255 stands for."""
 
     channels = 2
 
@@ -202,8 +209,8 @@ class FlowFolder(_Folder):
 
 
 @dataclass(frozen=True)
-class _Still:
-    """A Picture, of one frame in colour or of u and v."""
+class _FolderFrame:
+    """A ``Frame`` of a folder: one RGB image, or the images of u and v."""
 
     frames: tuple[av.VideoFrame, ...]
     converter: Converter
@@ -220,8 +227,8 @@ class _Still:
         return np.stack([255 - u_hw if mirror else u_hw, v_hw], axis=-1)
 
 
-class _PictureDecoder:
-    """JPEG and PNG, by their content."""
+class _ImageDecoder:
+    """Decodes JPEG and PNG, whatever the name of the file ends with."""
 
     def __init__(self) -> None:
         self._contexts: dict[str, VideoCodecContext] = {}
@@ -229,16 +236,16 @@ class _PictureDecoder:
 
     def decode(self, data: bytes, name: str) -> av.VideoFrame:
         if not data:
-            raise DecodeError("empty", f"{name}: the file has no bytes")
+            raise DecodeError("the file has no bytes", code="empty", key=name, remedy=_REMEDY)
         self.codec = next((codec for codec, start in _STARTS.items() if data.startswith(start)), "")
         if not self.codec:
-            raise DecodeError("not_a_video", f"{name}: neither a JPEG nor a PNG picture")
-        damaged = DecodeError("truncated", f"{name}: the picture is damaged or cut off; extract it again")
-        # A decoder fills up what little is missing. (Where there is a thumbnail, its end comes first.)
+            raise DecodeError("neither a JPEG nor a PNG image", code="not_a_video", key=name)
+        damaged = DecodeError("the image is damaged or cut off", code="truncated", key=name, remedy=_REMEDY)
+        # The decoder would fill in a small missing part. (A thumbnail has its end before the image's scan.)
         if data.rfind(_ENDS[self.codec]) < data.rfind(_SCANS[self.codec]):
             raise damaged
         packet = av.Packet(data)
-        packet.is_keyframe = True  # or a PNG would be added to the picture before it
+        packet.is_keyframe = True  # otherwise a PNG would be drawn over the image before it
         try:
             frames = self._context().decode(packet)
         except av.FFmpegError:
@@ -259,7 +266,7 @@ class _PictureDecoder:
 
 
 def pattern_path(pattern: str, number: int) -> Path:
-    """The file of frame ``number``. (The folder may hold other percent signs.)"""
+    """The file of frame ``number``; percent signs in the folder's name are kept."""
     folder, slash, name = pattern.rpartition("/")
     return Path(folder + slash + name % number)
 
@@ -272,17 +279,17 @@ class _Listing:
 
 
 def _modified(pattern: str) -> int:
-    """When a file was last added to the folder of ``pattern`` or taken from it."""
+    """When a file was last added to the folder of ``pattern`` or removed from it, in ns since the epoch."""
     folder = Path(pattern).parent
     try:
         return folder.stat().st_mtime_ns
     except OSError as error:
-        raise DecodeError("not_found", f"{folder}: {error.strerror}; the frames should be there") from None
+        raise DecodeError(f"no frames there ({error.strerror})", code="not_found", key=folder) from None
 
 
 @lru_cache(maxsize=4096)
-def _list(pattern: str, _modified_ns: int) -> _Listing:
-    """Which frames there are. Kept: a folder may hold a million names, and every clip opens it again."""
+def _listing(pattern: str, _modified_ns: int) -> _Listing:
+    """Which frames exist. Cached, as every clip opens its folder and a folder may hold a million names."""
     path = Path(pattern)
     before, digits, after = _NUMBER.split(path.name)
     padded = re.compile(
@@ -292,13 +299,14 @@ def _list(pattern: str, _modified_ns: int) -> _Listing:
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in entries]
     except OSError as error:
-        raise DecodeError("not_found", f"{path.parent}: {error.strerror}") from None
+        problem = f"cannot be listed ({error.strerror})"
+        raise DecodeError(problem, code="not_found", key=path.parent) from None
     numbers = [int(match[1]) for name in names if (match := padded.fullmatch(name))]
     if not numbers:
-        raise DecodeError("empty", f"{path.parent}: no file is named as in {path.name}")
+        raise DecodeError(f"no file is named like {path.name}", code="empty", key=path.parent)
     return _Listing(min(numbers), max(numbers), len(numbers))
 
 
 def _plain(value: float) -> str:
-    """``60.0`` -> ``60``; every digit that is needed to read it back."""
+    """``60.0`` -> ``60``; with all digits needed to read the same value back."""
     return repr(float(value)).removesuffix(".0")

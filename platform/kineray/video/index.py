@@ -1,7 +1,7 @@
-"""The packets of a video: when each is presented, and from where decoding can start.
+"""The packets of a video: when each one is presented, and where decoding can start.
 
-Made by reading the file once without decoding it (but for its first frame, which tells the true size and
-rotation), and small enough to be kept for every video of a data set.
+An index is made by reading the file once without decoding it, except for its first frame, which gives the
+true size and rotation. It is small enough to be kept for every video of a data set.
 """
 
 import json
@@ -15,25 +15,33 @@ import numpy as np
 from av.container import InputContainer
 
 from kineray.errors import DecodeError
-from kineray.video.container import MAX_DURATION_S, Source, check_size, name_of, size_of, video_stream
+from kineray.video.container import (
+    MAX_DURATION_S,
+    Source,
+    check_size,
+    damaged,
+    name_of,
+    size_of,
+    video_stream,
+)
 
 _KEY, _HIDDEN = 1, 2
-_LATE_END_S = 1.0  # how much earlier than announced a stream may end before it counts as cut off
-_VP8_SHOWN = 0x10  # of the first byte; other frames are only referred to
+_EARLY_END_S = 1.0  # a stream that ends earlier than announced by more than this counts as cut off
+_VP8_SHOWN = 0x10  # bit of a packet's first byte; frames without it are only referred to
 VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
 class PacketIndex:
-    """The packets of a video stream in the order of decoding.
+    """The packets of a video stream in decoding order.
 
-    ``size_bytes``: of the whole file. ``pts`` int64 [N]: presentation times in units of ``time_base``;
+    ``size_bytes``: size of the file. ``pts`` int64 [N]: presentation times in units of ``time_base``;
     ``flags`` uint8 [N]: 1 for a key frame, 2 for a packet whose frame is not presented (an edit list hides
-    it, others only refer to it, or it cannot be decoded). ``last_duration``: of the last frame, in
-    ``time_base``. ``rotation``: degrees (0, 90, 180, 270) by which the coded picture, ``width`` x
-    ``height``, is turned counterclockwise for display. ``announced``: how many frames the header promises,
-    or None. ``counted``: the container stores no presentation times (AVI), so frames are timed by counting.
-    ``truncated``: the file ends before its header says.
+    it, other frames only refer to it, or it cannot be decoded). ``last_duration``: duration of the last
+    frame in units of ``time_base``. ``rotation``: degrees (0, 90, 180, 270) by which the coded frame of
+    ``width`` x ``height`` pixels is rotated counterclockwise for display. ``announced``: the header's number
+    of frames, or None. ``counted``: the container stores no presentation times (AVI), so frames are timed by
+    counting. ``truncated``: the file ends earlier than its header says.
     """
 
     size_bytes: int
@@ -70,36 +78,36 @@ class PacketIndex:
 
     @property
     def times_s(self) -> np.ndarray:
-        """When the frames are presented, from the first one: float64 [frames]."""
+        """When the frames are presented, in seconds since the first one: float64 [frames]."""
         times_s: np.ndarray = (self.shown_pts - self.shown_pts[0]) * float(self.time_base)
         return times_s
 
     @property
-    def key_times_s(self) -> np.ndarray:
-        """When the frames are presented from which decoding can start: float64 [key frames]."""
+    def key_frame_times_s(self) -> np.ndarray:
+        """When the key frames are presented, in seconds since the first frame: float64 [key frames]."""
         keys = np.flatnonzero(self.flags == _KEY)
         return np.sort(self.pts[keys] - self.shown_pts[0]) * float(self.time_base)
 
     @property
     def duration_s(self) -> float:
-        """From the first frame to the end of the last one."""
+        """Seconds from the first frame to the end of the last one."""
         return float((int(self.shown_pts[-1] - self.shown_pts[0]) + self.last_duration) * self.time_base)
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """(width, height) of the picture as displayed."""
+        """(width, height) of the frames as displayed."""
         return (self.width, self.height) if self.rotation % 180 == 0 else (self.height, self.width)
 
     @cached_property
     def is_exact(self) -> bool:
-        """Whether a frame can be told by its packet: every packet has a presentation time of its own."""
+        """Whether packets identify frames: no two of them have the same presentation time."""
         return not self.counted and bool((np.diff(self.shown_pts) > 0).all())
 
-    def key_before(self, position: int) -> int:
-        """The last packet from which the frame of packet ``position`` can be decoded, in decoding order.
+    def key_frame_before(self, position: int) -> int:
+        """Position of the last key frame from which the frame of packet ``position`` can be decoded.
 
         A frame that is decoded after a key frame but presented before it (an open GOP) may refer to frames
-        in front of that key frame, and so needs the one before.
+        before that key frame, so it needs the previous one.
         """
         keys = self._keys
         last = int(np.searchsorted(keys, position, side="right")) - 1
@@ -113,7 +121,7 @@ class PacketIndex:
         return keys
 
     def to_bytes(self) -> bytes:
-        """The index as a few hundred bytes for a short video; ``from_bytes`` reads it back."""
+        """The index, compressed to a few hundred bytes for a short video; ``from_bytes`` reads it back."""
         head = {
             "version": VERSION,
             "bytes": self.size_bytes,
@@ -127,7 +135,7 @@ class PacketIndex:
             "truncated": self.truncated,
             "packets": len(self.pts),
         }
-        # Frames come at a steady rate in a repeating order: differences compress to almost nothing.
+        # With a steady rate and a repeating order of frames, the differences compress to almost nothing.
         steps = np.diff(self.pts, prepend=np.int64(0)).astype("<i8")
         return zlib.compress(
             json.dumps(head).encode() + b"\n" + self.flags.tobytes() + steps.tobytes(), level=6
@@ -135,7 +143,7 @@ class PacketIndex:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "PacketIndex":
-        """Read what ``to_bytes`` wrote. Raises ValueError for anything else."""
+        """The index that ``to_bytes`` wrote. Raises ValueError for anything else."""
         try:
             head_text, _, arrays = zlib.decompress(data).partition(b"\n")
             head = json.loads(head_text)
@@ -163,7 +171,7 @@ class PacketIndex:
         except (zlib.error, KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(f"not a packet index: {error}") from None
         if index.frames == 0:
-            raise ValueError("not a packet index: it has no frames")
+            raise ValueError("not a packet index: no frames")
         return index
 
 
@@ -171,7 +179,7 @@ def index_video(source: Source) -> PacketIndex:
     """Read every packet of ``source`` and decode its first frame. Raises DecodeError."""
     name = name_of(source)
     with video_stream(source, probe=False) as (container, stream):
-        # AVI and ASF store when packets are decoded, not when they are presented.
+        # AVI and ASF store decoding times only.
         counted = container.format.name in ("avi", "asf")
         packets = _scan(name, container, stream, counted)
         check_size(name, packets.first.width, packets.first.height)
@@ -182,7 +190,7 @@ def index_video(source: Source) -> PacketIndex:
         if None in times:
             counted, times = True, [step * position for position in range(len(times))]
         pts, flags = np.array(times, np.int64), np.array(packets.flags, np.uint8)
-        if not counted and _starts_with_parts(pts, flags):
+        if not counted and _starts_incomplete(pts, flags):
             flags[pts < _first_presented(source, name)] |= _HIDDEN
         index = PacketIndex(
             size_bytes=size_of(source),
@@ -201,14 +209,14 @@ def index_video(source: Source) -> PacketIndex:
             or _ends_early(container.format.name, stream, packets.last_dts, pts, time_base, step),
         )
         if index.frames == 0:
-            raise _nothing_to_show(name, stream, packets.cut)
+            raise _no_frames(name, stream, packets.cut)
         last_gap = int(index.shown_pts[-1] - index.shown_pts[-2]) if index.frames > 1 else 0
         return replace(index, last_duration=packets.durations[int(index.shown[-1])] or last_gap or step)
 
 
 @dataclass
 class _Packets:
-    """What was read; ``first`` is the first frame that a packet alone gives."""
+    """What was read from a file; ``first``: the first frame that is decodable from one packet alone."""
 
     first: av.VideoFrame
     times: list[int | None]
@@ -241,8 +249,12 @@ def _scan(name: str, container: InputContainer, stream: av.VideoStream, counted:
             if time is not None:
                 start = time if start is None else start
                 if abs(time - start) > longest:
-                    hours = MAX_DURATION_S // 3600
-                    raise DecodeError("too_long", f"{name}: longer than {hours} hours; cut it into parts")
+                    raise DecodeError(
+                        f"longer than {MAX_DURATION_S // 3600} hours",
+                        code="too_long",
+                        key=name,
+                        remedy="cut it into parts",
+                    )
             hidden = packet.is_discard or (context.name == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN)
             times.append(time)
             flags.append((_KEY if packet.is_keyframe else 0) | (_HIDDEN if hidden else 0))
@@ -250,52 +262,48 @@ def _scan(name: str, container: InputContainer, stream: av.VideoStream, counted:
             last_dts = packet.dts if packet.dts is not None else last_dts
     except av.FFmpegError as error:
         if first is None:
-            raise DecodeError(
-                "truncated", f"{name}: its first frame cannot be decoded ({error.strerror})"
-            ) from None
+            raise damaged(name, f"its first frame cannot be decoded ({error.strerror})") from None
         cut = True
     if first is None:
-        raise _nothing_to_show(name, stream, cut)
+        raise _no_frames(name, stream, cut)
     return _Packets(first, times, flags, durations, last_dts, cut)
 
 
-def _starts_with_parts(pts: np.ndarray, flags: np.ndarray) -> bool:
-    """Whether the file was cut out of another, and has frames at its start that refer to what is missing."""
+def _starts_incomplete(pts: np.ndarray, flags: np.ndarray) -> bool:
+    """Whether the file was cut out of another one and starts with frames that refer to missing ones."""
     return not flags[0] & _KEY or bool((pts[(flags & _HIDDEN) == 0] < pts[0]).any())
 
 
 def _first_presented(source: Source, name: str) -> int:
-    """The presentation time of the first frame that the decoder gives."""
+    """The presentation time of the first frame that can be decoded."""
     with video_stream(source, probe=True) as (container, stream):
         try:
             for frame in container.decode(stream):
                 if frame.pts is not None:
                     return frame.pts
         except av.FFmpegError as error:
-            raise DecodeError(
-                "truncated", f"{name}: its first frame cannot be decoded ({error.strerror})"
-            ) from None
-        raise _nothing_to_show(name, stream, cut=True)
+            raise damaged(name, f"its first frame cannot be decoded ({error.strerror})") from None
+        raise _no_frames(name, stream, cut=True)
 
 
 def rotation_of(frame: av.VideoFrame) -> int:
-    """Degrees (0, 90, 180, 270) by which ``frame`` is to be turned counterclockwise for display."""
+    """Degrees (0, 90, 180, 270) by which ``frame`` is rotated counterclockwise for display."""
     return round(frame.rotation / 90) * 90 % 360
 
 
 def _decode_alone(
     context: "av.VideoCodecContext", packet: "av.Packet[av.VideoStream]"
 ) -> av.VideoFrame | None:
-    """The frame of ``packet`` if no other is needed for it; the decoder is as new afterwards."""
+    """The frame of ``packet`` if it needs no other packet; the decoder is reset afterwards."""
     frames = [*context.decode(packet), *context.decode(None)]
     context.flush_buffers()
     return frames[0] if frames else None
 
 
-def _nothing_to_show(name: str, stream: av.VideoStream, cut: bool) -> DecodeError:
+def _no_frames(name: str, stream: av.VideoStream, cut: bool) -> DecodeError:
     if cut or stream.frames or len(stream.index_entries):
-        return DecodeError("truncated", f"{name}: cut off before its first frame; copy or download it again")
-    return DecodeError("empty", f"{name}: the video stream holds no frames")
+        return damaged(name, "cut off before its first frame")
+    return DecodeError("the video stream holds no frames", code="empty", key=name)
 
 
 def _ends_early(
@@ -306,13 +314,13 @@ def _ends_early(
     time_base: Fraction,
     duration: int,
 ) -> bool:
-    """Whether the data ended before the last frame that the file announces."""
+    """Whether the data ends before the last frame that the file announces."""
     entries = stream.index_entries
     if container.startswith("mov") and len(entries):  # MP4 lists every packet by its decoding time
         return last_dts is None or last_dts < entries[-1].timestamp
     announced_s = _announced_end_s(stream)
     end_s = float((int(pts.max()) + duration) * time_base) if len(pts) else 0.0
-    return announced_s is not None and end_s + _LATE_END_S < announced_s
+    return announced_s is not None and end_s + _EARLY_END_S < announced_s
 
 
 def _announced_end_s(stream: av.VideoStream) -> float | None:

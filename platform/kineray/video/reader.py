@@ -1,4 +1,4 @@
-"""What gives frames by time, whether it is a file or a folder."""
+"""The interface of everything that gives frames by time: video files and folders of frames."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -7,16 +7,16 @@ from typing import Protocol
 
 import numpy as np
 
-from kineray.video.picture import Box
+from kineray.video.pixels import Box
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of its video stream; ``width`` and ``height`` in pixels as displayed.
+    """Properties of a video; ``width`` and ``height``: pixels as displayed.
 
-    ``duration_s`` runs from the first presented frame to the end of the last one. ``rotation``: degrees
-    (0, 90, 180 or 270) by which the coded picture is turned counterclockwise for display. ``frames`` are
-    those that are there, whatever the header says. ``channels``: 3 for RGB, 2 for flow.
+    ``duration_s``: seconds from the first presented frame to the end of the last one. ``rotation``: degrees
+    (0, 90, 180 or 270) by which the coded frame is rotated counterclockwise for display. ``frames``: number
+    of frames that exist, whatever the header says. ``channels``: 3 for RGB, 2 for flow.
     """
 
     duration_s: float
@@ -29,18 +29,18 @@ class VideoInfo:
     channels: int = 3
 
 
-class Picture(Protocol):
-    """A decoded frame, of which any number of clips take what they want."""
+class Frame(Protocol):
+    """A decoded frame, from which any number of clips take the pixels they need."""
 
     def pixels(
         self, *, box: Box | None = None, size: tuple[int, int] | None = None, mirror: bool = False
     ) -> np.ndarray:
-        """uint8 [h, w, C], upright; to be copied before the next call.
+        """The pixels of a part of the frame: uint8 [h, w, C], upright. Copy them before the next call.
 
-        ``box`` (left, top, width, height in pixels of the upright frame) is cut out first, rounded
-        outwards to whole chroma samples; then it is scaled (bilinear) to ``size`` = (height, width); then
-        ``mirror`` swaps left and right, and turns the u of flow round: 255 - u. Raises ValueError for a
-        box that is not inside the frame.
+        First, ``box`` (left, top, width, height in pixels of the upright frame) is cropped, rounded outwards
+        to whole chroma samples; then it is scaled (bilinear) to ``size`` = (height, width); then ``mirror``
+        swaps left and right, and reverses the u of flow: 255 - u. Raises ValueError for a box that is not
+        inside the frame.
         """
         ...
 
@@ -53,15 +53,16 @@ class Reader(ABC):
     @property
     @abstractmethod
     def info(self) -> VideoInfo:
-        """What the source says of itself."""
+        """Properties of the video."""
 
     @abstractmethod
-    def pictures(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], Picture]]:
+    def frames_at(self, timestamps_s: np.ndarray) -> Iterator[tuple[list[int], Frame]]:
         """The frames at ``timestamps_s`` (float64 [T], seconds), each once, in one pass over the source.
 
-        Yields (rows, picture): the timestamps, by their places in ``timestamps_s``, at which a frame is
-        shown. What was yielded for a row is void if the row comes again. Timestamps before the first frame
-        or after the last give the first or the last frame. Raises DecodeError, and ValueError for none.
+        Yields (rows, frame); ``rows``: the positions in ``timestamps_s`` at which ``frame`` is shown. If a
+        row is yielded again, the later frame replaces the earlier one. Timestamps before the first frame or
+        after the last give the first or the last frame. Raises DecodeError, and ValueError for no timestamps
+        or NaN.
         """
 
     def read(
@@ -75,8 +76,8 @@ class Reader(ABC):
     ) -> np.ndarray:
         """Frames at ``timestamps_s`` (seconds, any order, may repeat): uint8 [T, h, w, C], upright.
 
-        ``box``, ``size`` and ``mirror`` as in ``Picture.pixels``; ``out`` receives the frames. Raises as
-        ``pictures`` and ``pixels``, and ValueError for an ``out`` of another shape.
+        ``box``, ``size`` and ``mirror`` as in ``Frame.pixels``; ``out``: the array to write the frames into.
+        Raises as ``frames_at`` and ``pixels``, and ValueError for an ``out`` of another shape.
         """
         times_s = checked_times(timestamps_s)
         info = self.info
@@ -87,13 +88,13 @@ class Reader(ABC):
             out = np.empty(shape, np.uint8)
         elif out.shape != shape:
             raise ValueError(f"out has the shape {out.shape}, not {shape}")
-        for rows, picture in self.pictures(times_s):
-            out[rows] = picture.pixels(box=box, size=size, mirror=mirror)
+        for rows, frame in self.frames_at(times_s):
+            out[rows] = frame.pixels(box=box, size=size, mirror=mirror)
         return out
 
 
 def checked_times(timestamps_s: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Timestamps as float64 [T]. Raises ValueError where there is none, or one that is not a number."""
+    """Timestamps as float64 [T]. Raises ValueError for no timestamps or NaN."""
     times_s = np.asarray(timestamps_s, np.float64)
     if len(times_s) == 0:
         raise ValueError("a clip needs at least one timestamp")

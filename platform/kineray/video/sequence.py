@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import av
 
-from kineray.errors import DecodeError
-from kineray.video import worker
-from kineray.video.container import Source, name_of, video_stream
+from kineray.video import process
+from kineray.video.container import Source, damaged, name_of, video_stream
 from kineray.video.decode import in_order
 from kineray.video.index import PacketIndex
 
@@ -14,11 +13,11 @@ _FRAMES_PER_LIMIT = 64
 
 
 def every_frame(source: Source, index: PacketIndex) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode ``source``, whose ``index`` this is: (presentation time in its time base, frame as coded).
+    """Decode ``source``: (presentation time in units of ``index.time_base``, frame as coded).
 
-    Times come in the order in which the decoder gives the frames, which is ascending unless the file is
-    damaged. In a child process the time limit of a call is one for every ``_FRAMES_PER_LIMIT`` frames.
-    Raises DecodeError, after the frames that are there, for a file that is cut off.
+    ``index``: the packet index of ``source``. Times ascend unless the file is damaged. In a decoding process,
+    the time limits of a call start again every ``_FRAMES_PER_LIMIT`` frames. Raises DecodeError, after the
+    frames that can be decoded, for a file that is cut off.
     """
     name = name_of(source)
     with video_stream(source, probe=True) as (container, stream):
@@ -28,17 +27,15 @@ def every_frame(source: Source, index: PacketIndex) -> Iterator[tuple[int, av.Vi
             for count, (pts, frame) in enumerate(frames, start=1):
                 yield pts, frame
                 if count % _FRAMES_PER_LIMIT == 0:
-                    _begin_limits_anew()
+                    _restart_time_limits()
         except av.FFmpegError as error:
             at_s = float((pts - int(index.shown_pts[0])) * index.time_base)
-            raise DecodeError(
-                "truncated", f"{name}: damaged or cut off near {at_s:.2f} s ({error.strerror})"
-            ) from None
+            raise damaged(name, f"damaged or cut off near {at_s:.2f} s ({error.strerror})") from None
     if index.truncated:
-        raise DecodeError("truncated", f"{name}: the file is cut off; copy or download it again")
+        raise damaged(name)
 
 
-def _begin_limits_anew() -> None:
-    """A video of hours is no video that hangs."""
-    if worker.shared_memory is not None:  # in a child, which such a signal ends
-        worker.set_timers(worker.CPU_LIMIT_S, worker.WALL_LIMIT_S)
+def _restart_time_limits() -> None:
+    """So that decoding a video of hours is not taken for one that hangs."""
+    if process.shared_memory is not None:  # elsewhere, the timers' signals would end the program
+        process.set_timers(process.CPU_LIMIT_S, process.WALL_LIMIT_S)

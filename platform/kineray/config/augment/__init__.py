@@ -1,1 +1,1 @@
-"""Augmentations of clips: one module for each, found by their being here."""
+"""Augmentations of clips, one module for each; all modules of this package are loaded."""

@@ -1,4 +1,4 @@
-"""What all augmentations of clips have in common."""
+"""The base of all augmentations of clips."""
 
 from typing import Any
 
@@ -6,17 +6,18 @@ from kineray.config.variants import Variant
 
 
 class ClipAugmentation(Variant, home="kineray.config.augment"):
-    """Base of what changes the pixels of training clips: ``data.augment.<type>.<field>``.
+    """Base of the augmentations of training clips, the sections ``data.augment.<type>``.
 
-    A subclass defines ``augment``, or names by ``builds`` a function that takes the section and then the
-    arguments of ``augment``. It runs in decoding processes, where nothing should need torch.
+    A subclass defines ``augment``, or names in ``builds`` a function that takes the section followed by the
+    arguments of ``augment``. It runs in decoding processes, which should not import torch.
     """
 
     def augment(self, clip_thwc: Any, rgb_channels: int, rng: Any) -> Any:
         """The changed clip: uint8 [T, H, W, C], in a new array or in ``clip_thwc``.
 
         ``clip_thwc``: uint8 [T, H, W, C] after cropping and mirroring; its first ``rgb_channels`` channels
-        are RGB, all others optical flow. ``rng``: a ``numpy.random.Generator``, the sample's own: with no
-        other, the clip stays a function of seed, epoch and sample id, however many workers there are.
+        are RGB, the others optical flow. ``rng``: the ``numpy.random.Generator`` of the sample; if it is the
+        only source of randomness, the clip is a function of seed, epoch and sample id alone, whatever the
+        number of workers.
         """
         return self.build(clip_thwc, rgb_channels, rng)

@@ -16,24 +16,24 @@ class OptimSection(Variant, home="kineray.config.optim"):
     lr: PositiveFloat = 0.1
 
     def build(self, groups: Iterable[dict[str, Any]]) -> "Optimizer":
-        """The optimizer of parameter groups as torch takes them; their learning rate is set at every step."""
+        """An optimizer for torch's parameter groups, whose learning rate is set at every step."""
         optimizer: Optimizer = self.implementation()(self, groups)
         return optimizer
 
     def scale(self, global_batch: int) -> float:
-        """What the learning rate is multiplied by for a global batch."""
+        """The factor of the learning rate for a global batch."""
         return 1.0
 
     def decay(self) -> float:
-        """Weight decay of all parameters but those of batch norms."""
+        """Weight decay of all parameters except those of batch norms."""
         return 0.0
 
 
 class BatchScaledOptimSection(OptimSection):
-    """Base of optimizers whose learning rate goes with the batch.
+    """Base of optimizers whose learning rate is scaled with the batch.
 
     ``lr`` holds for ``reference_batch`` clips and is scaled linearly with the global batch (Goyal et al.,
-    arXiv 1706.02677). ``weight_decay``: of all parameters but those of batch norms.
+    arXiv 1706.02677). ``weight_decay``: of all parameters except those of batch norms.
     """
 
     reference_batch: PositiveInt = 64

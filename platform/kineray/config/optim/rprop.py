@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class RpropConfig(OptimSection, type="rprop"):
     """Rprop (Riedmiller and Braun, 1993), for batches that are a large part of the data.
 
-    Every weight has a step size of its own, which begins with ``lr`` and then follows the signs of its
-    gradients alone; so the schedule changes only the beginning, and no batch size scales it.
+    Every weight has a step size, which starts at ``lr`` and then follows only the signs of its gradients: it
+    is multiplied by ``grow`` if the sign stays and by ``shrink`` if it changes. So the schedule decides only
+    the first step, and the learning rate is not scaled with the batch.
     """
 
     lr: PositiveFloat = 1e-3

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 class RecipePiece(Variant, home="kineray.config.recipe"):
     """Base of what changes a training step besides loss and optimizer: ``recipe.<type>.<field>``.
 
-    ``order``, a class attribute, says which of several pieces comes first: the one of the lower order.
+    ``order`` is a class attribute: of several pieces, those with a lower order come first.
     """
 
     def build(self) -> "Piece":
-        """A new piece, without any state yet."""
+        """A new piece, still without state."""
         piece: Piece = self.implementation()(self)
         return piece

@@ -7,7 +7,7 @@ from kineray.config.recipe.base import RecipePiece
 class ClipGradientsConfig(
     RecipePiece, type="clip_gradients", builds="kineray.training.recipe.clip_gradients.ClipGradients"
 ):
-    """Gradients of a step whose norm over all parameters is above ``max_norm`` are scaled down to it.
+    """Scales the gradients of a step down if their norm over all parameters is above ``max_norm``.
 
     After Pascanu et al., arXiv 1211.5063; recurrent networks and TSN (with 20 to 40) need it.
     """

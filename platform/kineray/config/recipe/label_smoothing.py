@@ -11,6 +11,6 @@ class LabelSmoothingConfig(
 ):
     """``smoothing`` of every target is spread over all classes (Szegedy et al., arXiv 1512.00567)."""
 
-    order: ClassVar[int] = 20  # of whatever classes a clip has been mixed
+    order: ClassVar[int] = 20  # after mixup: of all the classes that a clip was mixed from
 
     smoothing: Probability = 0.1

@@ -7,10 +7,10 @@ from kineray.config.recipe.base import RecipePiece
 
 
 class MixupConfig(RecipePiece, type="mixup", builds="kineray.training.recipe.mixup.Mixup"):
-    """Clips and targets are mixed in pairs (Zhang et al., arXiv 1710.09412).
+    """Mixes clips and targets in pairs (Zhang et al., arXiv 1710.09412).
 
-    The two shares are drawn from Beta(``alpha``, ``alpha``): small values leave most clips nearly as they
-    are, 1 draws every share alike.
+    The share of a clip is drawn from Beta(``alpha``, ``alpha``): a small ``alpha`` leaves most clips nearly
+    unchanged, with 1 all shares are equally likely.
     """
 
     order: ClassVar[int] = 10

@@ -13,30 +13,30 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
     """Base of every schedule.
 
     The learning rate warms up linearly over ``warmup_epochs``, from ``warmup_start`` (a fraction of
-    ``optim.lr``) to the value that the schedule has then.
+    ``optim.lr``) to the value that the schedule has at that epoch.
     """
 
     warmup_epochs: NonNegativeFloat = 0.0
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.1
 
     def factor(self, epoch: float, epochs: int) -> float:
-        """What ``optim.lr`` is multiplied by after ``epoch`` of ``epochs`` epochs, without warm-up.
+        """The factor of ``optim.lr`` after ``epoch`` of ``epochs`` epochs, without warm-up.
 
-        A subclass defines it, or names by ``builds`` a function of the section and the arguments.
+        A subclass defines it, or names by ``builds`` a function of the section and these arguments.
         """
         factor: float = self.build(epoch, epochs)
         return factor
 
     def factor_after(self, scores: Sequence[float]) -> float:
-        """What it is multiplied by as well, after validations with these scores (0 to 1, the oldest first).
+        """A second factor, after validations with these scores (0 to 1, the oldest first).
 
-        A subclass overrides it if it follows them.
+        A subclass that follows the scores overrides it.
         """
         return 1.0
 
     def check(self, epochs: int) -> None:
-        """Raise ValueError, naming the key, for a schedule that does not go with ``train.epochs``."""
+        """Raise ValueError, naming the key, if the schedule does not fit ``train.epochs``."""
         if self.warmup_epochs >= epochs and self.warmup_epochs > 0:
             raise ValueError(
-                f"schedule.warmup_epochs {self.warmup_epochs:g} leaves none of the {epochs} epochs"
+                f"schedule.warmup_epochs {self.warmup_epochs:g} must be less than train.epochs {epochs}"
             )

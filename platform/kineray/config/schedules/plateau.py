@@ -1,4 +1,4 @@
-"""Down when validation stops improving."""
+"""A learning rate that decays when validation stops improving."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,9 +12,9 @@ from kineray.config.schedules.base import ScheduleSection
 class PlateauConfig(ScheduleSection, type="plateau"):
     """The learning rate, multiplied by ``decay`` when validation stops improving.
 
-    After ``patience`` validations in a row, none of which raised the best score (0 to 1) by more than
-    ``improvement``, it decays, and the count starts again; ``decays`` times at most. Three decays by 0.1 are
-    VGG's recipe (Simonyan and Zisserman, arXiv 1409.1556, section 3.1).
+    It decays after ``patience`` validations in a row, none of which raised the best score (0 to 1) by more
+    than ``improvement``; then the count starts again. It decays at most ``decays`` times. Three decays by
+    0.1 are VGG's recipe (Simonyan and Zisserman, arXiv 1409.1556, section 3.1).
     """
 
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1

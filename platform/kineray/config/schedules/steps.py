@@ -1,4 +1,4 @@
-"""Steps down."""
+"""A learning rate that decays in steps."""
 
 import bisect
 from typing import Annotated, Self

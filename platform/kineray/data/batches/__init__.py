@@ -1,1 +1,1 @@
-"""The order of samples, and batches of their clips decoded ahead."""
+"""The order of samples, and batches of their clips, decoded ahead."""

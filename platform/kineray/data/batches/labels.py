@@ -13,9 +13,9 @@ from kineray.data.manifest.samples import Sample
 def label_tensors(
     samples: Sequence[Sample], manifest: Manifest, heads: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """The labels of ``samples`` of ``manifest`` for every head, as ``label_array`` makes them.
+    """The labels of ``samples`` of ``manifest`` for each of ``heads``, as ``label_array`` makes them.
 
-    int64 [B]; uint8 [B, classes] for a head of several classes a clip.
+    int64 [B], or uint8 [B, classes] for a multi-label head.
     """
     return {head: torch.from_numpy(_array(samples, manifest, head)) for head in heads}
 

@@ -1,8 +1,8 @@
 """Batches of uint8 clips, decoded ahead by child processes.
 
-A thread for each process hands it samples and copies its clips into the batch. Threads that decode in the
-training process are no faster (``benchmarks/loader.py``: 0.7 to 1.0 of bare readers, processes 0.9 to
-1.0), and none of them could be stopped in a file that libav hangs on.
+For each process a thread sends it samples and copies its clips into the batch. Decoding in threads of the
+training process is no faster (``benchmarks/loader.py``: 0.7 to 1.0 of bare readers, processes 0.9 to 1.0),
+and a thread could not be stopped in a file on which libav hangs.
 """
 
 import logging
@@ -31,13 +31,13 @@ from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ConfigError, DecodeError, ManifestError, StorageError
-from kineray.video.worker import DecodeProcess, decode_process
+from kineray.video.process import DecodeProcess, decode_process
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 8  # this many undecodable clips in a row mean a wrong mount or path, not some bad files
-_FETCHERS = 8  # downloads at a time: they wait for the network, not for a core
-_BATCHES_IN_USE = 2  # one that the model works on, one that is handed over
+_ATTEMPTS = 8  # this many undecodable clips in a row mean a wrong mount or path, not a few bad files
+_FETCHERS = 8  # concurrent downloads: they wait for the network, not for a core
+_BATCHES_IN_USE = 2  # one in the model, one on its way there
 
 T = TypeVar("T")
 
@@ -56,8 +56,8 @@ class Failure:
 class Batch:
     """A micro-batch of step ``step``.
 
-    ``clips_bthwc`` is uint8 [B, T, H, W, C], contiguous; ``labels`` holds int64 [B] for every head of one
-    class a clip; ``ids`` are of the samples in the batch; ``failures`` of those that were replaced.
+    ``clips_bthwc``: uint8 [B, T, H, W, C], contiguous. ``labels``: by head, int64 [B], or uint8 [B, classes]
+    for a multi-label head. ``ids``: of the samples in the batch. ``failures``: the clips that were replaced.
     """
 
     step: int
@@ -69,16 +69,16 @@ class Batch:
 
 EvalClips = tuple[Sample, np.ndarray | None, np.ndarray | None, Failure | None]
 Targets: TypeAlias = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
-"""Makes the labels of a batch, by head."""
+"""Makes the labels of a batch, by head, from its samples."""
 
 
 def steps_per_epoch(samples: int, global_batch: int, clips_per_sample: int = 1) -> int:
     """Number of whole global batches in an epoch of ``samples``. Raises ConfigError if there is none."""
     clips = samples * clips_per_sample
     if clips < global_batch:
-        times = f", {clips_per_sample} clips of each," if clips_per_sample > 1 else ""
+        each = f" with {clips_per_sample} clips each" if clips_per_sample > 1 else ""
         raise ConfigError(
-            f"{samples} samples{times} do not fill a global batch of {global_batch}",
+            f"{samples} samples{each} do not fill a global batch of {global_batch}",
             code="batch_larger_than_epoch",
             key="train.global_batch",
             remedy="make the batch smaller",
@@ -95,11 +95,11 @@ def prefetched_batches(
 ) -> int:
     """How many micro-batches may be decoded ahead of the one that is used next.
 
-    ``max_memory``: bytes that clips may take in this process and its decoders together (None: as many as
-    keep all decoders busy while a batch is used). Raises ConfigError if not even one batch fits.
+    ``max_memory``: bytes for clips in this process and its decoders together (None: enough to keep all
+    decoders busy while a batch is used). Raises ConfigError if not even one batch fits.
     """
     clip = preprocessing.frames * preprocessing.crop**2 * preprocessing.channels
-    at_once = min(clips_per_sample, micro_batch)  # that a decoder cuts
+    at_once = min(clips_per_sample, micro_batch)  # clips that a decoder cuts at a time
     enough = 2 + decoders * at_once // micro_batch
     if max_memory is None:
         return enough
@@ -109,7 +109,7 @@ def prefetched_batches(
         least = fixed + micro_batch * clip
         raise ConfigError(
             f"{max_memory / 2**20:.0f} MiB are less than the {least / 2**20:.0f} MiB that "
-            f"{_BATCHES_IN_USE + 1} batches of {micro_batch} clips and {decoders} decoders take",
+            f"{_BATCHES_IN_USE + 1} batches of {micro_batch} clips and {decoders} decoders need",
             code="too_little_memory",
             key="max_memory",
             remedy="raise `max_memory`, or lower `micro_batch` or `decoders`",
@@ -131,17 +131,17 @@ def load_batches(
     max_memory: int | None = None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """The micro-batches of ``specs``, in order, their clips of the shapes that those say.
+    """The micro-batches of ``specs``, in order.
 
-    ``decoders`` processes decode ahead. A clip that cannot be decoded is replaced by another, drawn from
-    (seed, epoch, sample id, attempt).
+    ``decoders``: number of processes that decode ahead. A clip that cannot be decoded is replaced by one of
+    another sample, drawn from (seed, epoch, sample id, attempt).
 
-    ``clips_per_sample``: clips of a sample that follow each other in the permutation (repeated
-    augmentation, arXiv 1901.09335); those in one micro-batch are cut in one decoding pass.
-    ``balance``: head and power for ``balanced_order``. ``targets`` makes the labels of a batch from its
-    samples (by default: ``label_tensors``, for the heads of ``preprocessing``). ``indexes``: of the videos
-    of the manifest. ``max_memory``: see ``prefetched_batches``. ``pin_memory``: put batches where a GPU can
-    copy them from while the processor goes on. Raises ManifestError and ConfigError.
+    ``clips_per_sample``: clips of a sample that follow each other in the order (repeated augmentation,
+    arXiv 1901.09335); those in one micro-batch are cut in one decoding pass. ``balance``: head and power for
+    ``balanced_order``. ``targets``: makes the labels of a batch from its samples (by default
+    ``label_tensors`` for the heads of ``preprocessing``). ``indexes``: of the videos of the manifest.
+    ``max_memory``: see ``prefetched_batches``. ``pin_memory``: allocate batches in pinned memory, from which
+    a GPU copies them asynchronously. Raises ManifestError and ConfigError.
     """
     targets = targets or partial(label_tensors, manifest=manifest, heads=list(preprocessing.labels))
     orders = _Orders(manifest, seed, clips_per_sample, balance)
@@ -157,13 +157,14 @@ def load_batches(
                 clips_bthwc = memory.take(
                     (len(entries), shaped.frames, shaped.crop, shaped.crop, shaped.channels)
                 )
-                rows = clips_bthwc.numpy()
+                clips_array = clips_bthwc.numpy()
                 tasks = []
                 for number, of_sample in groupby(enumerate(entries), key=lambda entry: entry[1][0]):
-                    places, again = zip(*((row, repeat) for row, (_, repeat) in of_sample), strict=True)
-                    clips_nthwc = rows[places[0] : places[-1] + 1]
+                    rows_n, repeats_n = zip(*((row, repeat) for row, (_, repeat) in of_sample), strict=True)
+                    clips_nthwc = clips_array[rows_n[0] : rows_n[-1] + 1]
                     sample = manifest[number]
-                    load = partial(_load, manifest, sample, (seed, spec.epoch), again, indexes, clips_nthwc)
+                    seed_epoch = (seed, spec.epoch)
+                    load = partial(_load, manifest, sample, seed_epoch, repeats_n, indexes, clips_nthwc)
                     tasks.append(pool.submit(load, sample, shaped))
                 waiting.append(_Pending(spec.step, clips_bthwc, tasks, ahead))
                 while len(waiting) > min(pending.ahead for pending in waiting):
@@ -200,7 +201,7 @@ def eval_clips(
         for number in indices:
             sample = manifest[number]
             waiting.append(pool.submit(partial(load, sample), sample, preprocessing))
-            if len(waiting) > decoders:  # the clips of a video with many views are large: few wait
+            if len(waiting) > decoders:  # clips of many views are large, so only a few videos wait
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -214,7 +215,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A batch whose clips are being decoded into ``clips_bthwc``; ``ahead``: others may wait beside it."""
+    """A batch whose clips are being decoded into ``clips_bthwc``; ``ahead``: how many may wait with it."""
 
     step: int
     clips_bthwc: torch.Tensor
@@ -240,10 +241,10 @@ class _Orders:
     ) -> None:
         if balance and balance[0] in manifest.multi_label:
             raise ConfigError(
-                f"the head '{balance[0]}' has several classes a clip, between which there is no balance",
-                code="balance_needs_one_class",
+                f"the head '{balance[0]}' is multi-label; only heads with one class per clip are balanced",
+                code="multi_label",
                 key="data.balance",
-                remedy="set data.balance=none, or balance another head",
+                remedy="set data.balance=none, or data.balance_head to another head",
             )
         self._manifest = manifest
         self._seed = seed
@@ -258,7 +259,7 @@ class _Orders:
             self._order = np.repeat(self._samples(epoch), self._clips_per_sample)
             self._seen, self._epoch = repeats(self._order), epoch
         if positions.stop > len(self._order):
-            raise ValueError(f"an epoch of {len(self._order)} clips has no {positions}")
+            raise ValueError(f"{positions} is beyond the {len(self._order)} clips of an epoch")
         part = slice(positions.start, positions.stop)
         return list(zip(self._order[part].tolist(), self._seen[part].tolist(), strict=True))
 
@@ -270,7 +271,7 @@ class _Orders:
 
 
 class _Decoders:
-    """Child processes that decode, each with a thread that waits for it, and threads that download."""
+    """Child processes that decode, with a thread for each that waits for it, and threads that download."""
 
     def __init__(self, count: int) -> None:
         self._closing = ExitStack()
@@ -291,8 +292,8 @@ class _Decoders:
     def submit(
         self, task: Callable[[ClipDecoder], T], sample: Sample, preprocessing: Preprocessing
     ) -> "Future[T]":
-        """Call ``task`` with a decoder once the sample's video is here; downloads run ahead."""
-        uri, _ = preprocessing.sources(sample)  # flow beside it lies on a local disk
+        """Call ``task`` with a decoder once the video of ``sample`` is downloaded; downloads run ahead."""
+        uri, _ = preprocessing.sources(sample)  # flow beside a video is always on a local disk
         fetched = self._fetchers.submit(storage.prefetch, uri) if storage.is_remote(uri) else None
         return self._threads.submit(self._run, task, fetched, preprocessing)
 
@@ -300,7 +301,7 @@ class _Decoders:
         self, task: Callable[[ClipDecoder], T], fetched: "Future[None] | None", preprocessing: Preprocessing
     ) -> T:
         if fetched is not None:
-            fetched.exception()  # the decoder meets the same error, and raises it
+            fetched.exception()  # only waits: the decoder meets the same error, and raises it
         with self._process() as process:
             return task(ClipDecoder(process, preprocessing))
 
@@ -316,41 +317,41 @@ class _Decoders:
 def _load(
     manifest: Manifest,
     wanted: Sample,
-    when: tuple[int, int],
-    again: Sequence[int],
+    seed_epoch: tuple[int, int],
+    repeats_n: Sequence[int],
     indexes: IndexCache | None,
     clips_nthwc: np.ndarray,
     decoder: ClipDecoder,
 ) -> list[_Loaded]:
-    """Decode clips of ``wanted``, or what replaces them, into ``clips_nthwc``.
+    """Decode clips of ``wanted``, or of samples that replace it, into ``clips_nthwc``.
 
-    ``when`` is (seed, epoch), ``again`` how often the sample was seen before in the epoch, for each clip.
+    ``repeats_n``: for each clip, how often the sample was seen before in the epoch.
     """
-    keys = [(*when, wanted.id, 0, repeat) for repeat in again]
+    keys = [(*seed_epoch, wanted.id, 0, repeat) for repeat in repeats_n]
     try:
         clips_nthwc[...] = decoder.train_clips(wanted, keys, _index_of(indexes, wanted))
     except (DecodeError, StorageError) as error:
         failure = _failure(decoder, wanted, error)
     else:
-        return [_Loaded(wanted, ()) for _ in again]
-    logger.info("replaced %d of its clips: %s", len(again), failure.message)
+        return [_Loaded(wanted, ()) for _ in repeats_n]
+    logger.info("%d clips are replaced: %s", len(repeats_n), failure.message)
     return [
-        _replace(manifest, failure, (*when, repeat), indexes, clip_1thwc, decoder)
-        for repeat, clip_1thwc in zip(again, np.split(clips_nthwc, len(again)), strict=True)
+        _replace(manifest, failure, (*seed_epoch, repeat), indexes, clip_1thwc, decoder)
+        for repeat, clip_1thwc in zip(repeats_n, np.split(clips_nthwc, len(repeats_n)), strict=True)
     ]
 
 
 def _replace(
     manifest: Manifest,
     failure: Failure,
-    when: tuple[int, int, int],
+    seed_epoch_repeat: tuple[int, int, int],
     indexes: IndexCache | None,
     clip_1thwc: np.ndarray,
     decoder: ClipDecoder,
 ) -> _Loaded:
-    """Decode a clip of another sample; ``when`` is (seed, epoch, repeat) of the one that failed."""
+    """Decode a clip of another sample in place of the one that failed."""
     failures = [failure]
-    seed, epoch, repeat = when
+    seed, epoch, repeat = seed_epoch_repeat
     for attempt in range(1, _ATTEMPTS):
         key = (seed, epoch, failure.id, attempt, repeat)
         sample = manifest[int(sample_rng(*key).integers(len(manifest)))]
@@ -358,14 +359,14 @@ def _replace(
             clip_1thwc[...] = decoder.train_clips(sample, [key], _index_of(indexes, sample))
         except (DecodeError, StorageError) as error:
             failures.append(_failure(decoder, sample, error))
-            logger.info("replaced a clip: %s", error)
+            logger.info("the replacement is replaced: %s", error)
         else:
             return _Loaded(sample, tuple(failures))
     raise ManifestError(
-        f"{_ATTEMPTS} clips in a row cannot be decoded, the last: {failures[-1].message}",
+        f"{_ATTEMPTS} clips in a row cannot be decoded, the last one because of {failures[-1].message}",
         code="nothing_decodable",
         key=manifest.name,
-        remedy="see that the videos are where the manifest says",
+        remedy="check that the videos are where the manifest says",
     )
 
 

@@ -1,4 +1,4 @@
-"""Memory for batches, used again."""
+"""Reused memory for batches."""
 
 import math
 import weakref
@@ -8,10 +8,10 @@ import torch
 
 
 class BatchMemory:
-    """Gives batches their memory, and takes it back when nothing refers to a batch any more.
+    """Lends memory to batches, and takes it back when nothing refers to a batch any more.
 
-    The first write to a page of new memory makes the kernel find one: for a clip of 5 MB that takes longer
-    than copying it. (Pinned memory is kept by torch itself.)
+    The first write to each page of new memory makes the kernel allocate it, which takes longer than copying
+    a clip of 5 MB. (Pinned memory is reused by torch itself.)
     """
 
     def __init__(self, pin_memory: bool) -> None:
@@ -20,15 +20,15 @@ class BatchMemory:
 
     @property
     def free(self) -> int:
-        """Bytes that no batch uses now."""
+        """Bytes that no batch uses at the moment."""
         return sum(buffer.size for buffer in self._free)
 
     def take(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """A uint8 tensor of any content, whose memory comes back once it and all its views are gone."""
+        """An uninitialised uint8 tensor, whose memory is returned once it and all its views are gone."""
         if self._pin_memory:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         buffer = self._buffer(math.prod(shape))
-        # The tensor's storage refers to this view of the buffer, and is the only one to do so.
+        # Only the storage of the tensor refers to this view of the buffer.
         lent = buffer.reshape(shape)
         weakref.finalize(lent, self._free.append, buffer).atexit = False
         return torch.from_numpy(lent)
@@ -37,5 +37,5 @@ class BatchMemory:
         for index, buffer in enumerate(self._free):
             if buffer.size == size:
                 return self._free.pop(index)
-        self._free.clear()  # of sizes that are out of use
+        self._free.clear()  # buffers of sizes that are no longer used
         return np.empty(size, np.uint8)

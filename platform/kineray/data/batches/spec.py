@@ -1,4 +1,4 @@
-"""What a batch is to be, as values: the loader's input."""
+"""Which clips a batch contains, as values: the input of the loader."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -9,10 +9,11 @@ from kineray.data.clips.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class ClipShape:
-    """How many pixels a training clip has, and of what part of the video they are.
+    """The size of a training clip and of the part of the video that it shows.
 
-    ``frames`` of the clip, ``stride`` sampled frames from one to the next; ``crop``: the side in pixels of
-    the square that is cut from the video once its short side is between the two of ``short_side``.
+    ``frames``: number of frames; ``stride``: steps of 1 / fps seconds from one frame to the next;
+    ``short_side``: minimum and maximum in pixels to which the short side of the video is scaled; ``crop``:
+    side in pixels of the square that is then cut out.
     """
 
     frames: int
@@ -23,15 +24,15 @@ class ClipShape:
     def __post_init__(self) -> None:
         low, high = self.short_side
         if min(self.frames, self.stride, self.crop) < 1 or not self.crop <= low <= high:
-            raise ValueError(f"no clip can have the shape {self}")
+            raise ValueError(f"impossible {self}")
 
     @classmethod
     def of(cls, data: DataConfig | Preprocessing) -> Self:
-        """The shape that ``data.frames``, ``stride``, ``short_side`` and ``crop`` say."""
+        """The shape that ``frames``, ``stride``, ``short_side`` and ``crop`` of ``data`` give."""
         return cls(data.frames, data.stride, data.short_side, data.crop)
 
     def applied_to(self, preprocessing: Preprocessing) -> Preprocessing:
-        """``preprocessing``, but for training clips of this shape."""
+        """``preprocessing`` with training clips of this shape."""
         if ClipShape.of(preprocessing) == self:
             return preprocessing
         changes = {
@@ -47,9 +48,9 @@ class ClipShape:
 class BatchSpec:
     """What one worker loads for one step.
 
-    ``positions``: the places in the order of ``epoch`` of this worker's clips, where the clips of a sample
-    follow each other if there are several; they are cut into parts of ``micro_batch``. ``step`` is a name
-    for it, which its batches carry.
+    ``step``: the number that its batches carry. ``positions``: of this worker's clips in the order of
+    ``epoch``, in which several clips of a sample follow each other. ``micro_batch``: number of clips of a
+    micro-batch; the last one may be smaller. ``clip``: the shape of the clips.
     """
 
     step: int
@@ -60,7 +61,7 @@ class BatchSpec:
 
     def __post_init__(self) -> None:
         if self.positions.start < 0 or not self.positions or self.positions.step != 1 or self.micro_batch < 1:
-            raise ValueError(f"no batch can have {self.positions} in parts of {self.micro_batch}")
+            raise ValueError(f"impossible batch: {self.positions} in micro-batches of {self.micro_batch}")
 
     def parts(self) -> list[range]:
         """The positions of every micro-batch."""

@@ -1,11 +1,11 @@
 """Training batches in one call."""
 
-import os
 from collections.abc import Iterator
 
 from kineray.config import DataConfig
 from kineray.data.batches.loader import Batch, load_batches, steps_per_epoch
 from kineray.data.batches.spec import BatchSpec, ClipShape
+from kineray.data.clips.decoding import usable_cores
 from kineray.data.clips.preprocessing import Preprocessing, balance_of
 from kineray.data.clips.sequences import samples_of_epoch
 from kineray.data.manifest.index_cache import IndexCache
@@ -24,12 +24,12 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Batches of uint8 clips of all samples of ``manifest``, for a training loop of your own.
 
-    ``data`` says how clips are cut (32 frames of 224 x 224 pixels by default); ``Preprocessing.normalise``
-    makes of them what networks take. An epoch goes through a permutation of the samples, a function of
-    ``seed`` and its number alone; so ``start_step`` continues exactly where a loop was stopped. What does
-    not fill a batch is dropped. ``data.manifest``, if it is set, is where indexes of the videos may lie.
-    ``decoders``: processes that decode ahead (as many as there are cores).
-    Raises ConfigError and ManifestError.
+    ``data``: how clips are cut (by default 32 frames of 224 x 224 pixels); ``Preprocessing.normalise`` turns
+    them into the input of a network. Indexes of the videos are used if they are beside ``data.manifest``.
+    An epoch goes through a permutation of the samples that depends only on ``seed`` and the number of the
+    epoch, so ``start_step`` continues exactly where a loop was stopped. Samples that do not fill a batch at
+    the end of an epoch are dropped. ``decoders``: number of processes that decode ahead (by default one per
+    core). Raises ConfigError and ManifestError.
 
         train_set = kineray.load_manifest("set/manifest.parquet").split("train")
         for batch in training_batches(train_set, DataConfig(frames=8, stride=8)):
@@ -45,7 +45,7 @@ def training_batches(
         preprocessing,
         (_whole_batch(step, per_epoch, global_batch, data) for step in range(start_step, per_epoch * epochs)),
         seed=seed,
-        decoders=decoders or _cores(),
+        decoders=decoders or usable_cores(),
         clips_per_sample=data.clips_per_sample,
         balance=balance_of(data, list(preprocessing.labels)),
         indexes=indexes,
@@ -56,8 +56,3 @@ def _whole_batch(step: int, per_epoch: int, global_batch: int, data: DataConfig)
     epoch, batch = divmod(step, per_epoch)
     positions = range(batch * global_batch, (batch + 1) * global_batch)
     return BatchSpec(step, epoch, positions, global_batch, ClipShape.of(data))
-
-
-def _cores() -> int:
-    """Of this process, which may be fewer than those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Augmentations of uint8 clips, in the processes that decode them."""
+"""Augmentation of uint8 clips, in the processes that decode them."""
 
 import json
 from functools import lru_cache
@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from kineray.config import Pieces, Plugin, plugins_of
 from kineray.config.augment.base import ClipAugmentation
+from kineray.errors import ConfigError
 
 
 def augment_clip(
@@ -16,25 +17,27 @@ def augment_clip(
     rgb_channels: int,
     rng: np.random.Generator,
 ) -> None:
-    """Apply ``augmentations`` in their order to a clip, in place: uint8 [T, H, W, C].
+    """Apply ``augmentations`` in order to a clip, in place: uint8 [T, H, W, C].
 
-    Raises ValueError for one that gives another shape or type.
+    Raises ConfigError for an augmentation that returns another shape or type.
     """
     for augmentation in augmentations.values():
         changed = np.asarray(augmentation.augment(clip_thwc, rgb_channels, rng))
         if changed.shape != clip_thwc.shape or changed.dtype != np.uint8:
-            raise ValueError(
-                f"data.augment.{augmentation.type} made {changed.dtype} {list(changed.shape)} of a clip of"
-                f" uint8 {list(clip_thwc.shape)}"
+            raise ConfigError(
+                f"turned a clip of uint8 {list(clip_thwc.shape)} into {changed.dtype} {list(changed.shape)}",
+                code="wrong_shape",
+                key=f"data.augment.{augmentation.type}",
+                remedy="return a clip of the same type and shape",
             )
         if changed is not clip_thwc:
             clip_thwc[...] = changed
 
 
 def to_child(augmentations: Pieces[ClipAugmentation]) -> str:
-    """Augmentations as text for a decoding process, with the sources of a user's own; "" for none.
+    """Augmentations as text for a decoding process, with the source code of plug-ins; "" if there are none.
 
-    Raises ConfigError for one that is declared in no file.
+    Raises ConfigError for an augmentation that is not declared in a file.
     """
     if not augmentations:
         return ""
@@ -45,7 +48,10 @@ def to_child(augmentations: Pieces[ClipAugmentation]) -> str:
 
 @lru_cache(maxsize=8)
 def in_child(text: str) -> Pieces[ClipAugmentation]:
-    """What ``to_child`` wrote; declares a user's own in this process. Raises ConfigError where that fails."""
+    """The augmentations that ``to_child`` wrote; runs plug-ins in this process to declare theirs.
+
+    Raises ConfigError if that fails.
+    """
     if not text:
         return Pieces()
     plugins, tree = json.loads(text)

@@ -1,4 +1,4 @@
-"""Brightness and contrast."""
+"""Random brightness and contrast."""
 
 import numpy as np
 
@@ -8,7 +8,10 @@ from kineray.config.augment.color_jitter import ColorJitterConfig
 def color_jitter(
     config: ColorJitterConfig, clip_thwc: np.ndarray, rgb_channels: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Change brightness and contrast of the RGB channels, with one table for all values of the clip."""
+    """Change brightness and contrast of the RGB channels, in place, by one lookup table for the whole clip.
+
+    ``clip_thwc``: uint8 [T, H, W, C], whose first ``rgb_channels`` channels are RGB.
+    """
     brightness = 1 + config.brightness * rng.uniform(-1, 1)
     contrast = 1 + config.contrast * rng.uniform(-1, 1)
     if rgb_channels:

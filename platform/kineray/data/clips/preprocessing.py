@@ -1,4 +1,4 @@
-"""From a video to the pixels a model sees, as one value that is stored with the model."""
+"""From a video to the pixels that a model sees, as one value that is stored with the model."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,8 +20,8 @@ from kineray.data.clips.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
 from kineray.video import (
     FlowFolder,
+    Frame,
     PacketIndex,
-    Picture,
     Reader,
     Source,
     VideoInfo,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 Allocate: TypeAlias = Callable[[tuple[int, ...]], np.ndarray]
-"""Gives the uint8 array of a shape into which a clip is written, such as one in shared memory."""
+"""Returns a uint8 array of a shape, into which clips are written, such as one in shared memory."""
 
 
 class _ClipArguments(TypedDict):
@@ -44,7 +44,7 @@ class _ClipArguments(TypedDict):
 
 
 class Spanned(Protocol):
-    """A span of a video in seconds, as a Sample has it; ``end_s`` None: to the end."""
+    """A span of a video in seconds, such as a Sample; ``end_s`` None: to the end of the video."""
 
     @property
     def start_s(self) -> float: ...
@@ -54,7 +54,7 @@ class Spanned(Protocol):
 
 
 class Located(Protocol):
-    """URIs of a video and of its optical flow, as a Sample has them; ``flow`` "": there is none."""
+    """URIs of a video and of its optical flow, such as a Sample; ``flow`` "": there is none."""
 
     @property
     def uri(self) -> str: ...
@@ -66,12 +66,12 @@ class Located(Protocol):
 class Preprocessing(ClipSection):
     """How clips are sampled, scaled, cropped and normalised, and what the labels mean.
 
-    ``labels`` holds the class names of every trained head by index. Training, evaluation, prediction and
-    serving all use this value and no other code. Clips have ``channels`` C: 3 for RGB; 2 for flow, u and v;
-    u1, v1, u2, v2, ... for stacked flow; for both, those of RGB and then those of flow.
+    ``labels``: the class names of every trained head by index. Training, evaluation, prediction and serving
+    all use this value and no other code. Clips have ``channels`` C: 3 for RGB; u and v for flow;
+    u1, v1, u2, v2, ... for stacked flow; for RGB with flow, the channels of RGB and then those of flow.
 
-    ``augment`` changes training clips alone and is no part of the document that is stored with a model, so
-    that nothing which evaluates or serves it needs a user's augmentations.
+    ``augment`` changes training clips only and is not stored with a model, so that evaluation and serving do
+    not need the augmentations of plug-ins.
     """
 
     labels: dict[str, tuple[str, ...]]
@@ -79,21 +79,21 @@ class Preprocessing(ClipSection):
 
     @classmethod
     def from_config(cls, data: DataConfig, vocabularies: Mapping[str, tuple[str, ...]]) -> Self:
-        """The preprocessing that an experiment's ``data`` section describes, for a manifest's classes.
+        """The preprocessing that the ``data`` section of an experiment describes, for a manifest's classes.
 
-        Raises ConfigError where ``data.heads`` names a head that the manifest does not have.
+        Raises ConfigError if ``data.heads`` names a head that the manifest does not have.
         """
         fields = {name: getattr(data, name) for name in ClipSection.model_fields}
         heads = trained_heads(data, vocabularies)
         return cls(**fields, labels={head: vocabularies[head] for head in heads}, augment=data.augment)
 
     def to_json(self) -> str:
-        """The value as JSON; ``from_json`` reads it back unchanged."""
+        """This value as JSON, which ``from_json`` reads back unchanged."""
         return self.model_dump_json(indent=2)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read what ``to_json`` wrote. Raises ConfigError, also where a field is missing."""
+        """Read what ``to_json`` wrote. Raises ConfigError, also if a field is missing."""
         try:
             value = cls.model_validate_json(text)
             stored = [name for name, field in cls.model_fields.items() if not field.exclude]
@@ -102,36 +102,37 @@ class Preprocessing(ClipSection):
             first = error.errors()[0]
             missing = str(first["loc"][0]) if first["type"] == "missing" else None
             if missing is None:
-                where = ".".join(str(part) for part in first["loc"]) or "the document"
-                reason = first["msg"].removeprefix("Value error, ").lower()
-                raise ConfigError(reason, code="bad_document", key=f"preprocessing: {where}") from None
+                key = ".".join(["preprocessing", *map(str, first["loc"])])
+                problem = first["msg"].removeprefix("Value error, ").lower()
+                raise ConfigError(problem, code="bad_value", key=key) from None
         if missing is not None:
-            # A default would not say how the model was trained.
-            raise ConfigError("field required", code="bad_document", key=f"preprocessing: {missing}")
+            # A default may not be what the model was trained with.
+            raise ConfigError("field required", code="not_set", key=f"preprocessing.{missing}")
         return value
 
     @property
     def clip_span_s(self) -> float:
-        """Seconds of video that a clip stands for where its frames lie ``stride / fps`` seconds apart."""
+        """Seconds of video that a clip covers if its frames are ``stride / fps`` seconds apart."""
         return self.frames * self.stride / self.fps
 
     def sources(self, sample: Located) -> tuple[str, str | None]:
-        """What clips of a sample are read from: a video or flow, and the flow beside it for both at once."""
+        """URIs from which clips of a sample are read: of a video or flow, and of the flow beside the video
+        if clips have both."""
         rgb_channels, flow_channels = clip_parts(self.modality, self.stack)
         if not rgb_channels:
-            return sample.flow or sample.uri, None  # a data set may come as flow alone
+            return sample.flow or sample.uri, None  # a data set may consist of flow only
         return sample.uri, (sample.flow or None) if flow_channels else None
 
     def train_geometry(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
-        """That of a training clip of a video whose frames have ``height`` x ``width`` pixels."""
+        """A random geometry for a training clip of a video with frames of ``height`` x ``width`` pixels."""
         return random_geometry(
             height, width, short_side=self.short_side, side=self.crop, flip=self.flip, rng=rng
         )
 
     def eval_geometries(self, height: int, width: int, crops: int) -> list[Geometry]:
-        """Those of the ``crops`` (1 or 3) of each view of a video. Raises ConfigError for another number."""
+        """The geometries of the ``crops`` (1 or 3) of each view of a video. Raises ConfigError."""
         if crops not in (1, 3):
-            raise ConfigError(f"{crops} must be 1 or 3", code="bad_value", key="crops")
+            raise ConfigError("must be 1 or 3", code="out_of_range", key="crops", value=crops)
         return fixed_geometries(
             height, width, short_side=self.eval_short_side, side=self.eval_crop, crops=crops
         )
@@ -148,18 +149,19 @@ class Preprocessing(ClipSection):
     ) -> np.ndarray:
         """Random clips of ``sample``, one for each of ``rngs``, in one decoding pass.
 
-        Returns uint8 [N, T, crop, crop, C]. For each clip the timestamps are drawn (``samplers.train_times``)
-        and then its ``geometry.random_geometry``; at last ``augment`` is applied to it, with the same stream.
-        The crop is cut out of the frame before it is scaled, at the nearest whole pixels of the source.
+        Returns uint8 [N, T, crop, crop, C]. For each clip the timestamps are drawn
+        (``samplers.train_times``), then the geometry (``geometry.random_geometry``), and finally ``augment``
+        is applied, all with the same random stream. The crop is cut out of the frame before it is scaled, at
+        the nearest whole pixels.
 
-        ``source`` and ``flow``: as ``sources`` names them. With both, all is drawn for ``source``, and flow
-        shows the same timestamps and the same part of the frame. ``index``: of the video file, if it is
-        known. ``allocate`` gives the array to write into. Raises DecodeError, or ConfigError for a source
-        of another modality, and where there is no flow.
+        ``source`` and ``flow``: as ``sources`` names them. With both, timestamps and geometry are drawn for
+        ``source``, and flow shows the same timestamps and the same part of the frame. ``index``: of the video
+        file, if it is known. ``allocate``: makes the array to write into. Raises DecodeError, and ConfigError
+        for a source of another modality or missing flow.
         """
         size = (self.crop, self.crop)
         with self._opened(source, flow, index) as parts:
-            info = parts[0].info  # of what is read from ``source``; flow follows it
+            info = parts[0].info  # of ``source``, which flow follows
             span_s = _span(info, sample.start_s, sample.end_s)
             times_nt = np.empty((len(rngs), self.frames))
             geometries: list[Geometry] = []
@@ -169,14 +171,12 @@ class Preprocessing(ClipSection):
             clips_nthwc = (allocate or _empty)((*times_nt.shape, *size, self.channels))
             for part in parts:
                 boxes = [one.source_box(part.info.height, part.info.width) for one in geometries]
-                for places, picture in part.pictures(times_nt, span_s):
+                for places, frame in part.frames_at(times_nt, span_s):
                     for clip, of_clip in groupby(places, key=itemgetter(0)):
-                        pixels_hwc = picture.pixels(
-                            box=boxes[clip], size=size, mirror=geometries[clip].mirror
-                        )
+                        pixels_hwc = frame.pixels(box=boxes[clip], size=size, mirror=geometries[clip].mirror)
                         pixels_hwc = self._rescaled(part.video, pixels_hwc)
-                        for _, frame, channels in of_clip:
-                            clips_nthwc[clip, frame, :, :, channels] = pixels_hwc
+                        for _, t, channels in of_clip:
+                            clips_nthwc[clip, t, :, :, channels] = pixels_hwc
         for clip_thwc, rng in zip(clips_nthwc, rngs, strict=True):
             augment_clip(self.augment, clip_thwc, clip_parts(self.modality, self.stack)[0], rng)
         return clips_nthwc
@@ -195,11 +195,10 @@ class Preprocessing(ClipSection):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Fixed clips of a span, in one decoding pass.
 
-        Returns uint8 [V * crops, T, eval_crop, eval_crop, C], the crops of a view side by side, and the
-        timestamps in seconds, float64 [V, T]. V is ``views``; with sequences fewer where the span holds
-        fewer. ``samplers.eval_times`` says where the views lie. One crop is the centre; three lie at the
-        start, centre and end of the long side. ``flow``, ``index``, ``allocate`` and what is raised: as in
-        ``train_clips``.
+        Returns uint8 [V * crops, T, eval_crop, eval_crop, C], in which the crops of a view follow each other,
+        and the timestamps in seconds, float64 [V, T], from ``samplers.eval_times``. V is ``views``; with
+        sequences fewer if the span has fewer. One crop is in the centre; three are at the start, centre and
+        end of the long side. ``flow``, ``index``, ``allocate`` and errors: as in ``train_clips``.
         """
         side = self.eval_crop
         with self._opened(source, flow, index) as parts:
@@ -211,13 +210,13 @@ class Preprocessing(ClipSection):
             shape = (len(times_vt) * crops, self.frames, side, side, self.channels)
             clips_nthwc = (allocate or _empty)(shape)
             for part in parts:
-                for places, picture in part.pictures(times_vt, span_s):
-                    # The whole frame, then cut: a crop has the same pixels whichever others are wanted.
-                    pixels_hwc = self._rescaled(part.video, picture.pixels(size=size))
-                    for view, frame, channels in places:
+                for places, frame in part.frames_at(times_vt, span_s):
+                    # Scaled as a whole, then cut: a crop has the same pixels whatever other crops there are.
+                    pixels_hwc = self._rescaled(part.video, frame.pixels(size=size))
+                    for view, t, channels in places:
                         for crop, geometry in enumerate(geometries):
                             cut_hwc = geometry.cut(pixels_hwc)
-                            clips_nthwc[view * crops + crop, frame, :, :, channels] = cut_hwc
+                            clips_nthwc[view * crops + crop, t, :, :, channels] = cut_hwc
         return clips_nthwc, times_vt
 
     def normalise(self, clips_bthwc: "torch.Tensor") -> "torch.Tensor":
@@ -244,7 +243,7 @@ class Preprocessing(ClipSection):
     def _opened(
         self, source: Source, flow: Source | None, index: PacketIndex | None
     ) -> Iterator[list["_Part"]]:
-        """What a clip is read from, ``source`` first. Raises ConfigError unless it holds what is needed."""
+        """The parts of a clip, that of ``source`` first. Raises ConfigError for another modality."""
         rgb, of_flow = clip_parts(self.modality, self.stack)
         with ExitStack() as opened:
             readers = [opened.enter_context(open_video(source, index=index))]
@@ -255,13 +254,16 @@ class Preprocessing(ClipSection):
                 holds = "optical flow" if reader.info.channels == 2 else "RGB frames"
                 if holds != needs:
                     raise ConfigError(
-                        f"{reader.name}: holds {holds}, but data.modality is {self.modality}"
-                        + (f", which needs {needs} there" if len(needed) > 1 else "")
+                        f"contains {holds}, but data.modality={self.modality} needs {needs}",
+                        code="wrong_modality",
+                        key=reader.name,
                     )
             if len(readers) < len(needed):
                 raise ConfigError(
-                    f"{readers[0].name}: has no optical flow beside it, which data.modality={self.modality}"
-                    " needs; 'kineray data flow' computes it for the videos of a manifest"
+                    f"has no optical flow beside it, which data.modality={self.modality} needs",
+                    code="no_flow",
+                    key=readers[0].name,
+                    remedy="compute it for the videos of a manifest with 'kineray data flow'",
                 )
             parts = [_Part(readers[0], 0, 1)] if rgb else []
             if of_flow:
@@ -269,7 +271,7 @@ class Preprocessing(ClipSection):
             yield parts
 
     def _clip_of(self, parts: Sequence["_Part"]) -> "_ClipArguments":
-        """What says where the moments of a clip may lie: those of stacks leave room for frames of flow."""
+        """Arguments of ``train_times`` and ``eval_times``; stacks leave room for their frames of flow."""
         last = parts[-1]
         return {
             "frames": self.frames,
@@ -280,7 +282,7 @@ class Preprocessing(ClipSection):
         }
 
     def _rescaled(self, video: Reader, pixels_hwc: np.ndarray) -> np.ndarray:
-        """Flow that was stored with another bound than ``flow_bound``, as if it had been stored with that."""
+        """Flow with the bound ``flow_bound``, whatever bound it was stored with; RGB unchanged."""
         if self.flow_bound is None or not isinstance(video, FlowFolder) or video.bound == self.flow_bound:
             return pixels_hwc
         rescaled_hwc: np.ndarray = _grey_values(video.bound / self.flow_bound)[pixels_hwc]
@@ -289,7 +291,7 @@ class Preprocessing(ClipSection):
 
 @dataclass(frozen=True)
 class _Part:
-    """Channels of a clip that are read from one video: from ``first`` on, those of ``stack`` frames."""
+    """The channels of a clip that are read from one video: those of ``stack`` frames, from ``first`` on."""
 
     video: Reader
     first: int
@@ -297,16 +299,16 @@ class _Part:
 
     @property
     def info(self) -> VideoInfo:
-        """What the video says of itself."""
+        """Size, frame rate and length of the video."""
         return self.video.info
 
-    def pictures(
+    def frames_at(
         self, times_nt: np.ndarray, span_s: tuple[float, float]
-    ) -> Iterator[tuple[list[tuple[int, int, slice]], Picture]]:
-        """Every frame that clips at ``times_nt`` want, once, with the places where it goes.
+    ) -> Iterator[tuple[list[tuple[int, int, slice]], Frame]]:
+        """Every frame of clips with timestamps ``times_nt``, once, with the places that it fills.
 
-        A place is (clip, frame of the clip, channels); those of a clip follow each other. With stacked
-        flow, the frames after each moment are wanted too.
+        A place is (clip, frame of the clip, channels); the places of a clip follow each other. With stacked
+        flow, the frames after each timestamp are read too.
         """
         size, shape = self.info.channels, (*times_nt.shape, self.stack)
         times_m = times_nt.ravel()
@@ -314,32 +316,41 @@ class _Part:
             times_m = stack_times(times_m, self.stack, *span_s, self.info.fps).ravel()
         starts = range(self.first, self.first + self.stack * size, size)
         channels = [slice(start, start + size) for start in starts]
-        for rows, picture in self.video.pictures(times_m):
-            places = zip(*(where.tolist() for where in np.unravel_index(rows, shape)), strict=True)
-            yield [(clip, frame, channels[nth]) for clip, frame, nth in places], picture
+        for rows, frame in self.video.frames_at(times_m):
+            indices = zip(*(axis.tolist() for axis in np.unravel_index(rows, shape)), strict=True)
+            yield [(clip, t, channels[nth]) for clip, t, nth in indices], frame
 
 
 def trained_heads(data: DataConfig, heads: Iterable[str]) -> tuple[str, ...]:
-    """The heads of a manifest that are trained, in its order. Raises ConfigError for one it has not."""
+    """The heads of a manifest that are trained, in its order. Raises ConfigError for an unknown head."""
     known = tuple(heads)
     for head in data.heads:
         if head not in known:
-            raise ConfigError(f"data.heads={head}: the manifest has no such head; it has {', '.join(known)}")
+            raise ConfigError(
+                "the manifest has no such head",
+                code="unknown_value",
+                key="data.heads",
+                value=head,
+                remedy=f"its heads are {', '.join(known)}",
+            )
     return tuple(head for head in known if not data.heads or head in data.heads)
 
 
 def balance_of(data: DataConfig, heads: Sequence[str]) -> tuple[str, float] | None:
-    """Head and power for ``balanced_order``, or None where classes are seen as often as they occur.
+    """Head and power for ``balanced_order``, or None if classes are seen as often as they occur.
 
-    ``heads``: those that are trained. Raises ConfigError where ``data.balance_head`` is not one of them,
-    or is left out though there are several.
+    ``heads``: the trained ones. Raises ConfigError if ``data.balance_head`` is not one of them, or is not set
+    though there are several.
     """
     if data.balance == "none":
         return None
     if data.balance_head not in heads and (data.balance_head or len(heads) != 1):
-        what = f"={data.balance_head}: is not trained" if data.balance_head else ": is not set"
         raise ConfigError(
-            f"data.balance_head{what}; data.balance={data.balance} needs one of {', '.join(heads)}"
+            "not a trained head" if data.balance_head else f"not set, but data.balance is {data.balance}",
+            code="unknown_value" if data.balance_head else "not_set",
+            key="data.balance_head",
+            value=data.balance_head or None,
+            remedy=f"set it to one of {', '.join(heads)}",
         )
     return data.balance_head or heads[0], {"sqrt": 0.5, "class": 0.0}[data.balance]
 
@@ -355,5 +366,5 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
 
 @cache
 def _grey_values(ratio: float) -> np.ndarray:
-    """What each grey value of flow becomes when its bound shrinks by ``ratio``: uint8 [256]."""
+    """A lookup table of the grey values of flow for a bound that is ``ratio`` times smaller: uint8 [256]."""
     return np.round(127.5 + (np.arange(256) - 127.5) * ratio).clip(0, 255).astype(np.uint8)

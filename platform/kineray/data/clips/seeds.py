@@ -1,7 +1,7 @@
-"""Random streams by key, as pure functions.
+"""Random streams as pure functions of a key.
 
-All are seeded by SHA-256 of their key. ``sample_rng`` is a Generator on PCG64's raw stream: it is the same on
-every platform with one version of NumPy, but NumPy may change the methods of Generator between versions.
+All are seeded with the SHA-256 of the key. ``sample_rng`` is a Generator on the raw stream of PCG64: its
+numbers are the same on every platform, but NumPy may change the methods of Generator between versions.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def pcg64(*key: object) -> np.random.PCG64:
-    """PCG64's raw stream of a key, which NumPy promises to keep the same across versions and platforms."""
+    """The PCG64 stream of a key; NumPy guarantees the same raw stream across versions and platforms."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return np.random.PCG64(int.from_bytes(digest, "little"))
 
@@ -18,10 +18,10 @@ def pcg64(*key: object) -> np.random.PCG64:
 def sample_rng(
     seed: int, epoch: int, sample_id: str, attempt: int = 0, repeat: int = 0
 ) -> np.random.Generator:
-    """The randomness of one sample in one epoch, whichever worker decodes it.
+    """The random numbers of one sample in one epoch, whichever worker decodes it.
 
-    ``attempt`` is above 0 when a sample that cannot be decoded is replaced; ``repeat`` when a sample is
-    seen again in one epoch (``repeats``).
+    ``attempt`` counts the replacements of a sample that cannot be decoded; ``repeat`` counts how often the
+    sample was seen before in this epoch (``batches.order.repeats``).
     """
     again = (repeat,) if repeat else ()
     return np.random.Generator(pcg64("sample", seed, epoch, sample_id, attempt, *again))

@@ -1,4 +1,4 @@
-"""What an epoch goes through: samples, or every sequence of every sample."""
+"""The samples of an epoch: those of the manifest, or every sequence of each of them."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +17,8 @@ def samples_of_epoch(manifest: Manifest, data: DataConfig, indexes: IndexCache |
     each of their sequences.
 
     A sequence has the labels of the sample that it is cut from; its id ends with ``#`` and its number.
-    ``indexes``: of the videos, which say how long they last. Raises ManifestError for a sample without an
-    end whose video was not indexed.
+    ``indexes``: of the videos, from which their lengths are known. Raises ManifestError for a sample without
+    ``end_s`` whose video was not indexed.
     """
     if data.sequences == "one":
         return manifest

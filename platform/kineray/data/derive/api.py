@@ -3,7 +3,6 @@
 Each reads the manifest at a URI, does the work in decoding processes, and writes what it makes.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray import storage
+from kineray.data.clips.decoding import usable_cores
 from kineray.data.derive import flow as flows
 from kineray.data.derive import reencode as copies
 from kineray.data.derive import split as splits
 from kineray.data.derive import stats as measures
 from kineray.data.derive import validate as checks
-from kineray.data.importers.dataset import not_a_manifest_name
+from kineray.data.importers.dataset import check_manifest_name
 from kineray.data.manifest import index_cache
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, load_manifest, save_manifest
@@ -122,8 +122,8 @@ def validate(
     that training and evaluation need not make them. Raises ManifestError, StorageError.
     """
     uri = str(manifest)
-    if clean is not None and not clean.endswith(".parquet"):
-        raise not_a_manifest_name("clean", clean)
+    if clean is not None:
+        check_manifest_name("clean", clean)
     loaded = load_manifest(uri)
     start = time.monotonic()
     found = checks.validate(loaded, every=full, workers=decoders or usable_cores(), progress=progress)
@@ -192,8 +192,7 @@ def split(
     ``val`` and ``test``: shares of the samples of the splits ``source``, whose first one keeps the rest;
     classes are spread as evenly as the groups (videos, persons) allow. Raises ManifestError, StorageError.
     """
-    if not out.endswith(".parquet"):
-        raise not_a_manifest_name("out", out)
+    check_manifest_name("out", out)
     division = splits.divide(load_manifest(manifest), {"val": val, "test": test}, source=source, seed=seed)
     made = division.manifest
     save_manifest(made, out)
@@ -281,11 +280,6 @@ def flow(
         seconds=time.monotonic() - start,
         failed=_reasons(made.failures),
     )
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_clean(good: Manifest, uri: str, indexes: Mapping[str, bytes]) -> None:

@@ -254,7 +254,7 @@ def _measure(uri: str, settings: Settings) -> tuple[float, int, int]:
         info = video.info
         fps = settings.fps or info.fps
         if not fps:
-            raise DecodeError("not_a_video", f"{uri}: does not say its frame rate; pass --fps")
+            raise DecodeError("no frame rate in the file", code="not_a_video", key=uri, remedy="give `fps`")
         height, width = _flow_size(info, settings)
         # A video of a single frame has one frame of flow: rest.
         return fps, max(round(info.duration_s * fps) - 1, 1), height * width

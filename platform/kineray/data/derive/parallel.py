@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from kineray.errors import DecodeError, StorageError
-from kineray.video.worker import CPU_LIMIT_S, DecodeProcess
+from kineray.video.process import CPU_LIMIT_S, DecodeProcess
 
 Item = TypeVar("Item")
 
@@ -54,7 +54,7 @@ def map_in_processes(
             while not stopping.is_set():
                 item = todo.get_nowait()
                 try:
-                    finished.put((item, process.call(function, *arguments(item), of=name(item)), None))
+                    finished.put((item, process.call(function, *arguments(item), name=name(item)), None))
                 except Exception as error:
                     finished.put((item, None, error))
         except Empty:
@@ -82,6 +82,6 @@ def map_in_processes(
 def _of_the_file(error: Exception) -> DecodeError:
     if isinstance(error, DecodeError):
         return error
-    if isinstance(error, StorageError) and str(error).endswith("no such object"):
-        return DecodeError("not_found", str(error))
+    if isinstance(error, StorageError) and error.code == "not_found":
+        return DecodeError(error.problem, code=error.code, key=error.key)
     raise error

@@ -248,7 +248,7 @@ def _copy(uri: str, target: str, is_done: bool, settings: Settings) -> bytes | N
     """Make one copy; returns the bytes of its packet index, or None for one that lies on S3 already."""
     if is_done:
         return None if storage.is_remote(target) else index_video(target).to_bytes()
-    with storage.video_source(uri) as source, _explained(source, uri, target):
+    with storage.video_source(uri) as source, _explained(uri, target):
         if storage.is_remote(target):
             with TemporaryDirectory(prefix="kineray-") as folder:
                 local = Path(folder, "copy.mp4")
@@ -271,7 +271,7 @@ def _try(uri: str, settings: Settings) -> dict[str, float]:
     with (
         storage.video_source(uri) as source,
         TemporaryDirectory(prefix="kineray-") as folder,
-        _explained(source, uri, folder),
+        _explained(uri, folder),
     ):
         target = Path(folder, "try.mp4")
         start = time.monotonic()
@@ -289,17 +289,15 @@ def _try(uri: str, settings: Settings) -> dict[str, float]:
 
 
 @contextmanager
-def _explained(source: object, uri: str, target: str) -> Iterator[None]:
-    """Tell a file that cannot be copied from a disk that cannot be written, and call files by their names."""
+def _explained(uri: str, target: str) -> Iterator[None]:
+    """Distinguish a file that cannot be encoded from a disk that cannot be written."""
     try:
         yield
-    except DecodeError as error:
-        # The cache's name of an object says nothing to anybody.
-        raise DecodeError(error.code, str(error).replace(str(source), uri, 1)) from None
     except (av.FFmpegError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise StorageError(f"{target}: {error.strerror}") from None
-        raise DecodeError("codec_unsupported", f"{uri}: cannot be encoded ({error.strerror})") from None
+        problem = f"cannot be encoded ({error.strerror})"
+        raise DecodeError(problem, code="codec_unsupported", key=uri) from None
 
 
 # -- small things -----------------------------------------------------------------------------------

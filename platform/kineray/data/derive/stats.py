@@ -15,8 +15,8 @@ from kineray.data.derive.parallel import map_in_processes
 from kineray.data.manifest.labels import class_counts, known_labels
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
-from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Video, VideoInfo, open_video
+from kineray.video.container import damaged
 
 if TYPE_CHECKING:
     from kineray.data.manifest.index_cache import IndexCache
@@ -162,7 +162,7 @@ def measure(uri: str, index: PacketIndex | None = None) -> VideoFacts:
                 return _of_frame_folder(video.info)
             index = video.index
     if index.truncated:
-        raise DecodeError("truncated", f"{uri}: the file is cut off; copy or download it again")
+        raise damaged(uri)
     width, height = index.upright_size
     seconds, frames = key_gaps(index)
     return VideoFacts(
@@ -199,7 +199,7 @@ def _measured(uri: str, index: bytes | None) -> dict[str, Any]:
 
 def key_gaps(index: PacketIndex) -> tuple[np.ndarray, np.ndarray]:
     """From each key frame to the next, or to the end: seconds, float64 [K], and frames, int64 [K]."""
-    keys_s = index.key_times_s
+    keys_s = index.key_frame_times_s
     keys_s = keys_s[keys_s >= 0] if (keys_s >= 0).any() else np.zeros(1)
     frames = np.searchsorted(index.times_s, keys_s - 1e-9)
     return np.diff(keys_s, append=index.duration_s), np.diff(frames, append=index.frames)
@@ -217,7 +217,7 @@ def decoded_per_wanted(index: PacketIndex, clip_s: float = CLIP_S) -> float:
     decoded = wanted = 0
     for first, end in zip(firsts, ends, strict=True):
         positions = index.shown[first:end]
-        decoded += int(positions.max()) - index.key_before(int(positions.min())) + 1
+        decoded += int(positions.max()) - index.key_frame_before(int(positions.min())) + 1
         wanted += len(positions)
     return decoded / wanted
 

@@ -17,7 +17,7 @@ from kineray.data.manifest.samples import Sample
 from kineray.data.manifest.sizes import changed_sizes
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Source, Video, open_video
-from kineray.video.encode import MISCOUNT
+from kineray.video.encode import COUNT_TOLERANCE
 from kineray.video.sequence import every_frame
 
 LATE_END_S = 1.0  # how far a clip may reach past the end of its video: annotations are rounded
@@ -119,17 +119,19 @@ def check_video(source: Source, *, every: bool = False) -> tuple[float, PacketIn
             return info.duration_s, None
         index = video.index
     announced = index.announced
-    if announced is not None and abs(announced - len(index.pts)) > max(announced * MISCOUNT, 1):
+    if announced is not None and abs(announced - len(index.pts)) > max(announced * COUNT_TOLERANCE, 1):
         raise DecodeError(
-            "wrong_frame_count",
-            f"{video.name}: it announces {announced} frames, but has {len(index.pts)}",
+            f"it announces {announced} frames, but has {len(index.pts)}",
+            code="wrong_frame_count",
+            key=video.name,
         )
     if every:
         decoded = sum(1 for _ in every_frame(source, index))
         if decoded != index.frames:
             raise DecodeError(
-                "wrong_frame_count",
-                f"{video.name}: {index.frames} frames are stored, but {decoded} can be decoded",
+                f"{index.frames} frames are stored, but {decoded} can be decoded",
+                code="wrong_frame_count",
+                key=video.name,
             )
     return index.duration_s, index
 
@@ -195,9 +197,5 @@ def write_quarantine(problems: Sequence[Problem], path: str) -> None:
 
 def _checked(uri: str, every: bool) -> dict[str, Any]:
     with storage.video_source(uri) as source:
-        try:
-            duration_s, index = check_video(source, every=every)
-        except DecodeError as error:
-            # The cache's name of an object says nothing to anybody.
-            raise DecodeError(error.code, str(error).replace(str(source), uri, 1)) from None
+        duration_s, index = check_video(source, every=every)
     return {"duration_s": duration_s, "index": None if index is None else index.to_bytes()}

@@ -1,6 +1,5 @@
-"""Importers: annotation files and folders of videos -> Manifest. One module for each format, found by its
-being here.
+"""Importers: annotation files and folders of videos -> Manifest. All modules of this package are loaded.
 
-A clip that an annotation lists but that is not on disk (Kinetics loses some every year) does not enter
-the manifest: it is counted in ``Manifest.listed`` and named in ``Manifest.missing``.
+A clip that the annotations list but that is not on disk (Kinetics loses some every year) is not in the
+manifest's samples: it is counted in ``Manifest.listed`` and named in ``Manifest.missing``.
 """

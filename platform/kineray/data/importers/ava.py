@@ -1,7 +1,5 @@
 """AVA v2.1 and v2.2, and AVA-Kinetics: persons in key frames, each with several actions."""
 
-import csv
-import io
 import math
 import re
 from collections import defaultdict
@@ -20,6 +18,7 @@ from kineray.data.importers.files import (
     as_list,
     beside,
     by_stem,
+    csv_lines,
     file_name,
     files_of,
     made_manifest,
@@ -42,7 +41,7 @@ _ENTRY = re.compile(r"\b(?:item|label)\s*\{([^{}]*)\}")
 _NAME = re.compile(r'\bname:\s*"([^"]*)"')
 _ID = re.compile(r"(?<![a-z_])(?:label_)?id:\s*(\d+)")
 _VERSION = re.compile(r"v2\.\d")
-_PIXELS = 2.0  # a coordinate above this is no part of a side
+_PIXELS = 2.0  # a coordinate above this is in pixels, not a fraction of the side
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,10 @@ class _Files:
 
 @dataclass(frozen=True)
 class _KeyFrame:
-    """What the rows of one key frame say. ``time_s``: in the film, or in the whole YouTube video."""
+    """The rows of one key frame. ``where``: file and line of the first of them; ``time_s``: in the film, or
+    in the whole YouTube video."""
+
+    where: str
 
     video: str
     time_s: float
@@ -64,39 +66,40 @@ class _KeyFrame:
 
     @property
     def id(self) -> str:
-        """Video and time, in whole seconds for films and in microseconds for Kinetics."""
+        """Video and time: with whole seconds for films, with six decimals for Kinetics."""
         if self.kinetics or self.time_s != int(self.time_s):
             return f"{self.video}/{self.time_s:.6f}"
         return f"{self.video}/{int(self.time_s):04d}"
 
 
+_Boxes = dict[tuple[float, float, float, float, int | None], set[int]]  # corners and person -> actions
 _KEY_FRAME = re.compile(r"[^,]+,[\d.]+(,-?[\d.]+){4},\d*(,[^,]*)?")
 _ANNOTATIONS = re.compile(r"(ava|kinetics)_(train|val|test)_v\d.*\.csv")
 
 Offset = Annotated[
     float,
-    Field(ge=0, description="Where the films were cut, such as 900 s; 0: whole films."),
+    Field(ge=0, description="Where the files begin in the films, such as 900 s; 0: whole films."),
 ]
 
 
 class AvaImporter(Importer, type="ava"):
-    """ava_train_v2.2.csv and the .pbtxt with the actions, or their folder: ``from_ava``."""
+    """Files ava_train_v2.2.csv and the .pbtxt of the actions, or their folder: ``from_ava``."""
 
     videos: Videos = ""
     offset: Offset = 0.0
 
     @classmethod
     def recognises(cls, sources: Sequence[Source]) -> bool:
-        """By the names of the files, or by rows of key frames; none of AVA-Kinetics."""
+        """By the names of the files, or by rows of key frames, unless any is of AVA-Kinetics."""
         return all(map(is_of_ava, sources)) and not any(map(is_of_kinetics, sources))
 
     def read(self, sources: Sequence[str]) -> Manifest:
-        """Key frames, their persons in boxes."""
+        """The key frames, with a box for each person."""
         return from_ava(sources, self.videos or folder_of(sources), offset_s=self.offset)
 
 
 def is_of_ava(source: Source) -> bool:
-    """Whether a source is annotations of key frames, or a file that goes along with them."""
+    """Whether a source holds annotations of key frames, or is a file that belongs to them."""
     if source.is_folder:
         return any(map(_ANNOTATIONS.fullmatch, source.names))
     if _is_label_map(source.name) or "excluded_timestamps" in source.name:
@@ -105,7 +108,7 @@ def is_of_ava(source: Source) -> bool:
 
 
 def is_of_kinetics(source: Source) -> bool:
-    """Whether a source of AVA-Kinetics holds its key frames of Kinetics."""
+    """Whether a source holds the key frames of Kinetics in AVA-Kinetics."""
     names = source.names if source.is_folder else (source.name,)
     return any(name.startswith("kinetics_") and name.endswith(".csv") for name in names)
 
@@ -115,27 +118,32 @@ def _is_label_map(name: str) -> bool:
 
 
 def from_ava(sources: Files, videos_root: str | Path, *, offset_s: float = 0.0) -> Manifest:
-    """Import AVA v2.1 or v2.2: a sample for each key frame, its persons in ``Sample.boxes``.
+    """Import AVA v2.1 or v2.2: a sample for each key frame, with its persons in ``Sample.boxes``.
 
-    ``sources``: ``ava_{train,val}_v2.x.csv``, or the folder that holds them; the label map
+    ``sources``: ``ava_{train,val}_v2.x.csv``, or the folder that holds them. The label map
     ``ava_action_list_*.pbtxt`` and ``*excluded_timestamps*.csv``, whose key frames are left out, are taken
-    from the same folder where they are not named.
-    Class index = the label map's id - 1; the classes that the metric counts are in ``Manifest.evaluated``.
-    A row is one action of one person: the rows of a person make one box. ``labels`` is -1: the persons
-    have the classes, not the frame. ``start_s`` = ``end_s`` = the key frame's time in the local file: the
-    film's time less ``offset_s`` (900 for films that were cut from minute 15 on). Files are found by the
-    video's id, anywhere below ``videos_root``; the group is the video. Predicted boxes, with a score in
-    the last column, are refused. Raises ManifestError.
+    from the same folder unless they are named. Class index = id in the label map - 1;
+    ``Manifest.evaluated`` holds the classes that the metric averages. A row is one action of one person: the
+    rows of a person make one box. The sample's label is -1, since classes belong to persons, not to frames.
+    ``start_s`` = ``end_s`` = the time of the key frame in the video file: its time in the film minus
+    ``offset_s`` (900 for files that begin at minute 15). Files are found by the id of the video, anywhere
+    below ``videos_root``; the group is the video. Predicted boxes, with a score in the last column, are
+    refused. Raises ManifestError.
     """
     return import_ava(sources, videos_root, offset_s, kinetics=False)
 
 
 def import_ava(sources: Files, videos_root: str | Path, offset_s: float, *, kinetics: bool) -> Manifest:
-    """``from_ava``, and with ``kinetics`` ``from_ava_kinetics``. Raises ManifestError."""
-    files = _sorted_out(sources)
+    """``from_ava``, or with ``kinetics`` ``from_ava_kinetics``. Raises ManifestError."""
+    files = _files(sources)
     of_kinetics = [file for file in files.annotations if file_name(file).startswith("kinetics_")]
     if of_kinetics and not kinetics:
-        raise ManifestError(f"{of_kinetics[0]}: belongs to AVA-Kinetics; pass --format ava-kinetics")
+        raise ManifestError(
+            "belongs to AVA-Kinetics",
+            code="other_format",
+            key=of_kinetics[0],
+            remedy="give ava-kinetics as `format`",
+        )
     names, evaluated = _classes(files)
     excluded = {key for file in files.excluded for key in _excluded(file)}
     videos = by_stem(videos_root)
@@ -160,7 +168,12 @@ def import_ava(sources: Files, videos_root: str | Path, offset_s: float, *, kine
                     continue
                 path, time_s = found
                 if time_s < 0:
-                    raise ManifestError(f"{file}: {key.id} lies before the offset of {offset_s:g} s")
+                    raise ManifestError(
+                        f"{key.id} is before the offset of {offset_s:g} s",
+                        code="out_of_range",
+                        key=key.where,
+                        remedy="lower the `offset`",
+                    )
                 uri = storage.absolute(storage.join(videos_root, path))
                 labels = {HEAD: ABSENT}
                 yield Sample(key.id, uri, time_s, time_s, labels, key.video, key.split, key.boxes)
@@ -168,24 +181,32 @@ def import_ava(sources: Files, videos_root: str | Path, offset_s: float, *, kine
     return made_manifest(_name(files, of_kinetics), samples(), {HEAD: names}, missing, {HEAD: evaluated})
 
 
-def _sorted_out(sources: Files) -> _Files:
-    """The files by kind. Label maps and exclusions that are not named are looked for beside the others."""
-    found = _by_kind(files_of(sources))
-    if not found.annotations:
-        raise ManifestError(f"{as_list(sources)[0]}: no annotations such as ava_train_v2.2.csv")
-    versions = {file: version for file in found.annotations if (version := _version(file))}
+def _files(sources: Files) -> _Files:
+    """The files by kind. Label maps and exclusions that are not named are looked for in the same folders."""
+    named = _by_kind(files_of(sources))
+    if not named.annotations:
+        raise ManifestError(
+            "no annotations of AVA",
+            code="not_found",
+            key=as_list(sources)[0],
+            remedy="name a file such as ava_train_v2.2.csv",
+        )
+    versions = {file: version for file in named.annotations if (version := _version(file))}
     for file, version in versions.items():
-        if version != next(iter(versions.values())):
+        first, first_version = next(iter(versions.items()))
+        if version != first_version:
             raise ManifestError(
-                f"{file}: is {version}, but {next(iter(versions))} is {next(iter(versions.values()))};"
-                " give the files of one version"
+                f"its version is {version}, but that of {first} is {first_version}",
+                code="mixed_formats",
+                key=file,
+                remedy="name the files of one version",
             )
-    around = _by_kind(beside(found.annotations))
+    near = _by_kind(beside(named.annotations))
     fitting = (*versions.values(), "")
     return _Files(
-        found.annotations,
-        found.excluded or [file for file in around.excluded if _version(file) in fitting],
-        found.labels or [file for file in around.labels if _version(file) in fitting],
+        named.annotations,
+        named.excluded or [file for file in near.excluded if _version(file) in fitting],
+        named.labels or [file for file in near.labels if _version(file) in fitting],
     )
 
 
@@ -203,7 +224,7 @@ def _by_kind(files: Iterable[str]) -> _Files:
 
 
 def _version(file: str) -> str:
-    """``v2.2``, or nothing; the files of Kinetics have versions of their own."""
+    """``v2.2``, or "" for names without it; those of Kinetics contain another kind of version."""
     match = _VERSION.search(file_name(file))
     return match[0] if match else ""
 
@@ -216,16 +237,19 @@ def _name(files: _Files, of_kinetics: Sequence[str]) -> str:
 
 
 def _classes(files: _Files) -> tuple[list[str], list[int]]:
-    """Names by index, and the indices that are evaluated."""
+    """Class names by index, and the indices of the evaluated classes."""
     if not files.labels:
         raise ManifestError(
-            f"{files.annotations[0]}: no label map beside it; give ava_action_list_v2.2.pbtxt too"
+            "no label map in its folder",
+            code="not_found",
+            key=files.annotations[0],
+            remedy="name ava_action_list_v2.2.pbtxt too",
         )
     known: dict[int, str] = {}
     maps = [_label_map(file) for file in files.labels]
     for label_map in maps:
         known |= label_map
-    # A map of the evaluated actions alone leaves ids out that the training rows have.
+    # A map of the evaluated actions leaves out ids that occur in the training rows.
     count = max(known)
     names = [known.get(number, f"action {number}") for number in range(1, count + 1)]
     smallest = min(maps, key=len)
@@ -242,46 +266,53 @@ def _label_map(file: str) -> dict[int, str]:
         name, number = _NAME.search(entry), _ID.search(_NAME.sub("", entry))
         if not name or not number or int(number[1]) < 1:
             raise ManifestError(
-                f"{file}: an entry has no name or no id from 1: {' '.join(entry.split())[:80]}"
+                f"an entry has no name or no id of at least 1: {' '.join(entry.split())[:80]}",
+                code="bad_line",
+                key=file,
             )
         entries[int(number[1])] = name[1]
     if not entries:
-        raise ManifestError(f'{file}: not a label map; expected entries as item {{ name: "stand" id: 12 }}')
+        raise ManifestError(
+            "not a label map",
+            code="empty",
+            key=file,
+            remedy='its entries must look like item { name: "stand" id: 12 }',
+        )
     return entries
 
 
-def _rows(file: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text_of(file), newline=""))
-    for row in reader:
-        if row:
-            yield reader.line_num, [value.strip() for value in row]
+def _rows(file: str) -> Iterator[tuple[str, list[str]]]:
+    for where, row in csv_lines(file):
+        yield where, [value.strip() for value in row]
 
 
 def _excluded(file: str) -> Iterator[tuple[str, float]]:
-    for number, row in _rows(file):
+    for where, row in _rows(file):
         if len(row) != 2:
-            raise ManifestError(f"{file}:{number}: expected 'video,timestamp'")
-        yield row[0], _number(row[1], f"{file}:{number}")
+            raise ManifestError("expected 'video,timestamp'", code="bad_line", key=where)
+        yield row[0], _number(row[1], where)
 
 
 def _key_frames(file: str, classes: int, *, kinetics: bool) -> Iterator[_KeyFrame]:
     """The key frames of a file, in order of their first rows."""
     split = split_of(stem(file), file)
-    frames: dict[tuple[str, float], dict[tuple[float, float, float, float, int | None], set[int]]] = {}
-    for number, row in _rows(file):
-        where = f"{file}:{number}"
+    frames: dict[tuple[str, float], tuple[str, _Boxes]] = {}
+    for where, row in _rows(file):
         if len(row) not in (2, 7, 8):
             raise ManifestError(
-                f"{where}: {len(row)} values; expected video, time and, of a person, x1, y1, x2, y2, action"
-                " and person"
+                f"{len(row)} values; expected video, time and for a person x1, y1, x2, y2, action, person",
+                code="bad_line",
+                key=where,
             )
-        boxes = frames.setdefault((row[0], _number(row[1], where)), {})
+        _, boxes = frames.setdefault((row[0], _number(row[1], where)), (where, {}))
         if len(row) == 2:
             continue
         corners = [_number(value, where) for value in row[2:6]]
         if max(map(abs, corners)) > _PIXELS:
             raise ManifestError(
-                f"{where}: the box {', '.join(row[2:6])} is in pixels; expected parts from 0 to 1"
+                f"the box {', '.join(row[2:6])} is in pixels; expected fractions of the sides, from 0 to 1",
+                code="out_of_range",
+                key=where,
             )
         x1, y1, x2, y2 = (min(max(corner, 0.0), 1.0) for corner in corners)
         person = _person(row[7], where) if len(row) == 8 else None
@@ -290,24 +321,29 @@ def _key_frames(file: str, classes: int, *, kinetics: bool) -> Iterator[_KeyFram
             action = _number(row[6], where)
             if action not in range(1, classes + 1):
                 raise ManifestError(
-                    f"{where}: the action {row[6]} is not one of the {classes} of the label map"
+                    f"the action {row[6]} is not one of the {classes} in the label map",
+                    code="out_of_range",
+                    key=where,
                 )
             actions.add(int(action) - 1)
-    for (video, time_s), boxes in frames.items():
+    for (video, time_s), (where, boxes) in frames.items():
         persons = tuple(
             BoxLabel(x1, y1, x2, y2, tuple(sorted(actions)), person)
             for (x1, y1, x2, y2, person), actions in boxes.items()
         )
-        yield _KeyFrame(video, time_s, split, kinetics, persons)
+        yield _KeyFrame(where, video, time_s, split, kinetics, persons)
 
 
 def _person(text: str, where: str) -> int | None:
-    """The id of a person, None where there is none (an empty field or -1)."""
+    """The id of a person, None if there is none (an empty field or -1)."""
     try:
         person = int(text) if text else ABSENT
     except ValueError:
         raise ManifestError(
-            f"{where}: {text} in column 8 is a score, not a person: give the annotations, not predicted boxes"
+            f"{text} in column 8 is not the id of a person but a score",
+            code="bad_line",
+            key=where,
+            remedy="name the annotations, not predicted boxes",
         ) from None
     return None if person == ABSENT else person
 
@@ -318,14 +354,14 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ManifestError(f"{where}: expected a number, got '{text[:80]}'")
+        raise ManifestError(f"expected a number, got '{text[:80]}'", code="bad_line", key=where)
     return value
 
 
 def _clip_of(time_s: float, clips: Sequence[tuple[float, float, str]]) -> tuple[str, float] | None:
-    """The file that holds a moment of a YouTube video, and the moment in the file."""
-    holding = [clip for clip in clips if clip[0] <= time_s <= clip[1]]
-    if not holding:
+    """The file that contains a time of a YouTube video, and the time in that file."""
+    containing = [clip for clip in clips if clip[0] <= time_s <= clip[1]]
+    if not containing:
         return None
-    start, _, path = max(holding, key=lambda clip: (min(time_s - clip[0], clip[1] - time_s), clip[2]))
+    start, _, path = max(containing, key=lambda clip: (min(time_s - clip[0], clip[1] - time_s), clip[2]))
     return path, time_s - start

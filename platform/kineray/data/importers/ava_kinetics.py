@@ -1,4 +1,4 @@
-"""AVA-Kinetics: key frames of Kinetics, and of AVA's films where its files are given too."""
+"""AVA-Kinetics: key frames of Kinetics, and of the films of AVA if its files are named too."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from kineray.data.manifest.manifest import Manifest
 
 
 class AvaKineticsImporter(Importer, type="ava-kinetics"):
-    """kinetics_train_v1.0.csv and the .pbtxt with the actions, or their folder: ``from_ava_kinetics``."""
+    """Files kinetics_train_v1.0.csv and the .pbtxt of the actions, or their folder: ``from_ava_kinetics``."""
 
     videos: Videos = ""
     offset: Offset = 0.0
@@ -21,16 +21,16 @@ class AvaKineticsImporter(Importer, type="ava-kinetics"):
         return all(map(is_of_ava, sources)) and any(map(is_of_kinetics, sources))
 
     def read(self, sources: Sequence[str]) -> Manifest:
-        """Key frames, their persons in boxes."""
+        """The key frames, with a box for each person."""
         return from_ava_kinetics(sources, self.videos or folder_of(sources), offset_s=self.offset)
 
 
 def from_ava_kinetics(sources: Files, videos_root: str | Path, *, offset_s: float = 0.0) -> Manifest:
-    """Import AVA-Kinetics: ``kinetics_{train,val,test}_v1.0.csv``, and AVA's files where they are given too.
+    """Import AVA-Kinetics: ``kinetics_{train,val,test}_v1.0.csv``, and files of AVA if they are named too.
 
-    As ``from_ava``, but in the files of Kinetics persons have no id, a row of id and time alone is a key
-    frame without an action, and the time is that of the whole YouTube video: the key frame is looked up in
-    the clip ``<youtube_id>_<start>_<end>`` that holds it, at the time less the clip's start. Of two clips
-    that hold it, it is the one that has it further from its ends. Raises ManifestError.
+    As ``from_ava``, with three differences in the files of Kinetics: persons have no id; a row with nothing
+    but id and time is a key frame without actions; times are those of the whole YouTube video, so a key frame
+    is read from the clip ``<youtube_id>_<start>_<end>`` that contains it, at its time minus the clip's start.
+    If several clips contain it, the one in which it is furthest from an end is taken. Raises ManifestError.
     """
     return import_ava(sources, videos_root, offset_s, kinetics=True)

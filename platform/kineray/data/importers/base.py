@@ -1,4 +1,4 @@
-"""What all importers have in common: a variant for each format of annotations, one module for each."""
+"""What all importers have in common: each format of annotations is a variant, in a module of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +18,21 @@ _LONGEST_LINE = 65536
 _REMEDY = "name a folder of class folders, a CSV or a list"
 
 Folder = Annotated[str, BeforeValidator(str)]
-Videos = Annotated[Folder, Field(description="Where the videos lie [default: beside SOURCE].")]
+Videos = Annotated[Folder, Field(description="Folder of the videos [default: that of SOURCE].")]
 Classes = Annotated[
     tuple[str, ...],
     BeforeValidator(class_names),
-    Field(description="Class names: a FILE, one a line, or A,B; mini-kinetics: the classes to keep."),
+    Field(description="Class names: a FILE with one a line, or A,B; mini-kinetics: the classes to keep."),
 ]
 SplitNumber = Annotated[int, Field(ge=1, le=3, description="Which of the three splits.")]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder of annotations that a user names. ``names``: what lies directly in a folder."""
+    """A file or folder of annotations that a user names.
+
+    ``names``: of the files and folders directly in a folder; empty for a file.
+    """
 
     uri: str
     is_folder: bool
@@ -49,7 +52,7 @@ class Source:
 
     @cached_property
     def first_line(self) -> str:
-        """The first line of a file, at most 64 KiB of it; "" of a folder. Raises ManifestError."""
+        """The first line of a file, at most 64 KiB of it; "" for a folder. Raises ManifestError."""
         if self.is_folder:
             return ""
         try:
@@ -77,9 +80,9 @@ class Source:
 
 
 class Importer(Variant, home="kineray.data.importers"):
-    """Base of all importers: annotation files, or folders whose names are labels, -> Manifest.
+    """Base of all importers, which turn annotation files, or folders named after classes, into a Manifest.
 
-    A format of annotations is a subclass with a ``type``, which is the name of the format:
+    Each format of annotations is a subclass whose ``type`` is the name of the format:
 
         class ToyImporter(Importer, type="toy"):
             videos: Videos = ""                                       # an option
@@ -91,31 +94,31 @@ class Importer(Variant, home="kineray.data.importers"):
             def read(self, sources):
                 return Manifest(...)
 
-    Its fields are its options, of ``import_dataset`` and of ``kineray data import``.
+    Its fields are options of ``import_dataset`` and of ``kineray data import``.
     """
 
     fallback: ClassVar[bool] = False
-    """Whether it is asked only where no other importer recognises what is named."""
+    """Whether it is asked only if no other importer recognises the sources."""
 
     @classmethod
     def recognises(cls, sources: Sequence[Source]) -> bool:
-        """Whether these files and folders, all of them together, are of this format."""
+        """Whether these files and folders, all together, are annotations of this format."""
         return False
 
     def read(self, sources: Sequence[str]) -> Manifest:
         """The manifest of the annotations in ``sources``, paths or URIs. Raises ManifestError."""
         raise ConfigError(
-            "does not read anything",
+            "defines no read",
             code="no_implementation",
             key=f"{type(self).__module__}.{type(self).__qualname__}",
-            remedy="define read(self, sources)",
+            remedy="define read(self, sources), which returns a Manifest",
         )
 
     def one_of(self, sources: Sequence[str]) -> str:
-        """The only source. Raises ManifestError where there are several."""
+        """The only source. Raises ManifestError if there are several."""
         if len(sources) > 1:
             raise ManifestError(
-                f"only one source of {self.type} makes a manifest",
+                f"a second source, but {self.type} reads only one",
                 code="several_sources",
                 key=sources[1],
                 remedy="import them one at a time",
@@ -124,6 +127,6 @@ class Importer(Variant, home="kineray.data.importers"):
 
 
 def folder_of(sources: Sequence[str]) -> str:
-    """The folder that the first source is or lies in: where videos are looked for unless it is said."""
+    """The folder that the first source is or lies in, where videos are looked for by default."""
     first = Source.at(sources[0])
     return first.uri if first.is_folder else first.uri.rpartition("/")[0] or "."

@@ -1,4 +1,4 @@
-"""Charades: videos of households, each with any number of actions."""
+"""Charades: videos recorded at home, each with any number of actions."""
 
 import re
 from collections import defaultdict
@@ -31,20 +31,20 @@ _CLASS = re.compile(r"c(\d{3}) (.+)")
 
 
 class CharadesImporter(Importer, type="charades"):
-    """Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt, or their folder:
+    """Files Charades_v1_train.csv, Charades_v1_test.csv and Charades_v1_classes.txt, or their folder:
     ``from_charades``."""
 
     videos: Videos = ""
 
     @classmethod
     def recognises(cls, sources: Sequence[Source]) -> bool:
-        """By the names of the files in a folder, or by the columns of a file."""
+        """By the names of the files in a folder, or by the columns of a CSV file."""
         annotations = [source for source in sources if _is_annotation(source)]
         others = [source for source in sources if source not in annotations]
         return bool(annotations) and all(_CLASSES.fullmatch(source.name) for source in others)
 
     def read(self, sources: Sequence[str]) -> Manifest:
-        """The set of actions of every video."""
+        """All videos of the CSV files."""
         return from_charades(sources, self.videos or folder_of(sources))
 
 
@@ -55,28 +55,31 @@ def _is_annotation(source: Source) -> bool:
 
 
 def from_charades(sources: Files, videos_root: str | Path) -> Manifest:
-    """Import Charades for classification of whole videos: the labels are the set of a video's actions.
+    """Import Charades for classification of whole videos, whose labels are the sets of their actions.
 
     ``sources``: ``Charades_v1_train.csv`` and ``Charades_v1_test.csv``, or their folder;
-    ``Charades_v1_classes.txt`` is taken from the same folder where it is not named. The column ``actions``
-    holds ``c092 11.90 21.20;c147 0.00 12.60``: a class, its start and its end in seconds, which are not used;
-    it is empty for a video without any of the actions. Class indices are the numbers of the classes. There is
-    no official validation split. Videos are called ``<id>.mp4`` and lie anywhere below ``videos_root``. The
-    group is the person who is filmed (``subject``). Raises ManifestError.
+    ``Charades_v1_classes.txt`` is taken from the same folder unless it is named. The column ``actions``
+    holds ``c092 11.90 21.20;c147 0.00 12.60``: classes with start and end in seconds, which are ignored; it
+    is empty for a video without any of the actions. Class indices are the numbers of the classes. There is
+    no official validation split. Videos are named ``<id>.mp4`` and lie anywhere below ``videos_root``. The
+    group is the person in the video (``subject``). Raises ManifestError.
     """
     named = files_of(sources)
     files = [file for file in named if file.endswith(".csv") and _has_actions(file)]
     if not files:
         raise ManifestError(
-            "no annotations such as Charades_v1_train.csv", code="no_annotations", key=named[0]
+            "no annotations of Charades",
+            code="not_found",
+            key=named[0],
+            remedy="name Charades_v1_train.csv or Charades_v1_test.csv",
         )
     maps = [file for file in [*named, *beside(files)] if _CLASSES.fullmatch(file_name(file))]
     if not maps:
         raise ManifestError(
-            "Charades_v1_classes.txt is not beside it",
-            code="no_classes",
+            "Charades_v1_classes.txt, which names the classes, is not in its folder",
+            code="not_found",
             key=files[0],
-            remedy="name that file too: it says what the class numbers mean",
+            remedy="name that file too",
         )
     names = _classes(maps[0])
     videos = by_stem(videos_root)
@@ -85,8 +88,8 @@ def from_charades(sources: Files, videos_root: str | Path) -> Manifest:
     def samples() -> Iterator[Sample]:
         for file in files:
             split = split_of(stem(file), file)
-            for row in csv_rows(file, ("id", "subject", "actions"), "the header of Charades"):
-                actions = _actions(row["actions"], len(names), f"{file}: {row['id']}")
+            for where, row in csv_rows(file, ("id", "subject", "actions")):
+                actions = _actions(row["actions"], len(names), where)
                 if row["id"] in videos:
                     uri = storage.join(videos_root, videos[row["id"]])
                     yield a_sample(row["id"], uri, actions, split, row["subject"])
@@ -101,15 +104,15 @@ def _has_actions(file: str) -> bool:
 
 
 def _classes(file: str) -> list[str]:
-    """Names by index, from lines such as ``c000 Holding some clothes``."""
+    """Class names by index, from lines such as ``c000 Holding some clothes``."""
     names: list[str] = []
-    for number, line in lines_of(file):
+    for where, line in lines_of(file):
         found = _CLASS.fullmatch(line)
         if not found or int(found[1]) != len(names):
             raise ManifestError(
                 f"expected 'c{len(names):03d} name of the class', got '{line[:80]}'",
                 code="bad_line",
-                key=f"{file}:{number}",
+                key=where,
             )
         names.append(found[2])
     return names
@@ -123,7 +126,7 @@ def _actions(text: str, classes: int, where: str) -> tuple[int, ...]:
         if not found or int(found[1]) >= classes:
             raise ManifestError(
                 f"expected 'c092 11.90 21.20' with one of the {classes} classes, got '{entry[:80]}'",
-                code="bad_action",
+                code="bad_line",
                 key=where,
             )
         actions.add(int(found[1]))

@@ -1,4 +1,4 @@
-"""Annotations of any format -> a manifest, in one call."""
+"""From annotations of any format to a manifest, in one call."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from kineray.data.importers.files import Files, as_list
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.manifest.sizes import record_sizes
 from kineray.data.manifest.summary import ManifestSummary, summary_of
-from kineray.errors import ManifestError
+from kineray.errors import ConfigError, ManifestError
 
 
 def import_dataset(
@@ -20,15 +20,16 @@ def import_dataset(
 ) -> ManifestSummary:
     """Read the annotations of a data set and write them as one manifest.
 
-    ``sources``, ``format``, ``options``: as in ``read_dataset``. ``out``: the manifest's file; None:
-    manifest.parquet in or beside the first source. The summary names in ``missing`` the clips that are listed
-    and were not found; its ``manifest`` is what ``data.manifest`` and ``load_manifest`` take.
+    ``sources``, ``format``, ``options``: as in ``read_dataset``. ``out``: the file to write (by default
+    manifest.parquet in the folder that the first source is or lies in). In the summary, ``missing`` names the
+    clips that are listed and were not found, and ``manifest`` is what ``data.manifest`` and ``load_manifest``
+    take.
 
-    Raises ManifestError for annotations that cannot be read or an option that the format does not have,
-    StorageError for a file that cannot be read or written.
+    Raises ManifestError for annotations that cannot be read and for options that the format does not have,
+    StorageError for files that cannot be read or written.
     """
-    if out is not None and not out.endswith(".parquet"):
-        raise not_a_manifest_name("out", out)
+    if out is not None:
+        check_manifest_name("out", out)
     manifest = read_dataset(sources, format=format, **options)
     target = out or storage.join(folder_of([str(source) for source in as_list(sources)]), FILE_NAME)
     save_manifest(manifest, target)
@@ -39,26 +40,27 @@ def read_dataset(sources: Files, *, format: str | None = None, **options: Any) -
     """Turn annotation files, or a folder of class folders, into one manifest.
 
     ``sources``: paths or URIs; give all the annotation files of a data set at once. ``format``: the type of
-    an importer (``variants(Importer)``), a user's own included; None: that of the one which recognises the
-    sources. ``options``: the fields of that importer, such as ``videos``, the folder in which the videos lie;
-    those that are None are not set.
+    an importer (``variants(Importer)``), plug-ins included; None: the importer that recognises the sources.
+    ``options``: fields of that importer, such as ``videos``, the folder of the videos; None is ignored.
 
-    The sizes of the video files are recorded, so that a re-encoded copy has another ``content_hash``. Clips
-    that are listed and were not found are named in ``Manifest.missing``. Raises ManifestError for sources
-    that cannot be read and for options that the format does not have.
+    The sizes of the video files are recorded, so a re-encoded copy has another ``content_hash``. Clips that
+    are listed and were not found are named in ``Manifest.missing``. Raises ManifestError for sources that
+    cannot be read and for options that the format does not have.
     """
     named = [str(source) for source in as_list(sources)]
     if not named:
-        raise ManifestError("no annotations", code="no_source", key="sources", remedy="name a file or folder")
+        raise ManifestError(
+            "no annotations named", code="not_set", key="sources", remedy="name a file or folder"
+        )
     given = {name: value for name, value in options.items() if value is not None}
     name = format or format_of(named)
     return record_sizes(_importer(name, given, named[0]).read(named))
 
 
 def format_of(sources: Sequence[str]) -> str:
-    """The type of the importer that recognises files which are given together, or a folder.
+    """The type of the one importer that recognises these files and folders together.
 
-    Raises ManifestError where none or several do.
+    Raises ManifestError if none or several do.
     """
     given = [Source.at(source) for source in sources]
     found = _recognised(given, fallback=False)
@@ -69,26 +71,28 @@ def format_of(sources: Sequence[str]) -> str:
             other = next((s for s in given if alone.get(s.uri) != alone[first]), given[-1])
             others = alone.get(other.uri) or _recognised([other], fallback=True)
             raise ManifestError(
-                f"read as {' or '.join(others) or 'no known format'}, but {first} as {alone[first][0]}",
+                f"its format is {' or '.join(others) or 'unknown'}, but {first} is {alone[first][0]}",
                 code="mixed_formats",
                 key=other.uri,
                 remedy="import them one at a time, or give the `format`",
             )
         found = _recognised(given, fallback=True)
     if len(found) != 1:
-        what = f"may be {' or '.join(found)}" if found else "files and folders are of no format together"
-        raise ManifestError(what, code="unclear_format", key=sources[0], remedy="give the `format`")
+        problem = f"may be {' or '.join(found)}" if found else "no format has both files and folders"
+        raise ManifestError(problem, code="unclear_format", key=sources[0], remedy="give the `format`")
     return found[0]
 
 
-def not_a_manifest_name(parameter: str, path: str) -> ManifestError:
-    """The error for ``path``, given as ``parameter``, which is no name for a manifest."""
-    return ManifestError(
-        f"{path} is no name for a manifest",
-        code="not_a_manifest_name",
-        key=parameter,
-        remedy=f"give `{parameter}` a name that ends in .parquet",
-    )
+def check_manifest_name(parameter: str, path: str) -> None:
+    """Raise ManifestError unless ``path``, given as ``parameter``, ends in .parquet."""
+    if not path.endswith(".parquet"):
+        raise ManifestError(
+            "not the name of a manifest",
+            code="wrong_ending",
+            key=parameter,
+            value=path,
+            remedy="give a name that ends in .parquet",
+        )
 
 
 def _recognised(sources: Sequence[Source], *, fallback: bool) -> list[str]:
@@ -97,30 +101,32 @@ def _recognised(sources: Sequence[Source], *, fallback: bool) -> list[str]:
 
 
 def _importer(name: str, options: dict[str, Any], source: str) -> Importer:
-    """The importer ``name`` with its options. Raises ManifestError for any that it does not have."""
+    """The importer ``name`` with its options. Raises ManifestError for an option that it does not have."""
     try:
         kind = find_variant(Importer, name)
-    except ValueError as error:
-        raise ManifestError(str(error), code="unknown_format", key="format") from None
+    except ConfigError as error:
+        raise ManifestError(
+            error.problem, code="unknown_variant", key="format", remedy=error.remedy
+        ) from None
     fields = [field for field in kind.model_fields if field != "type"]
     for option in options:
         if option in fields:
             continue
         owners = [other for other, one in variants(Importer).items() if option in one.model_fields]
-        remedy = f"{' and '.join(owners)} have it" if owners else ""
         raise ManifestError(
-            f"{source} is read as {name}, which has no such option{did_you_mean(option, fields)}",
-            code="unknown_option",
+            f"{source} is read as {name}, which has no such option",
+            code="unknown_key",
             key=option,
-            remedy=remedy,
+            remedy=did_you_mean(option, fields)
+            or (f"formats that have it: {', '.join(owners)}" if owners else ""),
         )
     try:
         return kind(**options)
     except ValidationError as error:
         first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
+        problem = first["msg"].removeprefix("Value error, ")
         raise ManifestError(
-            message[0].lower() + message[1:],
-            code="bad_option",
+            problem[0].lower() + problem[1:],
+            code="bad_value",
             key=".".join(map(str, first["loc"])) or name,
         ) from None

@@ -34,15 +34,15 @@ _TIMES = ("start_timestamp", "stop_timestamp", "start_frame", "stop_frame")
 
 @dataclass(frozen=True)
 class _Edition:
-    """What the annotation files of one edition are called."""
+    """How the annotation files of one edition and their columns are named."""
 
     name: str
     id_column: str
     segments: tuple[str, ...]
     verbs: tuple[str, ...]
     nouns: tuple[str, ...]
-    key_columns: tuple[str, str]  # of the verbs and of the nouns: where a class's number stands
-    key: str
+    number_columns: tuple[str, str]  # of class numbers, in the files of verbs and of nouns
+    name_column: str  # of class names
 
 
 _E100 = _Edition(
@@ -63,7 +63,7 @@ _E55 = _Edition(
     ("verb_id", "noun_id"),
     "class_key",
 )
-# Parts of a split that E100 scores on their own: file, its column, the split.
+# Subsets of a split that E100 scores separately.
 _TAIL = (
     ("tail_verb", "EPIC_100_tail_verbs.csv", "verb"),
     ("tail_noun", "EPIC_100_tail_nouns.csv", "noun"),
@@ -79,16 +79,18 @@ class EpicImporter(Importer, type="epic"):
     """The CSV files of EPIC-KITCHENS-100 or -55, or their folder: ``from_epic``."""
 
     videos: Videos = ""
-    frames: Annotated[Folder, Field(description="Extracted frames, instead of videos.")] = ""
-    flow: Annotated[Folder, Field(description="Extracted optical flow, alone or beside one of these.")] = ""
+    frames: Annotated[Folder, Field(description="Folder of extracted frames, instead of videos.")] = ""
+    flow: Annotated[
+        Folder, Field(description="Folder of extracted optical flow, alone or with videos or frames.")
+    ] = ""
 
     @classmethod
     def recognises(cls, sources: Sequence[Source]) -> bool:
-        """By the names of the files in a folder, or by the columns of a file."""
+        """By the names of the files in a folder, or by the columns of a CSV file."""
         return all(map(_is_epic, sources))
 
     def read(self, sources: Sequence[str]) -> Manifest:
-        """Videos are looked for beside the files unless frames or flow are named."""
+        """All segments; videos are looked for in the folder of the files unless frames or flow are named."""
         videos = self.videos or ("" if self.frames or self.flow else folder_of(sources))
         return from_epic(sources, videos=videos or None, frames=self.frames or None, flow=self.flow or None)
 
@@ -102,7 +104,7 @@ def _is_epic(source: Source) -> bool:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A row of an annotation file."""
+    """A row of an annotation file. ``frames``: first and last, counted from 1."""
 
     id: str
     video: str
@@ -110,7 +112,7 @@ class _Segment:
     split: str
     subsets: frozenset[str]
     span_s: tuple[float, float]
-    frames: tuple[int, int]  # first and last, counted from 1
+    frames: tuple[int, int]
     verb: int
     noun: int
 
@@ -124,32 +126,42 @@ def from_epic(
 ) -> Manifest:
     """Import EPIC-KITCHENS-100 or -55 from its CSV files or the folder that holds them.
 
-    The pictures come from ``videos`` or from ``frames``, with ``flow`` beside them or without, or from
-    ``flow`` alone; clips that are not in all that is given are missing. ``videos``: files called like the
-    video, anywhere below the folder, cut by ``start_timestamp`` and ``stop_timestamp``. ``frames``: folders
-    of extracted pictures, cut by ``start_frame`` and ``stop_frame``, which count at 60 frames per second in
-    videos of EPIC-55 (``P01_01``) and at 50 in those that came later (``P01_101``), whatever a video's own
-    rate. ``flow``: folders of optical flow, 30 per second with bound 25, or 50 with bound 8.
+    Clips are read from ``videos`` or ``frames``, with or without ``flow``, or from ``flow`` alone; clips that
+    one of the given folders lacks are missing. ``videos``: files named after the videos, anywhere below the
+    folder, cut by ``start_timestamp`` and ``stop_timestamp``. ``frames``: folders of extracted frames, cut by
+    ``start_frame`` and ``stop_frame``, which count 60 frames per second in videos of EPIC-55 (``P01_01``) and
+    50 in later ones (``P01_101``), whatever the frame rate of the video. ``flow``: folders of optical flow,
+    30 frames per second with bound 25, or 50 with bound 8.
 
-    Heads: ``verb``, ``noun``, ``action`` (named ``<verb> <noun>``: the pairs that the training segments
-    have, or, without any, the validation segments) and for EPIC-100 ``verb_category`` and
-    ``noun_category``. A segment's noun is its first. What a file does not tell, or a pair that is no class,
-    is -1. Subsets of EPIC-100's ``val``: ``unseen``, ``tail_verb``, ``tail_noun``, ``tail_action`` (verb or
-    noun in the tail), where their lists are beside the CSV files; of EPIC-55's ``test``: ``seen`` and
-    ``unseen``. The group is the video. Raises ManifestError.
+    Heads: ``verb``, ``noun``, ``action`` (named ``<verb> <noun>``: the pairs that occur in the training
+    segments, or if there are none in the validation segments) and for EPIC-100 ``verb_category`` and
+    ``noun_category``. A segment's noun is the first that it lists. Labels that a file lacks, and pairs that
+    are not a class, are -1. Subsets of EPIC-100's ``val``: ``unseen``, ``tail_verb``, ``tail_noun`` and
+    ``tail_action`` (verb or noun in the tail), if their lists are in the folder of the CSV files; of
+    EPIC-55's ``test``: ``seen`` and ``unseen``. The group is the video. Raises ManifestError.
     """
-    if all(root is None for root in (videos, frames, flow)) or None not in (videos, frames):
-        raise ManifestError("EPIC-KITCHENS: give a folder of videos or of frames, one of flow, or both")
-    files = _chosen(sources)
+    if None not in (videos, frames):
+        raise ManifestError(
+            "given together with `videos`", code="given_twice", key="frames", remedy="give one of the two"
+        )
+    if videos is None and frames is None and flow is None:
+        raise ManifestError(
+            "no folder of clips", code="not_set", key="videos", remedy="give `videos`, `frames` or `flow`"
+        )
+    files = _segment_files(sources)
     edition = _edition(files)
-    around = {file_name(file): file for file in [*beside(files), *files_of(sources)]}
-    verbs = _classes(_one_of(edition.verbs, around, files[0]), edition.key_columns[0], edition.key)
-    nouns = _classes(_one_of(edition.nouns, around, files[0]), edition.key_columns[1], edition.key)
+    near = {file_name(file): file for file in [*beside(files), *files_of(sources)]}
+    verb_column, noun_column = edition.number_columns
+    verbs = _classes(_one_of(edition.verbs, near, files[0]), verb_column, edition.name_column)
+    nouns = _classes(_one_of(edition.nouns, near, files[0]), noun_column, edition.name_column)
     tails = {
-        subset: frozenset(_integer(number, around[name]) for number in _listed(around, name, column))
+        subset: frozenset(_integer(number, where) for where, number in _column(near, name, column))
         for subset, name, column in _TAIL
     }
-    unseen = {split: frozenset(_listed(around, name, "participant_id")) for split, name in _UNSEEN}
+    unseen = {
+        split: frozenset(person for _, person in _column(near, name, "participant_id"))
+        for split, name in _UNSEEN
+    }
     segments = [
         segment
         for file in files
@@ -167,7 +179,7 @@ def from_epic(
         vocabularies["noun_category"] = sorted(set(nouns.categories))
 
     def labels(segment: _Segment) -> dict[str, int]:
-        made = {
+        indices = {
             "verb": segment.verb,
             "noun": segment.noun,
             "action": index_of.get((segment.verb, segment.noun), ABSENT),
@@ -175,20 +187,20 @@ def from_epic(
         if edition is _E100:
             for head, classes in (("verb", verbs), ("noun", nouns)):
                 categories = vocabularies[f"{head}_category"]
-                known = made[head] != ABSENT
-                made[f"{head}_category"] = (
-                    categories.index(classes.categories[made[head]]) if known else ABSENT
+                known = indices[head] != ABSENT
+                indices[f"{head}_category"] = (
+                    categories.index(classes.categories[indices[head]]) if known else ABSENT
                 )
-        return made
+        return indices
 
     last_frames: dict[str, int] = defaultdict(int)
     for segment in segments:
         last_frames[segment.video] = max(last_frames[segment.video], segment.frames[1])
     persons = {segment.video: segment.person for segment in segments}
-    pictures: list[dict[str, Place]] = []
+    places: list[dict[str, Place]] = []
     if videos is not None:
-        pictures.append(video_places(videos, last_frames))
-    pictures += [
+        places.append(video_places(videos, last_frames))
+    places += [
         folder_places(folder, last_frames, persons, flow=is_flow)
         for folder, is_flow in ((frames, False), (flow, True))
         if folder is not None
@@ -197,8 +209,8 @@ def from_epic(
 
     def samples() -> Iterator[Sample]:
         for segment in segments:
-            found = [places[segment.video] for places in pictures if segment.video in places]
-            if len(found) < len(pictures) or segment.frames[0] > min(place.last_frame for place in found):
+            found = [place_of[segment.video] for place_of in places if segment.video in place_of]
+            if len(found) < len(places) or segment.frames[0] > min(place.last_frame for place in found):
                 missing[segment.split].append(segment.id)
                 continue
             start_s, end_s = segment.span_s
@@ -220,67 +232,83 @@ def from_epic(
     return made_manifest(edition.name, samples(), vocabularies, missing)
 
 
-def _chosen(sources: Files) -> list[str]:
-    """The files of segments among ``sources``."""
+def _segment_files(sources: Files) -> list[str]:
+    """The CSV files of segments in ``sources``."""
     files = []
     for source in as_list(sources):
         names = storage.list_names(source)
         segments = [storage.join(source, name) for name in SEGMENT_FILES if name in names]
         if names and not segments:
             raise ManifestError(
-                f"{source}: no annotation file of EPIC-KITCHENS in it, such as {_E100.segments[0]}"
+                f"contains no annotations of EPIC-KITCHENS, such as {_E100.segments[0]}",
+                code="not_found",
+                key=source,
             )
         files += segments or [str(source)]
     for file in files:
         if file.endswith(".pkl"):
-            raise ManifestError(f"{file}: a pickle can run code when it is read; give the CSV file")
+            raise ManifestError(
+                "a pickle can run code when it is read",
+                code="unsafe_file",
+                key=file,
+                remedy="name the CSV file",
+            )
     return files
 
 
 def _edition(files: Sequence[str]) -> _Edition:
-    """The edition of the files, told by their headers."""
+    """The edition of the files, which their headers show."""
     editions = {}
     for file in files:
         header = [column.strip() for column in text_of(file).partition("\n")[0].split(",")]
         editions[file] = _E100 if _E100.id_column in header else _E55
         if editions[file] is not editions[files[0]]:
             raise ManifestError(
-                f"{file}: belongs to {editions[file].name}, but {files[0]} to {editions[files[0]].name};"
-                " their classes have other numbers: make a manifest of each"
+                f"belongs to {editions[file].name}, but {files[0]} to {editions[files[0]].name}, where class"
+                " numbers mean other classes",
+                code="mixed_formats",
+                key=file,
+                remedy="import them one at a time",
             )
     return editions[files[0]]
 
 
-def _one_of(names: Sequence[str], around: Mapping[str, str], file: str) -> str:
+def _one_of(names: Sequence[str], near: Mapping[str, str], file: str) -> str:
     for name in names:
-        if name in around:
-            return around[name]
-    raise ManifestError(f"{file}: {names[0]} is not beside it; it says what the class numbers mean")
+        if name in near:
+            return near[name]
+    raise ManifestError(
+        f"{names[0]}, which names the classes, is not in its folder",
+        code="not_found",
+        key=file,
+        remedy="put the two in one folder",
+    )
 
 
 @dataclass(frozen=True)
 class _Classes:
     names: list[str]
-    categories: list[str]  # by class; empty in EPIC-55
+    categories: list[str]  # by class; "" in EPIC-55
 
 
-def _classes(file: str, number_column: str, key_column: str) -> _Classes:
+def _classes(file: str, number_column: str, name_column: str) -> _Classes:
     names: list[str] = []
     categories: list[str] = []
-    expected = f"the columns {number_column} and {key_column}"
-    for row in csv_rows(file, (number_column, key_column), expected):
+    for where, row in csv_rows(file, (number_column, name_column)):
         if row[number_column] != str(len(names)):
-            raise ManifestError(f"{file}: class {row[number_column]} where {len(names)} should be")
-        names.append(row[key_column])
+            raise ManifestError(
+                f"class number {row[number_column]}, expected {len(names)}", code="bad_line", key=where
+            )
+        names.append(row[name_column])
         categories.append(row.get("category") or "")
     return _Classes(names, categories)
 
 
-def _listed(around: Mapping[str, str], name: str, column: str) -> list[str]:
-    """A column of a file beside the annotations; nothing where there is no such file."""
-    if name not in around:
+def _column(near: Mapping[str, str], name: str, column: str) -> list[tuple[str, str]]:
+    """A column of the file ``name``, each value with its line; empty if there is no such file."""
+    if name not in near:
         return []
-    return [row[column] for row in csv_rows(around[name], (column,), column)]
+    return [(where, row[column]) for where, row in csv_rows(near[name], (column,))]
 
 
 def _segments(
@@ -290,15 +318,14 @@ def _segments(
     tails: Mapping[str, frozenset[int]],
     unseen: Mapping[str, frozenset[str]],
 ) -> Iterator[_Segment]:
-    """The rows of a file. Lists in its columns (``all_nouns``) are not read: a segment has its first noun."""
+    """The rows of a file. Lists of several nouns (``all_nouns``) are not read: a segment has one noun."""
     split = split_of(stem(file), file)
     # Only test files have no labels.
     labels = () if split == "test" else ("verb_class", "noun_class")
     columns = (edition.id_column, "participant_id", "video_id", *_TIMES, *labels)
-    for row in csv_rows(file, columns, f"the header of {edition.name}"):
-        where = f"{file}: {row[edition.id_column]}"
+    for where, row in csv_rows(file, columns):
         verb, noun = (
-            _label(row.get(f"{head}_class"), count, f"{where}: {head}_class")
+            _label(row.get(f"{head}_class"), count, head, where)
             for head, count in zip(("verb", "noun"), classes, strict=True)
         )
         subsets = set()
@@ -327,12 +354,14 @@ def _segments(
         )
 
 
-def _label(text: str | None, classes: int, where: str) -> int:
+def _label(text: str | None, classes: int, head: str, where: str) -> int:
     if text is None:
         return ABSENT
     label = _integer(text, where)
     if not 0 <= label < classes:
-        raise ManifestError(f"{where}: {label}, but there are {classes} classes")
+        raise ManifestError(
+            f"{head}_class is {label}, but there are {classes} classes", code="out_of_range", key=where
+        )
     return label
 
 
@@ -340,15 +369,19 @@ def _integer(text: str, where: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ManifestError(f"{where}: expected a whole number, got '{text[:80]}'") from None
+        raise ManifestError(
+            f"expected a whole number, got '{text[:80]}'", code="bad_line", key=where
+        ) from None
 
 
 def _seconds(text: str, where: str) -> float:
     """``00:30:21.75`` -> 1821.75, with any number of decimals."""
     match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip(), re.ASCII)
     if not match:
-        raise ManifestError(f"{where}: expected a time as 00:30:21.75, got '{text[:80]}'")
-    # Whole seconds first: the sum has then the rounding of one number.
+        raise ManifestError(
+            f"expected a time such as 00:30:21.75, got '{text[:80]}'", code="bad_line", key=where
+        )
+    # Whole seconds are added first, exactly, so that the sum is rounded only once.
     return float(int(match[1]) * 3600 + int(match[2]) * 60) + float(match[3])
 
 

@@ -1,4 +1,4 @@
-"""Where the pictures of EPIC-KITCHENS lie: in videos, or in folders of extracted frames or optical flow."""
+"""Where the frames of EPIC-KITCHENS are: in videos, or in folders of extracted frames or optical flow."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from kineray import storage
 from kineray.data.importers.files import by_stem, logger
 from kineray.errors import ManifestError
 
-# The folder of a video, such as P01_01: as downloaded, as loaders want it.
+# The folder of a video such as P01_01, as downloaded and as other loaders expect it.
 _FOLDERS = (
     "{person}/{kind}_frames/{video}",
     "{person}/{video}",
@@ -20,29 +20,29 @@ _FOLDERS = (
     "{kind}/train/{person}/{video}",
     "{kind}/test/{person}/{video}",
 )
-# What {kind} is, the pictures in these folders, and those that TBN links in {video}.
+# {kind}, the names of the images in these folders, and of the links that TBN makes in {video}.
 _RGB = ("rgb", "frame_%010d.jpg", "img_%010d.jpg")
 _FLOW = ("flow", "{u,v}/frame_%010d.jpg", "{x,y}_%010d.jpg")
-# A picture of flow spans several frames, so the last frames of a video have none.
+# Flow is computed over several frames, so the last frames of a video have none.
 _FLOW_SHORTER = 3
-_SHOWN = 10  # videos that are named when their frames are too few
+_SHOWN = 10  # videos that are named in a warning
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a video's pictures are: ``uri``, and the last frame of the video that they reach."""
+    """Where the frames of a video are: ``uri``, and the last frame of the video that is there."""
 
     uri: str
     last_frame: float
 
 
 def numbered_fps(video: str) -> int:
-    """The rate that ``start_frame`` and ``stop_frame`` count in. Raises ManifestError."""
+    """The frame rate at which ``start_frame`` and ``stop_frame`` count. Raises ManifestError."""
     return 60 if _in_epic_55(video) else 50
 
 
 def video_places(root: str | Path, videos: Iterable[str]) -> dict[str, Place]:
-    """The files called like the videos, anywhere below ``root``."""
+    """The files named after the videos, anywhere below ``root``."""
     files = by_stem(root)
     return {
         video: Place(storage.absolute(storage.join(root, files[video])), math.inf)
@@ -53,17 +53,17 @@ def video_places(root: str | Path, videos: Iterable[str]) -> dict[str, Place]:
 def folder_places(
     folder: str | Path, last_frames: Mapping[str, int], persons: Mapping[str, str], *, flow: bool
 ) -> dict[str, Place]:
-    """The folder of pictures of each video. Logs which have none, or end before the last frame they need.
+    """The folder of frames of each video. Logs the videos without one, and those with too few frames.
 
-    ``last_frames``: video -> its last frame that a segment has, from 1. Raises ManifestError.
+    ``last_frames``: video -> the last frame of its segments, counted from 1. Raises ManifestError.
     """
     from kineray.video.frames import frames_uri
 
     if storage.is_remote(folder):
-        raise ManifestError(f"{folder}: frames and flow are read from local folders only")
+        raise ManifestError("frames and flow are read from local folders only", code="not_local", key=folder)
     root = Path(folder).absolute()
     places: dict[str, Place] = {}
-    lost, short = [], []
+    absent, short = [], []
     for video in sorted(last_frames):
         stride = 2 if flow and _in_epic_55(video) else 1
         bound = (25 if stride == 2 else 8) if flow else None
@@ -78,36 +78,40 @@ def folder_places(
                     short.append(f"{video} ({count} of {last})")
                 break
         else:
-            lost.append(video)
-    _warn(lost, len(last_frames), "have no folder of frames")
+            absent.append(video)
+    _warn(absent, len(last_frames), "have no folder of frames")
     _warn(short, len(last_frames), "have fewer frames than their segments")
     return places
 
 
 def _in_epic_55(video: str) -> bool:
-    """Videos of EPIC-55 end in two digits; those that came with EPIC-100, in three."""
+    """Names of videos of EPIC-55 end in two digits; those of videos that came with EPIC-100, in three."""
     number = video.rpartition("_")[2]
     if not number.isdecimal() or len(number) not in (2, 3):
-        raise ManifestError(f"EPIC-KITCHENS: the video '{video}' is not called like P01_01 or P01_101")
+        raise ManifestError(
+            "not the name of a video of EPIC-KITCHENS, such as P01_01 or P01_101",
+            code="bad_name",
+            key=video,
+        )
     return len(number) == 2
 
 
 def _patterns(person: str, video: str, *, flow: bool) -> list[str]:
-    """Where a video's pictures may be."""
+    """Where the images of a video may be."""
     kind, name, linked = _FLOW if flow else _RGB
     folders = [folder.format(person=person, video=video, kind=kind) for folder in _FOLDERS]
     return [*(f"{folder}/{name}" for folder in folders), f"{video}/{linked}"]
 
 
 def _count(uri: str) -> int:
-    """How many pictures there are; of flow, how many of u or of v, whichever are fewer."""
+    """Number of images of a folder of frames; for flow, the smaller number of those of u and of v."""
     from kineray.video.frames import parse_frames_uri
 
-    return min(_pictures(pattern) for pattern in parse_frames_uri(uri).components)
+    return min(_images(pattern) for pattern in parse_frames_uri(uri).components)
 
 
-def _pictures(pattern: str) -> int:
-    """How many pictures a folder holds."""
+def _images(pattern: str) -> int:
+    """Number of files whose names fit ``pattern``."""
     folder, _, name = pattern.rpartition("/")
     before, after = name.split("%010d")
     try:
@@ -122,7 +126,7 @@ def _pictures(pattern: str) -> int:
         return 0
 
 
-def _warn(videos: Sequence[str], of_all: int, what: str) -> None:
+def _warn(videos: Sequence[str], total: int, problem: str) -> None:
     if videos:
         named = ", ".join(videos[:_SHOWN]) + (", ..." if len(videos) > _SHOWN else "")
-        logger.warning("%d of %d videos %s: %s", len(videos), of_all, what, named)
+        logger.warning("%d of %d videos %s: %s", len(videos), total, problem, named)

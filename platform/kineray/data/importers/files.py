@@ -1,4 +1,4 @@
-"""What the importers share: reading annotation files, finding videos, counting what is missing."""
+"""What the importers share: reading annotation files, finding videos, counting missing clips."""
 
 import csv
 import io
@@ -38,36 +38,40 @@ def made_manifest(
     evaluated: Mapping[str, Sequence[int]] | None = None,
     multi_label: Collection[str] = (),
 ) -> Manifest:
-    """The manifest of an import. Says how much is missing; raises ManifestError if that is everything.
+    """The manifest of an import. Logs how many clips are missing; raises ManifestError if all of them are.
 
-    ``missing`` is read after ``samples``, so that it may grow while those are made.
+    ``missing`` is read after ``samples``, so it may grow while the samples are made.
     """
     columns = Samples.of(samples, list(vocabularies), name, multi_label)
     lost = {split: tuple(names) for split, names in missing.items() if names}
-    chosen = {head: tuple(indices) for head, indices in (evaluated or {}).items() if indices}
+    subset = {head: tuple(indices) for head, indices in (evaluated or {}).items() if indices}
     classes = {head: tuple(names) for head, names in vocabularies.items()}
-    manifest = Manifest(name, columns, classes, lost, chosen)
+    manifest = Manifest(name, columns, classes, lost, subset)
     if not len(manifest):
         first = next((names[0] for names in lost.values()), None)
-        such = f"none of the listed clips was found, such as {first}" if first else "no clip is listed"
-        raise ManifestError(f"{name}: {such}; check the videos' folder")
+        raise ManifestError(
+            f"none of the listed clips was found, such as {first}" if first else "no clip is listed",
+            code="not_found" if first else "empty",
+            key=name,
+            remedy="check the folder of the videos" if first else "check the annotations",
+        )
     for split, names in lost.items():
         logger.warning("%s: %d of %d listed clips are missing", split, len(names), manifest.listed[split])
     return manifest
 
 
 def a_sample(sample_id: str, uri: str, label: Label, split: str, group: str | None = None) -> Sample:
-    """A whole video with its label."""
+    """The sample of a whole video with its label."""
     return Sample(sample_id, storage.absolute(uri), 0.0, None, {HEAD: label}, group or sample_id, split)
 
 
 def is_video(path: str) -> bool:
-    """Whether a name has a video's suffix."""
+    """Whether a file name has the suffix of a video."""
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
 def base_name(root: str | Path) -> str:
-    """The last part of a path, also of ``.``."""
+    """The last part of a path; for ``.`` the name of the current folder."""
     return storage.absolute(root).rstrip("/").rpartition("/")[2] or str(root)
 
 
@@ -105,33 +109,60 @@ def text_of(file: str | Path) -> str:
     try:
         return storage.read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ManifestError(f"{file}: not a text file in UTF-8") from None
+        raise ManifestError("not a text file in UTF-8", code="not_text", key=file) from None
 
 
-def lines_of(file: str | Path) -> Iterator[tuple[int, str]]:
-    """(line number, text without white space around it) of the lines that are not blank."""
+def lines_of(file: str | Path) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank: (``train.txt:17``, the text without white space around it)."""
     for number, line in enumerate(text_of(file).splitlines(), start=1):
         if line.strip():
-            yield number, line.strip()
+            yield f"{file}:{number}", line.strip()
 
 
-def csv_rows(file: str | Path, columns: Iterable[str], expected: str) -> Iterator[dict[str, str]]:
-    """Rows by column name, whatever the order of the columns. Raises ManifestError.
+def csv_lines(file: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a CSV file that are not blank: (``train.csv:17``, the values). Raises ManifestError."""
+    reader = csv.reader(io.StringIO(text_of(file), newline=""))
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ManifestError(
+                f"not CSV ({error})",
+                code="bad_line",
+                key=f"{file}:{line}",
+                remedy="see whether a quotation mark is never closed",
+            ) from None
+        if row is None:
+            return
+        if row:
+            yield f"{file}:{line}", row
 
-    ``columns`` must be there; ``expected`` says in the error what the header should be.
+
+def csv_rows(file: str | Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file below its header: (``train.csv:17``, value by column name).
+
+    ``columns``: those that must be there, in any order. Raises ManifestError.
     """
-    reader = csv.DictReader(io.StringIO(text_of(file), newline=""))
-    lacking = set(columns) - set(reader.fieldnames or ())
+    lines = csv_lines(file)
+    _, header = next(lines, ("", []))
+    needed = list(columns)
+    lacking = [column for column in needed if column not in header]
     if lacking:
-        raise ManifestError(f"{file}: no column '{min(lacking)}'; expected {expected}")
-    for row in reader:
-        if None in row.values():
-            raise ManifestError(f"{file}:{reader.line_num}: fewer values than columns")
-        yield row
+        raise ManifestError(
+            f"no column '{lacking[0]}'",
+            code="missing_column",
+            key=file,
+            remedy=f"the first line must name the columns {', '.join(needed)}",
+        )
+    for where, row in lines:
+        if len(row) < len(header):
+            raise ManifestError("fewer values than columns", code="bad_line", key=where)
+        yield where, dict(zip(header, row, strict=False))
 
 
 def by_stem(root: str | Path) -> dict[str, str]:
-    """File name without suffix -> path relative to ``root``; of two copies the first by name."""
+    """Videos below ``root``: file name without suffix -> relative path, the first by name of two copies."""
     paths = [path for path in storage.list_files(root) if is_video(path)]
     return {stem(path): path for path in reversed(paths)}
 
@@ -142,30 +173,33 @@ def split_of(text: str, file: str | Path) -> str:
     words = text.lower().replace("-", "_").replace(".", "_").split("_")
     known = [SPLITS[word] for word in words if word in SPLITS]
     if not known:
-        raise ManifestError(f"{file}: cannot tell the split from '{text}'; expected train, val or test")
+        raise ManifestError(
+            f"'{text}' names no split", code="unknown_value", key=file, remedy="name it train, val or test"
+        )
     return known[-1]
 
 
 def class_names(value: object) -> object:
-    """Names of classes from a list file, one a line, or from text as ``A,B``; any other value as it is.
+    """Class names from a file that holds one a line, or from text such as ``A,B``; other values unchanged.
 
-    Raises ValueError for a file that cannot be read or is empty.
+    Text without a comma is a file: one class alone is ``A,``. Raises ManifestError for a file that cannot be
+    read, and where there are no names.
     """
     if not isinstance(value, str | Path):
         return value
     text = str(value)
     if Path(text).is_file():
-        try:
-            lines = Path(text).read_text("utf-8-sig").splitlines()
-        except OSError as error:
-            raise ValueError(f"{text}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{text}: not a text file in UTF-8") from None
-        names = [line.strip() for line in lines if line.strip()]
-    elif "/" in text or Path(text).suffix in (".txt", ".csv"):
-        raise ValueError(f"{text}: no such file")
-    else:
+        names = [line for _, line in lines_of(text)]
+    elif "," in text and Path(text).suffix not in (".txt", ".csv"):
         names = [name.strip() for name in text.split(",") if name.strip()]
+    else:
+        raise ManifestError(
+            "no such file",
+            code="not_found",
+            key="classes",
+            value=text,
+            remedy="name a file with one class a line, or put a comma after each class, as in run,jump,",
+        )
     if not names:
-        raise ValueError(f"{text}: no class names in it")
+        raise ManifestError("no class names in it", code="empty", key="classes", value=text)
     return names

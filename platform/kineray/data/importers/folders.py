@@ -1,4 +1,4 @@
-"""Folders whose names are the labels."""
+"""Videos in folders whose names are the labels."""
 
 import hashlib
 from collections import defaultdict
@@ -15,12 +15,13 @@ from kineray.data.manifest.manifest import Manifest
 from kineray.errors import ManifestError
 
 ValShare = Annotated[
-    float, Field(ge=0, lt=1, description="Share of every class that becomes val where there are no splits.")
+    float,
+    Field(ge=0, lt=1, description="Share of each class that becomes val if there are no folders of splits."),
 ]
 
 
 class FoldersImporter(Importer, type="folders"):
-    """SOURCE/[SPLIT/]CLASS/*.mp4: ``from_folders``."""
+    """A folder of videos, SOURCE/[SPLIT/]CLASS/*.mp4: ``from_folders``."""
 
     fallback: ClassVar[bool] = True
 
@@ -32,15 +33,15 @@ class FoldersImporter(Importer, type="folders"):
         return all(source.is_folder for source in sources)
 
     def read(self, sources: Sequence[str]) -> Manifest:
-        """Folders whose names are the labels."""
+        """All videos below the folder."""
         return from_folders(self.one_of(sources), val_share=self.val_share)
 
 
 def from_folders(root: str | Path, *, val_share: float = 0.2) -> Manifest:
     """Import ``<root>/<split>/<class>/<video>`` or ``<root>/<class>/<video>``, local or on S3.
 
-    Without split folders, a share ``val_share`` of every class, picked by a hash of the names and so
-    always the same, becomes the split ``val``. Classes are in alphabetical order. Raises ManifestError.
+    Without split folders, a share ``val_share`` of the videos of each class becomes the split ``val``: always
+    the same ones, picked by a hash of their names. Classes are in alphabetical order. Raises ManifestError.
     """
     paths = [path.split("/") for path in storage.list_files(root) if is_video(path)]
     split_depth = {len(path) for path in paths if path[0].lower() in SPLITS}
@@ -50,10 +51,12 @@ def from_folders(root: str | Path, *, val_share: float = 0.2) -> Manifest:
     elif depths == {2}:
         splits = _held_out(paths, val_share)
     else:
-        found = f"found {'/'.join(paths[0])}" if paths else "found no video"
+        expected = "<split>/<class>/<video> or <class>/<video>"
         raise ManifestError(
-            f"{root}: expected <split>/<class>/<video> or <class>/<video>"
-            f" with splits named train, val or test; {found}"
+            f"expected {expected}, found {'/'.join(paths[0])}" if paths else f"no video; expected {expected}",
+            code="wrong_layout" if paths else "empty",
+            key=root,
+            remedy="name the folders of splits train, val or test",
         )
     classes = sorted({path[-2] for path in paths})
     index_of = {name: index for index, name in enumerate(classes)}

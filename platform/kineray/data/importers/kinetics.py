@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray import storage
+from kineray.config.variants import did_you_mean
 from kineray.data.importers.base import Classes, Importer, Source, Videos, folder_of
 from kineray.data.importers.files import (
     HEAD,
@@ -27,11 +28,11 @@ from kineray.errors import ManifestError
 
 @dataclass(frozen=True, slots=True)
 class KineticsClip:
-    """A row of a CSV file."""
+    """A row of a CSV file. ``name``: of the video file, without suffix; ``label``: "" if the row has none."""
 
     youtube_id: str
-    name: str  # of its file, without suffix
-    label: str  # "" where the file has none
+    name: str
+    label: str
     split: str
 
 
@@ -47,12 +48,12 @@ class KineticsImporter(Importer, type="kinetics-csv"):
         return all(map(is_kinetics_csv, sources))
 
     def read(self, sources: Sequence[str]) -> Manifest:
-        """All the CSV files."""
+        """All clips of the CSV files."""
         return from_kinetics_csv(sources, self.videos or folder_of(sources), class_names=self.classes)
 
 
 def is_kinetics_csv(source: Source) -> bool:
-    """Whether a file has the column of ids."""
+    """Whether a source is a CSV file with the column youtube_id."""
     return not source.is_folder and "youtube_id" in source.first_line
 
 
@@ -62,27 +63,27 @@ def from_kinetics_csv(
     """Import Kinetics from its official CSV files and a folder of trimmed clips.
 
     The columns ``label`` (absent in test files), ``youtube_id``, ``time_start``, ``time_end`` and
-    ``split`` are read by name. Clips are called ``<youtube_id>_<start, 6 digits>_<end, 6 digits>`` and lie
-    anywhere below ``videos_root``: flat, per split or per class, whatever the folders' names. Class indices
-    follow the alphabetical order of the labels, or ``class_names``. Raises ManifestError.
+    ``split`` are read by name. Clips are named ``<youtube_id>_<start, 6 digits>_<end, 6 digits>`` and lie
+    anywhere below ``videos_root``, in folders of any name. Class indices follow the alphabetical order of the
+    labels, or ``class_names``. Raises ManifestError.
     """
     files = as_list(csv_files)
-    clips = [(file, clip) for file in files for clip in clips_of(file)]
-    names = list(class_names) if class_names else sorted({clip.label for _, clip in clips if clip.label})
+    names = list(class_names or ())
+    clips = [clip for file in files for clip in clips_of(file, names)]
+    names = names or sorted({clip.label for clip in clips if clip.label})
     if not names:
         raise ManifestError(
-            f"{files[0]}: no column 'label'; import it with the train CSV, or give the class names"
+            "no clip has a label",
+            code="no_labels",
+            key=files[0],
+            remedy="import it together with the train CSV, or give the names of the `classes`",
         )
     index_of = {name: index for index, name in enumerate(names)}
     videos = by_stem(videos_root)
     missing: dict[str, list[str]] = defaultdict(list)
 
     def samples() -> Iterator[Sample]:
-        for file, clip in clips:
-            if clip.label and clip.label not in index_of:
-                raise ManifestError(
-                    f"{file}: the label '{clip.label}' of {clip.name} is not one of the class names"
-                )
+        for clip in clips:
             if clip.name in videos:
                 label = index_of[clip.label] if clip.label else ABSENT
                 uri = storage.join(videos_root, videos[clip.name])
@@ -93,23 +94,34 @@ def from_kinetics_csv(
     return made_manifest(base_name(videos_root), samples(), {HEAD: names}, missing)
 
 
-def clips_of(file: str | Path) -> Iterator[KineticsClip]:
-    """The rows of a CSV file. Raises ManifestError."""
-    rows = csv_rows(file, ("youtube_id", "time_start", "time_end"), "Kinetics' header line")
-    for row in rows:
+def clips_of(file: str | Path, class_names: Sequence[str] = ()) -> Iterator[KineticsClip]:
+    """The rows of a CSV file. Raises ManifestError, also for a label that is not among ``class_names``, if
+    there are any."""
+    classes = set(class_names)
+    for where, row in csv_rows(file, ("youtube_id", "time_start", "time_end")):
         youtube_id = row["youtube_id"]
         try:
             start, end = (round(float(row[column])) for column in ("time_start", "time_end"))
         except (ValueError, OverflowError):
-            raise ManifestError(f"{file}: {youtube_id}: time_start and time_end must be numbers") from None
-        split = split_of(row.get("split") or stem(str(file)), file)
-        yield KineticsClip(youtube_id, f"{youtube_id}_{start:06d}_{end:06d}", row.get("label") or "", split)
+            raise ManifestError(
+                "time_start and time_end must be numbers of seconds", code="bad_line", key=where
+            ) from None
+        split = split_of(row["split"], where) if row.get("split") else split_of(stem(str(file)), file)
+        label = row.get("label") or ""
+        if label and classes and label not in classes:
+            raise ManifestError(
+                f"the label '{label}' is not one of the {len(classes)} class names"
+                + did_you_mean(label, list(class_names)),
+                code="unknown_value",
+                key=where,
+            )
+        yield KineticsClip(youtube_id, f"{youtube_id}_{start:06d}_{end:06d}", label, split)
 
 
 def clip_span(name: str) -> tuple[str, float, float] | None:
-    """YouTube id, start and end in seconds, from a clip's file name; None if it is not named so.
+    """YouTube id, start and end in seconds, from a clip's file name; None if the name has another form.
 
-    Ids can hold ``_`` and begin with ``-``.
+    Ids can contain ``_`` and begin with ``-``.
     """
     parts = name.rsplit("_", 2)
     if len(parts) < 3 or not all(part.isdecimal() for part in parts[1:]):

@@ -1,4 +1,4 @@
-"""Lists of a path and its label, or several labels, in each line, as PySlowFast and TSN read them."""
+"""Lists with a path and its label, or several labels, in each line, as PySlowFast and TSN read them."""
 
 import re
 from collections import defaultdict
@@ -27,20 +27,20 @@ from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
-_MOST_CLASSES = 1_000_000  # a higher label is an error: no names are made up for so many classes
+_MAX_CLASSES = 1_000_000  # a higher label is an error; names are not generated for this many classes
 
 Columns: TypeAlias = Literal["label", "frames_label", "labels"]
 
 
 class ListImporter(Importer, type="list"):
-    """Lines of 'path label' (PySlowFast), or what columns says: ``from_list``."""
+    """Lists with lines 'path label' (PySlowFast), or as set by columns: ``from_list``."""
 
     fallback: ClassVar[bool] = True
 
     videos: Videos = ""
     classes: Classes = ()
     separator: Annotated[
-        str, Field(description="What parts the columns [default: a space, tab or comma].")
+        str, Field(description="What separates the columns [default: a space, tab or comma].")
     ] = ""
     columns: Annotated[
         Columns,
@@ -49,7 +49,7 @@ class ListImporter(Importer, type="list"):
 
     @classmethod
     def recognises(cls, sources: Sequence[Source]) -> bool:
-        """Every text file."""
+        """Every text file that does not begin with a blank line."""
         return not any(source.is_folder for source in sources) and all(s.first_line for s in sources)
 
     def read(self, sources: Sequence[str]) -> Manifest:
@@ -71,29 +71,33 @@ def from_list(
     separator: str | None = None,
     columns: Columns = "label",
 ) -> Manifest:
-    """Import lists whose lines are a path and a label, counted from 0.
+    """Import lists whose lines are a path and a label, which counts from 0.
 
     ``columns``: what follows the path. label: one class (PySlowFast); frames_label: the number of frames,
-    which is not used, and one class (TSN); labels: any number of classes, so that the head is multi-label.
-    A line of two numbers or more is refused unless ``columns`` says what they are. A line of a path alone is
-    a clip whose class is not known.
+    which is ignored, and one class (TSN); labels: any number of classes, which make the head multi-label.
+    A line with two or more numbers is refused unless ``columns`` says what they are. A line with nothing
+    but a path is a clip whose class is not known.
 
-    The columns are separated by ``separator``, or, without one, by a space, tab or comma. Paths are relative
-    to ``root``. The split is the list's name (``train.csv``, ``val.txt``). Without ``class_names`` a class is
-    called by its number. Raises ManifestError.
+    The columns are separated by ``separator``, or by default by a space, tab or comma. Paths are relative to
+    ``root``. The name of a list gives the split (``train.csv``, ``val.txt``). Without ``class_names``,
+    classes are named by their numbers. Raises ManifestError.
     """
     first = as_list(list_files)[0]
     entries: list[tuple[str, str, Label]] = []
+    highest, where_highest = ABSENT, str(first)
     for file in as_list(list_files):
         split = split_of(stem(str(file)), file)
-        for number, line in lines_of(file):
-            entries.append((split, *_path_and_label(line, separator, columns, f"{file}:{number}")))
+        for where, line in lines_of(file):
+            path, label = _path_and_label(line, separator, columns, where)
+            highest_here = max(_indices(label), default=ABSENT)
+            if highest_here > highest:
+                highest, where_highest = highest_here, where
+            entries.append((split, path, label))
     if not entries:
         raise ManifestError("the list is empty", code="empty", key=first)
-    highest = max((index for *_, label in entries for index in _indices(label)), default=ABSENT)
-    if highest >= _MOST_CLASSES:
+    if highest >= _MAX_CLASSES:
         raise ManifestError(
-            f"label {highest} is too high to be the index of a class", code="label_out_of_range", key=first
+            f"label {highest} is too high to be the index of a class", code="out_of_range", key=where_highest
         )
     names = list(class_names) if class_names else [str(index) for index in range(highest + 1)]
     if not names:
@@ -102,7 +106,10 @@ def from_list(
         )
     if highest >= len(names):
         raise ManifestError(
-            f"label {highest}, but there are {len(names)} class names", code="label_out_of_range", key=first
+            f"label {highest}, but there are {len(names)} class names",
+            code="out_of_range",
+            key=where_highest,
+            remedy="labels count from 0; give a name for each of the `classes`",
         )
     present = set(storage.list_files(root))
     missing: dict[str, list[str]] = defaultdict(list)
@@ -125,23 +132,23 @@ def _indices(label: Label) -> tuple[int, ...]:
 
 
 def _path_and_label(line: str, separator: str | None, columns: Columns, where: str) -> tuple[str, Label]:
-    path, numbers = _parted(line, separator, columns)
+    path, numbers = _split_line(line, separator, columns)
     if not numbers:
         if not is_video(line):
             raise ManifestError(
-                f"expected 'path label'{f' parted by {separator!r}' if separator else ''},"
-                f" got '{line[:200]}'",
+                f"expected 'path label', got '{line[:200]}'",
                 code="bad_line",
                 key=where,
+                remedy=f"separate them by {separator!r}" if separator else "",
             )
         return line, None if columns == "labels" else ABSENT
     negative = next((number for number in numbers if number < (0 if columns == "labels" else ABSENT)), None)
     if negative is not None:
-        raise ManifestError(f"label {negative} is below 0", code="label_out_of_range", key=where)
+        raise ManifestError(f"label {negative} is below 0", code="out_of_range", key=where)
     if columns == "labels":
         return path, tuple(numbers)
-    wanted = 2 if columns == "frames_label" else 1
-    if len(numbers) != wanted:
+    expected = 2 if columns == "frames_label" else 1
+    if len(numbers) != expected:
         raise ManifestError(
             f"{len(numbers)} numbers follow the path in '{line[:200]}'",
             code="unclear_columns",
@@ -152,7 +159,7 @@ def _path_and_label(line: str, separator: str | None, columns: Columns, where: s
     return path, numbers[-1]
 
 
-def _parted(line: str, separator: str | None, columns: Columns) -> tuple[str, list[int]]:
+def _split_line(line: str, separator: str | None, columns: Columns) -> tuple[str, list[int]]:
     """The path of a line, and the numbers that follow it."""
     between = re.escape(separator) if separator else "[,\\s]"
     found = re.fullmatch(rf"(.*?)((?:\s*{between}\s*-?[0-9]+)+)", line)
@@ -160,7 +167,7 @@ def _parted(line: str, separator: str | None, columns: Columns) -> tuple[str, li
         return line, []
     path, numbers = found[1].rstrip(), [int(number) for number in re.findall(r"-?[0-9]+", found[2])]
     if columns == "label" and len(numbers) > 1 and not is_video(path):
-        # A path without a suffix may itself end in numbers.
+        # A path without a suffix may end in numbers that belong to it.
         last = re.fullmatch(rf"(.*\S)\s*{between}\s*-?[0-9]+", line)
         return (last[1] if last else path), numbers[-1:]
     return path, numbers

@@ -1,4 +1,4 @@
-"""Mini-Kinetics, which is a choice of Kinetics-400's clips."""
+"""Mini-Kinetics, a selection of the clips of Kinetics-400."""
 
 import re
 from collections import defaultdict
@@ -27,11 +27,11 @@ from kineray.errors import ManifestError
 
 _YOUTUBE_ID = re.compile(r"[\w-]{11}", re.ASCII)
 _LIST = re.compile(r"(train|val)_ytid_list\.txt")
-_NAMED = 10  # classes that a manifest's name spells out
+_NAMED = 10  # classes that the name of a manifest lists
 
 
 class MiniKineticsImporter(Importer, type="mini-kinetics"):
-    """train_ytid_list.txt, val_ytid_list.txt and the CSV files of Kinetics-400: ``from_mini_kinetics``."""
+    """Lists train_ytid_list.txt, val_ytid_list.txt and the CSVs of Kinetics-400: ``from_mini_kinetics``."""
 
     videos: Videos = ""
     classes: Classes = ()
@@ -56,19 +56,22 @@ def _is_list(source: Source) -> bool:
 def from_mini_kinetics(
     sources: Files, videos_root: str | Path, *, classes: Sequence[str] | None = None
 ) -> Manifest:
-    """Import mini-Kinetics: lists of bare YouTube ids, whose labels and times Kinetics-400's CSVs know.
+    """Import mini-Kinetics: lists of YouTube ids, whose labels and times are in the CSVs of Kinetics-400.
 
-    ``sources``: the lists (``*.txt``) and the CSV files, or the folders that hold them. The split is the
-    list's name (``train_ytid_list.txt``). ``classes`` keeps these alone (an underscore may stand for a
-    space); the manifest's name says which they are. Class indices follow the alphabetical order. Ids that the
-    CSVs do not have are counted as missing; with ``classes``, of which they may be none, they are only
-    reported. Clips are found as by ``from_kinetics_csv``. Raises ManifestError.
+    ``sources``: the lists (``*.txt``) and the CSV files, or the folders that hold them. The name of a list
+    gives the split (``train_ytid_list.txt``). ``classes``: keep only these (an underscore may stand for a
+    space), and list them in the name of the manifest. Class indices follow the alphabetical order. Ids that
+    the CSVs do not contain are counted as missing; with ``classes`` they are only logged, as they may be of
+    other classes. Clips are found as by ``from_kinetics_csv``. Raises ManifestError.
     """
     files = files_of(sources)
     tables = [file for file in files if file.endswith(".csv")]
     if not tables:
         raise ManifestError(
-            f"{files[0]}: the ids have no labels; give the train and val CSV of Kinetics-400 too"
+            "ids without labels",
+            code="no_labels",
+            key=files[0],
+            remedy="name the train and val CSV of Kinetics-400 too",
         )
     known = {clip.youtube_id: clip for file in tables for clip in clips_of(file) if clip.label}
     listed = [
@@ -78,20 +81,30 @@ def from_mini_kinetics(
         for youtube_id in _youtube_ids(file)
     ]
     if not listed:
-        raise ManifestError(f"{files[0]}: no list of ids beside it, such as train_ytid_list.txt")
-    there = sorted({known[youtube_id].label for _, youtube_id in listed if youtube_id in known})
-    if not there:
         raise ManifestError(
-            f"{tables[0]}: has none of the listed ids; give the train and val CSV of Kinetics-400"
+            "no list of ids",
+            code="not_found",
+            key=files[0],
+            remedy="name train_ytid_list.txt or val_ytid_list.txt too",
         )
-    without_spaces = {name.replace(" ", "_"): name for name in there}
-    names = sorted({without_spaces.get(name, name) for name in classes}) if classes else there
+    present = sorted({known[youtube_id].label for _, youtube_id in listed if youtube_id in known})
+    if not present:
+        raise ManifestError(
+            "contains none of the listed ids",
+            code="not_found",
+            key=tables[0],
+            remedy="name the train and val CSV of Kinetics-400",
+        )
+    without_spaces = {name.replace(" ", "_"): name for name in present}
+    names = sorted({without_spaces.get(name, name) for name in classes}) if classes else present
     for name in names:
-        if name not in there:
+        if name not in present:
             raise ManifestError(
-                f"no class '{name}' among the listed clips{did_you_mean(name, there)}",
-                code="unknown_class",
+                "no listed clip is of this class",
+                code="unknown_value",
                 key="classes",
+                value=name,
+                remedy=did_you_mean(name, present),
             )
     index_of = {name: index for index, name in enumerate(names)}
     videos = by_stem(videos_root)
@@ -124,7 +137,9 @@ def _mini_name(names: Sequence[str], *, whole: bool) -> str:
 
 
 def _youtube_ids(file: str | Path) -> Iterable[str]:
-    for number, line in lines_of(file):
+    for where, line in lines_of(file):
         if not _YOUTUBE_ID.fullmatch(line):
-            raise ManifestError(f"{file}:{number}: expected a YouTube id of 11 characters, got '{line[:80]}'")
+            raise ManifestError(
+                f"expected a YouTube id of 11 characters, got '{line[:80]}'", code="bad_line", key=where
+            )
         yield line

@@ -1,4 +1,4 @@
-"""UCF-101: three splits in train and test."""
+"""UCF-101: three splits into train and test."""
 
 import re
 from collections import defaultdict
@@ -13,8 +13,6 @@ from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
 _GROUP = re.compile(r"_(g\d+)_c\d+$", re.IGNORECASE)
-
-
 _LIST = re.compile(r"(train|test)list0[1-3]\.txt")
 
 
@@ -26,7 +24,7 @@ class Ucf101Importer(Importer, type="ucf101"):
 
     @classmethod
     def recognises(cls, sources: Sequence[Source]) -> bool:
-        """By classInd.txt; one of the lists alone is recognised to say what is needed."""
+        """By classInd.txt. One list alone is recognised too, so that ``read`` can refuse it."""
         return all("classInd.txt" in source.names or _LIST.fullmatch(source.name) for source in sources)
 
     def read(self, sources: Sequence[str]) -> Manifest:
@@ -34,7 +32,7 @@ class Ucf101Importer(Importer, type="ucf101"):
         folder = self.one_of(sources)
         if _LIST.fullmatch(folder.rpartition("/")[2]):
             raise ManifestError(
-                "one of the lists of UCF-101", code="needs_folder", key=folder, remedy="name its folder"
+                "only one of the lists of UCF-101", code="needs_folder", key=folder, remedy="name its folder"
             )
         return from_ucf101(folder, self.videos or folder_of(sources), split=self.split)
 
@@ -42,35 +40,40 @@ class Ucf101Importer(Importer, type="ucf101"):
 def from_ucf101(annotations: str | Path, videos_root: str | Path, *, split: int = 1) -> Manifest:
     """Import one of the three splits of UCF-101 from the folder of ``classInd.txt`` and the lists.
 
-    The list ``testlist0N.txt`` becomes the split ``test``; there is no official validation split. A label
-    is that of the listed directory: the files of HandstandPushups are called ``v_HandStandPushups_*``.
-    Videos lie anywhere below ``videos_root``, with any suffix. A group is the source video: class and gNN;
-    one that is in both lists is refused. Raises ManifestError.
+    The list ``testlist0N.txt`` becomes the split ``test``; there is no official validation split. The
+    directory in a line gives the label, not the file name: files of HandstandPushups are named
+    ``v_HandStandPushups_*``. Videos lie anywhere below ``videos_root``, with any suffix. The group is the
+    source video (class and gNN); a group in both lists is refused. Raises ManifestError.
     """
     classes = _classes(storage.join(annotations, "classInd.txt"))
     index_of = {name: index for index, name in enumerate(classes)}
     videos = {name.casefold(): path for name, path in by_stem(videos_root).items()}
     missing: dict[str, list[str]] = defaultdict(list)
-    seen: dict[str, str] = {}
+    split_of_group: dict[str, str] = {}
 
     def samples() -> Iterator[Sample]:
         for name, listing in (("train", "trainlist"), ("test", "testlist")):
             file = storage.join(annotations, f"{listing}{split:02d}.txt")
-            for number, line in lines_of(file):
-                path, _, own_label = line.partition(" ")
+            for where, line in lines_of(file):
+                path, _, label = line.partition(" ")
                 directory, slash, _ = path.rpartition("/")
                 if not slash or directory not in index_of:
-                    raise ManifestError(f"{file}:{number}: '{path}' is not in a class of classInd.txt")
-                if own_label and own_label != str(index_of[directory] + 1):
                     raise ManifestError(
-                        f"{file}:{number}: the label of {path} is {own_label}, but classInd.txt says"
-                        f" {index_of[directory] + 1}"
+                        f"'{path}' is not in a class of classInd.txt", code="unknown_value", key=where
+                    )
+                if label and label != str(index_of[directory] + 1):
+                    raise ManifestError(
+                        f"the label of {path} is {label}, but in classInd.txt {index_of[directory] + 1}",
+                        code="wrong_labels",
+                        key=where,
                     )
                 sample_id = f"{directory}/{stem(path)}"
                 found = _GROUP.search(stem(path))
                 group = f"{directory}/{found[1].lower()}" if found else sample_id
-                if seen.setdefault(group, name) != name:
-                    raise ManifestError(f"{file}:{number}: the group {group} is in both lists of the split")
+                if split_of_group.setdefault(group, name) != name:
+                    raise ManifestError(
+                        f"the group {group} is in both lists of the split", code="leak", key=where
+                    )
                 video = videos.get(stem(path).casefold())
                 if video is None:
                     missing[name].append(path)
@@ -82,13 +85,15 @@ def from_ucf101(annotations: str | Path, videos_root: str | Path, *, split: int 
 
 
 def _classes(file: str) -> list[str]:
-    """Names by index; the file's numbers start at 1."""
+    """Class names by index; the numbers in the file start at 1."""
     names: list[str] = []
-    for number, line in lines_of(file):
+    for where, line in lines_of(file):
         label, _, name = line.partition(" ")
         if label != str(len(names) + 1) or not name:
-            raise ManifestError(f"{file}:{number}: expected '{len(names) + 1} ClassName', got '{line[:80]}'")
+            raise ManifestError(
+                f"expected '{len(names) + 1} ClassName', got '{line[:80]}'", code="bad_line", key=where
+            )
         names.append(name)
     if not names:
-        raise ManifestError(f"{file}: no classes in it")
+        raise ManifestError("no classes in it", code="empty", key=file)
     return names

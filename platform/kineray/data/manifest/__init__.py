@@ -1,1 +1,1 @@
-"""What a data set holds: samples as columns, their file, and the packet indexes beside it."""
+"""The samples of a data set as columns, their file, and the packet indexes beside it."""

@@ -29,7 +29,7 @@ class IndexCache:
 
     @classmethod
     def beside(cls, manifest_uri: str) -> Self | None:
-        """The indexes that lie beside a manifest, or None if there are none that can be read."""
+        """The indexes beside a manifest, or None if there are none that can be read."""
         uri = path_of(manifest_uri)
         try:
             if storage.is_remote(uri):
@@ -42,7 +42,7 @@ class IndexCache:
             else:
                 return None
         except pa.ArrowInvalid:
-            return None  # a cache: what cannot be used is made again
+            return None  # a cache that cannot be used is made again
         return cls(table, _folder(uri)) if table.schema.equals(_SCHEMA, check_metadata=True) else None
 
     def get(self, uri: str) -> bytes | None:
@@ -62,7 +62,7 @@ class IndexCache:
 
 
 def write(manifest_uri: str, indexes: Mapping[str, bytes]) -> str:
-    """Write ``PacketIndex.to_bytes`` of videos, by URI, beside a manifest; returns where.
+    """Write ``PacketIndex.to_bytes`` of videos, by URI, beside a manifest; returns the URI of the file.
 
     Raises StorageError.
     """
@@ -79,7 +79,7 @@ def write(manifest_uri: str, indexes: Mapping[str, bytes]) -> str:
 
 
 def path_of(manifest_uri: str) -> str:
-    """Where the indexes of a manifest lie."""
+    """The URI of the file with the indexes of a manifest."""
     uri = (
         manifest_uri if manifest_uri.endswith(".parquet") else storage.join(manifest_uri, "manifest.parquet")
     )

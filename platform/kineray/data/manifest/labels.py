@@ -1,4 +1,4 @@
-"""Labels as arrays: one class a clip, or for a multi-label head any number of classes."""
+"""Labels as arrays: one class per clip, or for a multi-label head any number of classes."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
@@ -6,18 +6,18 @@ from typing import TypeAlias
 import numpy as np
 
 Label: TypeAlias = int | tuple[int, ...] | None
-"""A class index, ``ABSENT`` where it is not known; of a multi-label head the indices of the classes that a
-clip has, in rising order (``()``: it has none of them), None where they are not known."""
+"""A class index, ``ABSENT`` if it is not known; for a multi-label head the indices of the clip's classes in
+rising order (``()``: none of the classes), None if they are not known."""
 
-ABSENT = -1  # a class that is not known
-UNKNOWN = 255  # every value of a multi-hot row whose classes are not known
+ABSENT = -1  # the index of a class that is not known
+UNKNOWN = 255  # the values of a multi-hot row whose classes are not known
 
 
 def label_array(labels: Iterable[Label], classes: int | None = None) -> np.ndarray:
-    """Labels of one head: int64 [N], or for a multi-label head of ``classes`` classes uint8 [N, classes].
+    """Labels of one head: int64 [N], or for a multi-label head with ``classes`` classes uint8 [N, classes].
 
-    A multi-hot row holds 1 for every class that the clip has and 0 for all others; where the classes are not
-    known, all its values are ``UNKNOWN``.
+    A multi-hot row is 1 for the classes of the clip and 0 for all others, or ``UNKNOWN`` throughout if the
+    classes are not known.
     """
     rows = list(labels)
     if classes is None:
@@ -29,9 +29,9 @@ def label_array(labels: Iterable[Label], classes: int | None = None) -> np.ndarr
 
 
 def multi_hot(indices: np.ndarray, lengths: Sequence[int] | np.ndarray, classes: int) -> np.ndarray:
-    """uint8 [N, classes] from class indices, int [sum of the lengths], of N clips one after the other.
+    """uint8 [N, classes] from the concatenated class indices of N clips, int [sum of the lengths].
 
-    ``lengths``: how many of them each clip has; below 0 where its classes are not known.
+    ``lengths``: number of indices of each clip; below 0 if its classes are not known.
     """
     counts = np.asarray(lengths, np.int64)
     hot_nc = np.zeros((len(counts), classes), np.uint8)

@@ -1,4 +1,4 @@
-"""The list of clips of a data set, with the names of its classes: what it holds, and its file."""
+"""The manifest of a data set: its samples and the names of its classes, and the file that holds them."""
 
 import hashlib
 import io
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 FILE_NAME = "manifest.parquet"
 _METADATA_KEY = b"kineray.manifest"
 _ABSOLUTE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
-_NOT_RELATIVE = rf"{_ABSOLUTE}|^$"  # a sample without flow has an empty URI there
-_URIS = ("uri", "flow")  # columns
+_NOT_RELATIVE = rf"{_ABSOLUTE}|^$"  # the URI of flow is empty if there is none
+_URI_COLUMNS = ("uri", "flow")
 
 
 @dataclass(frozen=True, init=False)
@@ -33,8 +33,8 @@ class Manifest:
 
     ``vocabularies``: head -> class names by index. ``missing``: split -> names of the clips that the
     annotations list but that were not found when the manifest was made. ``evaluated``: head -> indices of
-    the classes that the set's metric counts, for the heads where these are not all. ``multi_label``: the
-    heads of which a clip has any number of classes (``Sample.labels`` holds tuples).
+    the classes that the benchmark scores, for heads of which it does not score all. ``multi_label``: the
+    heads for which a clip has any number of classes (``Sample.labels`` holds tuples).
     """
 
     name: str
@@ -53,17 +53,17 @@ class Manifest:
         evaluated: Mapping[str, tuple[int, ...]] | None = None,
         multi_label: Iterable[str] = (),
     ) -> None:
-        """``samples`` may be any iterable: its samples are turned into columns as they come.
+        """``samples`` may be any iterable, such as a generator: they are turned into columns one by one.
 
-        Raises ManifestError for an id that occurs twice, and for labels that the vocabularies do not have.
+        Raises ManifestError for an id that occurs twice, and for labels that are not in the vocabularies.
         """
-        many = frozenset(multi_label)
+        tuple_heads = frozenset(multi_label)
         if isinstance(samples, Samples):
-            columns, many = samples, samples.multi_label
+            columns, tuple_heads = samples, samples.multi_label
         else:
-            columns = Samples.of(samples, list(vocabularies), name, many)
+            columns = Samples.of(samples, list(vocabularies), name, tuple_heads)
         _check(name, columns, vocabularies, evaluated or {})
-        self._set(name, columns, vocabularies, missing or {}, evaluated or {}, many)
+        self._set(name, columns, vocabularies, missing or {}, evaluated or {}, tuple_heads)
 
     def _set(self, *values: object) -> None:
         for name, value in zip(self.__dataclass_fields__, values, strict=True):
@@ -85,15 +85,15 @@ class Manifest:
         return self.samples
 
     def labels(self, head: str) -> np.ndarray:
-        """The class index of every sample, -1 where it is not known: int64 [N].
+        """The class index of every sample, -1 if it is not known: int64 [N].
 
-        Of a multi-label head the rows of ``labels.label_array``: uint8 [N, C], 1 for each class that a sample
-        has, all 255 where they are not known. Raises ManifestError.
+        For a multi-label head uint8 [N, C] as ``labels.label_array`` makes it: 1 for the classes of a sample,
+        255 throughout if they are not known. Raises ManifestError.
         """
         if head not in self.vocabularies:
             raise ManifestError(
                 f"has no head '{head}'",
-                code="unknown_head",
+                code="unknown_value",
                 key=self.name,
                 remedy=f"its heads are {', '.join(self.vocabularies)}",
             )
@@ -130,24 +130,24 @@ class Manifest:
                 remedy=f"its splits are {splits}",
             )
         missing = {name: self.missing[name]} if name in self.missing else {}
-        part = object.__new__(Manifest)  # a part of what was checked needs no check
+        part = object.__new__(Manifest)  # a part of a checked manifest needs no check
         part._set(
             self.name, self.columns.take(rows), self.vocabularies, missing, self.evaluated, self.multi_label
         )
         return part
 
     def with_samples(self, samples: Iterable[Sample]) -> "Manifest":
-        """The same classes and missing clips with other samples. Raises ManifestError."""
+        """A manifest with the same classes and missing clips, but other samples. Raises ManifestError."""
         return Manifest(self.name, samples, self.vocabularies, self.missing, self.evaluated, self.multi_label)
 
     @cached_property
     def content_hash(self) -> str:
-        """sha256 (hex) of the rows in their order and of the vocabularies.
+        """sha256 (hex) of the samples in their order and of the vocabularies.
 
-        A video is known by its sample's id, not by its URI: copies of a data set in two folders, or
-        on a disk and in a bucket, have the same hash. Boxes, subsets, flow (its frame rate and bound), the
-        sizes of the video files and ``evaluated`` enter it where there are any: a re-encoded copy, whose
-        files have other sizes, has another hash.
+        Videos enter it by the ids of their samples, not by their URIs: copies of a data set in two folders,
+        or on a disk and in a bucket, have the same hash. Boxes, subsets, flow (its frame rate and bound), the
+        sizes of the video files and ``evaluated`` enter it if there are any: a re-encoded copy, whose files
+        have other sizes, has another hash.
         """
         digest = hashlib.sha256()
         vocabularies = {head: list(names) for head, names in sorted(self.vocabularies.items())}
@@ -194,7 +194,8 @@ def save_manifest(manifest: Manifest, path: str | Path) -> None:
 def load_manifest(uri: str | Path) -> Manifest:
     """Read a manifest from a Parquet file or from the folder that holds ``manifest.parquet``.
 
-    The samples' URIs are absolute afterwards. Raises ManifestError, or StorageError if there is no file.
+    The URIs of its samples are absolute. Raises ManifestError for a file that does not exist or is not a
+    manifest, StorageError for one that cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -209,7 +210,7 @@ def load_manifest(uri: str | Path) -> Manifest:
     if not storage.exists(path):
         raise ManifestError(
             "no such manifest",
-            code="no_manifest",
+            code="not_found",
             key=path,
             remedy="make one with 'kineray data import' or 'kineray data synth'",
         )
@@ -230,7 +231,7 @@ def load_manifest(uri: str | Path) -> Manifest:
     if about["version"] != 1:
         raise ManifestError(
             f"manifest version {about['version']}; this kineray reads version 1",
-            code="manifest_version",
+            code="other_format",
             key=path,
             remedy="make it again with 'kineray data import'",
         )
@@ -238,7 +239,7 @@ def load_manifest(uri: str | Path) -> Manifest:
     evaluated = {head: tuple(classes) for head, classes in about.get("evaluated", {}).items()}
     manifest = Manifest(about["name"], samples, vocabularies, missing, evaluated)
     del table
-    pa.default_memory_pool().release_unused()  # Arrow would keep what reading and checking took
+    pa.default_memory_pool().release_unused()  # Arrow would keep the memory that reading and checking took
     return manifest
 
 
@@ -253,17 +254,14 @@ def _check(
     ids = samples.column("id")
     if pc.count_distinct(ids).as_py() < len(ids):
         repeated = next(value for value, count in samples.counts("id").items() if count > 1)
-        raise ManifestError(
-            f"the id {repeated} occurs more than once; ids must be unique", code="repeated_id", key=name
-        )
+        raise ManifestError(f"the id {repeated} occurs more than once", code="repeated_id", key=name)
     if len(samples) and set(samples.heads) != vocabularies.keys():
         raise wrong_heads(name, samples[0].id, samples.heads, vocabularies)
-    many = samples.multi_label
     for head, names in vocabularies.items():
         if not len(samples):
             break
         owners = np.arange(len(samples))
-        if head in many:
+        if head in samples.multi_label:
             labels, lengths = samples.label_lists(head)
             owners, lowest = np.repeat(owners, lengths.clip(0)), 0
         else:
@@ -274,14 +272,14 @@ def _check(
             raise ManifestError(
                 f"{samples[int(owners[first])].id} has {head}={labels[first]}, but there are"
                 f" {len(names)} classes",
-                code="label_out_of_range",
+                code="out_of_range",
                 key=name,
             )
     for head, classes in evaluated.items():
         if head not in vocabularies or not all(0 <= index < len(vocabularies[head]) for index in classes):
             raise ManifestError(
                 f"the evaluated classes of '{head}' are not in its vocabulary",
-                code="unknown_evaluated_class",
+                code="unknown_value",
                 key=name,
             )
     _check_boxes(name, samples, len(next(iter(vocabularies.values()), ())))
@@ -300,9 +298,9 @@ def _check_boxes(name: str, samples: Samples, classes: int) -> None:
         raise ManifestError(
             f"{samples[int(owner)].id} has the box {x1[index]:g}, {y1[index]:g}, {x2[index]:g},"
             f" {y2[index]:g}",
-            code="wrong_box",
+            code="out_of_range",
             key=name,
-            remedy="give x1 <= x2 and y1 <= y2, from 0 to 1",
+            remedy="give x1 <= x2 and y1 <= y2 as fractions of the sides, from 0 to 1",
         )
     labels = as_numpy(boxes.flatten()[4].flatten(), np.int32)
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -312,7 +310,7 @@ def _check_boxes(name: str, samples: Samples, classes: int) -> None:
         raise ManifestError(
             f"a box of {samples[int(owner)].id} has the class {labels[outside[0]]}, but there are"
             f" {classes} classes",
-            code="label_out_of_range",
+            code="out_of_range",
             key=name,
         )
 
@@ -322,16 +320,16 @@ def _folder_of(path: str) -> str:
 
 
 def _with_uris(
-    table: "pa.Table", changed: Callable[["pa.ChunkedArray", str], "pa.ChunkedArray"], folder: str
+    table: "pa.Table", change: Callable[["pa.ChunkedArray", str], "pa.ChunkedArray"], folder: str
 ) -> "pa.Table":
-    for name in _URIS:
+    for name in _URI_COLUMNS:
         if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, changed(table[name], folder))
+            table = table.set_column(table.column_names.index(name), name, change(table[name], folder))
     return table
 
 
 def _relative(uris: "pa.ChunkedArray", folder: str) -> "pa.ChunkedArray":
-    """``uris``, those below ``folder`` relative to it and all others absolute."""
+    """``uris`` with those below ``folder`` relative to it and all others absolute."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -344,7 +342,7 @@ def _relative(uris: "pa.ChunkedArray", folder: str) -> "pa.ChunkedArray":
 
 
 def _absolute(uris: "pa.ChunkedArray", folder: str) -> "pa.ChunkedArray":
-    """``uris``, relative ones from ``folder`` on."""
+    """``uris`` with relative ones taken from ``folder``."""
     import pyarrow.compute as pc
 
     inside = pc.invert(pc.match_substring_regex(uris, _NOT_RELATIVE))

@@ -1,9 +1,9 @@
-"""The clips of a data set: which video, which span, which labels, which split.
+"""The samples of a data set: labelled spans of videos.
 
-They are held as Arrow columns, and a ``Sample`` is made when it is asked for: 300,000 of them take tens of
-megabytes, not hundreds. PyArrow is imported where it is used, so that a process that only decodes can
-import ``Sample`` without it. What reads samples does without ``pa.array``, ``pa.scalar`` and ``to_numpy``:
-they import pandas wherever it is installed, which takes a second and 50 MB.
+They are stored as Arrow columns, and a ``Sample`` is made on access: 300,000 of them take tens of megabytes,
+not hundreds. PyArrow is imported where it is used, so that a process that only decodes can import ``Sample``
+without it. Code that reads samples avoids ``pa.array``, ``pa.scalar`` and ``to_numpy``: they import pandas
+if it is installed, which takes a second and 50 MB.
 """
 
 import io
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _LABEL_PREFIX = "label."
-_OPTIONAL = ("boxes", "subsets", "flow", "size_bytes")  # columns that a file lacks where no sample has any
-_CHUNK = 8192  # samples that are made or read together
+_OPTIONAL = ("boxes", "subsets", "flow", "size_bytes")  # columns that a file omits if they are empty
+_CHUNK = 8192  # samples that are made or read at once
 
 
 @dataclass(frozen=True)
 class BoxLabel:
-    """A person in a key frame: corners as parts of the frame's sides, from 0 to 1, and their classes.
+    """A person in a key frame: a box, whose corners are fractions of the frame's sides, and classes.
 
-    ``labels`` holds class indices of the manifest's first head. ``person_id`` is the same in all key
-    frames of a video that show the person; None where it is not known.
+    ``labels``: class indices of the manifest's first head. ``person_id`` is the same in all key frames of a
+    video that show the person; None if it is not known.
     """
 
     x1: float
@@ -46,12 +46,12 @@ class BoxLabel:
 class Sample:
     """One labelled span of a video, in seconds from its first frame; ``end_s`` None: to its end.
 
-    ``labels`` holds a class index for every head, -1 where it is not known; for a multi-label head a tuple
-    of them, None where they are not known. ``group`` names what must not be cut by a split (a source video,
-    a person). A key frame of a detection set has ``start_s`` = ``end_s`` = its time, and ``boxes``.
-    ``subsets`` names parts of the split that are scored on their own. ``flow`` is the URI of the video's
-    optical flow (``kineray.video.frames``), "" where there is none. ``size_bytes`` is the size of the video
-    file, 0 where it was not recorded: it tells a data set from a re-encoded copy.
+    ``labels``: a class index for every head, -1 if it is not known; for a multi-label head a tuple of class
+    indices, None if they are not known. ``group`` names what must stay in one split (a source video, a
+    person). A key frame of a detection set has ``start_s`` = ``end_s`` = its time, and ``boxes``.
+    ``subsets`` names parts of the split that are scored separately. ``flow`` is the URI of the optical flow
+    of the video (``kineray.video.frames``), "" if there is none. ``size_bytes`` is the size of the video
+    file, 0 if it was not recorded: it distinguishes a data set from a re-encoded copy.
     """
 
     id: str
@@ -68,11 +68,11 @@ class Sample:
 
 
 class Samples(Sequence[Sample]):
-    """Samples in a fixed order as columns; a Sample is made at every access. A slice shares the columns."""
+    """Samples in a fixed order, stored as columns; each access makes a Sample. A slice shares the columns."""
 
     def __init__(self, columns: Mapping[str, "pa.Array"], rows: np.ndarray | None = None) -> None:
-        """``columns``: one Arrow array for each field, as in the file; ``rows``: int64 [N], the rows
-        that count, in their order (None: all)."""
+        """``columns``: an Arrow array for each field, as in the file; ``rows``: int64 [N], the rows of the
+        samples, in order (None: all)."""
         self._columns = dict(columns)
         self._rows = rows
 
@@ -80,10 +80,10 @@ class Samples(Sequence[Sample]):
     def of(
         cls, samples: Iterable[Sample], heads: Sequence[str], name: str, multi_label: Collection[str] = ()
     ) -> "Samples":
-        """Columns of ``samples``, which are not kept.
+        """Turn ``samples``, of the manifest ``name``, into columns; the samples themselves are not kept.
 
-        ``multi_label``: the heads whose labels are tuples. Raises ManifestError where a label is missing, or
-        is a tuple or a single index where it should not be.
+        ``multi_label``: the heads whose labels are tuples. Raises ManifestError for a sample without a label
+        for each of ``heads``, or with a tuple instead of an index or the reverse.
         """
         import pyarrow as pa
 
@@ -104,8 +104,8 @@ class Samples(Sequence[Sample]):
     def from_table(
         cls, table: "pa.Table", heads: Sequence[str], multi_label: Collection[str] = ()
     ) -> "Samples":
-        """The samples of a table as ``compact`` makes them. Raises KeyError, and ArrowException where a
-        column is of another type or has nulls."""
+        """The samples of a table as ``compact`` makes it. Raises KeyError for a missing column, and
+        ArrowException for one of another type or with nulls."""
         import pyarrow as pa
 
         columns = {}
@@ -133,7 +133,7 @@ class Samples(Sequence[Sample]):
         return frozenset(head for head in self.heads if pa.types.is_list(columns[_LABEL_PREFIX + head].type))
 
     def column(self, name: str) -> "pa.Array":
-        """One field of all samples: ``id``, ``uri``, ``start_s``, ``end_s``, ``group``, ``split``,
+        """One field of all samples. ``name``: ``id``, ``uri``, ``start_s``, ``end_s``, ``group``, ``split``,
         ``boxes``, ``subsets``, ``flow``, ``size_bytes`` or ``label.<head>``."""
         values = self._columns[name]
         if self._rows is None:
@@ -141,13 +141,13 @@ class Samples(Sequence[Sample]):
         return values.take(_arrow(self._rows))
 
     def labels(self, head: str) -> np.ndarray:
-        """Class indices of one head that is not multi-label: int64 [N], -1 where they are not known."""
+        """Class indices of a head that is not multi-label: int64 [N], -1 for those that are not known."""
         labels = as_numpy(self._columns[_LABEL_PREFIX + head], np.int32)
         return (labels if self._rows is None else labels[self._rows]).astype(np.int64)
 
     def label_lists(self, head: str) -> tuple[np.ndarray, np.ndarray]:
-        """The labels of a multi-label head: the class indices of all samples one after the other, int32, and
-        how many each sample has, int64 [N], -1 where its classes are not known."""
+        """The labels of a multi-label head: the concatenated class indices of all samples, int32, and how
+        many each sample has, int64 [N], -1 if its classes are not known."""
         import pyarrow.compute as pc
 
         lists = self.column(_LABEL_PREFIX + head)
@@ -159,7 +159,7 @@ class Samples(Sequence[Sample]):
         return as_numpy(lists.flatten(), np.int32), lengths
 
     def counts(self, name: str) -> dict[str, int]:
-        """How often each value of a column of text occurs, in order of first occurrence. The names in
+        """How often each value of a text column occurs, in order of first occurrence. The names in
         ``subsets`` count one by one."""
         values = self.column(name)
         if name == "subsets":
@@ -167,17 +167,17 @@ class Samples(Sequence[Sample]):
         return {entry["values"].as_py(): entry["counts"].as_py() for entry in values.value_counts()}
 
     def where(self, name: str, text: str) -> np.ndarray:
-        """Which samples have ``text`` in a column of text: their numbers, int64 [M]."""
+        """The positions of the samples that have ``text`` in a text column: int64 [M]."""
         encoded = self.column(name).dictionary_encode()
         codes = [code for code, value in enumerate(encoded.dictionary.to_pylist()) if value == text]
         return np.flatnonzero(np.isin(as_numpy(encoded.indices, np.int32), codes))
 
     def take(self, rows: np.ndarray) -> "Samples":
-        """The samples at ``rows``, int [M], in that order; the columns are shared, not copied."""
+        """The samples at positions ``rows``, int [M], in that order; columns are shared, not copied."""
         return Samples(self._columns, rows if self._rows is None else self._rows[rows])
 
     def with_sizes(self, sizes: Mapping[str, int]) -> "Samples":
-        """The same samples with ``size_bytes`` by URI, 0 where ``sizes`` does not contain it."""
+        """The same samples with ``size_bytes`` from ``sizes`` by URI, 0 if it does not contain the URI."""
         columns = {name: self.column(name) for name in self._columns}
         recorded = [sizes.get(uri, 0) for uri in columns["uri"].to_pylist()]
         return Samples({**columns, "size_bytes": _arrow(np.array(recorded, np.int64))})
@@ -214,7 +214,7 @@ class Samples(Sequence[Sample]):
         if isinstance(other, Samples):
             return bool(self.compact().equals(other.compact()))
         if isinstance(other, tuple | list):
-            return len(self) == len(other) and all(own == its for own, its in zip(self, other, strict=True))
+            return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
@@ -233,7 +233,7 @@ class Samples(Sequence[Sample]):
         return (_from_stream, (sink.getvalue(), self.heads, self.multi_label))
 
     def compact(self) -> "pa.Table":
-        """A table of these rows alone, its columns in order of name, without those that are empty."""
+        """A table of these samples only: columns in order of name, optional ones only if not empty."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -250,32 +250,32 @@ class Samples(Sequence[Sample]):
 
 
 def as_numpy(values: "pa.Array", kind: Any) -> np.ndarray:
-    """A column of numbers without nulls, not copied: [N]."""
+    """A column of numbers without nulls as an array [N] of type ``kind``, not copied."""
     if not len(values):
         return np.empty(0, kind)
     return np.frombuffer(values.buffers()[1], kind, len(values), values.offset * np.dtype(kind).itemsize)
 
 
-def wrong_heads(name: str, sample: str, own: Iterable[str], heads: Iterable[str]) -> ManifestError:
-    """The error of a sample whose labels are for other heads than the vocabularies."""
+def wrong_heads(name: str, sample: str, labelled: Iterable[str], heads: Iterable[str]) -> ManifestError:
+    """The error for a sample of manifest ``name`` with labels for other heads than the vocabularies."""
     return ManifestError(
-        f"{sample} has labels for {sorted(own)}, the vocabularies are {sorted(heads)}",
-        code="wrong_heads",
+        f"{sample} has labels for {sorted(labelled)}, but the vocabularies are for {sorted(heads)}",
+        code="wrong_labels",
         key=name,
-        remedy="give every sample a label for every head, -1 where it is not known",
+        remedy="give every sample a label for every head, -1 if it is not known",
     )
 
 
 def _wrong_kind(name: str, sample: str, head: str, label: Label) -> ManifestError:
     if isinstance(label, int):
-        remedy = f"give a tuple of class indices, such as ({label},), or None where they are not known"
+        remedy = f"give a tuple of class indices, such as ({label},), or None if they are not known"
     else:
         remedy = f"give one class index, or name '{head}' in `multi_label`"
-    return ManifestError(f"{sample} has {head}={label}", code="wrong_kind_of_label", key=name, remedy=remedy)
+    return ManifestError(f"{sample} has {head}={label}", code="wrong_labels", key=name, remedy=remedy)
 
 
 def _types(heads: Sequence[str], multi_label: Collection[str]) -> dict[str, Any]:
-    """Arrow type of every column."""
+    """Column -> its Arrow type."""
     import pyarrow as pa
 
     corners = [(name, pa.float64()) for name in ("x1", "y1", "x2", "y2")]
@@ -310,7 +310,7 @@ def _values(samples: Sequence[Sample], heads: Sequence[str]) -> dict[str, list[A
 
 
 def _ordered(label: Label) -> Label:
-    """A set of classes has one form, whatever the order in which an annotation names them."""
+    """A set of classes in rising order, whatever the order of the annotations."""
     return tuple(sorted(set(label))) if isinstance(label, tuple) else label
 
 
@@ -335,7 +335,7 @@ def _label(value: Any) -> Label:
 
 
 def _empty(kind: Any, count: int) -> "pa.Array":
-    """``count`` empty lists or texts, or zeros."""
+    """``count`` empty lists, empty strings or zeros of type ``kind``."""
     import pyarrow as pa
 
     if pa.types.is_integer(kind):
@@ -348,7 +348,7 @@ def _empty(kind: Any, count: int) -> "pa.Array":
 
 
 def _one_array(values: "pa.ChunkedArray") -> "pa.Array":
-    """One array, so that a row is found at once."""
+    """The chunks as one array, in which a row is found at once."""
     import pyarrow as pa
 
     whole = values.combine_chunks()
@@ -364,7 +364,7 @@ def _from_stream(data: bytes, heads: Sequence[str], multi_label: Collection[str]
 
 
 def _arrow(rows: np.ndarray) -> "pa.Array":
-    """Indices, int64 [N], as Arrow has them; not copied."""
+    """int64 [N] as an Arrow array, not copied."""
     import pyarrow as pa
 
     rows = np.ascontiguousarray(rows, np.int64)

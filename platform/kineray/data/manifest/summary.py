@@ -1,4 +1,4 @@
-"""What a manifest contains, in numbers: the answer of ``kineray data show``."""
+"""What a manifest contains, in numbers: the result of ``kineray data show``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from kineray.data.manifest.manifest import Manifest, load_manifest
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split: samples in the manifest, clips that the annotations list, groups (videos, persons)."""
+    """One split. ``found``: number of samples; ``listed``: of clips in the annotations, found or not;
+    ``groups``: of source videos or persons."""
 
     split: str
     found: int
@@ -22,10 +23,11 @@ class SplitSummary:
 class ManifestSummary:
     """A manifest in numbers.
 
-    ``manifest``: where it is; ``hash``: of its content. ``classes``: head -> class names by index;
-    ``labelled``: head -> samples that have a label; ``evaluated``: head -> classes that count in its
-    benchmark, where that is a part of them. ``subsets``: name -> samples; ``boxes``: of persons;
-    ``flow``: samples with optical flow. ``missing``: split -> clips that are listed and not on disk.
+    ``manifest``: its URI; ``hash``: its ``content_hash``. ``classes``: head -> class names by index;
+    ``labelled``: head -> number of samples with a label; ``evaluated``: head -> number of classes that the
+    benchmark scores, if these are not all. ``subsets``: name -> number of samples; ``boxes``: number of boxes
+    of persons; ``flow``: number of samples with optical flow. ``missing``: split -> clips that are listed in
+    the annotations and were not found.
     """
 
     manifest: str
@@ -43,15 +45,15 @@ class ManifestSummary:
 
 
 def describe(manifest: str | Path) -> ManifestSummary:
-    """Count what the manifest at ``manifest`` (a file or its folder, or s3://) contains.
+    """Count what the manifest at ``manifest`` (a file or its folder, local or s3://) contains.
 
-    Raises ManifestError or StorageError where it cannot be read.
+    Raises ManifestError or StorageError if it cannot be read.
     """
     return summary_of(load_manifest(manifest), str(manifest))
 
 
 def summary_of(manifest: Manifest, uri: str) -> ManifestSummary:
-    """The summary of a manifest that lies at ``uri``."""
+    """The summary of a manifest that is stored at ``uri``."""
     found = manifest.found
     splits = tuple(
         SplitSummary(split, found.get(split, 0), listed, _groups(manifest, split) if split in found else 0)

@@ -1,4 +1,4 @@
-"""What surrounds a training step besides loss and optimizer: one technique in each file, and their order."""
+"""Techniques that change a training step, besides loss and optimizer: each in one file."""
 
 from kineray.training.recipe.base import Group, Piece
 from kineray.training.recipe.recipe import Recipe

@@ -1,4 +1,4 @@
-"""What a piece of a recipe may do."""
+"""The base class of the pieces of a recipe."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -13,28 +13,28 @@ Group: TypeAlias = tuple[Tensor, dict[str, Tensor]]
 
 
 class Piece:
-    """Base of all pieces, which does nothing: a piece overrides what it needs.
+    """Base of all pieces, which changes nothing: a piece overrides the methods that it needs.
 
-    All workers call the same methods in the same order, with the same weights and, but for batches, the
-    same values. A piece must not ask for its worker, micro-batch or any other random numbers than those
-    that it is given: then the same weights come of any number of workers, and of a run that is resumed.
+    All workers call the same methods in the same order, with the same weights and, except for batches, the
+    same values. A piece must not depend on its worker or micro-batch, and must take random numbers only from
+    the generator that it is given: then any number of workers, and a resumed run, give the same weights.
     """
 
     soft_targets: ClassVar[bool] = False
     """Whether targets must be float32 [G, classes] (``Task.soften``) for this piece."""
     gives_weights: ClassVar[bool] = False
-    """Whether its state is a state dict of the model, which evaluates, exports and serves instead of it."""
+    """Whether its state is a state dict of the model, with the weights that evaluate, export and serve."""
 
     def __init__(self, config: Any) -> None:
         """``config``: the variant of ``RecipePiece`` that built it."""
 
     def begin(self, model: nn.Module) -> None:
-        """Called once, before the first step: the model has the weights that it starts from."""
+        """Called once, before the first step, when the model has its initial weights."""
 
     def transform_group(
         self, clips_gcthw: Tensor, targets: dict[str, Tensor], rng: np.random.Generator
     ) -> Group:
-        """Change one batch-norm group before the forward pass; nothing is to be changed in place.
+        """Change one batch-norm group before the forward pass, but not in place.
 
         ``rng`` is a pure function of the experiment's seed, the step, the group's position in the global
         batch and the type of the piece.
@@ -42,15 +42,17 @@ class Piece:
         return clips_gcthw, targets
 
     def transform_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Change the ``grad`` of the parameters that a step updates: the gradients of the whole batch."""
+        """Change the ``grad`` of the parameters that a step updates: gradients of the global batch."""
 
     def after_step(self, model: nn.Module, step: Step) -> None:
         """Called after the update, batch-norm statistics included."""
 
     def state(self) -> dict[str, Tensor]:
-        """What must be in a checkpoint besides the model and the optimizer, after ``begin``."""
+        """The tensors that a checkpoint must hold for this piece; called after ``begin``."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what ``state`` gave, after ``begin``. Raises KeyError or RuntimeError if it does not
-        fit."""
+        """Continue from what ``state`` returned; called after ``begin``.
+
+        Raises KeyError or RuntimeError if it does not fit.
+        """

@@ -20,14 +20,14 @@ class Ema(Piece):
         self._average: dict[str, Tensor] = {}
 
     def begin(self, model: nn.Module) -> None:
-        """The average starts from the model's own weights."""
+        """Start the average from the model's initial weights."""
         self._average = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: Step) -> None:
         """Move the average towards the weights."""
-        made = step.index + 1
-        weight = 1 - min(self._decay, made / (made + 9))
+        steps = step.index + 1
+        weight = 1 - min(self._decay, steps / (steps + 9))
         for name, value in model.state_dict().items():
             average = self._average[name]
             if average.is_floating_point():
@@ -36,10 +36,10 @@ class Ema(Piece):
                 average.copy_(value)  # counters
 
     def state(self) -> dict[str, Tensor]:
-        """The average, by the names of the model."""
+        """The average, under the model's names."""
         return dict(self._average)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from an average."""
+        """Continue from a saved average."""
         for name, average in self._average.items():
             average.copy_(state[name])

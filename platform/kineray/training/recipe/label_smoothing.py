@@ -10,7 +10,7 @@ from kineray.training.recipe.base import Group, Piece
 class LabelSmoothing(Piece):
     """Takes a part of every target and spreads it evenly over all classes.
 
-    The sum of a clip's targets stays as it is: 1 for a class, 0 where it is not known.
+    The sum of a clip's targets does not change: 1 for a class, 0 for an unknown one.
     """
 
     soft_targets = True
@@ -21,7 +21,7 @@ class LabelSmoothing(Piece):
     def transform_group(
         self, clips_gcthw: Tensor, targets: dict[str, Tensor], rng: np.random.Generator
     ) -> Group:
-        """The clips as they are, and smoothed targets."""
+        """The unchanged clips, and smoothed targets."""
         return clips_gcthw, {head: self._smoothed(of_head) for head, of_head in targets.items()}
 
     def _smoothed(self, targets_gk: Tensor) -> Tensor:

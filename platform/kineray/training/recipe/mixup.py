@@ -9,10 +9,10 @@ from kineray.training.recipe.base import Group, Piece
 
 
 class Mixup(Piece):
-    """Mixes every clip of a group, and its targets, with another clip of the group, in one proportion.
+    """Mixes every clip of a group, and its targets, with another clip of the group, all in one proportion.
 
-    Partners are as many places apart for all clips, a number drawn from 1 to G - 1; the samples of a group
-    are in random order, so any two may meet, and no clip is mixed with itself.
+    A clip's partner is a number of places further on that is drawn from 1 to G - 1 for the whole group: any
+    two clips may meet, since the samples of a group are in random order, and no clip is mixed with itself.
     """
 
     soft_targets = True
@@ -23,7 +23,7 @@ class Mixup(Piece):
     def transform_group(
         self, clips_gcthw: Tensor, targets: dict[str, Tensor], rng: np.random.Generator
     ) -> Group:
-        """``share`` of each clip, and 1 - ``share`` of its partner."""
+        """``share`` of each clip plus 1 - ``share`` of its partner."""
         size = len(clips_gcthw)
         if size == 1:
             return clips_gcthw, targets

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kineray.config import Experiment
 from kineray.data.clips.seeds import pcg64
 from kineray.errors import ConfigError
-from kineray.training.checkpoint import OF_THE_MODEL
+from kineray.training.checkpoint import MODEL_WEIGHTS
 from kineray.training.plan import Step
 from kineray.training.recipe.base import Group, Piece
 
@@ -18,8 +18,8 @@ from kineray.training.recipe.base import Group, Piece
 class Recipe:
     """All pieces in their order. See ``Piece`` for what each method does.
 
-    ``weights``: the piece whose state evaluates, exports and serves, or ``model``. Raises ConfigError if
-    there are two of them.
+    ``weights``: the piece whose weights evaluate, export and serve, or ``model``. Raises ConfigError if
+    two pieces give weights.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -37,12 +37,12 @@ class Recipe:
                 f"{' and '.join(given)} both give the weights to evaluate",
                 code="two_kinds_of_weights",
                 key=f"recipe.{given[1]}",
-                remedy=f"switch one off, as by recipe.{given[1]}=off",
+                remedy=f"switch one off, as with recipe.{given[1]}=off",
             )
-        self.weights = given[0] if given else OF_THE_MODEL
+        self.weights = given[0] if given else MODEL_WEIGHTS
 
     def begin(self, model: nn.Module) -> None:
-        """Let every piece see the weights that the model starts from."""
+        """Let every piece see the model's initial weights."""
         for piece in self._pieces.values():
             piece.begin(model)
 
@@ -91,7 +91,7 @@ class Recipe:
         return {name: state for name, state in states.items() if state}
 
     def load_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Go on from ``states()``. Raises KeyError or RuntimeError where they do not fit."""
+        """Continue from ``states()``. Raises KeyError or RuntimeError if they do not fit."""
         for name in self.states():
             self._pieces[name].load_state(states[name])
 
@@ -99,7 +99,7 @@ class Recipe:
     @torch.no_grad()
     def evaluated(self, model: nn.Module) -> Iterator[None]:
         """Inside, the model has the weights that evaluate."""
-        if self.weights == OF_THE_MODEL:
+        if self.weights == MODEL_WEIGHTS:
             yield
             return
         tensors = model.state_dict()

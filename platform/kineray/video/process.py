@@ -1,9 +1,9 @@
-"""Decoding in a process of its own, which a file cannot hang or crash the run with.
+"""Decoding in a child process, so that no file can hang or crash the run.
 
-libav is C code that reads files from anywhere: it can loop for ever, and no thread can be stopped in it. A
-``DecodeProcess`` calls functions in a child that ends itself when a call takes too long; the
-next call starts another child. Arrays come back through anonymous shared memory (not /dev/shm, of which a
-container has little). Nothing that a child answers can execute code in its parent.
+libav is C code that reads files of unknown origin: it can loop forever, and a thread in it cannot be stopped.
+A ``DecodeProcess`` calls functions in a child that ends itself when a call takes too long; the next call
+starts another child. Arrays come back through anonymous shared memory (not /dev/shm, which is small in a
+container). No reply of a child can execute code in its parent.
 """
 
 import atexit
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -27,8 +28,8 @@ import numpy as np
 from kineray import errors
 from kineray.errors import DecodeError, KinerayError
 
-CPU_LIMIT_S = 120.0  # a loop in libav ends here, however busy the machine is
-WALL_LIMIT_S = 900.0  # so does a wait for ever; longer than a network's interruptions that are waited for
+CPU_LIMIT_S = 120.0  # for loops in libav; it does not depend on how busy the machine is
+WALL_LIMIT_S = 900.0  # for endless waits; longer than ``storage`` retries a request
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 4096
 _TIMED_OUT = (-signal.SIGPROF, -signal.SIGALRM)
@@ -36,10 +37,10 @@ _KEPT_BYTES = 64 * 2**20  # an idle child with more shared memory than this is e
 
 
 class DecodeProcess:
-    """A child process that calls functions. For one thread at a time."""
+    """A child process that calls functions. Not thread-safe."""
 
     def __init__(self, cpu_limit_s: float = CPU_LIMIT_S, wall_limit_s: float = WALL_LIMIT_S) -> None:
-        """A call may compute for ``cpu_limit_s`` and take ``wall_limit_s`` in all, both in seconds."""
+        """The limits of a call, in seconds of CPU time and of wall-clock time."""
         self._limits_s = (cpu_limit_s, wall_limit_s)
         self._child: subprocess.Popen[bytes] | None = None
         self._storage_settings: dict[str, str] = {}
@@ -54,18 +55,18 @@ class DecodeProcess:
 
     @property
     def shared_bytes(self) -> int:
-        """The size of the shared memory."""
+        """The size of the shared memory in bytes."""
         return len(self._memory) if self._memory else 0
 
-    def call(self, function: Callable[..., Any], *args: Any, of: str) -> Any:
-        """``function(*args)``, called in the child; ``of`` names the file in an error.
+    def call(self, function: Callable[..., Any], *args: Any, name: str) -> Any:
+        """``function(*args)``, called in the child; ``name``: that of the file, for errors.
 
-        ``function`` is found by its name in its module. It returns None, numbers, strings, bytes, arrays,
-        and lists, tuples (which come back as lists) and dicts of them. Arrays are in shared memory: valid
-        until the next call. Raises the KinerayError that the function raises, and DecodeError
-        ``timeout`` or ``crashed`` where the child does not survive the call.
+        ``function`` must be importable by its name. It may return None, numbers, strings, bytes, arrays, and
+        lists, tuples (which come back as lists) and dicts of them. Arrays are in shared memory and valid
+        until the next call. Raises the KinerayError that the function raises, RuntimeError for any other
+        exception, and DecodeError ``timeout`` or ``crashed`` if the child does not survive the call.
         """
-        if self._storage_settings != _storage_settings():  # set since the child was started
+        if self._storage_settings != _storage_settings():  # changed since the child was started
             self.close()
         if self._child is None:
             self._start()
@@ -74,12 +75,12 @@ class DecodeProcess:
             header = self._receive(_LENGTH.size)
             reply = json.loads(self._receive(_LENGTH.unpack(header)[0]))
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise self._died(of) from None
+            raise self._died(name) from None
         except BaseException:
-            self.close()  # interrupted between question and answer
+            self.close()  # interrupted between request and reply
             raise
         if "error" in reply:
-            raise _error(reply["error"], of)
+            raise _error(reply["error"], name)
         return self._decoded(reply["result"])
 
     def close(self) -> None:
@@ -89,7 +90,7 @@ class DecodeProcess:
             return
         child.kill()
         child.wait()
-        with suppress(BrokenPipeError):  # what it did not read any more
+        with suppress(BrokenPipeError):  # of what the child has not read
             cast(Any, child.stdin).close()
         os.close(self._replies)
         os.close(self._memory_fd)
@@ -97,23 +98,23 @@ class DecodeProcess:
 
     def _start(self) -> None:
         self._storage_settings = _storage_settings()
-        answers, child_end = os.pipe()
+        replies, child_end = os.pipe()
         self._memory_fd = _anonymous_file()
         code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from kineray.video.worker import _serve; "
+            f"import sys; sys.path[:] = {sys.path!r}; from kineray.video.process import _serve; "
             f"_serve({child_end}, {self._memory_fd}, {self._limits_s!r})"
         )
-        # Numerical libraries would start threads of their own in every child.
+        # Otherwise numerical libraries start a pool of threads in every child.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._child = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
             pass_fds=(child_end, self._memory_fd),
             env=os.environ | single,
-            process_group=0,  # Ctrl-C is for the parent, which then ends this process
+            process_group=0,  # Ctrl-C goes to the parent alone, which then ends this process
         )
         os.close(child_end)
-        self._replies = answers
+        self._replies = replies
 
     def _send(self, message: bytes) -> None:
         pipe = cast(Any, cast(Any, self._child).stdin)
@@ -129,17 +130,17 @@ class DecodeProcess:
             parts += part
         return bytes(parts)
 
-    def _died(self, of: str) -> DecodeError:
+    def _died(self, name: str) -> DecodeError:
         child = cast("subprocess.Popen[bytes]", self._child)
         code = child.wait()
         self.close()
         if code in _TIMED_OUT:
             limit_s = self._limits_s[_TIMED_OUT.index(code)]
-            return DecodeError(
-                "timeout", f"{of}: not decoded after {limit_s:g} s; the file is damaged, remove it"
-            )
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return DecodeError("crashed", f"{of}: the decoder ended with {how}; the file is damaged, remove it")
+            problem, kind = f"not decoded after {limit_s:g} s", "timeout"
+        else:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            problem, kind = f"the decoder ended with {how}", "crashed"
+        return DecodeError(problem, code=kind, key=name, remedy="remove the damaged file")
 
     def _decoded(self, value: Any) -> Any:
         match value:
@@ -168,7 +169,7 @@ _idle_lock = threading.Lock()
 
 @contextmanager
 def decode_process() -> Iterator[DecodeProcess]:
-    """A child process to decode with; it is kept afterwards for the next one who asks."""
+    """A child process to decode with; it is kept afterwards and given to the next caller."""
     with _idle_lock:
         process = _idle.pop() if _idle else DecodeProcess()
     try:
@@ -192,7 +193,7 @@ os.register_at_fork(after_in_child=_idle.clear)  # a fork does not own its paren
 
 
 def _storage_settings() -> dict[str, str]:
-    """Credentials, endpoint and cache, which a child takes over when it starts."""
+    """The environment variables of ``storage``, which a child inherits when it starts."""
     return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "KINERAY_"))}
 
 
@@ -203,31 +204,34 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
-def _error(error: dict[str, str], of: str) -> Exception:
-    if error["type"] == "DecodeError":
-        return DecodeError(error["code"], error["message"])
-    kind = getattr(errors, error["type"] or "none", None)
-    return kind(error["message"]) if kind else RuntimeError(f"{of}: {error['message']}")
+def _error(reply: dict[str, Any], name: str) -> Exception:
+    if "type" not in reply:
+        error = RuntimeError(f"{name}: {reply['message']}")
+        error.add_note(f"In the decoding process:\n{reply['traceback']}")
+        return error
+    kind = cast("type[KinerayError]", getattr(errors, reply["type"]))
+    return errors.restored(kind, tuple(reply["args"]), reply["state"])
 
 
 # -- the child --------------------------------------------------------------------------------------
 
 
 class SharedMemory:
-    """In a child: memory that the parent sees too; ``allocate`` before filling an array saves a copy."""
+    """In a child: memory shared with the parent. Filling an array from ``allocate`` saves a copy."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._map: mmap.mmap | None = None
         self._used = 0
-        self._places: dict[int, int] = {}  # address of an array -> offset
+        self._offsets: dict[int, int] = {}  # address of an array -> offset
 
     def clear(self) -> None:
+        """Make all the memory available again."""
         self._used = 0
-        self._places.clear()
+        self._offsets.clear()
 
     def allocate(self, shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
-        """An array in shared memory, with whatever was there before."""
+        """An uninitialised array in shared memory."""
         count = int(np.prod(shape, dtype=np.int64))
         size = count * np.dtype(dtype).itemsize
         offset = self._used
@@ -236,23 +240,23 @@ class SharedMemory:
             os.ftruncate(self._fd, self._used)
             self._map = mmap.mmap(self._fd, self._used)
         array = np.frombuffer(self._map, dtype, count, offset).reshape(shape)
-        self._places[array.ctypes.data] = offset
+        self._offsets[array.ctypes.data] = offset
         return array
 
     def offset_of(self, array: np.ndarray) -> int:
-        """Where ``array`` lies; it is copied into shared memory if it was not allocated there."""
-        if array.flags.c_contiguous and array.ctypes.data in self._places:
-            return self._places[array.ctypes.data]
+        """Offset of ``array`` in bytes; it is copied into shared memory if it was not allocated there."""
+        if array.flags.c_contiguous and array.ctypes.data in self._offsets:
+            return self._offsets[array.ctypes.data]
         copy = self.allocate(array.shape, array.dtype)
         copy[...] = array
-        return self._places[copy.ctypes.data]
+        return self._offsets[copy.ctypes.data]
 
 
 shared_memory: SharedMemory | None = None
 
 
 def allocate(shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 array, in shared memory where this process is a child."""
+    """An uninitialised uint8 array; in a child, it is in shared memory."""
     return np.empty(shape, np.uint8) if shared_memory is None else shared_memory.allocate(shape)
 
 
@@ -273,31 +277,33 @@ def _encoded(value: Any, memory: SharedMemory) -> Any:
 
 
 def set_timers(cpu_s: float, wall_s: float) -> None:
-    """In a child: the limits of a call begin now; 0 takes them away."""
+    """In a child: start the time limits of a call; 0 removes them."""
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
     signal.setitimer(signal.ITIMER_REAL, wall_s)
 
 
 def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
-    """Answer calls until the parent closes the pipe or is gone."""
+    """In a child: answer calls until the parent closes the pipe or ends."""
     global shared_memory  # noqa: PLW0603 - a child serves one call at a time
     for number in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)  # ends the process, wherever it is
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = shared_memory = SharedMemory(memory_fd)
-    questions, answers = sys.stdin.buffer, os.fdopen(replies, "wb")
-    os.dup2(2, 1)  # what a library prints must not go where the parent's results go
-    while header := questions.read(_LENGTH.size):
-        function, args = pickle.loads(questions.read(_LENGTH.unpack(header)[0]))  # our own parent's words
+    requests, answers = sys.stdin.buffer, os.fdopen(replies, "wb")
+    os.dup2(2, 1)  # what a library prints must not mix with the parent's output
+    while header := requests.read(_LENGTH.size):
+        function, args = pickle.loads(requests.read(_LENGTH.unpack(header)[0]))  # from our parent alone
         memory.clear()
         set_timers(*limits_s)
         try:
             reply = {"result": _encoded(function(*args), memory)}
         except KinerayError as error:
-            code = getattr(error, "code", "")
-            reply = {"error": {"type": type(error).__name__, "code": code, "message": str(error)}}
+            # Of a class that is declared elsewhere, the parent gets the nearest one of kineray.errors.
+            kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+            reply = {"error": {"type": kind.__name__, "args": error.args, "state": vars(error)}}
         except Exception as error:
-            reply = {"error": {"type": "", "code": "", "message": f"{type(error).__name__}: {error}"}}
+            text = f"{type(error).__name__}: {error}"
+            reply = {"error": {"message": text, "traceback": traceback.format_exc()}}
         finally:
             set_timers(0, 0)
         message = json.dumps(reply).encode()

@@ -1,7 +1,7 @@
-"""One decoded frame -> the pixels a clip wants of it.
+"""One decoded frame -> the pixels that a clip needs: cropped, scaled, mirrored, as RGB.
 
-Only the wanted box is read, it is scaled while it is still YUV 4:2:2 (half the samples of RGB, and the
-chroma resolution that libswscale's own direct path to RGB works with), and only the result becomes RGB.
+Only the wanted box is read. It is scaled as YUV 4:2:2, which has two thirds of the samples of RGB and the
+chroma resolution of libswscale's direct path to RGB; only the result is converted to RGB.
 """
 
 from collections import defaultdict
@@ -12,9 +12,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 Box: TypeAlias = tuple[int, int, int, int]
-"""Left, top, width and height in pixels of the upright picture."""
+"""Left, top, width and height in pixels of the upright frame."""
 
-# Formats of 8 bits with a plane for each component: (columns, rows) of pixels that share a chroma sample.
+# 8-bit formats with one plane per component -> (columns, rows) of pixels that share a chroma sample.
 _PLANAR = {
     "yuv420p": (2, 2),
     "yuvj420p": (2, 2),
@@ -27,7 +27,10 @@ _PLANAR = {
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) after scaling so that the short side has ``short_side`` pixels; aspect ratio kept."""
+    """(height, width) after scaling the short side to ``short_side`` pixels; aspect ratio kept.
+
+    Raises ValueError for a ``short_side`` below 1.
+    """
     if short_side < 1:
         raise ValueError(f"short_side must be at least 1, not {short_side}")
     shorter = min(height, width)
@@ -38,7 +41,7 @@ _Key: TypeAlias = tuple[Box | None, tuple[int, int]]  # box and size
 
 
 class Converter:
-    """Pixels of frames of one size and format; it keeps libswscale's tables for every wanted box and size."""
+    """Converts frames of one video; it keeps libswscale's tables for every pair of box and size."""
 
     def __init__(self) -> None:
         self._tables: defaultdict[_Key, tuple[VideoReformatter, VideoReformatter]] = defaultdict(
@@ -58,14 +61,14 @@ class Converter:
     ) -> np.ndarray:
         """``box`` of the upright frame, scaled to ``size`` (height, width): uint8 [h, w, 3], RGB.
 
-        ``rotation``: degrees by which the coded picture is turned counterclockwise to stand upright; the
-        box counts pixels after that. It is rounded outwards to whole chroma samples, by a pixel at most.
-        ``mirror`` swaps left and right. ``luma``: [h, w], of that component alone. The array may lie in
-        the memory of ``frame``. Raises ValueError for a box that is not inside the frame.
+        ``rotation``: degrees by which the coded frame is rotated counterclockwise to be upright; ``box`` is
+        in pixels of the upright frame, and is rounded outwards to whole chroma samples, by a pixel at most.
+        ``mirror`` swaps left and right. ``luma``: return the luma alone, [h, w]. The array may share the
+        memory of ``frame``. Raises ValueError for a box that is not inside the frame.
         """
         if luma:
             frame = _luma(frame)
-        elif frame.format.name not in _PLANAR:  # 10 bits, RGB, packed: rare, so simply to RGB first
+        elif frame.format.name not in _PLANAR:  # 10 bits, RGB, packed: rare, so converted to RGB first
             frame = self._other.reformat(frame, format="gbrp", threads=1)
         upright = (frame.width, frame.height) if rotation % 180 == 0 else (frame.height, frame.width)
         height, width = size or ((box[3], box[2]) if box else (upright[1], upright[0]))
@@ -99,7 +102,7 @@ def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
 
 
 def _from_planes(planes: tuple[np.ndarray, ...], like: av.VideoFrame, name: str) -> av.VideoFrame:
-    """A frame on the memory of ``planes``, with the colours of ``like``."""
+    """A frame that shares the memory of ``planes``, with the colour space and range of ``like``."""
     frame = av.VideoFrame.from_dlpack(planes, format=name)
     frame.colorspace, frame.color_range = like.colorspace, like.color_range
     return frame
@@ -112,7 +115,7 @@ def _luma(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def _cropped(frame: av.VideoFrame, box: Box) -> av.VideoFrame:
-    """The part of ``frame`` in ``box``, on the same memory."""
+    """The part of ``frame`` in ``box``, in the same memory."""
     left, top, width, height = box
     if (left, top, width, height) == (0, 0, frame.width, frame.height):
         return frame
@@ -140,7 +143,7 @@ def _mirrored(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def _with_all_chroma(frame: av.VideoFrame) -> av.VideoFrame:
-    """The same picture with a chroma sample for every pixel."""
+    """``frame`` with a chroma sample for every pixel."""
     full_range = frame.format.name.startswith("yuvj")
     return frame.reformat(format="yuvj444p" if full_range else "yuv444p", threads=1)
 
@@ -152,7 +155,7 @@ def _check_inside(box: Box, width: int, height: int) -> None:
 
 
 def _as_coded(box: Box, width: int, height: int, rotation: int) -> Box:
-    """A box of the upright picture in the coded one, which is ``width`` x ``height``."""
+    """A box of the upright frame in the coded frame, which has ``width`` x ``height`` pixels."""
     left, top, w, h = box
     match rotation:
         case 90:

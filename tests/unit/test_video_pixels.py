@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kineray.video.picture import Converter, scaled_size
+from kineray.video.pixels import Converter, scaled_size
 
 CHROMA = {  # format -> (columns, rows) of pixels that share a chroma sample
     "yuv420p": (2, 2),

@@ -23,6 +23,13 @@ def write_folder(path, **files):
     return path
 
 
+def refusal(call, *args, **settings):
+    with pytest.raises(StorageError) as caught:
+        call(*args, **settings)
+    assert "\n" not in str(caught.value)
+    return caught.value.code, caught.value.key
+
+
 def test_bytes_come_back(root):
     uri = storage.join(root, "a", "b.bin")
     assert not storage.exists(uri)
@@ -83,57 +90,46 @@ def test_s3_uploads_the_committing_file_last(s3, tmp_path):
     # Break the second of three uploads: what is left must not look complete.
     (folder / "z").unlink()
     (folder / "z").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(StorageError, match="folder/z: No such file"):
-        storage.put_folder(folder, uri)
+    assert refusal(storage.put_folder, folder, uri) == ("not_found", str(folder / "z"))
     assert storage.list_files(uri) == ["a", "z"]  # the old z
 
 
-def test_errors_name_the_place(root):
+def test_an_error_names_the_file(root):
     missing = storage.join(root, "nowhere", "file")
-    with pytest.raises(StorageError, match="nowhere/file: no such|nowhere/file: No such") as caught:
-        storage.read_bytes(missing)
-    assert "\n" not in str(caught.value)
+    assert refusal(storage.read_bytes, missing) == ("not_found", missing)
 
 
 def test_only_folders_in_a_bucket_are_put_and_fetched(tmp_path):
-    for call in (
-        lambda: storage.put_folder(tmp_path, "runs/a"),
-        lambda: storage.get_folder("a", tmp_path / "b"),
-    ):
-        with pytest.raises(StorageError, match="a: not in a bucket; write s3://bucket/key"):
-            call()
+    assert refusal(storage.put_folder, tmp_path, "runs/a") == ("bad_uri", "runs/a")
+    assert refusal(storage.get_folder, "a", tmp_path / "b") == ("bad_uri", "a")
 
 
 def test_a_folder_that_is_not_there_leaves_no_copy(s3, tmp_path):
-    with pytest.raises(StorageError, match="nowhere/file: no such folder"):
-        storage.get_folder(f"{s3}/nowhere/file", tmp_path / "x")
+    missing = f"{s3}/nowhere/file"
+    assert refusal(storage.get_folder, missing, tmp_path / "x") == ("not_found", missing)
     assert not (tmp_path / "x").exists()
 
 
 def test_s3_errors_name_bucket_and_key(s3, monkeypatch):
-    with pytest.raises(StorageError, match=r"s3://no-such-bucket/key: no such bucket"):
+    with pytest.raises(StorageError, match=r"^s3://no-such-bucket/key: no such bucket; create it or"):
         storage.write_bytes("s3://no-such-bucket/key", b"")
-    with pytest.raises(StorageError, match=r"s3://no-such-bucket/"):
-        storage.list_files("s3://no-such-bucket/folder")
-    with pytest.raises(StorageError, match="no bucket"):
-        storage.read_bytes("s3:///key")
-    with pytest.raises(StorageError, match=rf"{s3}/video\.mp4: no such object"):
-        storage.prefetch(f"{s3}/video.mp4")
+    folder = "s3://no-such-bucket/folder"
+    assert refusal(storage.list_files, folder) == ("no_bucket", folder)
+    assert refusal(storage.read_bytes, "s3:///key") == ("bad_uri", "s3:///key")
+    assert refusal(storage.prefetch, f"{s3}/video.mp4") == ("not_found", f"{s3}/video.mp4")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    with pytest.raises(StorageError, match=rf"{s3}/key: .*credentials"):
-        storage.read_bytes(f"{s3}/key")
+    assert refusal(storage.read_bytes, f"{s3}/key") == ("access_denied", f"{s3}/key")
 
 
 @pytest.mark.parametrize("url", ["foo", "http://[::1", "http://localhost:99999"])
 def test_an_endpoint_that_is_no_url_is_one_line(s3, monkeypatch, url):
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     for call in (storage.read_bytes, storage.exists, storage.list_files, storage.delete_file):
-        with pytest.raises(StorageError, match="AWS_ENDPOINT_URL|not a valid URI"):
-            call(f"{s3}/key")
+        assert refusal(call, f"{s3}/key")[0] == "bad_endpoint"
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/key", "http://host/file", "hdfs://a", "S3://bucket", "s3://"])
@@ -157,8 +153,8 @@ def test_a_place_that_is_neither_local_nor_a_bucket_is_refused(uri, tmp_path):
         load_manifest,
     ]
     for call in calls:
-        with pytest.raises(StorageError, match="^" + uri + ".*: (no bucket; write|.*is not supported; use)"):
-            call(uri)
+        code, key = refusal(call, uri)
+        assert code == "bad_uri" and key.startswith(uri)
     assert list(Path.cwd().glob("gs:*")) == []
 
 
@@ -193,5 +189,5 @@ def test_a_manifest_lives_on_s3(s3):
 
 def test_reading_an_unwritable_folder(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="file/below"):
-        storage.write_bytes(tmp_path / "file" / "below", b"x")
+    below = tmp_path / "file" / "below"
+    assert refusal(storage.write_bytes, below, b"x") == ("io_error", str(below))
