@@ -84,7 +84,7 @@ def evaluate(
     ``views`` clips along time, each cut ``crops`` times (1 or 3) along the long side; the probabilities are
     averaged over all of them (or what ``aggregation`` in the protocol says). A video that cannot be decoded
     counts as wrong. Labels are joined by class name. ``decoders``: number of decoding processes;
-    ``indexes``: cached frame indexes of the manifest's videos; ``protocol``: the result of ``protocol_of``
+    ``indexes``: cached frame indexes of the manifest's videos. ``protocol``: the result of ``protocol_of``
     for these arguments, if it is known. ``checkpoint`` must be loaded onto ``device``;
     ``progress(done, total)`` is called after every video. Raises ManifestError if the split is empty, its
     classes are not the checkpoint's, or it lacks the optical flow that the checkpoint needs; ConfigError if
