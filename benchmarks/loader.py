@@ -8,7 +8,7 @@ packet indexes and with two processes or threads:
 * bare: processes that read random clips one after the other and discard them;
 * processes: ``kineray.data.load_batches``;
 * threads: the same work in a pool of threads of the training process, where PyAV releases the interpreter
-lock.
+  lock.
 
 A training loop runs Python code too: "Python left" is the speed of a plain Python loop in the main thread
 while clips are decoded, relative to the same loop alone. Last, the memory of the loader's processes (PSS, so
