@@ -1,14 +1,11 @@
 """The model registry against a real MLflow, with checkpoints in folders and in a real S3 server."""
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
-import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from safetensors.torch import load_file, save_file
 
 from kineray.config import Experiment, fingerprint, to_yaml
@@ -58,9 +55,9 @@ def write_checkpoint(folder, value):
     return str(folder)
 
 
-def trained(where, name, **checkpoints):
+def trained(storage_uri, name, **checkpoints):
     run = start_run(
-        where,
+        storage_uri,
         name=name,
         experiment=Experiment(),
         fingerprint=fingerprint(Experiment()),
@@ -192,27 +189,11 @@ def test_files_that_have_changed_are_refused_by_their_hash(store, tmp_path, name
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="kinetics")
-    yield "s3://kinetics/runs"
-    server.stop()
-
-
 @pytest.mark.slow
-def test_a_checkpoint_in_a_bucket_stays_in_the_bucket(bucket, tmp_path, monkeypatch):
+def test_a_checkpoint_in_a_bucket_stays_in_the_bucket(s3, tmp_path, monkeypatch):
     from kineray import storage
 
+    bucket = f"{s3}/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracker.db")
     write_checkpoint(tmp_path / "local", 7)
     uri = f"{bucket}/far/checkpoints/step-1"

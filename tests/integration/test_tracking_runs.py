@@ -69,14 +69,16 @@ def store(tmp_path_factory):
     return str(tmp_path_factory.mktemp("runs"))
 
 
-def start(where, name, experiment=EXPERIMENT, **more):
+def start(storage_uri, name, experiment=EXPERIMENT, **more):
     more = {"manifest": MANIFEST, "command": ["kineray", "train", "experiments/slowfast.py"], **more}
-    return start_run(where, name=name, experiment=experiment, fingerprint=fingerprint(experiment), **more)
+    return start_run(
+        storage_uri, name=name, experiment=experiment, fingerprint=fingerprint(experiment), **more
+    )
 
 
-def history(where, name, key):
-    client = MlflowClient(tracking_uri(where))
-    return [(m.step, m.value) for m in client.get_metric_history(get_run(where, name).run_id, key)]
+def history(storage_uri, name, key):
+    client = MlflowClient(tracking_uri(storage_uri))
+    return [(m.step, m.value) for m in client.get_metric_history(get_run(storage_uri, name).run_id, key)]
 
 
 def test_a_run_records_everything_that_was_written(store):
@@ -311,7 +313,7 @@ def test_nothing_is_lost_if_the_server_stops_during_a_run_and_starts_again(tmp_p
     caplog.set_level(logging.WARNING, "kineray")
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    where = str(tmp_path / "runs")
+    storage_uri = str(tmp_path / "runs")
 
     def write(run, steps):
         for step in steps:
@@ -319,22 +321,22 @@ def test_nothing_is_lost_if_the_server_stops_during_a_run_and_starts_again(tmp_p
             time.sleep(0.01)
 
     with mlflow_server(tmp_path, port):
-        back, gone = start(where, "back"), start(where, "gone")
+        back, gone = start(storage_uri, "back"), start(storage_uri, "gone")
         write(back, range(1, 150)), write(gone, range(1, 150))
     write(back, range(150, 300)), write(gone, range(150, 300))  # the server is down, nothing raises
     gone.finish()
     down = [r.getMessage() for r in caplog.records if "cannot be reached" in r.getMessage()]
     assert len(down) == 2, down  # once for each run, however often it was tried
     assert any("the next kineray command here sends it" in r.getMessage() for r in caplog.records)
-    assert send_pending(where) == 1
+    assert send_pending(storage_uri) == 1
     with refused(TrackingError, "unreachable", f"http://127.0.0.1:{port}"):
-        list_runs(where)
+        list_runs(storage_uri)
 
     with mlflow_server(tmp_path, port):
         write(back, range(300, 400))
         back.finish()
-        assert get_run(where, "back").status == get_run(where, "gone").status == "FINISHED"
-        assert history(where, "back", "train/loss") == [(step, 1 / step) for step in range(1, 400)]
-        assert history(where, "gone", "train/loss") == [(step, 1 / step) for step in range(1, 300)]
-    assert not list(Path(where, "pending").iterdir())
+        assert get_run(storage_uri, "back").status == get_run(storage_uri, "gone").status == "FINISHED"
+        assert history(storage_uri, "back", "train/loss") == [(step, 1 / step) for step in range(1, 400)]
+        assert history(storage_uri, "gone", "train/loss") == [(step, 1 / step) for step in range(1, 300)]
+    assert not list(Path(storage_uri, "pending").iterdir())
     assert any("answers again" in r.getMessage() for r in caplog.records)
