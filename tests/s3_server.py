@@ -1,6 +1,6 @@
-"""An S3 server that fails on demand: a real HTTP proxy in front of moto that can be stopped and slowed down.
+"""An S3 server with failures: a real HTTP proxy in front of moto that can be stopped, slowed and broken.
 
-``kill`` resets the connections and refuses new ones, as the end of the server's process does; ``restart``
+``kill`` resets the connections and refuses new ones, as if the server's process had ended; ``restart``
 opens the same port again, with the objects still there. The fixture ``s3_server`` of conftest.py makes one
 and points AWS_ENDPOINT_URL at it; other processes may use it too.
 """
@@ -16,11 +16,11 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 _ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>made for a test</Message></Error>"
-_PIECE = 2**14
+_CHUNK = 2**14
 
 
 class Request(NamedTuple):
-    """A request. ``status``: 0 if the connection was reset. ``range``: the header's value, or ""."""
+    """A request. ``status``: of the answer, 0 without one. ``range``: the header, "" without one."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
 
 class S3Server:
-    """The proxy at ``endpoint`` of the server at ``backend``, both like http://127.0.0.1:port."""
+    """A proxy at ``endpoint`` to the server at ``backend``, both like http://127.0.0.1:port."""
 
     def __init__(self, backend):
         self._faults, self._backend = deque(), urlsplit(backend).netloc
@@ -38,11 +38,11 @@ class S3Server:
         self.endpoint = f"http://127.0.0.1:{self._port}"
 
     def reset_all(self):
-        """Restart without faults, and with empty counts."""
+        """Open again, without faults, and count from zero."""
         self.restart()
-        self.requests, self.sent = [], 0  # sent: bytes of bodies
+        self.requests, self.sent = [], 0  # the requests, and the bytes of bodies that were sent
         self.pause_s = 0.0  # before every 16 KiB of a body
-        self.hidden = set()  # headers, in lower case, that are removed from requests and responses
+        self.hidden = set()  # headers, in lower case, that are removed from requests and answers
         self._faults.clear()
 
     def fail(self, times, status=503, code="SlowDown"):
@@ -69,7 +69,7 @@ class S3Server:
             _reset(connection)
 
     def restart(self):
-        """Listen again at the same port if the server was killed."""
+        """Listen again, at the same port, if it was killed."""
         if self._connections is not None:
             return
         self._connections = set()
@@ -79,7 +79,7 @@ class S3Server:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def count(self, method="GET"):
-        """Number of requests for objects by ``method`` so far, also of those that failed."""
+        """The number of requests with ``method`` so far, including those that failed."""
         return sum(request.method == method for request in list(self.requests))
 
 
@@ -93,7 +93,7 @@ def _handler(proxy):
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with proxy._lock:
                 if proxy._connections is None:
-                    _reset(self.connection)  # accepted just before the end
+                    _reset(self.connection)  # accepted just before the server was killed
                 else:
                     proxy._connections.add(self.connection)
 
@@ -148,11 +148,11 @@ def _handler(proxy):
             self.end_headers()
             if self.command == "HEAD":
                 return
-            for first in range(0, len(body[:cut]), _PIECE):
+            for first in range(0, len(body[:cut]), _CHUNK):
                 time.sleep(proxy.pause_s)
-                piece = body[first : min(first + _PIECE, len(body[:cut]))]
-                self.wfile.write(piece)
-                proxy.sent += len(piece)
+                chunk = body[first : min(first + _CHUNK, len(body[:cut]))]
+                self.wfile.write(chunk)
+                proxy.sent += len(chunk)
             if cut is not None:
                 self.close_connection = True
 
@@ -163,10 +163,10 @@ def _handler(proxy):
 
 
 def _reset(connection):
-    """Close a connection so that the other side gets an error rather than an orderly end."""
+    """Close a connection so that the other side sees an error instead of an orderly end."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
         connection.close()
     except OSError:
-        pass  # it is closed already
+        pass  # it is already closed
