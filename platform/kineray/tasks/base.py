@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class Task(ABC):
 
     protocol: Mapping[str, str]
     """What scores depend on besides the data: ``aggregation``, how those of a video's views become one."""
+    class_score: ClassVar[str]
+    """The name of what ``of_each_class`` gives."""
 
     def __init__(self, config: "TaskSection", labels: Mapping[str, Sequence[str]]) -> None:
         self.classes = {head: tuple(names) for head, names in labels.items()}
