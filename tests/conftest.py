@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -136,18 +137,30 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def own_plugins():
-    """Plug-ins that a test loads are gone after it; those that were loaded before it."""
-    from kineray.config import families, loaded_plugins
+@contextmanager
+def plugins_of_its_own():
+    """Plug-ins that are loaded inside are gone after it; those that were loaded before it."""
+    from kineray.config import families, loaded_plugins, variants
     from kineray.config.plugins import _LOADED
+    from kineray.data import Importer  # noqa: F401 - a family that the configuration does not have
 
     before = loaded_plugins()
-    modules, members = dict(_LOADED), {family: dict(family._members) for family in families()}
-    yield before
-    for module in set(_LOADED) - set(modules):
-        del _LOADED[module], sys.modules[module]
-    _LOADED.update(modules)
     for family in families():
-        family._members.clear()
-        family._members.update(members.get(family, {}))
+        variants(family)  # imports kineray's own, which must stay
+    modules, members = dict(_LOADED), {family: dict(family._members) for family in families()}
+    try:
+        yield before
+    finally:
+        for module in set(_LOADED) - set(modules):
+            del _LOADED[module], sys.modules[module]
+        _LOADED.update(modules)
+        for family in families():
+            family._members.clear()
+            family._members.update(members.get(family, {}))
+
+
+@pytest.fixture
+def own_plugins():
+    """``plugins_of_its_own`` around a test."""
+    with plugins_of_its_own() as before:
+        yield before

@@ -93,6 +93,7 @@ def test_evaluation_scores_the_sigmoid_averaged_over_views(evaluation, checkpoin
     assert evaluation.metrics["motion/map_classes"] == occur.sum() < 5
     named = {name: value for name, value in zip(MOTIONS, averages, strict=True) if not np.isnan(value)}
     assert evaluation.per_class["motion"] == pytest.approx(named)
+    assert evaluation.class_score == "average_precision"
     assert evaluation.protocol["aggregation"] == "mean of sigmoid"
     assert evaluation.protocol["empty"] == "negative"
 

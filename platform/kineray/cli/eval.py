@@ -65,9 +65,9 @@ def command(
     for failure in evaluation.failures:
         note(f"counted as wrong: {failure.uri}: {failure.message}")
     lines = [f"{key} {value:.4f}" for key, value in evaluation.metrics.items()]
-    for head, accuracies in evaluation.per_class.items():
-        rows = [{"class": name, "accuracy": value} for name, value in accuracies.items()]
-        lines.append(table(rows[:_CLASSES_SHOWN], ("class", "accuracy")))
+    for head, scores in evaluation.per_class.items():
+        rows = [{"class": name, evaluation.class_score: value} for name, value in scores.items()]
+        lines.append(table(rows[:_CLASSES_SHOWN], ("class", evaluation.class_score)))
         if len(rows) > _CLASSES_SHOWN:
             lines.append(f"... all {len(rows)} classes of {head} with --json")
     precision = evaluation.protocol["precision"]

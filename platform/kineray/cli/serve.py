@@ -2,7 +2,15 @@
 
 import click
 
-from kineray.cli.output import crops_option, model_option, note, storage_option, top_k_option, views_option
+from kineray.cli.output import (
+    crops_option,
+    model_option,
+    note,
+    note_next,
+    storage_option,
+    top_k_option,
+    views_option,
+)
 from kineray.cli.plugins import plugin_option
 
 
@@ -37,9 +45,7 @@ def command(
 
     def on_ready(url: str, version: int | str) -> None:
         note(f"serving {model_name} version {version} on {url}; Ctrl-C stops it")
-        note("next:")
-        note(f"  curl --data-binary @clip.mp4 {url}/v1/predict")
-        note("  kineray promote RUN")
+        note_next((f"curl --data-binary @clip.mp4 {url}/v1/predict", "kineray promote RUN"))
 
     serve(
         storage=storage,

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class Task(ABC):
 
     protocol: Mapping[str, str]
     """What scores depend on besides the data: ``aggregation``, how the views of a video are combined."""
+    class_score: ClassVar[str]
+    """The name of the metric that ``per_class_metric`` computes."""
 
     def __init__(self, config: "TaskSection", labels: Mapping[str, Sequence[str]]) -> None:
         self.classes = {head: tuple(names) for head, names in labels.items()}

@@ -1,7 +1,7 @@
 """Classification: one class for each clip and head."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class Classification(Task):
     """
 
     protocol: Mapping[str, str] = {"aggregation": "mean of softmax"}
+    class_score: ClassVar[str] = "top1"
 
     def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
         """{head: classes of the samples, int64 [B]}. Raises ConfigError if samples have several classes."""

@@ -1,7 +1,7 @@
 """Multi-label classification: any number of classes for each clip and head."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 class MultiLabel(Task):
     """Targets are float32 [B, classes]: 1 for each class of a clip, NaN if its classes are not known."""
+
+    class_score: ClassVar[str] = "average_precision"
 
     def __init__(self, config: "MultiLabelConfig", labels: Mapping[str, Sequence[str]]) -> None:
         super().__init__(config, labels)
