@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from kineray.config import (
     AdamConfig,
     Choice,
+    DataConfig,
     Experiment,
     LogUniform,
     SgdConfig,
@@ -408,3 +409,19 @@ def test_every_override_in_the_documentation_survives_an_unquoted_shell():
             ["sh", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True
         ).stdout
         assert seen == word
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "key"),
+    [
+        (lambda: DataConfig(crop=0), "bad_value", "DataConfig.crop"),
+        (lambda: DataConfig(croop=112), "unknown_key", "DataConfig.croop"),
+        (lambda: Experiment(data={"crop": "x"}), "bad_value", "Experiment.data.crop"),
+        (lambda: Experiment(model={"type": "slowfst"}), "unknown_variant", "Experiment.model"),
+        (lambda: Experiment(data=DataConfig(frames=2)), "bad_value", "Experiment"),
+    ],
+)
+def test_a_section_made_in_python_with_a_bad_value_is_an_error_of_kineray(make, code, key):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert (error.value.code, error.value.key) == (code, key)

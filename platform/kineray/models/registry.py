@@ -14,7 +14,8 @@ from torch import nn
 from kineray.config.data import DataConfig
 from kineray.config.models.base import ModelSection
 from kineray.config.overrides import change_model
-from kineray.config.variants import did_you_mean, variants
+from kineray.config.problems import did_you_mean
+from kineray.config.variants import variants
 from kineray.errors import ConfigError
 from kineray.models import frame
 from kineray.models.preset import ModelPreset
