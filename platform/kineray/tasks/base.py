@@ -56,7 +56,7 @@ class Task(ABC):
     protocol: Mapping[str, str]
     """What scores depend on besides the data: ``aggregation``, how the views of a video are combined."""
     class_score: ClassVar[str]
-    """The name of the scores that ``of_each_class`` returns."""
+    """The name of the metric that ``per_class_metric`` computes."""
 
     def __init__(self, config: "TaskSection", labels: Mapping[str, Sequence[str]]) -> None:
         self.classes = {head: tuple(names) for head, names in labels.items()}
