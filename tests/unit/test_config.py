@@ -39,8 +39,9 @@ def test_an_experiment_cannot_be_changed_in_place():
 
 
 def test_unknown_keys_are_refused_in_python():
-    with pytest.raises(ValidationError, match="lrr"):
+    with pytest.raises(ConfigError) as error:
         SgdConfig(lrr=0.1)
+    assert (error.value.code, error.value.key) == ("unknown_key", "SgdConfig.lrr")
 
 
 @pytest.mark.parametrize("text", ["1e-2", "0.01", "1E-2", ".01"])
