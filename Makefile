@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test check catalogue benchmark lock
+.PHONY: setup demo test check catalogue reference benchmark lock
 
 setup: .venv/.ready
 
@@ -29,6 +29,10 @@ check: setup
 # Count the published models anew, for what `kineray models` lists.
 catalogue: setup
 	$(BIN)/python -m kineray.models.catalogue
+
+# Write docs/reference.md anew, from what the code declares.
+reference: setup
+	$(BIN)/python docs/generate.py
 
 # Ratios against other readers and networks, measured here. They are installed for this; torchcodec needs
 # FFmpeg's libraries.

@@ -38,7 +38,10 @@ __version__ = "0.1.0"
 # There is no __all__: pydoc would print every class in it with all its members instead of the page above.
 # Sections and variants of an experiment (SlowFastConfig, ...) are found in kineray.config.
 _HOMES = {
+    "Importer": "kineray.data",
     "KinerayError": "kineray.errors",
+    "Loss": "kineray.tasks.losses",
+    "Piece": "kineray.training.recipe",
     "WorkerOptions": "kineray.options",
     "apply_overrides": "kineray.config",
     "create_model": "kineray.models",
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from kineray import data as data
     from kineray.cli import main as main
     from kineray.config import *  # noqa: F403 - the configs, for type checkers and editors
+    from kineray.data import Importer as Importer
     from kineray.data import import_dataset as import_dataset
     from kineray.data import load_manifest as load_manifest
     from kineray.errors import KinerayError as KinerayError
@@ -79,9 +83,11 @@ if TYPE_CHECKING:
     from kineray.serving import promote as promote
     from kineray.serving import rollback as rollback
     from kineray.serving import serve as serve
+    from kineray.tasks.losses import Loss as Loss
     from kineray.tracking.api import get_run as get_run
     from kineray.tracking.api import list_runs as list_runs
     from kineray.training import load_checkpoint as load_checkpoint
+    from kineray.training.recipe import Piece as Piece
     from kineray.video import read_clip as read_clip
 
 

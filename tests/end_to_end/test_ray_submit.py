@@ -15,7 +15,7 @@ import yaml
 from hosts import GATEWAY, Lab, why_not
 
 from kineray.data.derive.synth import synthesize
-from readme import blocks
+from run_docs import blocks
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "s3://runs"

@@ -14,15 +14,13 @@ _CLASSES_SHOWN = 20
 @click.argument("overrides", nargs=-1, metavar="[data.manifest=...]")
 @click.option("--views", type=click.IntRange(1), default=10, show_default=True, help="Clips along time.")
 @crops_option("3")
-@click.option("--split", default="val", show_default=True)
+@click.option("--split", default="val", show_default=True, help="Split of the manifest.")
 @click.option(
     "--out",
     metavar="FILE",
     help="Parquet file for the predictions of every video [default: predictions-*.parquet in the storage].",
 )
-@click.option(
-    "--decoders", type=click.IntRange(1), default=2, show_default=True, help="Processes that decode."
-)
+@click.option("--decoders", type=click.IntRange(1), default=2, show_default=True, help="Decoding processes.")
 @storage_option
 @json_option
 @plugin_option
@@ -65,9 +63,9 @@ def command(
     for failure in evaluation.failures:
         note(f"counted as wrong: {failure.uri}: {failure.message}")
     lines = [f"{key} {value:.4f}" for key, value in evaluation.metrics.items()]
-    for head, accuracies in evaluation.per_class.items():
-        rows = [{"class": name, "accuracy": value} for name, value in accuracies.items()]
-        lines.append(table(rows[:_CLASSES_SHOWN], ("class", "accuracy")))
+    for head, scores in evaluation.per_class.items():
+        rows = [{"class": name, evaluation.class_score: value} for name, value in scores.items()]
+        lines.append(table(rows[:_CLASSES_SHOWN], ("class", evaluation.class_score)))
         if len(rows) > _CLASSES_SHOWN:
             lines.append(f"... all {len(rows)} classes of {head} with --json")
     precision = evaluation.protocol["precision"]

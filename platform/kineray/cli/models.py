@@ -61,6 +61,7 @@ def models(context: click.Context, as_json: bool) -> None:
     metavar="FRAMESxSIDE",
     help="Frames and side in pixels of its clips, such as 32x256 [default: those of its publication].",
 )
+@plugin_option
 @json_option
 @click.pass_obj
 def show_model(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from kineray.cli.plugins import plugins_to_repeat
 
 if TYPE_CHECKING:
     from kineray.training import Event
@@ -37,7 +40,11 @@ top_k_option = click.option(
     "--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes to return for each head."
 )
 model_option = click.option(
-    "--model", "model_name", default="video-classifier", show_default=True, help="Name in the model registry."
+    "--model",
+    "model_name",
+    default="video-classifier",
+    show_default=True,
+    help="Name of the model in the registry.",
 )
 
 
@@ -92,9 +99,7 @@ def show(result: Any, text: str, *, as_json: bool, then: Sequence[str] = ()) -> 
         return
     click.echo(text)
     if then:
-        note("next:")
-        for command in then:
-            note(f"  {command}")
+        note_next(then)
 
 
 def json_of(result: Any) -> Any:
@@ -108,6 +113,14 @@ def json_of(result: Any) -> Any:
 def as_row(value: Any) -> dict[str, Any]:
     """A dataclass as a row of ``table``."""
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def note_next(commands: Sequence[str]) -> None:
+    """The commands that come next, each with the plug-ins of this one that it needs."""
+    note("next:")
+    for command in commands:
+        plugins = plugins_to_repeat(command)
+        note("".join([f"  {command}", *(f" --plugin {shlex.quote(near(plugin))}" for plugin in plugins)]))
 
 
 def note(text: str) -> None:

@@ -2,15 +2,23 @@
 
 import click
 
-from kineray.cli.output import crops_option, model_option, note, storage_option, top_k_option, views_option
+from kineray.cli.output import (
+    crops_option,
+    model_option,
+    note,
+    note_next,
+    storage_option,
+    top_k_option,
+    views_option,
+)
 from kineray.cli.plugins import plugin_option
 
 
 @click.command(name="serve", short_help="Serve the champion on 127.0.0.1:8000.")
 @storage_option
 @model_option
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP port.")
 @views_option
 @crops_option("1")
 @top_k_option
@@ -37,9 +45,7 @@ def command(
 
     def on_ready(url: str, version: int | str) -> None:
         note(f"serving {model_name} version {version} on {url}; Ctrl-C stops it")
-        note("next:")
-        note(f"  curl --data-binary @clip.mp4 {url}/v1/predict")
-        note("  kineray promote RUN")
+        note_next((f"curl --data-binary @clip.mp4 {url}/v1/predict", "kineray promote RUN"))
 
     serve(
         storage=storage,

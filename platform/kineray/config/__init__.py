@@ -5,6 +5,7 @@ Every variant's class is an attribute too, by its name (``kineray.config.C3DConf
 
 from typing import Any
 
+from kineray.config.augment.base import ClipAugmentation
 from kineray.config.data import DataConfig
 from kineray.config.fields import Section
 from kineray.config.files import from_yaml, to_yaml
@@ -43,6 +44,7 @@ from kineray.config.variants import Pieces, Variant, families, variants
 __all__ = [
     "BatchScaledOptimSection",
     "Choice",
+    "ClipAugmentation",
     "DataConfig",
     "Domain",
     "Experiment",

@@ -51,6 +51,11 @@ class Plugin:
         """Hash of the source, in hex: it identifies the plug-in in fingerprints and checkpoints."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
+    @property
+    def reference(self) -> str:
+        """What ``load_plugins`` knows it by: its path, or the name of an installed module."""
+        return self.path if self.module.startswith(_PREFIX) else self.module
+
     def to_json(self) -> dict[str, str]:
         """Plain values, source included."""
         return asdict(self)

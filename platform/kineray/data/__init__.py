@@ -20,6 +20,7 @@ _WHERE = {
     "Preprocessing": "clips.preprocessing",
     "ReencodedCopy": "derive.api",
     "Sample": "manifest.samples",
+    "Source": "importers.base",
     "SplitManifest": "derive.api",
     "StatsReport": "derive.api",
     "ValidationReport": "derive.api",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from kineray.data.derive.api import validate as validate
     from kineray.data.derive.synth import synthesize as synthesize
     from kineray.data.importers.base import Importer as Importer
+    from kineray.data.importers.base import Source as Source
     from kineray.data.importers.dataset import import_dataset as import_dataset
     from kineray.data.importers.dataset import read_dataset as read_dataset
     from kineray.data.manifest.manifest import Manifest as Manifest

@@ -30,16 +30,18 @@ class Evaluation:
     """Scores and what they were measured on.
 
     ``metrics``: those of the checkpoint's task, as ``<head>/top1``. ``per_class``: head -> class name ->
-    top-1 accuracy, or average precision where a video can have several classes, 0 to 1, for the classes that
-    occur. ``predictions``: one row per video: ``id``, ``uri``, ``error`` (null, or why it could not be
-    decoded), and for each head ``<head>/label`` (index in the checkpoint's classes, -1 if unknown; a list if
-    a video can have several classes, null if unknown) and ``<head>/probabilities`` (null with an error).
+    ``class_score`` (``top1`` accuracy, or ``average_precision`` if a video can have several classes), 0 to 1,
+    for the classes that occur. ``predictions``: one row per video: ``id``, ``uri``, ``error`` (null, or why
+    it could not be decoded), and for each head ``<head>/label`` (index in the checkpoint's classes, -1 if
+    unknown; a list if a video can have several classes, null if unknown) and ``<head>/probabilities`` (null
+    with an error).
     ``file``: where the predictions were written. Two evaluations can be compared only if their ``protocol``
     is the same.
     """
 
     protocol: dict[str, Any]
     metrics: dict[str, float]
+    class_score: str
     per_class: dict[str, dict[str, float]]
     predictions: pa.Table
     failures: tuple[Failure, ...]
@@ -58,6 +60,7 @@ class Evaluation:
             "weights_sha256": self.about["weights_sha256"],
             "protocol": self.protocol,
             "metrics": self.metrics,
+            "class_score": self.class_score,
             "per_class": self.per_class,
             "predictions": self.file,
             "failures": [
@@ -109,7 +112,7 @@ def evaluate(
     }
     table = _table(samples, task, labels, scores, failures)
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about).encode()})
-    return Evaluation(protocol, metrics, per_class, table, tuple(failures.values()))
+    return Evaluation(protocol, metrics, task.class_score, per_class, table, tuple(failures.values()))
 
 
 def protocol_of(
@@ -207,7 +210,7 @@ def _translated(label: Any, to: Sequence[int]) -> Any:
 
 def _per_class(task: "Task", head: str, scores_nc: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     known = task.is_known(labels)
-    values = task.of_each_class(scores_nc[known], labels[known])
+    values = task.per_class_metric(scores_nc[known], labels[known])
     named = zip(task.classes[head], values.tolist(), strict=True)
     return {name: value for name, value in named if not np.isnan(value)}
 
