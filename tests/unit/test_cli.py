@@ -114,9 +114,9 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
         (["train", "loop.yaml"], "loop.yaml: nested too deeply"),
         (["train", "unsmoke.py", "--smoke"], "unsmoke.py: 'smoke' is not an experiment"),
         (["train", "plain.yaml", "--smoke"], "'smoke' experiment; define one, or leave out --smoke"),
-        (["sweep", "list.py"], "the search space is a list"),
-        (["sweep", "plain.py"], "optim.lr: [0.1, 0.2] is no domain"),
-        (["eval", "s3://bucket/run"], "AWS_ENDPOINT_URL must be like"),
+        (["sweep", "list.py"], "a search space cannot be a list"),
+        (["sweep", "plain.py"], "optim.lr: [0.1, 0.2] is not a domain"),
+        (["eval", "s3://bucket/run"], "AWS_ENDPOINT_URL: "),
         (["data", "import", "folder/runs", "--out", "/dev/null/x.parquet"], "/dev/null/x.parquet: "),
         (["runs", "show", "nobody"], "nobody"),
         # Each makes a tracker's database first.

@@ -92,7 +92,7 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
                 f"{error.problem.removeprefix(f'{error.key} ')} (at a point of the search space)",
                 code=error.code,
                 key=error.key,
-                value=point.get(error.key),
+                value=point.get(error.key) if error.code == "bad_value" else None,
                 remedy=error.remedy,
             ) from None
 
