@@ -210,7 +210,7 @@ def _translated(label: Any, to: Sequence[int]) -> Any:
 
 def _per_class(task: "Task", head: str, scores_nc: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     known = task.is_known(labels)
-    values = task.of_each_class(scores_nc[known], labels[known])
+    values = task.per_class_metric(scores_nc[known], labels[known])
     named = zip(task.classes[head], values.tolist(), strict=True)
     return {name: value for name, value in named if not np.isnan(value)}
 

@@ -15,32 +15,39 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     computed within each 8 clips", SlowFast, arXiv 1812.03982, appendix A), and the running statistics wait
     for ``commit_batch_norm``: they then move once per step towards the mean over all groups of the step,
     so that they depend neither on the micro-batch nor on the number of workers. Parameters, buffers and
-    evaluation are those of ``nn.BatchNorm3d``. ``rows_per_clip`` > 1 if the frames of a clip lie in the
-    batch dimension (``fold_frames``).
+    evaluation are those of ``nn.BatchNorm3d``. The frames of a clip may lie one after the other in the batch
+    dimension (``fold_frames``): ``set_clip_seeds`` says how many clips there are.
     """
+
+    group_size: int | None = None
+    clips: int | None = None  # of the next forward pass; None: as many as rows
+    is_repeated = False  # this forward pass was made before: its statistics are already pending
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, *, affine: bool = True
     ) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum, affine=affine)
-        self.group_size: int | None = None
-        self.rows_per_clip = 1
-        self.is_repeated = False  # this forward pass was made before: its statistics are already pending
         self.pending: list[Tensor] = []  # [2, C] per group since the last commit: mean, unbiased variance
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, C, ...] -> the same shape; in training B must be a multiple of ``group_size``."""
+        """[B, C, ...] -> the same shape; in training there must be a multiple of ``group_size`` clips."""
         if not self.training or (self.group_size is None and not self.is_repeated):
             return super().forward(features)
-        rows = self.group_size * self.rows_per_clip if self.group_size else features.shape[0]
-        if features.shape[0] % rows:
-            clips = features.shape[0] / self.rows_per_clip
-            raise ValueError(f"{clips:g} clips are no multiple of the batch-norm group {self.group_size}")
-        normalised = [self._normalise(group) for group in torch.split(features, rows)]
+        groups = torch.split(features, self._group_rows(len(features)))
+        normalised = [self._normalise(group) for group in groups]
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
 
+    def _group_rows(self, rows: int) -> int:
+        """How many of ``rows`` are a group: all of them where they are not those of whole clips."""
+        clips = self.clips or rows
+        if self.group_size is None or rows % clips:
+            return rows
+        if clips % self.group_size:
+            raise ValueError(f"{clips} clips are no multiple of the batch-norm group {self.group_size}")
+        return self.group_size * (rows // clips)
+
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions will do."""
+        """Accept any number of dimensions."""
 
     def _normalise(self, group: Tensor) -> Tensor:
         statistics = torch.zeros(2, self.num_features, device=group.device)
@@ -65,9 +72,9 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
     """Move the running statistics of every layer, once, towards the mean over the groups of a step.
 
     ``all_reduce`` sums a float64 tensor in place over all workers; it is called exactly once. Workers
-    may hold different numbers of groups.
+    may have different numbers of groups.
     """
-    layers = [layer for layer in _layers(model) if layer.training]  # what is frozen stays as it is
+    layers = [layer for layer in _layers(model) if layer.training]  # frozen layers do not change
     if not layers:
         return
     assert layers[0].running_mean is not None
@@ -78,7 +85,7 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
         else torch.zeros(2 * layer.num_features, dtype=torch.float64, device=device)
         for layer in layers
     ]
-    # A layer that is used several times in a pass (in recurrent networks) has more groups than others.
+    # A layer that is called several times in a pass (in recurrent networks) has more groups than others.
     counts = torch.tensor([len(layer.pending) for layer in layers], dtype=torch.float64, device=device)
     total = torch.cat([counts, *sums])
     if all_reduce is not None:
@@ -97,7 +104,7 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
 
 
 def discard_batch_norm(model: nn.Module) -> None:
-    """Forget the groups seen since the last commit: the step is not going to happen."""
+    """Forget the groups seen since the last commit, for a step that is given up."""
     for layer in _layers(model):
         layer.pending.clear()
 
