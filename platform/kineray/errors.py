@@ -18,7 +18,7 @@ class KinerayError(Exception):
     def __init__(
         self, problem: str, *, code: str = "", key: object = "", value: object = None, remedy: str = ""
     ) -> None:
-        self.problem, self.key, self.remedy = problem, str(key), remedy
+        self.problem, self.key, self.value, self.remedy = problem, str(key), value, remedy
         self.code = code or type(self).code
         shown = self.key if value is None else f"{key}={value}"
         super().__init__(f"{shown}: " * bool(self.key) + problem + f"; {remedy}" * bool(remedy))
