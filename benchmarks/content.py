@@ -1,8 +1,8 @@
-"""The videos that the benchmarks read, made here, and what the reports have in common.
+"""The videos that the benchmarks read, and functions that their reports share.
 
-Natural texture has a spectrum of about 1/f; a camera and four objects move over it, and there is grain as
-of a small sensor. So the encoder finds motion that it can predict and noise that it cannot, at bit rates as
-data sets have them.
+The videos are synthetic: a texture with a natural spectrum of about 1/f, over which the camera and four
+objects move, with the grain of a small sensor. So the encoder finds motion that it can predict and noise that
+it cannot, at the bit rates of real data sets.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ import numpy as np
 
 FPS = 30
 SECONDS = 10
-_VERSION = 1  # of the content: another one makes the files anew
+_VERSION = 1  # of the content: with another version the files are made again
 _PACKAGES = (
     "kineray",
     "av",
@@ -36,7 +36,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class File:
-    """``rate`` in bits per second; a key frame every ``gop`` frames."""
+    """Size in pixels. ``rate``: bits per second. ``gop``: number of frames from one key frame to the next."""
 
     width: int
     height: int
@@ -53,7 +53,7 @@ FILES = {
 
 
 def make_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The paths of those of ``FILES``, which are made in ``folder`` if they are not there."""
+    """The paths of the ``FILES`` with these names; those that are missing are made in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / _file_name(FILES[name]) for name in names}
     missing = [name for name in names if not paths[name].exists()]
@@ -69,7 +69,7 @@ def _file_name(file: File) -> str:
 
 
 def _encode(files: Sequence[tuple[File, Path]], frames: Iterator[np.ndarray]) -> None:
-    """Write the same ``frames`` to every file: libx264 as it comes (preset medium, 3 B-frames)."""
+    """Write the same ``frames`` to every file, with libx264's defaults (preset medium, 3 B-frames)."""
     parts = [path.with_suffix(f".{os.getpid()}.part.mp4") for _, path in files]
     containers = [av.open(str(part), "w") for part in parts]
     streams = []
@@ -77,7 +77,7 @@ def _encode(files: Sequence[tuple[File, Path]], frames: Iterator[np.ndarray]) ->
         stream = cast(av.VideoStream, container.add_stream("libx264", rate=FPS))
         stream.width, stream.height, stream.pix_fmt = file.width, file.height, "yuv420p"
         stream.bit_rate = file.rate
-        stream.codec_context.thread_count = 1  # the same bytes everywhere
+        stream.codec_context.thread_count = 1  # so that the bytes are the same on every machine
         stream.options = {"g": str(file.gop), "sc_threshold": "0"}
         streams.append(stream)
     for image in frames:
@@ -114,7 +114,7 @@ def _frames(width: int, height: int) -> Iterator[np.ndarray]:
 def _texture(
     rng: np.random.Generator, height: int, width: int, *, mean: float, spread: float, steepness: float
 ) -> np.ndarray:
-    """float32 [height, width, 3] with amplitudes of 1 / frequency ** steepness; mostly grey."""
+    """float32 [height, width, 3] with amplitudes of 1 / frequency ** steepness, in mostly grey colours."""
     down, across = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     frequency = np.hypot(down, across)
     frequency[0, 0] = np.inf
@@ -129,7 +129,7 @@ def _texture(
 
 
 def machine() -> dict[str, object]:
-    """Where and with what something was measured."""
+    """The machine and the package versions of a measurement."""
     versions = {}
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -155,7 +155,7 @@ def _from_proc(path: str, key: str) -> str:
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Markdown of ``rows``, which have the same keys."""
+    """A Markdown table of ``rows``, which all have the same keys."""
     keys = list(rows[0])
     cells = [[str(row[key]) for key in keys] for row in rows]
     widths = [max(map(len, column)) for column in zip(keys, *cells, strict=True)]

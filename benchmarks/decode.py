@@ -1,10 +1,10 @@
-"""Clips per second on one core, against other ways to read the same clips of the same files.
+"""Clips per second on one core, compared with other ways to read the same clips from the same files.
 
     python benchmarks/decode.py [--quick] [--out FILE] [--folder FOLDER]
 
-A clip is 32 frames, every 2nd of 64, from a random start, and a random 224x224 crop of the frame scaled to
-a short side of 256 to 320. The arms read the same clips in turn, each in a process of its own; all processes
-are bound to one core and every library to one thread. See README.md for what each arm does.
+A clip is 32 frames, every 2nd of 64, from a random start; a random 224x224 crop of the frames, scaled to a
+short side of 256 to 320. The arms read the same clips in turn, each in a separate process; all processes are
+bound to one core and every library to one thread. README.md describes the arms.
 """
 
 import argparse
@@ -36,7 +36,10 @@ FLOOR = "libav alone (floor)"
 
 @dataclass(frozen=True)
 class Clip:
-    """``start``: number of the first frame. ``short_side`` of the scaled frame; ``top``, ``left`` in it."""
+    """A clip to read. ``start``: number of the first frame. ``height`` and ``width``: of the source.
+
+    ``short_side``: of the scaled frame, in which the crop of ``side`` pixels is at ``top`` and ``left``.
+    """
 
     start: int
     height: int
@@ -49,7 +52,7 @@ class Clip:
 
     @property
     def numbers(self) -> range:
-        """The wanted frames."""
+        """The numbers of the wanted frames."""
         return range(self.start, self.start + FRAMES * STRIDE, STRIDE)
 
     @property
@@ -69,9 +72,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class Read:
-    """``pixels`` [T, H, W, 3] or, of float, [3, T, H, W]; ``decoded``: frames, where it can be known.
+    """``pixels``: uint8 [T, H, W, 3] or float32 [3, T, H, W]. ``decoded``: number of frames, if it is known.
 
-    ``is_asked_crop``: False where an arm draws the place of its crop by itself.
+    ``is_asked_crop``: False if the arm draws the position of the crop itself.
     """
 
     pixels: Any
@@ -80,14 +83,14 @@ class Read:
 
 
 Arm: TypeAlias = Callable[[Clip], Read]
-"""Reads one clip of the file that it was made for."""
+"""Reads a clip from the file that the arm was made for."""
 
 
 # -- ours -------------------------------------------------------------------------------------------
 
 
 def kineray(path: Path, *, is_indexed: bool) -> Arm:
-    """``Video.read`` as ``Preprocessing.train_clips`` calls it."""
+    """``Video.read``, called as ``Preprocessing.train_clips`` calls it."""
     from kineray.video import PacketIndex, index_video, open_video
 
     stored = index_video(path).to_bytes() if is_indexed else None
@@ -106,7 +109,7 @@ def kineray(path: Path, *, is_indexed: bool) -> Arm:
 
 
 def _count_decoded() -> list[int]:
-    """Counts the frames that libav gives to kineray from now on."""
+    """A counter, in a list of one, of the frames that libav returns to kineray from now on."""
     from kineray.video.decode import _IndexedDecoder
 
     count = [0]
@@ -125,7 +128,7 @@ def _count_decoded() -> list[int]:
 
 
 def floor(path: Path) -> Arm:
-    """Decode from the key frame to the last wanted frame and do nothing with it."""
+    """Decode from the key frame to the last wanted frame and discard the frames."""
 
     def read(clip: Clip) -> Read:
         decoded = 0
@@ -143,7 +146,7 @@ def floor(path: Path) -> Arm:
 
 
 def pyslowfast(path: Path) -> Arm:
-    """The usual pipeline, as PySlowFast has it: every frame of the span becomes RGB, then floats."""
+    """The usual pipeline, as in PySlowFast: every frame of the span is converted to RGB, then to float."""
     _torch()
 
     def read(clip: Clip) -> Read:
@@ -165,13 +168,13 @@ def pyslowfast(path: Path) -> Arm:
 
 
 def pytorchvideo(path: Path) -> Arm:
-    """``EncodedVideo`` decodes the span to float; then every second frame, and the same as above."""
+    """``EncodedVideo`` decodes the span to float; every second frame is then processed as in PySlowFast."""
     torch = _torch()
     from pytorchvideo.data.encoded_video import EncodedVideo
 
     def read(clip: Clip) -> Read:
         video = EncodedVideo.from_path(str(path), decode_audio=False)
-        # Its end is excluded; half a frame more or less keeps rounding out of it.
+        # The end is exclusive; half a frame at either end avoids effects of rounding.
         span = video.get_clip((clip.start - 0.5) / FPS, (clip.start + FRAMES * STRIDE - 0.5) / FPS)
         video.close()
         chosen = torch.linspace(0, span["video"].shape[1] - 1, FRAMES).long()  # UniformTemporalSubsample
@@ -182,7 +185,7 @@ def pytorchvideo(path: Path) -> Arm:
 
 
 def torchcodec(path: Path, *, seek_mode: str, own_transforms: bool = False) -> Arm:
-    """uint8 frames; cropped and scaled by torchvision, or by its decoder (then the crop is its own draw)."""
+    """uint8 frames, cropped and scaled by torchvision, or by the decoder, which draws its own crop."""
     _torch()
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import RandomCrop, Resize
@@ -202,7 +205,7 @@ def torchcodec(path: Path, *, seek_mode: str, own_transforms: bool = False) -> A
 
 
 def opencv(path: Path) -> Arm:
-    """``VideoCapture``: seek by frame, grab all, retrieve the wanted, crop, ``cv2.resize``."""
+    """``VideoCapture``: seek by frame, grab all frames, retrieve the wanted ones, crop, ``cv2.resize``."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -268,7 +271,7 @@ ARMS: dict[str, Callable[[Path], Arm]] = {
 
 
 def eval_in_one_read(path: Path) -> Arm:
-    """``Preprocessing.eval_views``: every frame is decoded once for all views and crops."""
+    """``Preprocessing.eval_views``, which decodes every frame once for all views and crops."""
     from kineray.config import DataConfig
     from kineray.data.clips.preprocessing import Preprocessing
     from kineray.video import PacketIndex, index_video
@@ -287,7 +290,7 @@ def eval_in_one_read(path: Path) -> Arm:
 
 
 def eval_in_many_reads(path: Path, make: Callable[[Path], Arm]) -> Arm:
-    """A read for each view and crop, as a data set of (video, view, crop) makes them."""
+    """A separate read for each view and crop, as a data set of (video, view, crop) does it."""
     read_one = make(path)
 
     def read(first: Clip) -> Read:
@@ -322,11 +325,12 @@ EVAL_ARMS: dict[str, Callable[[Path], Arm]] = {
 
 
 def repeats_in_one_pass(path: Path) -> Arm:
-    """``Preprocessing.train_clips``, as ``data.clips_per_sample`` uses it."""
+    """``Preprocessing.train_clips`` for all clips at once, as with ``data.clips_per_sample``."""
     return _repeats(path, lambda read, rngs: [read(rngs)])
 
 
 def repeats_in_many_passes(path: Path) -> Arm:
+    """``Preprocessing.train_clips`` for one clip after the other."""
     return _repeats(path, lambda read, rngs: [read([rng]) for rng in rngs])
 
 
@@ -363,7 +367,7 @@ REPEAT_ARMS: dict[str, Callable[[Path], Arm]] = {
 
 
 class Process:
-    """An arm in a process of its own, which reads when it is told to."""
+    """An arm in a separate process, which reads on request."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
@@ -375,14 +379,14 @@ class Process:
         self.absent: str | None = self._answer()["absent"]
 
     def read(self, clip: Clip) -> dict[str, Any]:
-        """Seconds, frames decoded, bytes, and what identifies the frames."""
+        """Read a clip: seconds, decoded frames, bytes, and thumbnails that identify the frames."""
         assert self._child.stdin
         self._child.stdin.write(json.dumps(asdict(clip)) + "\n")
         self._child.stdin.flush()
         return self._answer()
 
     def close(self) -> dict[str, Any]:
-        """End it; returns its memory."""
+        """End the process; returns its memory."""
         if self.absent is None:
             assert self._child.stdin
             self._child.stdin.write("\n")
@@ -401,9 +405,9 @@ class Process:
 
 
 def serve(name: str, path: Path) -> None:
-    """In the process of an arm: read what is asked for until an empty line comes."""
+    """Read the requested clips until an empty line arrives; runs in the process of an arm."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print
+    os.dup2(2, 1)  # libraries print to stdout
 
     def answer(**values: object) -> None:
         answers.write(json.dumps(values) + "\n")
@@ -418,14 +422,14 @@ def serve(name: str, path: Path) -> None:
     before = peak = _memory_mib("VmRSS")
     for line in iter(sys.stdin.readline, "\n"):
         if not line:
-            return  # nobody asks any more
+            return  # the benchmark has ended
         clip = Clip(**json.loads(line))
         began = time.perf_counter()
         read = arm(clip)
         seconds = time.perf_counter() - began
         peak = _memory_mib("VmHWM")  # before the frames are compared
         answer(s=seconds, decoded=read.decoded, bytes=_bytes(read.pixels), thumbnails=_thumbnails(read))
-        del read  # nothing is kept while the next one is read
+        del read  # so that its memory is free while the next one is read
     answer(imported_mib=before, peak_mib=peak)
 
 
@@ -444,12 +448,12 @@ def _bytes(pixels: Any) -> int:
 
 
 def _thumbnails(read: Read) -> list[int] | None:
-    """Means of 7x7 blocks of every frame: enough to see whether two arms gave the same frames."""
+    """The means of 7x7 blocks of every frame: enough to see whether two arms returned the same frames."""
     if not read.is_asked_crop or getattr(read.pixels, "ndim", 0) != 4:
         return None
     means: list[int] = []
     is_float = read.pixels.shape[-1] != 3
-    for number in range(FRAMES):  # one after the other: this is not to be the peak of the memory
+    for number in range(FRAMES):  # one after the other, so that this does not set the memory's peak
         if is_float:
             image = np.moveaxis(np.asarray(read.pixels[:, number]), 0, -1) * STD + MEAN
             image *= 255
@@ -465,7 +469,7 @@ def _thumbnails(read: Read) -> list[int] | None:
 
 
 def draw_clips(name: str, count: int) -> list[Clip]:
-    """Random clips of a file, the same in every run."""
+    """``count`` random clips of a file, the same in every run."""
     file, rng = FILES[name], random.Random(0)
     clips = []
     for _ in range(count):
@@ -478,7 +482,7 @@ def draw_clips(name: str, count: int) -> list[Clip]:
 
 
 def measure(path: Path, arms: Sequence[str], clips: Sequence[Clip], rounds: int) -> dict[str, dict[str, Any]]:
-    """What each arm does with ``clips``; they take turns at every clip, in another order each time."""
+    """Measure each arm on ``clips``; they take turns at every clip, in another order each time."""
     processes = [Process(arm, path) for arm in arms]
     results: dict[str, dict[str, Any]] = {
         process.name: {"absent": process.absent} for process in processes if process.absent
@@ -487,7 +491,7 @@ def measure(path: Path, arms: Sequence[str], clips: Sequence[Clip], rounds: int)
     seconds: dict[str, list[list[float]]] = {process.name: [[] for _ in clips] for process in there}
     reads: dict[str, list[dict[str, Any]]] = {process.name: [] for process in there}
     for process in there:
-        process.read(clips[0])  # what happens once
+        process.read(clips[0])  # one-time work
     for turn in range(rounds):
         for number, clip in enumerate(clips):
             shift = (turn + number) % len(there)
@@ -515,7 +519,7 @@ def measure(path: Path, arms: Sequence[str], clips: Sequence[Clip], rounds: int)
 
 
 def _compare(results: dict[str, dict[str, Any]], reads: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Note how far the frames of each arm are from ours, in levels: the mean of the worst clip."""
+    """Add the distance of each arm's frames from ours, in levels of 255: the mean of the worst clip."""
     if OURS not in reads:
         return
     for name, answers in reads.items():
@@ -531,7 +535,7 @@ def _compare(results: dict[str, dict[str, Any]], reads: Mapping[str, list[dict[s
 def report(
     results: Mapping[str, Mapping[str, Any]], ours: str, *, unit: str, wanted: int
 ) -> list[dict[str, object]]:
-    """Rows for people; ``wanted``: frames in what a ``unit`` gives."""
+    """The rows of the printed table. ``wanted``: number of frames that are wanted per ``unit``."""
     best = results[ours]["clips_per_s"]
     rows: list[dict[str, object]] = []
     for name, result in results.items():
@@ -556,9 +560,9 @@ def report(
 def main() -> None:
     """Measure, print Markdown, and write JSON with --out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="under a minute, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="takes under a minute: only to see that it runs")
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "kineray-benchmarks")
-    parser.add_argument("--out", type=Path, help="write everything that was measured as JSON")
+    parser.add_argument("--out", type=Path, help="write all measurements to this file as JSON")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:

@@ -1,17 +1,18 @@
-"""Clips per second of the loader, against bare readers on as many cores, and its memory.
+"""Clips per second of the data loader, compared with bare readers on as many cores, and its memory.
 
     python benchmarks/loader.py [--quick] [--out FILE]
 
-Arms, on the files of ``content.py`` with their packet indexes, clips of 32 frames (every 2nd of 64) as uint8
-224x224, two processes or threads:
+The arms read clips of 32 frames (every 2nd of 64) as uint8 224x224 from the files of ``content.py``, with
+packet indexes and with two processes or threads:
 
-* bare: processes that read random clips one after the other and hand them to no one;
+* bare: processes that read random clips one after the other and discard them;
 * processes: ``kineray.data.load_batches``;
-* threads: the same work by a pool of threads in the training process, PyAV releasing the interpreter's lock.
+* threads: the same work in a pool of threads of the training process, where PyAV releases the interpreter
+  lock.
 
-A training loop is Python too: "Python left" is how fast a loop of plain Python runs in the main thread while
-clips are decoded, against the same loop alone. Then the memory (PSS, so that shared pages count once) of the
-loader's processes over many clips, and with a small and a large manifest.
+A training loop runs Python code too: "Python left" is the speed of a plain Python loop in the main thread
+while clips are decoded, relative to the same loop alone. Last, the memory of the loader's processes (PSS, so
+that shared pages count once) over many clips, with a small and a large manifest.
 """
 
 import argparse
@@ -55,7 +56,7 @@ BATCH = 8
 
 
 def manifest_of(path: Path, samples: int) -> tuple[Manifest, Preprocessing, IndexCache]:
-    """A set of ``samples`` clips of one file, with its index beside it."""
+    """A data set of ``samples`` clips of one file, whose packet index is stored next to the manifest."""
     rows = [Sample(str(i), str(path), 0.0, None, {"action": 0}, str(i), "train") for i in range(samples)]
     manifest = Manifest(path.stem, rows, {"action": ("a", "b")})
     uri = path.parent / f"{path.stem}.parquet"
@@ -67,7 +68,7 @@ def manifest_of(path: Path, samples: int) -> tuple[Manifest, Preprocessing, Inde
 
 
 def endless(manifest: Manifest, preprocessing: Preprocessing) -> Iterator[BatchSpec]:
-    """Whole batches of one epoch after the other."""
+    """The full batches of one epoch after the other, without end."""
     per_epoch, clip = len(manifest) // BATCH, ClipShape.of(preprocessing)
     for step in itertools.count():
         epoch, batch = divmod(step, per_epoch)
@@ -77,7 +78,7 @@ def endless(manifest: Manifest, preprocessing: Preprocessing) -> Iterator[BatchS
 def loader(
     manifest: Manifest, preprocessing: Preprocessing, indexes: IndexCache, cores: int, seed: int
 ) -> Iterator[int]:
-    """Numbers of clips as batches come."""
+    """The number of clips of each batch, when it arrives."""
     specs = endless(manifest, preprocessing)
     batches = load_batches(manifest, preprocessing, specs, seed=seed, decoders=cores, indexes=indexes)
     for batch in batches:
@@ -115,7 +116,7 @@ def bare(
 
     def run(core: int) -> None:
         process = DecodeProcess()
-        this = importlib.import_module("loader")  # a child cannot import what is in __main__
+        this = importlib.import_module("loader")  # a child process cannot import from __main__
         counts[core] = process.call(this.read_for, preprocessing, manifest[core], index, seconds, name="bare")
         process.close()
 
@@ -128,7 +129,7 @@ def bare(
 
 
 def read_for(preprocessing: Preprocessing, sample: Sample, data: bytes, seconds: float) -> int:
-    """In a process of its own: how many clips it reads in ``seconds``."""
+    """The number of clips read in ``seconds``; runs in a child process."""
     out = np.empty((1, preprocessing.frames, preprocessing.crop, preprocessing.crop, 3), np.uint8)
     index = PacketIndex.from_bytes(data)
     preprocessing.train_clips(sample.uri, sample, [sample_rng(0, 0, "warm")], index=index)
@@ -143,7 +144,7 @@ def read_for(preprocessing: Preprocessing, sample: Sample, data: bytes, seconds:
 
 
 def rate(stream: Iterator[int], seconds: float) -> float:
-    """Clips per second, after the first batches."""
+    """Clips per second, measured after the first batches."""
     for _ in range(3):
         next(stream)
     began, count = time.perf_counter(), 0
@@ -153,9 +154,9 @@ def rate(stream: Iterator[int], seconds: float) -> float:
 
 
 def python_left(stream: Iterator[int], seconds: float) -> float:
-    """Speed of plain Python in this thread while ``stream`` is decoded, against the same alone.
+    """The speed of plain Python in this thread while ``stream`` is decoded, relative to the speed without it.
 
-    Measured with one decoder, so that a core is free for this thread: what is lost is lost to the lock.
+    Measured with one decoder, so that a core is free for this thread: the loss is due to the lock.
     """
     alone = _python_speed(seconds / 2)
     next(stream)
@@ -182,7 +183,7 @@ def _python_speed(seconds: float) -> float:
 
 
 def pss_mib() -> float:
-    """Memory of this process and its decoders, pages that are shared counted once (Linux)."""
+    """The memory of this process and its decoders in MiB; shared pages count once (Linux)."""
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(os.getpid())], stdout=subprocess.PIPE, check=False, text=True
     ).stdout.split()
@@ -193,12 +194,12 @@ def pss_mib() -> float:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1])
         except (FileNotFoundError, ProcessLookupError):
-            continue  # ps itself
+            continue  # the ps process, which has ended
     return total / 1024
 
 
 def memory(folder: Path, clips: int) -> list[dict[str, object]]:
-    """Memory along ``clips`` small clips, and with manifests of 1,000 and 300,000 samples."""
+    """The memory over ``clips`` small clips, with manifests of 1,000 and 300,000 samples."""
     small = load_manifest(synthesize(folder / "small", train=1000, val=0, size=64, seconds=1, fps=16))
     data = DataConfig(
         frames=8, stride=2, fps=16, short_side=(56, 64), crop=56, eval_short_side=56, eval_crop=56
@@ -246,7 +247,7 @@ def memory_of(stored: str, data: DataConfig, clips: int) -> None:
 def main() -> None:
     """Measure, print Markdown, and write JSON with --out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="takes seconds: only to see that it runs")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "kineray-benchmarks")
     parser.add_argument("--out", type=Path)
@@ -273,7 +274,7 @@ def main() -> None:
 
 
 def speeds(path: Path, name: str, cores: int, seconds: float, rounds: int) -> dict[str, object]:
-    """One file's row: medians over ``rounds`` in which the arms take turns."""
+    """The row of a file: medians over ``rounds`` in which the arms take turns."""
     manifest, preprocessing, indexes = manifest_of(path, 1000)
     arms: dict[str, Callable[..., Iterator[int]]] = {"processes": loader, "threads": threads}
     measured: dict[str, list[float]] = {"bare": [], "processes": [], "threads": []}

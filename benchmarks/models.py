@@ -1,12 +1,12 @@
-"""Clips per second and memory of SlowFast R50 4x16 at 112 pixels, against PyTorchVideo's of the same weights.
+"""Clips per second and memory of SlowFast R50 4x16 at 112 pixels, compared with PyTorchVideo's.
 
     python benchmarks/models.py [--quick] [--out FILE]
 
-Both networks, each in a process of its own, first give the logits of the same clips, which must be equal.
-Then they take turns: the forward pass of evaluation, and a training step (forward, loss, backward, SGD),
-ours also with activation checkpointing. All in float32 on the CPU, with channels first and last in the
-memory of the clips; on a GPU, if there is one, also in bfloat16 and with torch.compile. Last, what that
-layout of the clips is worth to our other networks.
+Both networks have the same weights and run in separate processes. First their logits of the same clips must
+be equal. Then they take turns with the forward pass of evaluation and with a training step (forward, loss,
+backward, SGD), ours also with activation checkpointing. On the CPU all is in float32, with clips whose memory
+layout is channels first and channels last; on a GPU, if there is one, also in bfloat16 and with
+torch.compile. Last, the effect of that layout on our other networks is measured.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from torch.nn import functional as F
 
 FRAMES, SIDE, ALPHA, KERNEL, CLASSES = 32, 112, 8, 5, 400
 POOL = 4  # side of the last feature map
-LEARNING_RATE = 1e-3  # small: the loss must stay finite on noise
-TOLERANCE = 1e-3  # of logits of about 1, summed in another order
+LEARNING_RATE = 1e-3  # small, so that the loss stays finite on noise
+TOLERANCE = 1e-3  # for logits of about 1 that are summed in another order
 OURS = "kineray"
 CHECKPOINTED = "kineray, activation checkpointing"
 MODELS = (OURS, CHECKPOINTED, "pytorchvideo")
@@ -41,9 +41,9 @@ PYTHON = (sys.executable, "-W", "ignore::FutureWarning", __file__)
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how a network runs. ``clips``: in a batch.
+    """Where and how a network runs. ``clips``: number of clips in a batch.
 
-    ``channels_last``: of the clips, as kineray hands them to networks on a CPU; on a GPU of the weights, too.
+    ``channels_last``: the memory layout of the clips, used by kineray on a CPU; on a GPU also of the weights.
     """
 
     device: str
@@ -64,7 +64,7 @@ class Setting:
 
 
 class PyTorchVideo(nn.Module):
-    """Takes the clips of both pathways in one, as ours does."""
+    """PyTorchVideo's network, with one clip for both pathways as its input, like ours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class PyTorchVideo(nn.Module):
 
 
 class Ours(nn.Module):
-    """Gives the logits of its one head."""
+    """Our network, with the logits of its only head as its output."""
 
     def __init__(self, weights: Path, group: int, checkpointed: bool) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Ours(nn.Module):
 
 
 def write_weights(file: Path) -> None:
-    """Weights with which logits differ clearly from clip to clip, as PyTorchVideo's checkpoints are."""
+    """Write a checkpoint in PyTorchVideo's format, with which logits clearly differ between clips."""
     torch.manual_seed(0)
     model = PyTorchVideo()
     for name, value in model.network.state_dict().items():
@@ -116,14 +116,14 @@ def write_weights(file: Path) -> None:
             value.normal_(std=0.05)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
-            module.momentum = 1.0  # the statistics of these clips
+            module.momentum = 1.0  # keep the statistics of these clips only
     with torch.no_grad():
         model.train()(random_clips(2))
     torch.save({"model_state": model.network.state_dict()}, file)
 
 
 def random_clips(count: int) -> Tensor:
-    """The same noise everywhere, float32 [B, C, T, H, W]."""
+    """The same noise in every process, float32 [B, C, T, H, W]."""
     return torch.randn(count, 3, FRAMES, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
@@ -131,7 +131,7 @@ def random_clips(count: int) -> Tensor:
 
 
 class Runner:
-    """A network that makes forward passes and training steps in a setting."""
+    """Runs forward passes and training steps of a network in a setting."""
 
     def __init__(self, name: str, setting: Setting, weights: Path) -> None:
         self._setting = setting
@@ -154,13 +154,13 @@ class Runner:
         )
 
     def logits(self) -> list[list[float]]:
-        """Of two clips, in evaluation and float32."""
+        """The logits of two clips in evaluation mode and float32."""
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             values: list[list[float]] = self._model.eval()(self._clips[:2]).float().tolist()
         return values
 
     def forward(self) -> float:
-        """Seconds of the forward pass of evaluation."""
+        """The seconds of a forward pass of evaluation."""
         self._model.eval()
         began = self._now()
         with torch.no_grad(), self._autocast():
@@ -168,7 +168,7 @@ class Runner:
         return self._now() - began
 
     def step(self) -> float:
-        """Seconds of a training step."""
+        """The seconds of a training step."""
         self._model.train()
         began = self._now()
         self._optimizer.zero_grad(set_to_none=True)
@@ -196,9 +196,9 @@ class Runner:
 
 
 def serve(name: str, setting: Setting, weights: Path) -> None:
-    """Do what is asked for, one word a line: logits, forward, step; memory says and forgets the peak."""
+    """Answer requests, one word per line: logits, forward, step, or memory (the peak since the last one)."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print
+    os.dup2(2, 1)  # libraries print to stdout
 
     def answer(value: object) -> None:
         answers.write(json.dumps(value) + "\n")
@@ -221,7 +221,7 @@ def serve(name: str, setting: Setting, weights: Path) -> None:
 
 
 def _peak_mib(setting: Setting) -> float:
-    """Of the process; on a GPU, of what torch has allocated there."""
+    """The peak memory of the process, or on a GPU of what torch has allocated there."""
     if setting.device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -240,7 +240,7 @@ def _forget_peak(setting: Setting) -> None:
 
 
 class Process:
-    """A network in a process of its own, which runs when it is told to."""
+    """A network in a separate process, which runs on request."""
 
     def __init__(self, name: str, setting: Setting, weights: Path) -> None:
         self.name = name
@@ -250,7 +250,7 @@ class Process:
         self.absent: str | None = self._answer()["absent"]
 
     def ask(self, word: str) -> Any:
-        """What the process answers to ``word``."""
+        """The answer of the process to ``word``."""
         assert self._child.stdin
         self._child.stdin.write(f"{word}\n")
         self._child.stdin.flush()
@@ -269,7 +269,7 @@ class Process:
 
 
 def measure(setting: Setting, weights: Path, rounds: int) -> dict[str, dict[str, Any]]:
-    """What each network does in a setting; they take turns, in another order each time."""
+    """Measure each network in a setting; they take turns, in another order each time."""
     processes = [Process(name, setting, weights) for name in MODELS]
     results: dict[str, dict[str, Any]] = {
         process.name: {"absent": process.absent} for process in processes if process.absent
@@ -284,7 +284,7 @@ def measure(setting: Setting, weights: Path, rounds: int) -> dict[str, dict[str,
         process.ask("memory")
     for work in ("forward", "step"):
         for process in there:
-            results[process.name][f"{work}_first_s"] = process.ask(work)  # what happens once, as compilation
+            results[process.name][f"{work}_first_s"] = process.ask(work)  # includes compilation
         seconds: dict[str, list[float]] = {process.name: [] for process in there}
         for turn in range(rounds):
             shift = turn % len(there)
@@ -303,7 +303,7 @@ def measure(setting: Setting, weights: Path, rounds: int) -> dict[str, dict[str,
 
 
 def report(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, object]]:
-    """Rows for people. "ours is": how many times as fast."""
+    """The rows of the printed table. "ours is": how many times as fast ours is."""
     rows: list[dict[str, object]] = []
     for name, result in results.items():
         if "absent" in result:
@@ -322,7 +322,7 @@ def report(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, object]]:
 
 # -- the layout of clips on the CPU -------------------------------------------------------------------
 
-# Name -> frames and side of the clips.
+# Name -> number of frames and side of the clips.
 LAYOUT_MODELS = {
     "slowfast_r50_4x16": (32, 112),
     "slow_r50_8x8": (8, 112),
@@ -340,7 +340,7 @@ LAYOUT_CLIPS = 4
 
 
 def measure_layouts(names: Sequence[str], rounds: int) -> list[dict[str, object]]:
-    """How many times as fast our networks are on the CPU where clips keep their channels last in memory."""
+    """How many times as fast our networks are on the CPU with clips in channels-last memory layout."""
     rows: list[dict[str, object]] = []
     for name in names:
         row: dict[str, object] = {"network": name}
@@ -352,7 +352,7 @@ def measure_layouts(names: Sequence[str], rounds: int) -> list[dict[str, object]
 
 
 def _layout_seconds(name: str, work: str, rounds: int) -> dict[bool, float]:
-    """Medians of channels first (False) and last (True), which take turns."""
+    """The median seconds with channels first (False) and last (True), which take turns."""
     from kineray.models import commit_batch_norm, create_model, set_batch_norm_group
 
     frames, side = LAYOUT_MODELS[name]
@@ -382,7 +382,7 @@ def _layout_seconds(name: str, work: str, rounds: int) -> dict[bool, float]:
 
 
 def settings(quick: bool) -> Sequence[Setting]:
-    """What is measured on this machine."""
+    """The settings that are measured on this machine."""
     if quick:
         return [Setting("cpu", clips=2)]
     found = [Setting("cpu", clips=8), Setting("cpu", clips=8, channels_last=True)]
@@ -399,9 +399,9 @@ def settings(quick: bool) -> Sequence[Setting]:
 def main() -> None:
     """Measure, print Markdown, and write JSON with --out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="under a minute, to see that it runs")
-    parser.add_argument("--rounds", type=int, default=9, help="of each measurement [default: 9]")
-    parser.add_argument("--out", type=Path, help="write everything that was measured as JSON")
+    parser.add_argument("--quick", action="store_true", help="takes under a minute: only to see that it runs")
+    parser.add_argument("--rounds", type=int, default=9, help="repetitions of each measurement [default: 9]")
+    parser.add_argument("--out", type=Path, help="write all measurements to this file as JSON")
     for name in ("--arm", "--setting", "--weights", "--make-weights"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What several kinds of tests share: made videos, a small experiment, one Ray cluster for the session."""
+"""Fixtures that several kinds of tests share: videos, a small experiment, a Ray cluster, an S3 server."""
 
 import os
 import sys
@@ -8,19 +8,19 @@ import pytest
 
 from kineray.config import CosineConfig, DataConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
 
-# The tests of Ray share one cluster of their own; a run on a developer's machine must not join another.
+# Tests must not depend on the developer's environment, nor join another Ray cluster than their own.
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("KINERAY_STORAGE", None)
 os.environ.pop("KINERAY_WORKERS", None)
 os.environ.pop("KINERAY_CACHE_SIZE", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
-# Many tests start processes that import the same packages: let the first to do so write their bytecode.
+# Many tests start processes that import the same packages: let the first one write their bytecode.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # there is a worker for every core
+    os.environ["OMP_NUM_THREADS"] = "1"  # pytest-xdist starts a worker for every core
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def kineray(capsys):
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One local Ray cluster, with the dashboard that Ray Serve's deploys need."""
+    """One local Ray cluster, with the dashboard that Ray Serve needs for deployments."""
     import ray
 
     from kineray.cluster import connect
@@ -83,7 +83,7 @@ def ray_cluster():
 
 @pytest.fixture(scope="session")
 def endpoint():
-    """The URL of a real S3 server, moto's, on a free port of the loopback."""
+    """The URL of a moto S3 server on a free port of the loopback interface."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -95,7 +95,7 @@ def endpoint():
 
 @pytest.fixture
 def s3(endpoint, monkeypatch, tmp_path):
-    """The environment as a user sets it up, with a cache of its own; the URI of an empty bucket."""
+    """The URI of an empty bucket, with the environment as a user sets it up and an empty cache."""
     from kineray.storage.s3 import call
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
@@ -109,7 +109,7 @@ def s3(endpoint, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def _door(endpoint):
+def _proxy(endpoint):
     from s3_server import S3Server
 
     server = S3Server(endpoint)
@@ -118,12 +118,12 @@ def _door(endpoint):
 
 
 @pytest.fixture
-def s3_server(_door, s3, monkeypatch):
+def s3_server(_proxy, s3, monkeypatch):
     """An S3Server that can be killed, restarted and made to fail, in front of the bucket of ``s3``."""
-    _door.reset_all()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", _door.endpoint)
-    yield _door
-    _door.reset_all()
+    _proxy.reset_all()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _proxy.endpoint)
+    yield _proxy
+    _proxy.reset_all()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""An S3 server that has bad days: a real HTTP door in front of moto that can be shut, slowed and broken.
+"""An S3 server with failures: a real HTTP proxy in front of moto that can be stopped, slowed and broken.
 
-``kill`` resets the connections and refuses new ones, as the end of the server's process does; ``restart``
+``kill`` resets the connections and refuses new ones, as if the server's process had ended; ``restart``
 opens the same port again, with the objects still there. The fixture ``s3_server`` of conftest.py makes one
 and points AWS_ENDPOINT_URL at it; other processes may use it too.
 """
@@ -16,11 +16,11 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 _ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>made for a test</Message></Error>"
-_PIECE = 2**14
+_CHUNK = 2**14
 
 
 class Request(NamedTuple):
-    """What was asked for; ``status`` 0: reset without an answer. ``range`` as in the header, "" without."""
+    """A request. ``status``: of the answer, 0 without one. ``range``: the header, "" without one."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
 
 class S3Server:
-    """The door at ``endpoint`` to the server at ``backend``, both like http://127.0.0.1:port."""
+    """A proxy at ``endpoint`` to the server at ``backend``, both like http://127.0.0.1:port."""
 
     def __init__(self, backend):
         self._faults, self._backend = deque(), urlsplit(backend).netloc
@@ -38,11 +38,11 @@ class S3Server:
         self.endpoint = f"http://127.0.0.1:{self._port}"
 
     def reset_all(self):
-        """Open again, without faults, and count from nothing."""
+        """Open again, without faults, and count from zero."""
         self.restart()
-        self.requests, self.sent = [], 0  # what was asked for, and bytes of bodies that went out
+        self.requests, self.sent = [], 0  # the requests, and the bytes of bodies that were sent
         self.pause_s = 0.0  # before every 16 KiB of a body
-        self.hidden = set()  # headers, in lower case, that requests and answers lose at the door
+        self.hidden = set()  # headers, in lower case, that are removed from requests and answers
         self._faults.clear()
 
     def fail(self, times, status=503, code="SlowDown"):
@@ -79,11 +79,11 @@ class S3Server:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def count(self, method="GET"):
-        """Number of requests for objects by ``method`` so far, also of those that failed."""
+        """The number of requests with ``method`` so far, including those that failed."""
         return sum(request.method == method for request in list(self.requests))
 
 
-def _handler(door):
+def _handler(proxy):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = 0
@@ -91,16 +91,16 @@ def _handler(door):
         def setup(self):
             super().setup()
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with door._lock:
-                if door._connections is None:
-                    _reset(self.connection)  # accepted at the last moment
+            with proxy._lock:
+                if proxy._connections is None:
+                    _reset(self.connection)  # accepted just before the server was killed
                 else:
-                    door._connections.add(self.connection)
+                    proxy._connections.add(self.connection)
 
         def finish(self):
-            with door._lock:
-                if door._connections is not None:
-                    door._connections.discard(self.connection)
+            with proxy._lock:
+                if proxy._connections is not None:
+                    proxy._connections.discard(self.connection)
 
         def handle(self):
             try:
@@ -113,7 +113,7 @@ def _handler(door):
 
         def forward(self):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            fault, number, code = door._faults.popleft() if door._faults else ("", 0, "")
+            fault, number, code = proxy._faults.popleft() if proxy._faults else ("", 0, "")
             if fault == "reset":
                 self.note(0)
                 self.close_connection = True
@@ -122,10 +122,10 @@ def _handler(door):
             if fault == "status":
                 self.answer(number, [("Content-Type", "application/xml")], _ERROR.format(code).encode())
                 return
-            server = http.client.HTTPConnection(door._backend)
+            server = http.client.HTTPConnection(proxy._backend)
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in {"connection", "expect", *door.hidden}:
+                if name.lower() not in {"connection", "expect", *proxy.hidden}:
                     server.putheader(name, value)
             server.endheaders(body)
             found = server.getresponse()
@@ -138,7 +138,7 @@ def _handler(door):
             self.note(status)
             self.send_response_only(status)
             for name, value in headers:
-                skipped = {"connection", "transfer-encoding", *door.hidden}
+                skipped = {"connection", "transfer-encoding", *proxy.hidden}
                 if name.lower() not in skipped and (
                     name.lower() != "content-length" or self.command == "HEAD"
                 ):
@@ -148,25 +148,25 @@ def _handler(door):
             self.end_headers()
             if self.command == "HEAD":
                 return
-            for first in range(0, len(body[:cut]), _PIECE):
-                time.sleep(door.pause_s)
-                piece = body[first : min(first + _PIECE, len(body[:cut]))]
-                self.wfile.write(piece)
-                door.sent += len(piece)
+            for first in range(0, len(body[:cut]), _CHUNK):
+                time.sleep(proxy.pause_s)
+                chunk = body[first : min(first + _CHUNK, len(body[:cut]))]
+                self.wfile.write(chunk)
+                proxy.sent += len(chunk)
             if cut is not None:
                 self.close_connection = True
 
         def note(self, status):
-            door.requests.append(Request(self.command, self.path, self.headers.get("Range", ""), status))
+            proxy.requests.append(Request(self.command, self.path, self.headers.get("Range", ""), status))
 
     return Handler
 
 
 def _reset(connection):
-    """Close a connection so that the other side learns of an error, not of an orderly end."""
+    """Close a connection so that the other side sees an error instead of an orderly end."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
         connection.close()
     except OSError:
-        pass  # it is closed already
+        pass  # it is already closed

@@ -1,4 +1,4 @@
-"""A checkpoint of a small SlowFast with random weights whose answers differ clearly from clip to clip."""
+"""A checkpoint of a small SlowFast with random weights whose predictions clearly differ between clips."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ CLASSES = ("drift_left", "drift_right", "drift_up", "drift_down")
 
 
 def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, name="small", modality="rgb"):
-    """Write it below ``uri`` (a run's ``checkpoints`` folder); returns the checkpoint's own URI."""
+    """Write it into ``uri`` (a run's ``checkpoints`` folder); returns the URI of the checkpoint itself."""
     values = sum(clip_parts(modality, 1))
     heads = heads or {"action": CLASSES}
     experiment = Experiment(
@@ -54,7 +54,7 @@ def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, na
 
 
 def _spread(model, preprocessing, rng):
-    """Scale the classifier so that logits differ by about one from clip to clip and class to class."""
+    """Scale the classifier so that logits differ by about one between clips and between classes."""
     side = preprocessing.eval_crop
     drifts = list(DRIFTS.values()) * 4
     clips = [

@@ -1,14 +1,11 @@
 """The model registry against a real MLflow, with checkpoints in folders and in a real S3 server."""
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
-import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from safetensors.torch import load_file, save_file
 
 from kineray.config import Experiment, fingerprint, to_yaml
@@ -37,7 +34,7 @@ def refused(kind, code, key):
 
 
 @pytest.fixture(autouse=True)
-def _own_surroundings(monkeypatch, tmp_path):
+def _own_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("KINERAY_CACHE", str(tmp_path / "cache"))
 
@@ -48,7 +45,7 @@ def store(tmp_path_factory):
 
 
 def write_checkpoint(folder, value):
-    """The five files of a checkpoint, with weights that tell checkpoints apart."""
+    """Write the five files of a checkpoint, whose weights all have this value."""
     folder.mkdir(parents=True)
     save_file({"weight": torch.full((3,), float(value))}, folder / "model.safetensors")
     torch.save({"state": {}}, folder / "optimizer.pt")
@@ -58,9 +55,9 @@ def write_checkpoint(folder, value):
     return str(folder)
 
 
-def trained(where, name, **checkpoints):
+def trained(storage_uri, name, **checkpoints):
     run = start_run(
-        where,
+        storage_uri,
         name=name,
         experiment=Experiment(),
         fingerprint=fingerprint(Experiment()),
@@ -76,8 +73,8 @@ def weight(folder):
     return load_file(Path(folder) / "model.safetensors")["weight"][0].item()
 
 
-def test_a_version_is_of_the_weights_that_evaluate(store, tmp_path):
-    """Those of an average, where the state of the checkpoint names them."""
+def test_the_hash_of_a_version_is_of_the_weights_that_evaluate(store, tmp_path):
+    """The averaged weights, if the state of the checkpoint names them."""
     uri = Path(write_checkpoint(tmp_path / "average", 1))
     save_file({"weight": torch.full((3,), 2.0)}, uri / "ema.safetensors")
     (uri / "state.json").write_text('{"step": 1, "weights": "ema"}')
@@ -98,7 +95,7 @@ def test_a_version_is_a_copy_of_the_best_checkpoint(store, tmp_path):
     source = f"runs:/{get_run(store, 'copy').run_id}/checkpoint/{version.content[:12]}"
     assert version == ModelVersion("copied", 1, source, digest, version.content, "copy")
     files = {path.name: path.read_bytes() for path in Path(best).iterdir()}
-    shutil.rmtree(best)  # the run went on and deleted it
+    shutil.rmtree(best)  # as a run does that continues
     folder = fetch(store, get_version(store, "copied", 1))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
     assert fetch(store, version) == folder
@@ -114,7 +111,7 @@ def test_a_later_version_of_a_run_leaves_the_earlier_one_alone(store, tmp_path):
     assert [weight(fetch(store, version)) for version in (first, second)] == [1, 2]
 
 
-def test_the_same_weights_under_another_preprocessing_are_another_model(store, tmp_path):
+def test_the_same_weights_with_another_preprocessing_are_another_model(store, tmp_path):
     one, two = Path(write_checkpoint(tmp_path / "one", 1)), Path(write_checkpoint(tmp_path / "two", 1))
     (two / "preprocessing.json").write_text('{"frames": 8}')
     first = register(store, trained(store, "plain", best=str(one)), "same-weights")
@@ -124,7 +121,7 @@ def test_the_same_weights_under_another_preprocessing_are_another_model(store, t
     assert fetched == ["{}", '{"frames": 8}']
 
 
-def test_a_version_that_something_else_registered(store):
+def test_a_version_that_kineray_did_not_register_is_refused(store):
     client = open_client(store)
     client.create_registered_model("foreign")
     client.create_model_version("foreign", "/somewhere")
@@ -164,12 +161,12 @@ def test_champion_previous_and_rollback(store, tmp_path):
 
 
 @pytest.mark.parametrize("wanted", [9, "9", "champion", "no such alias"])
-def test_versions_that_are_not_there(store, wanted):
+def test_an_unknown_version_is_refused(store, wanted):
     with refused(TrackingError, "unknown_version", "unheard-of"):
         get_version(store, "unheard-of", wanted)
 
 
-def test_runs_without_a_checkpoint(store, tmp_path):
+def test_a_run_without_a_checkpoint_cannot_be_registered(store, tmp_path):
     with refused(CheckpointError, "no_checkpoint", "empty"):
         register(store, trained(store, "empty"))
     with refused(CheckpointError, "not_a_checkpoint", tmp_path / "gone/experiment.yaml"):
@@ -181,7 +178,7 @@ def test_runs_without_a_checkpoint(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "preprocessing.json"])
-def test_other_bytes_are_refused_by_their_hash(store, tmp_path, name):
+def test_files_that_have_changed_are_refused_by_their_hash(store, tmp_path, name):
     run = trained(store, f"tampered-{name}", best=write_checkpoint(tmp_path / "a", 1))
     version = register(store, run, f"tampered-{name}")
     (kept,) = Path(store, "artifacts", get_run(store, run).run_id).rglob(name)
@@ -192,34 +189,18 @@ def test_other_bytes_are_refused_by_their_hash(store, tmp_path, name):
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="kinetics")
-    yield "s3://kinetics/runs"
-    server.stop()
-
-
 @pytest.mark.slow
-def test_a_checkpoint_in_a_bucket_stays_in_the_bucket(bucket, tmp_path, monkeypatch):
+def test_a_checkpoint_in_a_bucket_stays_in_the_bucket(s3, tmp_path, monkeypatch):
     from kineray import storage
 
+    bucket = f"{s3}/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracker.db")
     write_checkpoint(tmp_path / "local", 7)
     uri = f"{bucket}/far/checkpoints/step-1"
     storage.put_folder(tmp_path / "local", uri, commit_last="state.json")
     version = register(bucket, trained(bucket, "far", best=uri))
     assert version.source == f"{bucket}/models/video-classifier/{version.content[:12]}"
-    storage.delete_folder(uri)  # the run went on and deleted it
+    storage.delete_folder(uri)  # as a run does that continues
     folder = fetch(bucket, get_version(bucket, alias_or_number=1))
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         p.name for p in (tmp_path / "local").iterdir()

@@ -1,4 +1,4 @@
-"""Runs against a real MLflow: on SQLite, and on a server that goes away and comes back."""
+"""Runs against a real MLflow: on SQLite, and on a server that stops and starts again."""
 
 import contextlib
 import logging
@@ -65,21 +65,23 @@ def _no_other_tracker(monkeypatch):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """One storage folder for the tests that need no empty one: making the database takes seconds."""
+    """One storage folder for the tests that do not need an empty one: making the database takes seconds."""
     return str(tmp_path_factory.mktemp("runs"))
 
 
-def start(where, name, experiment=EXPERIMENT, **more):
+def start(storage_uri, name, experiment=EXPERIMENT, **more):
     more = {"manifest": MANIFEST, "command": ["kineray", "train", "experiments/slowfast.py"], **more}
-    return start_run(where, name=name, experiment=experiment, fingerprint=fingerprint(experiment), **more)
+    return start_run(
+        storage_uri, name=name, experiment=experiment, fingerprint=fingerprint(experiment), **more
+    )
 
 
-def history(where, name, key):
-    client = MlflowClient(tracking_uri(where))
-    return [(m.step, m.value) for m in client.get_metric_history(get_run(where, name).run_id, key)]
+def history(storage_uri, name, key):
+    client = MlflowClient(tracking_uri(storage_uri))
+    return [(m.step, m.value) for m in client.get_metric_history(get_run(storage_uri, name).run_id, key)]
 
 
-def test_a_run_keeps_everything_that_was_written(store):
+def test_a_run_records_everything_that_was_written(store):
     experiment = apply_overrides(EXPERIMENT, ["optim.lr=0.05", "data.frames=16"])
     run = start(store, "whole", experiment)
     for step in range(1, 1501):
@@ -106,7 +108,7 @@ def test_a_run_keeps_everything_that_was_written(store):
     assert not list(Path(store, "pending").iterdir())
 
 
-def test_the_database_and_the_artifacts_lie_in_the_storage(store):
+def test_the_database_and_the_artifacts_are_in_the_storage(store):
     run = start(store, "place")
     run.finish()
     assert Path(store, "mlflow.db").exists()
@@ -145,14 +147,14 @@ def test_a_resumed_run_does_not_record_a_step_twice(store):
     assert get_run(store, "again").status == "FINISHED"
 
 
-def test_not_finite_values_are_recorded(store):
+def test_values_that_are_not_finite_are_recorded(store):
     run = start(store, "nan")
     run.log_metrics({"train/loss": math.nan}, 1)
     run.finish("FAILED")
     assert math.isnan(get_run(store, "nan").metrics["train/loss"])
 
 
-def test_names(store):
+def test_names_that_are_taken_or_not_valid_are_refused(store):
     start(store, "taken").finish()
     with refused(ConfigError, "name_taken", "name"):
         start(store, "taken")
@@ -168,7 +170,7 @@ def test_names(store):
     assert not run_exists(store, "folder-2")
 
 
-def test_an_unknown_run_is_one_line_with_near_names(store):
+def test_an_unknown_run_is_one_line_with_similar_names(store):
     start(store, "resnet-long-name").finish()
     with refused(TrackingError, "unknown_run", "resnet-long-nam") as raised:
         get_run(store, "resnet-long-nam")
@@ -178,7 +180,7 @@ def test_an_unknown_run_is_one_line_with_near_names(store):
         resume_run(store, "it's")
 
 
-def test_a_living_writer_is_the_only_one(store):
+def test_a_run_has_only_one_writer_at_a_time(store):
     run = start(store, "alive")
     with refused(TrackingError, "run_in_use", run.run_id):
         resume_run(store, "alive")
@@ -186,7 +188,7 @@ def test_a_living_writer_is_the_only_one(store):
     run.finish()
 
 
-def test_git_commit_and_what_differs_from_it(store, tmp_path, monkeypatch):
+def test_the_git_commit_and_the_differences_from_it_are_recorded(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def git(*arguments):
@@ -228,7 +230,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     assert len(list(Path(store, "pending").glob("*.jsonl"))) == 1
-    detail = get_run(store, "killed")  # any command sends what was left
+    detail = get_run(store, "killed")  # any command sends the journals that are left
     assert detail.status == "KILLED"
     assert history(store, "killed", "train/loss") == [(step, float(step)) for step in range(1, 2001)]
     run = resume_run(store, "killed")
@@ -237,7 +239,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert get_run(store, "killed").status == "FINISHED"
 
 
-def test_a_tracker_that_is_not_there_at_the_start(tmp_path, monkeypatch):
+def test_a_tracker_that_does_not_answer_is_one_line_without_its_password(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
     for attempt in (lambda: start(str(tmp_path), "a"), lambda: check_tracking(str(tmp_path))):
         with pytest.raises(TrackingError) as raised:
@@ -250,7 +252,7 @@ def test_a_tracker_that_is_not_there_at_the_start(tmp_path, monkeypatch):
 
 def test_a_storage_that_cannot_be_written(tmp_path):
     check_tracking(str(tmp_path / "new"))
-    assert not (tmp_path / "new").exists()  # asking makes nothing
+    assert not (tmp_path / "new").exists()  # a check creates nothing
     (tmp_path / "file").write_text("")
     with refused(TrackingError, "unreachable", f"sqlite:///{tmp_path}/file/mlflow.db"):
         list_runs(str(tmp_path / "file"))
@@ -302,16 +304,16 @@ def mlflow_server(folder, port):
                 time.sleep(0.2)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its own session: the server and its worker, no one else
+        os.killpg(process.pid, signal.SIGKILL)  # it has its own session: this ends the server and its worker
         process.wait()
 
 
 @pytest.mark.slow
-def test_a_server_that_stops_in_mid_run_and_comes_back(tmp_path, monkeypatch, caplog):
+def test_nothing_is_lost_if_the_server_stops_during_a_run_and_starts_again(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING, "kineray")
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    where = str(tmp_path / "runs")
+    storage_uri = str(tmp_path / "runs")
 
     def write(run, steps):
         for step in steps:
@@ -319,22 +321,22 @@ def test_a_server_that_stops_in_mid_run_and_comes_back(tmp_path, monkeypatch, ca
             time.sleep(0.01)
 
     with mlflow_server(tmp_path, port):
-        back, gone = start(where, "back"), start(where, "gone")
+        back, gone = start(storage_uri, "back"), start(storage_uri, "gone")
         write(back, range(1, 150)), write(gone, range(1, 150))
     write(back, range(150, 300)), write(gone, range(150, 300))  # the server is down, nothing raises
     gone.finish()
     down = [r.getMessage() for r in caplog.records if "cannot be reached" in r.getMessage()]
     assert len(down) == 2, down  # once for each run, however often it was tried
     assert any("the next kineray command here sends it" in r.getMessage() for r in caplog.records)
-    assert send_pending(where) == 1
+    assert send_pending(storage_uri) == 1
     with refused(TrackingError, "unreachable", f"http://127.0.0.1:{port}"):
-        list_runs(where)
+        list_runs(storage_uri)
 
     with mlflow_server(tmp_path, port):
         write(back, range(300, 400))
         back.finish()
-        assert get_run(where, "back").status == get_run(where, "gone").status == "FINISHED"
-        assert history(where, "back", "train/loss") == [(step, 1 / step) for step in range(1, 400)]
-        assert history(where, "gone", "train/loss") == [(step, 1 / step) for step in range(1, 300)]
-    assert not list(Path(where, "pending").iterdir())
+        assert get_run(storage_uri, "back").status == get_run(storage_uri, "gone").status == "FINISHED"
+        assert history(storage_uri, "back", "train/loss") == [(step, 1 / step) for step in range(1, 400)]
+        assert history(storage_uri, "gone", "train/loss") == [(step, 1 / step) for step in range(1, 300)]
+    assert not list(Path(storage_uri, "pending").iterdir())
     assert any("answers again" in r.getMessage() for r in caplog.records)

@@ -31,7 +31,7 @@ def as_pytorchvideo(state, pooled=False):
 
 
 def randomise(model, inputs):
-    """No parameter or buffer at a value that would hide it; running statistics are those of ``inputs``."""
+    """Random values for every parameter and buffer; running statistics are those of ``inputs``."""
     generator = torch.Generator().manual_seed(1)
     for name, value in model.state_dict().items():
         if value.is_floating_point() and value.ndim == 1:

@@ -1,10 +1,10 @@
-"""Parametrised tests of which only some cases are quick enough for every run."""
+"""Parametrised tests of which only some cases are fast enough for every run."""
 
 import pytest
 
 
 def slow_after(count, cases):
-    """``cases``, those after the first ``count`` marked as slow; a tuple is the values of several names."""
+    """``cases``, those after the first ``count`` marked as slow; a tuple has values for several names."""
     return [
         *cases[:count],
         *(

@@ -1,4 +1,4 @@
-"""A small network of every architecture, and what is known of every published one."""
+"""A small network of every architecture, and the number of parameters of every preset."""
 
 from dataclasses import dataclass
 
@@ -31,10 +31,10 @@ from kineray.config import (
 
 @dataclass(frozen=True)
 class Small:
-    """A network that a test can train, and clips for it: ``frames`` of ``side`` x ``side`` pixels.
+    """A network that a test can train, and clips for it: ``frames`` frames of ``side`` x ``side`` pixels.
 
-    ``channels``: of the clips. ``accepted``: other (frames, height, width) that it takes; ``refused``: some
-    that it does not.
+    ``channels``: number of clip channels. ``accepted``: other (frames, height, width) that it takes;
+    ``refused``: some that it does not take.
     """
 
     config: ModelSection
@@ -196,7 +196,7 @@ SMALL: dict[str, Small] = {
     ),
 }
 
-# Each has much in common with another that is not here; only the slow tests of all networks have these too.
+# Each is similar to one that is not listed here, so only slow tests use these.
 VARIANTS = {
     *("s3d, full", "s3d_v3, top-heavy", "slowfast, basic", "slowfast, r2plus1d", "resnet3d, i3d"),
     *("r2plus1d_bottleneck", "frame_z_average", "frame_gru", "frame_conv_lstm_dense", "frame_conv1d"),

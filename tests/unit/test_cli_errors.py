@@ -1,4 +1,4 @@
-"""The library's errors in the words of the command line."""
+"""The library's errors in the terms of the command line."""
 
 import click
 import pytest

@@ -1,4 +1,4 @@
-"""``kineray models``: what is printed, and that it is what the network is."""
+"""``kineray models``: what it prints, and that this is true of the networks."""
 
 import json
 import resource
@@ -12,7 +12,7 @@ from small_models import PARAMETERS
 from kineray.models import list_models, model_presets, summarise
 from kineray.models.catalogue import FILE, as_text, describe
 
-# One of every file of architectures; all of them take half a minute.
+# One of every architecture's file; all models would take half a minute.
 FAST = {
     *("s3d", "s3d_v3", "slowfast_nl_r50_8x8", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_63"),
     *("mobilenet_v2_average", "st_resnet50", "two_stream_i3d_inception"),
@@ -49,7 +49,7 @@ def test_json_is_the_catalogue(kineray):
     assert {name: model["parameters"] for name, model in found.items()} == PARAMETERS
 
 
-def test_the_list_takes_less_than_two_seconds_and_no_torch():
+def test_the_list_takes_less_than_two_seconds_and_does_not_import_torch():
     code = (
         "import sys\nfrom kineray.cli import run\n"
         "try: run(['models'])\nexcept SystemExit as end: assert end.code == 0\n"
@@ -99,7 +99,7 @@ class Tiny(nn.Module):
 
 
 @pytest.mark.slow
-def test_a_plug_ins_model_is_listed_with_costs_that_are_counted_now(tmp_path):
+def test_a_plug_ins_model_is_listed_with_its_costs(tmp_path):
     (tmp_path / "mine.py").write_text(MY_MODEL)
     plugin = str(tmp_path / "mine.py")
     code = (
@@ -117,7 +117,7 @@ def test_a_plug_ins_model_is_listed_with_costs_that_are_counted_now(tmp_path):
     assert mine["gflops"] == (3 * 5 + 5 * 400) / 1e9
 
 
-def test_show_explains_one_block_by_block(kineray):
+def test_show_explains_a_model_block_by_block(kineray):
     code, out, err = kineray("models", "show", "slowfast_r50_8x8")
     assert code == 0
     for words in (
@@ -137,7 +137,7 @@ def test_show_explains_one_block_by_block(kineray):
     assert "attention" in kineray("models", "show", "slowfast_nl_r101_8x8")[1]
 
 
-def test_show_speaks_json(kineray):
+def test_show_prints_json(kineray):
     shown = json.loads(kineray("models", "show", "slowfast_r50_8x8", "--json")[1])
     assert json.loads(kineray("models", "--json", "show", "slowfast_r50_8x8")[1]) == shown
     summary = summarise("slowfast_r50_8x8")
@@ -191,7 +191,7 @@ def test_show_counts_for_other_classes_and_clips(kineray, name, classes, clip, p
         (["models", "slowfast_r50_8x8"], "No such command 'slowfast_r50_8x8'"),
     ],
 )
-def test_what_is_not_known_is_one_line(kineray, words, message):
+def test_bad_input_to_models_is_one_line(kineray, words, message):
     code, out, err = kineray(*words)
     assert (code, out) == (2, "")
     assert err.startswith("kineray: ") and message in err and len(err.splitlines()) == 1

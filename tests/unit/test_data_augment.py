@@ -1,4 +1,4 @@
-"""Augmentations of clips: alike in all frames, functions of the sample's stream, a user's own too."""
+"""Augmentation of clips: the same in all frames, a function of the sample's random stream, plug-ins too."""
 
 import numpy as np
 import pytest
@@ -63,21 +63,21 @@ def test_color_jitter_is_one_table_for_the_whole_clip():
     np.testing.assert_array_equal(jittered(clip_thwc, brightness=0, contrast=0), clip_thwc)
 
 
-def test_color_jitter_has_the_ranges_that_it_says():
+def test_color_jitter_has_the_ranges_of_its_configuration():
     clip_thwc = np.full((1, 2, 2, 3), 100, np.uint8)
     values = [int(jittered(clip_thwc, seed=seed, contrast=0, brightness=0.5).max()) for seed in range(200)]
     assert 50 <= min(values) < 60 and 140 < max(values) <= 150
 
 
 @pytest.mark.parametrize(("channels", "rgb_channels"), [(5, 3), (2, 0)])
-def test_flow_stays_as_it_is(channels, rgb_channels):
+def test_flow_is_not_changed(channels, rgb_channels):
     clip_thwc = a_clip(channels)
     changed_thwc = jittered(clip_thwc, rgb_channels)
     np.testing.assert_array_equal(changed_thwc[..., rgb_channels:], clip_thwc[..., rgb_channels:])
     assert (changed_thwc != clip_thwc).any() == bool(rgb_channels)
 
 
-def test_it_is_part_of_the_experiment_but_not_of_what_is_stored_with_a_model():
+def test_augmentations_are_part_of_the_experiment_but_not_stored_with_a_model():
     experiment = apply_overrides(Experiment(), ["data.augment.color_jitter.brightness=0.2"])
     assert experiment.data.augment["color_jitter"].brightness == 0.2
     assert from_yaml(to_yaml(experiment)) == experiment
@@ -96,7 +96,7 @@ def test_training_clips_are_augmented_in_the_child_and_views_are_not(tmp_path):
     np.testing.assert_array_equal(changed.eval_views(video)[0], plain.eval_views(video)[0])
 
 
-def test_a_users_own_runs_in_the_child(tmp_path, own_plugins):
+def test_an_augmentation_of_a_plugin_runs_in_the_child(tmp_path, own_plugins):
     video, plugin = write_video(tmp_path / "a.mp4", frames=20), tmp_path / "invert.py"
     plugin.write_text(OWN)
     load_plugins(str(plugin))

@@ -1,4 +1,4 @@
-"""Optical flow on disk: the motion that is in the videos, in EPIC's layout and encoding."""
+"""Optical flow on disk: the motion in the videos, in the layout and encoding of EPIC-KITCHENS."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from annotation_files import refused
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from kineray.config import DataConfig, apply_overrides
 from kineray.data import Manifest, Preprocessing, Sample, load_manifest, sample_rng, save_manifest, synthesize
 from kineray.data.derive.flow import Settings, compute_flow, farneback, plan, to_grey
 from kineray.data.derive.synth import DRIFTS, drifting_texture
-from kineray.errors import ConfigError, ManifestError, StorageError
+from kineray.errors import ConfigError, StorageError
 from kineray.training import CheckpointStore, train
 from kineray.video import open_video, probe
 
@@ -37,11 +38,11 @@ def rgb(tmp_path_factory):
 @pytest.fixture(scope="module")
 def flow(rgb, tmp_path_factory):
     folder = tmp_path_factory.mktemp("flow")
-    return compute_flow(load_manifest(rgb), str(rgb), folder, Settings(bound=BOUND), workers=2), folder
+    return compute_flow(load_manifest(rgb), str(rgb), folder, Settings(bound=BOUND), decoders=2), folder
 
 
 def pixels(grey, bound=BOUND):
-    """The decoding that EPIC documents."""
+    """The decoding that EPIC-KITCHENS documents."""
     return grey / 255 * 2 * bound - bound
 
 
@@ -50,7 +51,7 @@ def pixels(grey, bound=BOUND):
 
 @pytest.mark.parametrize("velocity", [(2.0, 0.0), (-1.5, 0.5), (0.0, 3.0), (-3.0, -2.0), (0.25, -0.25)])
 def test_flow_is_the_motion_of_a_texture(velocity):
-    """u to the right, v down, in pixels; at the borders something new comes in."""
+    """u to the right, v down, in pixels; at the borders new texture appears."""
     frames = drifting_texture(np.random.default_rng(0), size=96, frames=4, velocity=velocity, smoothness=3.0)
     flow = farneback(frames)
     assert flow.shape == (3, 96, 96, 2) and flow.dtype == np.float32
@@ -60,7 +61,7 @@ def test_flow_is_the_motion_of_a_texture(velocity):
 
 
 @given(st.floats(-30, 30), st.floats(0.5, 30))
-def test_grey_values_are_epics(motion, bound):
+def test_grey_values_are_those_of_epic_kitchens(motion, bound):
     grey = int(to_grey(np.array(motion), bound))
     assert abs(pixels(grey, bound) - np.clip(motion, -bound, bound)) <= bound / 255 + 1e-9
     assert grey + int(to_grey(np.array(-motion), bound)) in (254, 255, 256)  # rest is 127.5
@@ -136,7 +137,7 @@ def one_video(path, **changes):
     return Manifest("one", (sample,), {"action": ("only",)})
 
 
-def test_another_rate(tmp_path):
+def test_flow_at_another_frame_rate(tmp_path):
     """20 frames at 10 per second, read at 5: 10 frames, 9 motions; samples keep their times."""
     manifest = one_video(write_video(tmp_path / "a.mp4", frames=20, fps=10))
     flows = compute_flow(manifest, str(tmp_path / "m.parquet"), tmp_path / "out", Settings(fps=5.0))
@@ -147,7 +148,7 @@ def test_another_rate(tmp_path):
 
 @pytest.mark.slow
 def test_a_long_video_is_computed_in_pieces(tmp_path, monkeypatch):
-    """With the same pictures as in one piece."""
+    """With the same images as in one piece."""
     path = write_video(tmp_path / "a.mp4", frames=20, fps=25)
     folders = {}
     for piece in (500, 8):
@@ -166,8 +167,8 @@ def test_a_long_video_is_computed_in_pieces(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_is_decoded_from_its_start(tmp_path):
-    """AVI holds no presentation times."""
+def test_a_video_that_is_decoded_from_its_start(tmp_path):
+    """AVI stores no presentation times."""
     options = {"width": 96, "height": 64, "frames": 40, "fps": 25}
     grey = []
     for name in ("a.avi", "a.mp4"):
@@ -180,7 +181,7 @@ def test_what_is_decoded_from_its_start(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_video_of_one_frame_rests(tmp_path):
+def test_a_video_of_one_frame_has_one_frame_of_flow_without_motion(tmp_path):
     flows = compute_flow(
         one_video(write_video(tmp_path / "a.mp4", frames=1)),
         str(tmp_path / "m"),
@@ -192,7 +193,7 @@ def test_a_video_of_one_frame_rests(tmp_path):
 
 
 def test_a_second_run_keeps_what_is_there(rgb, flow, tmp_path):
-    """Only what is missing or unfinished is computed; pictures of an unfinished folder are not trusted."""
+    """Only what is missing or unfinished is computed; images of an unfinished folder are not trusted."""
     _, folder = flow
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -213,10 +214,9 @@ def test_a_second_run_keeps_what_is_there(rgb, flow, tmp_path):
     assert len(list((lost / "v").iterdir())) == len(list((half / "u").iterdir())) == 7
     assert not list(copy.rglob("*.part")) and not list(copy.rglob("*99.jpg"))
     assert [sample.uri for sample in flows.manifest] == [sample.uri for sample in manifest]
-    with pytest.raises(
-        ManifestError, match=r"was made with bound 8, not 4; choose the same, or another --out"
-    ):
+    with refused("other_settings", copy / manifest[0].id) as error:
         compute_flow(manifest, str(rgb), copy, Settings(bound=4.0))
+    assert "bound 8, not 4" in error.value.problem
 
 
 def test_bad_videos_are_named_and_the_rest_is_done(rgb, tmp_path):
@@ -233,11 +233,12 @@ def test_bad_videos_are_named_and_the_rest_is_done(rgb, tmp_path):
     assert flows.manifest.missing == {"train": (before[0].id, before[1].id)}
     assert [sample.id for sample in flows.manifest] == [sample.id for sample in before][2:]
     assert not list((tmp_path / "out").rglob("*.part"))
-    with pytest.raises(ManifestError, match="one: no video has flow, such as .*no such file"):
+    with refused("nothing_decodable", "one") as error:
         compute_flow(one_video(tmp_path / "gone.mp4"), str(rgb), tmp_path / "none", Settings())
+    assert str(tmp_path / "gone.mp4") in error.value.problem
 
 
-def test_videos_of_one_name_have_folders_of_their_own(tmp_path):
+def test_videos_of_the_same_name_have_different_folders(tmp_path):
     uris = ["/d/x/a.mp4", "/d/y/a.mp4", "/d/y/a.avi", "/d/y/{u,v}.mp4", "/e/%03d.mp4"]
     samples = [Sample(uri, uri, 0.0, None, {}, uri, "train") for uri in uris]
     jobs = plan(Manifest("m", samples, {}), "/d/manifest.parquet", tmp_path)
@@ -248,25 +249,28 @@ def test_videos_of_one_name_have_folders_of_their_own(tmp_path):
 def test_folders_of_frames_are_sources_too(tmp_path, flow):
     jobs = plan(one_video("/d/P01_01/frame_%010d.jpg#fps=60"), "/d/m.parquet", tmp_path)
     assert jobs[0].folder == tmp_path / "P01_01"
-    with pytest.raises(ManifestError, match="is optical flow already"):
+    with refused("wrong_modality", flow[0].manifest[0].flow):
         plan(one_video(flow[0].manifest[0].flow), "/d/m.parquet", tmp_path)
 
 
-def test_folders_that_cannot_be_used(rgb, tmp_path):
+def test_folders_that_cannot_be_used_are_refused(rgb, tmp_path):
     manifest = load_manifest(rgb)
-    with pytest.raises(StorageError, match="must lie on a local disk"):
+    with pytest.raises(StorageError) as remote:
         plan(manifest, str(rgb), "s3://bucket/flow")
-    with pytest.raises(ManifestError, match="the videos' own manifest lies there"):
+    assert (remote.value.code, remote.value.key) == ("not_local", "out")
+    with refused("folder_taken", "out"):
         plan(manifest, str(rgb), rgb.parent)
     (tmp_path / manifest[0].id).mkdir(parents=True)
-    with pytest.raises(ManifestError, match="is there, but is no flow"):
+    with refused("folder_taken", tmp_path / manifest[0].id):
         compute_flow(manifest, str(rgb), tmp_path, Settings())
 
 
 def test_without_opencv(rgb, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"^optical flow needs OpenCV: pip install 'kineray\[flow\]'$"):
+    with pytest.raises(ConfigError) as error:
         compute_flow(load_manifest(rgb), str(rgb), tmp_path / "out", Settings())
+    assert (error.value.code, error.value.key) == ("missing_package", "cv2")
+    assert "kineray[flow]" in error.value.remedy
     assert not (tmp_path / "out").exists()
 
 
@@ -312,5 +316,5 @@ def test_from_videos_to_a_model_of_their_flow(tiny_experiment, kineray, tmp_path
     assert "4 of 4 samples in val have no optical flow" in err
     code, out, err = kineray("predict", result.last_uri, manifest[0].uri)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    reason = "holds RGB frames, but" if modality == "flow" else "has no optical flow beside it, which"
+    reason = "contains RGB frames, but" if modality == "flow" else "has no optical flow beside it, which"
     assert f"{manifest[0].uri}: {reason} data.modality" in err

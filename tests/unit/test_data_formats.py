@@ -1,4 +1,4 @@
-"""Importers: layouts and annotation files as they are found in the wild."""
+"""Importers: layouts and annotation files as they are distributed."""
 
 import pytest
 from annotation_files import refused, touch
@@ -183,7 +183,7 @@ def test_class_names_fix_the_indices(tmp_path):
 
 
 def test_the_sixth_column_of_the_old_crawler_is_ignored(tmp_path):
-    """``is_cc`` stands last, and the ids that follow it in other files do not move."""
+    """``is_cc`` is the last column."""
     (tmp_path / "train.csv").write_text(
         "label,youtube_id,time_start,time_end,split,is_cc\n"
         '"passing American football (in game)",--07WQ2iBlw,1,11,train,0\n'
@@ -269,7 +269,7 @@ def test_underscores_stand_for_the_spaces_in_names_of_classes(mini):
     assert manifest.vocabularies == {"action": ("air drumming", "zumba")}
 
 
-def test_ids_of_mini_kinetics_that_nobody_knows_are_counted(mini, caplog):
+def test_ids_of_mini_kinetics_that_are_not_in_kinetics_are_counted(mini, caplog):
     root, clips = mini
     with (root / "train_ytid_list.txt").open("a") as file:
         file.write("vanished_id\r\nvanished-id\r\n")
@@ -278,7 +278,7 @@ def test_ids_of_mini_kinetics_that_nobody_knows_are_counted(mini, caplog):
     assert manifest.listed == {"train": 14, "val": 3} and manifest.found == {"train": 11, "val": 3}
     assert set(manifest.missing["train"]) == {"vanished_id", "vanished-id", clips["-_00000000_"][0]}
     assert "train: 2 listed ids are not in the CSV files, such as vanished_id" in caplog.text
-    # Nobody can tell whether they were of the chosen classes.
+    # They may be of classes that were not chosen.
     chosen = from_mini_kinetics(root, root / "videos", classes=("abseiling",))
     assert chosen.listed == {"train": 4, "val": 1} and chosen.missing == {"train": (clips["-_00000000_"][0],)}
 
@@ -336,7 +336,7 @@ def test_lists_with_three_columns_have_the_label_last(tmp_path, separator, line)
     assert labels(manifest) == {"a/1": "1", "b 2": "0"}
 
 
-def test_a_separator_is_not_guessed_where_it_is_given(tmp_path):
+def test_a_separator_is_not_guessed_if_it_is_given(tmp_path):
     root = touch(tmp_path / "videos", "a, 1.mp4", "b.mp4")
     (tmp_path / "train.csv").write_text("a, 1.mp4|1\nb.mp4\n")
     assert labels(from_list(tmp_path / "train.csv", root, separator="|")) == {

@@ -81,7 +81,7 @@ def test_excluded_key_frames_are_left_out(ava, tmp_path):
 
 
 def test_what_belongs_to_a_file_is_found_beside_it(ava, tmp_path):
-    """Whoever names the CSV files alone has the exclusions all the same, those of their version."""
+    """With only the CSV files named, the exclusions of their version are used too."""
     (ava / "ava_val_excluded_timestamps_v2.1.csv").write_text("_a-b_c-d_e0,0902\n")
     (ava / "ava_action_list_v2.1_for_activitynet_2018.pbtxt").write_text('item { name: "old" id: 1 }')
     named = from_ava([ava / "ava_train_v2.2.csv", ava / "ava_val_v2.2.csv"], tmp_path / "films")
@@ -244,7 +244,7 @@ def test_both_parts_make_one_manifest(ava_kinetics, tmp_path):
     assert times[f"{FILM}/0902"] == 2 and times["_a_b-c_d_e0/84.500000"] == 4.5  # films alone have the offset
 
 
-def test_a_moment_outside_of_every_clip_is_missing(ava_kinetics, tmp_path):
+def test_a_key_frame_outside_every_clip_is_missing(ava_kinetics, tmp_path):
     (ava_kinetics / "kinetics_train_v1.0.csv").write_text(KINETICS + "_a_b-c_d_e0,90.5,0.1,0.2,0.3,0.4,12\n")
     files = [ava_kinetics / "kinetics_train_v1.0.csv", ava_kinetics / "ava_action_list_v2.2.pbtxt"]
     manifest = from_ava_kinetics(files, tmp_path / "clips")

@@ -282,7 +282,7 @@ def test_a_frame_and_its_flow_are_at_the_same_time(frame, rates):
 
 
 def test_the_frames_that_a_sample_names_are_read(short, tmp_path):
-    """Grey pictures that tell their number, read back at the times of the manifest."""
+    """Grey images that encode their number, read back at the times of the manifest."""
     folder = tmp_path / "EPIC" / "P01" / "rgb_frames" / "P01_01"
     folder.mkdir(parents=True)
     for number in range(1, 19):
@@ -322,7 +322,7 @@ def test_short_flow_is_named(short, tmp_path, caplog):
 
 @pytest.mark.parametrize("kind", ["videos", "frames"])
 def test_flow_beside_videos_or_frames(short, tmp_path, kind, caplog):
-    """Times are those of the RGB pictures; a clip that lacks one of the two is missing."""
+    """Times are those of the RGB frames; a clip without one of the two is missing."""
     root, flow = tmp_path / "RGB", tmp_path / "FLOW"
     if kind == "videos":
         touch(root, "P01_01.MP4", "P02_101.MP4")

@@ -1,4 +1,4 @@
-"""UCF-101 and HMDB51: their lists as they are distributed, with every trap."""
+"""UCF-101 and HMDB51: their lists as they are distributed."""
 
 import pytest
 from annotation_files import refused, touch

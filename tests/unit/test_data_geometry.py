@@ -1,4 +1,4 @@
-"""Where a clip lies in its frames: pixels and boxes go through the same geometry."""
+"""Which part of a frame a clip shows: the same geometry applies to pixels and boxes."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def nearest(pixels_hwc, height, width):
 
 
 def extent(clip_hwc):
-    """The white rectangle of a clip, as parts of its sides, or None."""
+    """The white rectangle of a clip, as fractions of its sides, or None."""
     rows, columns = np.nonzero(clip_hwc[..., 0])
     if not len(rows):
         return None

@@ -1,4 +1,4 @@
-"""``read_dataset``: formats are recognised, a user's own too; several labels a clip; sizes are recorded."""
+"""``read_dataset``: formats are recognised, also of plug-ins; several labels per clip; sizes are recorded."""
 
 import json
 import shutil
@@ -180,7 +180,7 @@ def test_files_without_class_names_are_refused(tmp_path):
         read_dataset(tmp_path / "train.txt", classes=tmp_path / "binary")
 
 
-def test_a_users_own_importer_is_one_of_the_formats(tmp_path, own_plugins, kineray):
+def test_the_importer_of_a_plugin_is_one_of_the_formats(tmp_path, own_plugins, kineray):
     plugin = tmp_path / "toy.py"
     plugin.write_text(TOY)
     touch(tmp_path, "v/a.mp4", "v/b.mp4")

@@ -25,7 +25,7 @@ def test_indexes_are_found_by_the_uri_of_the_video(folder):
         assert indexes.get(unknown) is None
 
 
-def test_a_folder_stands_for_its_manifest(tmp_path):
+def test_the_folder_of_a_manifest_may_be_given(tmp_path):
     index_cache.write(str(tmp_path), {str(tmp_path / "a.mp4"): b"a"})
     assert IndexCache.beside(str(tmp_path / "manifest.parquet")).get(str(tmp_path / "a.mp4")) == b"a"
 

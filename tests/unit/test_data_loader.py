@@ -138,7 +138,7 @@ def test_the_number_of_ranks_changes_nothing(manifest, preprocessing, cuts):
     assert_same(whole, together)
 
 
-def test_a_resumed_run_goes_on_where_it_stopped(manifest, preprocessing):
+def test_a_resumed_run_continues_where_it_stopped(manifest, preprocessing):
     whole = joined(batches(manifest, preprocessing, stop_step=6))
     resumed = joined(batches(manifest, preprocessing, start_step=3, stop_step=6))
     assert_same({step: whole[step] for step in (3, 4, 5)}, resumed)
@@ -205,7 +205,7 @@ def test_several_clips_of_a_sample(damaged, preprocessing, clips_per_sample, cut
     assert_same(whole, {step: (tuple(clips), tuple(ids)) for step, (clips, ids) in steps.items()})
 
 
-def test_a_set_without_a_readable_clip_stops(manifest, preprocessing, tmp_path):
+def test_a_data_set_without_a_readable_clip_is_refused(manifest, preprocessing, tmp_path):
     gone = replace(
         manifest, samples=tuple(replace(s, uri=str(tmp_path / f"{i}.mp4")) for i, s in enumerate(manifest))
     )
@@ -267,8 +267,8 @@ def test_batches_may_differ_in_size_clip_shape_and_place(manifest, preprocessing
     assert ids == [manifest[int(index)].id for index in order]
 
 
-def test_labels_may_be_made_otherwise(manifest, preprocessing):
-    """What a task wants: here the length of the id."""
+def test_labels_may_be_made_by_a_task(manifest, preprocessing):
+    """Here the length of the id."""
     parts = batches(
         manifest,
         preprocessing,
@@ -300,7 +300,7 @@ def test_a_head_of_several_classes_has_multi_hot_labels(manifest, preprocessing)
 
 
 def test_training_batches_in_one_call(manifest, preprocessing):
-    """All defaults but the size; a loop that stops goes on where it was."""
+    """With defaults for everything but the size; a loop that stopped continues where it was."""
     data = DataConfig(
         frames=2, stride=1, fps=10, short_side=(24, 32), crop=24, eval_short_side=24, eval_crop=24
     )
@@ -356,7 +356,7 @@ def test_little_is_decoded_ahead(manifest, preprocessing, tmp_path):
 
 @pytest.fixture(scope="module")
 def with_flow(manifest, tmp_path_factory):
-    """The manifest with folders of flow, each video's with grey values of its own; the fourth's is gone."""
+    """The manifest with folders of flow, with other grey values for each video; the fourth is missing."""
     folder = tmp_path_factory.mktemp("flow")
     samples = []
     for index, sample in enumerate(manifest):
@@ -378,7 +378,7 @@ def with_modality(preprocessing, modality):
 
 @pytest.mark.parametrize("modality", ["flow", "rgb_flow_stack"])
 def test_flow_comes_with_its_video(with_flow, preprocessing, modality):
-    """The same from the decoding processes as here; flow that is missing is a failure, and is named."""
+    """Decoding processes give the same clips; missing flow is a failure that is named."""
     chosen = with_modality(preprocessing, modality)
     parts = list(batches(with_flow, chosen, stop_step=2))
     by_id = {sample.id: sample for sample in with_flow}
@@ -434,7 +434,7 @@ def test_memory_for_clips_is_bounded(preprocessing):
 
 
 def test_a_clip_is_the_same_with_indexes(manifest, preprocessing, tmp_path):
-    """Packet indexes from beside the manifest change how fast clips come, not what they are."""
+    """Packet indexes beside the manifest change how fast clips are read, not what they show."""
     path = tmp_path / "m.parquet"
     index_cache.write(str(path), {sample.uri: index_video(sample.uri).to_bytes() for sample in manifest})
     indexes = index_cache.IndexCache.beside(str(path))
@@ -468,7 +468,7 @@ def test_only_the_trained_heads_have_labels(manifest, preprocessing):
     assert next(batches(two, preprocessing)).labels.keys() == {"action"}
 
 
-def test_memory_of_batches_is_used_again_when_nobody_needs_it(manifest, preprocessing):
+def test_memory_of_batches_is_reused_when_nothing_refers_to_them(manifest, preprocessing):
     stream = batches(manifest, preprocessing, stop_step=40)
     dropped = {next(stream).clips_bthwc.data_ptr() for _ in range(20)}
     assert len(dropped) <= 5
@@ -480,7 +480,7 @@ def test_memory_of_batches_is_used_again_when_nobody_needs_it(manifest, preproce
     assert all(torch.equal(view, copy) for view, copy in zip(held, before, strict=True))
 
 
-def test_memory_of_another_size_is_given_up(manifest, preprocessing):
+def test_memory_of_another_size_is_released(manifest, preprocessing):
     """A run whose batches grow does not keep the small ones."""
     memory = BatchMemory(pin_memory=False)
     small = [memory.take((4, 4)) for _ in range(3)]

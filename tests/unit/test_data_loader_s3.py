@@ -1,4 +1,4 @@
-"""Batches whose videos lie in a bucket that is killed, breaks off and slows down in mid-epoch."""
+"""Batches of videos in a bucket whose server is killed, drops connections and slows down during an epoch."""
 
 import threading
 from dataclasses import replace

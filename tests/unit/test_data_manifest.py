@@ -1,4 +1,4 @@
-"""Manifests keep what they hold, refuse what is wrong, and have a hash that follows the content."""
+"""Manifests keep their content, refuse what is wrong, and have a hash of the content."""
 
 import json
 import pickle
@@ -136,7 +136,7 @@ def test_a_manifest_written_before_there_were_boxes_is_read_as_it_was(tmp_path):
 
 @pytest.mark.slow
 def test_many_samples_are_columns_not_objects(tmp_path):
-    """What a process pays to hold and to pass on 100,000 samples."""
+    """Memory and bytes that 100,000 samples take in a process and between processes."""
     rows = (a_sample(index, f"/videos/class {index % 400}/{index:011x}.mp4") for index in range(100_000))
     save_manifest(a_manifest(rows), tmp_path / "manifest.parquet")
     code = f"""
@@ -156,7 +156,7 @@ assert "pandas" not in sys.modules and "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_sample_is_imported_without_what_is_slow():
+def test_sample_is_imported_without_slow_packages():
     code = "import sys; from kineray.data.manifest.samples import Sample; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not {"pyarrow", "torch", "boto3", "pydantic"} & set(done.stdout.split())
@@ -330,7 +330,7 @@ def test_samples_of_other_heads_are_refused():
     assert (error.value.code, error.value.key) == ("wrong_labels", "other")
 
 
-def test_files_that_are_no_manifest(tmp_path):
+def test_files_that_are_not_manifests_are_refused(tmp_path):
     with pytest.raises(ManifestError) as caught:
         load_manifest(tmp_path / "nowhere")
     assert caught.value.code == "not_found"

@@ -1,4 +1,4 @@
-"""Clips with several classes, or none, of one head: stored, checked, counted, divided and made arrays of."""
+"""Clips with several classes, or none, of one head: stored, checked, counted, divided and as arrays."""
 
 import pickle
 import subprocess
@@ -37,7 +37,7 @@ labels = st.none() | st.frozensets(st.integers(0, 3)).map(lambda several: tuple(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(labels, st.integers(-1, 1)), max_size=8), st.data())
-def test_labels_are_kept_and_made_arrays_of(tmp_path_factory, rows, data):
+def test_labels_are_kept_and_turned_into_arrays(tmp_path_factory, rows, data):
     actions, scenes = [row[0] for row in rows], [row[1] for row in rows]
     manifest = a_manifest(actions, scenes)
     path = tmp_path_factory.getbasetemp() / "multi.parquet"

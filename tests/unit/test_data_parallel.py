@@ -1,4 +1,4 @@
-"""Many items side by side: what hangs, crashes or fails is one outcome, and nothing else."""
+"""Many items in parallel: an item that hangs, crashes or fails is one outcome and disturbs no other."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from kineray.errors import DecodeError, StorageError
 
 
 def work(name, factor=1):
-    """What an item's name says."""
+    """Do what the name of the item says."""
     match name:
         case "hang":
             while True:
@@ -33,7 +33,7 @@ def work(name, factor=1):
 def test_every_item_has_one_outcome():
     items = ["a", "hang", "bb", "crash", "bad", "ccc", "gone", "dddd"]
     outcomes = list(
-        map_in_processes(work, items, workers=2, arguments=lambda item: (item, 3), cpu_limit_s=0.5)
+        map_in_processes(work, items, decoders=2, arguments=lambda item: (item, 3), cpu_limit_s=0.5)
     )
     assert [outcome.done for outcome in outcomes] == list(range(1, 9))
     assert sorted(outcome.item for outcome in outcomes) == sorted(items)
@@ -44,20 +44,20 @@ def test_every_item_has_one_outcome():
     assert all(outcome.result["pid"] != os.getpid() for outcome in outcomes if outcome.error is None)
 
 
-def test_what_is_wrong_with_all_ends_the_work():
+def test_an_error_that_all_items_would_have_ends_the_work():
     with pytest.raises(StorageError) as error:
-        list(map_in_processes(work, ["a", "denied", "b"], workers=1))
+        list(map_in_processes(work, ["a", "denied", "b"], decoders=1))
     assert (error.value.code, error.value.key) == ("access_denied", "s3://bucket/denied")
 
 
-def test_no_items_and_more_workers_than_items():
-    assert list(map_in_processes(work, [], workers=4)) == []
-    assert len(list(map_in_processes(work, ["a", "b"], workers=8))) == 2
+def test_no_items_and_more_decoders_than_items():
+    assert list(map_in_processes(work, [], decoders=4)) == []
+    assert len(list(map_in_processes(work, ["a", "b"], decoders=8))) == 2
 
 
 def test_stopping_ends_the_children_at_once():
     start = time.monotonic()
-    outcomes = map_in_processes(work, ["a", "sleep", "sleep"], workers=2)
+    outcomes = map_in_processes(work, ["a", "sleep", "sleep"], decoders=2)
     pid = next(outcomes).result["pid"]
     outcomes.close()
     assert time.monotonic() - start < 20

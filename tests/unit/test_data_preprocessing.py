@@ -73,8 +73,8 @@ def test_any_value_survives_json(frames, stride, fps, mean, std, names):
     assert Preprocessing.from_json(value.to_json()) == value
 
 
-def test_a_document_that_lacks_a_field_is_refused():
-    """What a default would make of it is not how the model was trained."""
+def test_json_without_a_field_is_refused():
+    """A default may not be what the model was trained with."""
     whole = json.loads(a_preprocessing().to_json())
     assert list(whole) == [*ClipSection.model_fields, "labels"]
     for name in whole:
@@ -120,16 +120,16 @@ def test_wrong_json_is_refused_in_one_line(old, new, code, key):
 
 
 def write_smooth_video(path, *, frames=50, width=64, height=48):
-    """Random smooth pictures, so that resampling them in two ways gives nearly the same."""
+    """Random smooth images, so that resampling them in two ways gives nearly the same."""
     noise = 60 + 140 * torch.rand(frames, 3, 3, 4, generator=torch.Generator().manual_seed(0))
-    pictures = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")
+    images = torch.nn.functional.interpolate(noise, (height, width), mode="bilinear")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"preset": "ultrafast", "crf": "8"}
-        for picture_chw in pictures.to(torch.uint8).numpy():
+        for image_chw in images.to(torch.uint8).numpy():
             frame = av.VideoFrame.from_ndarray(
-                np.ascontiguousarray(picture_chw.transpose(1, 2, 0)), format="rgb24"
+                np.ascontiguousarray(image_chw.transpose(1, 2, 0)), format="rgb24"
             )
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -150,13 +150,13 @@ def scaled(smooth):
     }
 
 
-def place_of(picture_hwc, scaled):
-    """The (frame, short side, top, left, mirrored) at which the picture lies in the scaled video."""
+def place_of(image_hwc, scaled):
+    """The (frame, short side, top, left, mirrored) at which the image lies in the scaled video."""
     found = []
     for side, frames in scaled.items():
         windows = np.lib.stride_tricks.sliding_window_view(frames, (24, 24), axis=(1, 2))[..., ::5, ::5]
         for mirrored in (False, True):
-            wanted = (picture_hwc[:, ::-1] if mirrored else picture_hwc)[::5, ::5].transpose(2, 0, 1)
+            wanted = (image_hwc[:, ::-1] if mirrored else image_hwc)[::5, ::5].transpose(2, 0, 1)
             errors = np.abs(windows - wanted).mean((3, 4, 5))
             index, top, left = np.unravel_index(errors.argmin(), errors.shape)
             found.append((errors.min(), int(index), side, int(top), int(left), mirrored))
@@ -187,7 +187,7 @@ def test_a_train_clip_is_cut_from_the_video(smooth, scaled):
     assert len(tops) > 3 and len(lefts) > 5 and mirrored == {False, True}
 
 
-def test_what_is_drawn_and_in_which_order(smooth):
+def test_random_numbers_are_drawn_in_a_fixed_order(smooth):
     """Start, short side, top, left, mirror: changing the order would change every published run."""
     for seed in range(8):
         clip = a_preprocessing().train_clips(smooth, SAMPLE, [sample_rng(seed, 0, "a")])[0]
@@ -221,7 +221,7 @@ def test_the_crop_in_the_source(height, width, low, data):
         assert abs(first - exact[0]) <= 1 and abs(first + length - exact[1]) <= 1
 
 
-def test_a_clip_is_written_where_it_is_wanted(video):
+def test_a_clip_is_written_into_the_given_array(video):
     shapes = []
 
     def allocate(shape):
@@ -239,7 +239,7 @@ def test_a_clip_is_written_where_it_is_wanted(video):
 
 @pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
 @pytest.mark.parametrize("modality", ["rgb", "flow", "flow_stack", "rgb_flow_stack"])
-def test_clips_of_one_pass_are_those_of_many(video, flow, modality, sampling):
+def test_clips_of_one_decoding_pass_are_those_of_many(video, flow, modality, sampling):
     changes = {"rgb": {}, "rgb_flow_stack": BOTH}.get(modality, TSN)
     preprocessing = a_preprocessing(modality=modality, sampling=sampling, **changes)
     source, beside = preprocessing.sources(replace(SAMPLE, uri=video, flow=flow))
@@ -302,7 +302,7 @@ def test_a_train_clip_stays_in_its_span(smooth, scaled, sampling):
     shown = set()
     for seed in range(12):
         clip = preprocessing.train_clips(smooth, span, [sample_rng(seed, 0, "a")])[0]
-        numbers = [place_of(picture, {24: scaled[24]})[0] for picture in clip]
+        numbers = [place_of(image, {24: scaled[24]})[0] for image in clip]
         assert min(numbers) >= 20 and max(numbers) < 30 and numbers == sorted(numbers)
         shown |= set(numbers)
     assert len(shown) > (3 if sampling == "sequences" else 7)
@@ -373,7 +373,7 @@ def test_views_stay_in_their_span(video, start, length, views):
 
 @pytest.mark.parametrize("sampling", ["uniform", "segments", "sequences"])
 def test_views_of_other_samplers(video, sampling):
-    """The sampler says when; what is shown is what the video shows then."""
+    """The frames are those of the video at the timestamps of the sampler."""
     preprocessing = a_preprocessing(sampling=sampling)
     clips, times = preprocessing.eval_views(video, 0.4, 1.4, views=2, crops=3)
     wanted = eval_times(sampling, 0.4, 1.4, frames=4, stride=2, fps=FPS, source_fps=FPS, views=2)
@@ -383,7 +383,7 @@ def test_views_of_other_samplers(video, sampling):
 
 
 def test_sequences_may_give_fewer_views(video):
-    """1 second holds 25 frames, 13 of every second one: three sequences of 4."""
+    """1 second has 25 frames, of which every second one is used, 13: three sequences of 4."""
     preprocessing = a_preprocessing(sampling="sequences")
     for views, given_ in ((2, 2), (3, 3), (10, 3)):
         clips, times = preprocessing.eval_views(video, 0.0, 1.0, views=views)
@@ -463,7 +463,7 @@ def test_flow_clips(flow):
 
 @pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
 def test_stacked_flow(flow, sampling):
-    """TSN's input: at each moment 5 frames of flow that follow each other, all of them in the span."""
+    """The input of TSN: 5 consecutive frames of flow at each timestamp, all of them in the span."""
     preprocessing = a_preprocessing(modality="flow_stack", sampling=sampling, **TSN)
     assert preprocessing.channels == 10
     span = Sample("a", "", 10 / FPS, 26 / FPS, {}, "a", "train")  # numbers 11 to 26
@@ -513,19 +513,19 @@ BOTH = {"mean": (0.4, 0.45, 0.5, 0.5, 0.6), "std": (0.2, 0.225, 0.25, 0.226, 0.3
 
 @pytest.fixture(scope="module")
 def beside(tmp_path_factory):
-    """Flow of ``video``: its size and rate, a frame less; every picture is another."""
+    """Flow of ``video``: of its size and rate, with one frame fewer; all images are different."""
     return write_flow(
         tmp_path_factory.mktemp("beside"),
         np.random.default_rng(0).integers(0, 256, (49, 2, 48, 64), np.uint8),
     )
 
 
-def write_flow(folder, pictures_tchw, fps=FPS):
-    for number, picture_chw in enumerate(pictures_tchw, 1):
-        for name, picture_hw in zip("uv", picture_chw, strict=True):
+def write_flow(folder, images_tchw, fps=FPS):
+    for number, image_chw in enumerate(images_tchw, 1):
+        for name, image_hw in zip("uv", image_chw, strict=True):
             path = folder / name / f"frame_{number:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture_hw).save(path)
+            Image.fromarray(image_hw).save(path)
     return frames_uri(folder / "{u,v}" / "frame_%05d.png", fps=fps, bound=20)
 
 
@@ -548,7 +548,7 @@ def test_what_a_sample_is_read_from():
 @pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_rgb_and_flow_are_those_of_each_alone(video, beside, sampling, flip):
-    """The same moments, place, size and direction, and no other draws."""
+    """The same timestamps, position, size and direction, and no further random numbers."""
     common = {"sampling": sampling, "flip": flip, "flow_bound": 30.0}
     rgb, flow = a_preprocessing(**common), a_preprocessing(modality="flow", **common, **TSN)
     both = a_preprocessing(modality="rgb_flow", **common, **BOTH)
@@ -571,7 +571,7 @@ def test_rgb_and_flow_are_those_of_each_alone(video, beside, sampling, flip):
 
 @pytest.mark.parametrize("sampling", ["dense", "uniform", "segments", "sequences"])
 def test_rgb_and_stacked_flow(video, beside, sampling):
-    """The flow is that of flow_stack, whose moments leave room for it; RGB is of the same moments."""
+    """The flow is that of flow_stack, whose timestamps leave room for it; RGB has the same timestamps."""
     stacked = a_preprocessing(modality="flow_stack", sampling=sampling, stack=3, flip=False, **TSN)
     both = a_preprocessing(modality="rgb_flow_stack", sampling=sampling, stack=3, flip=False, **BOTH)
     assert both.channels == 9
@@ -593,8 +593,8 @@ def test_flow_at_half_the_rate_and_of_another_size(video, tmp_path, rate):
     """As that of EPIC's old videos: the flow frame of an RGB frame is (frame - 1) // 2 + 1."""
     count = 48 // rate
     numbers = np.arange(1, count + 1, dtype=np.uint8)[:, None, None, None]
-    pictures = np.broadcast_to(numbers + np.array([0, 100], np.uint8)[:, None, None], (count, 2, 20, 30))
-    flow = write_flow(tmp_path, pictures, fps=FPS / rate)
+    images = np.broadcast_to(numbers + np.array([0, 100], np.uint8)[:, None, None], (count, 2, 20, 30))
+    flow = write_flow(tmp_path, images, fps=FPS / rate)
     both = a_preprocessing(modality="rgb_flow_stack", stack=2, sampling="segments", **BOTH)
     span = Sample("a", "", 10 / FPS, 34 / FPS, {}, "a", "train")
     shown = set()
@@ -611,8 +611,8 @@ def test_flow_at_half_the_rate_and_of_another_size(video, tmp_path, rate):
 
 
 @pytest.mark.parametrize("size", [(48, 64), (24, 32), (96, 128), (30, 30)])
-def test_flow_shows_the_same_part_of_the_picture(tmp_path, size):
-    """Pictures that tell their place: green and v from top to bottom, red and u from left to right."""
+def test_flow_shows_the_same_part_of_the_frame(tmp_path, size):
+    """Images that encode the position: green and v from top to bottom, red and u from left to right."""
 
     def ramps(height, width):
         down, right = np.mgrid[:height, :width]
@@ -622,8 +622,8 @@ def test_flow_shows_the_same_part_of_the_picture(tmp_path, size):
     (tmp_path / "rgb").mkdir()
     red, green = ramps(48, 64)
     for number in range(1, 5):
-        picture = np.stack([red, green, np.zeros((48, 64))], axis=-1).astype(np.uint8)
-        Image.fromarray(picture).save(tmp_path / "rgb" / f"{number}.png")
+        image = np.stack([red, green, np.zeros((48, 64))], axis=-1).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "rgb" / f"{number}.png")
     rgb = frames_uri(tmp_path / "rgb" / "%d.png", fps=FPS)
     both = a_preprocessing(modality="rgb_flow", stride=1, **BOTH)
     limit = 255 / min(size) + 2  # crops are cut at whole pixels
@@ -641,7 +641,7 @@ def test_flow_shows_the_same_part_of_the_picture(tmp_path, size):
     assert views[0, 0, 0, 0, 3] + 20 < views[2, 0, 0, 0, 3]
 
 
-def test_rgb_and_flow_that_are_not_there(video, flow):
+def test_missing_rgb_or_flow_is_refused(video, flow):
     both = a_preprocessing(modality="rgb_flow", **BOTH)
     for source, beside, code in [
         (video, None, "no_flow"),
@@ -673,7 +673,7 @@ def test_only_the_named_heads_are_trained():
     assert str(error.value).startswith("data.heads=action: ")
 
 
-def test_whose_classes_are_balanced():
+def test_the_head_whose_classes_are_balanced():
     both = ("verb", "noun")
     assert balance_of(DataConfig(balance_head="verb"), both) is None
     assert balance_of(DataConfig(balance="sqrt"), ("action",)) == ("action", 0.5)

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from annotation_files import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import numbered_image, write_sound, write_video
@@ -30,7 +31,7 @@ from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import Manifest, load_manifest, save_manifest
 from kineray.data.manifest.samples import BoxLabel, Sample
 from kineray.data.manifest.sizes import record_sizes
-from kineray.errors import DecodeError, ManifestError, StorageError
+from kineray.errors import DecodeError, StorageError
 from kineray.video import PacketIndex, index_video, open_video, probe, read_clip
 from kineray.video.encode import Settings, encode
 
@@ -164,7 +165,7 @@ def test_an_odd_row_and_column_are_cut_off(tmp_path):
 
 
 def write_colours(path, pix_fmt, tags=(0, 2, 2, 2), codec="libx264", width=64, height=48, rotation=0):
-    """``tags``: range, matrix, primaries, transfer; 0 and 2 mean that nothing is said."""
+    """``tags``: range, matrix, primaries, transfer; 0 and 2 mean unspecified."""
     color_range, matrix, primaries, transfer = tags
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
@@ -329,7 +330,7 @@ def copied(source, out, settings=FINE):
     return make_copies(manifest, plan(manifest, str(source), str(out), settings))
 
 
-def test_again_makes_only_what_is_missing(source, tmp_path, kineray):
+def test_a_second_call_makes_only_what_is_missing(source, tmp_path, kineray):
     out = tmp_path / "copies"
     first = copied(source, out)
     assert list(first.failures) == [str(source / "bad.mp4")]
@@ -352,16 +353,18 @@ def test_again_makes_only_what_is_missing(source, tmp_path, kineray):
 def test_other_settings_or_another_set_need_another_folder(source, tmp_path, kineray):
     out = tmp_path / "copies"
     copied(source, out)
-    with pytest.raises(ManifestError, match="were made with crf 1, not 30"):
+    with refused("other_settings", "out") as error:
         copied(source, out, Settings(crf=30))
+    assert "crf 1, not 30" in error.value.problem
     save_manifest(replace(load_manifest(source), name="other"), source / "other.parquet")
-    with pytest.raises(ManifestError, match="were made with dataset set, not other"):
+    with refused("other_settings", "out") as error:
         copied(source / "other.parquet", out)
-    with pytest.raises(ManifestError, match="the videos themselves lie there"):
+    assert "dataset set, not other" in error.value.problem
+    with refused("folder_taken", "out"):
         copied(source, source)
     (tmp_path / "full/train").mkdir(parents=True)
     (tmp_path / "full/train/a.mp4").write_text("somebody's")
-    with pytest.raises(ManifestError, match="holds videos that are no copies"):
+    with refused("folder_taken", "out"):
         copied(source, tmp_path / "full")
     (tmp_path / "full" / SETTINGS_FILE).write_text("[")
     code, _, err = kineray("data", "reencode", str(source), "--out", str(tmp_path / "full"), "--yes")
@@ -369,7 +372,7 @@ def test_other_settings_or_another_set_need_another_folder(source, tmp_path, kin
     assert len(err.splitlines()) == 1
 
 
-def test_without_anybody_to_ask_yes_is_needed(source, tmp_path, kineray):
+def test_without_a_terminal_to_ask_yes_is_needed(source, tmp_path, kineray):
     out = tmp_path / "copies"
     code, text, err = kineray("data", "reencode", str(source), "--out", str(out))
     assert (code, text) == (2, "")
@@ -388,7 +391,7 @@ def test_without_anybody_to_ask_yes_is_needed(source, tmp_path, kineray):
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "copies"), [("y", 3), ("n", 0)])
 def test_a_person_is_asked(source, tmp_path, answer, copies):
-    """A pseudo terminal is what makes a process think that somebody is there."""
+    """With a pseudo terminal, a process assumes a person."""
     import pty
 
     out = tmp_path / "copies"
@@ -416,31 +419,33 @@ def test_the_estimate_is_near_the_truth(tmp_path):
     manifest = manifest_of(*map(clip, paths))
     save_manifest(manifest, tmp_path / "manifest.parquet")
     todo = plan(manifest, str(tmp_path), str(tmp_path / "copies"), Settings(32))
-    cost = estimate(todo, workers=2)
+    cost = estimate(todo, decoders=2)
     assert (cost.tried, cost.videos) == (6, 8)
     assert cost.bytes_before == sum(path.stat().st_size for path in paths)
     assert cost.pixels == pytest.approx(0.25)
     assert cost.decoded_before == pytest.approx(3.0, abs=0.1)  # 10 s: 4 s in front of 2 s on average
     assert 1.2 < cost.decoded_after < 1.5
     start = time.monotonic()
-    copies = make_copies(manifest, todo, workers=2)
+    copies = make_copies(manifest, todo, decoders=2)
     assert time.monotonic() - start < 20 * cost.seconds + 5
     after = sum(Path(sample.uri).stat().st_size for sample in copies.manifest)
     assert cost.bytes_after == pytest.approx(after, rel=0.2)
 
 
-def test_a_full_disk_is_told_before(tmp_path):
+def test_a_disk_without_space_for_the_copies_is_refused_in_advance(tmp_path):
     path = write_video(tmp_path / "a.mp4")
     manifest = manifest_of(clip(path))
     todo = plan(manifest, str(tmp_path / "m.parquet"), str(tmp_path / "copies/deep"), Settings())
     cost = estimate(todo)
     check_space(cost, todo.folder)
-    with pytest.raises(StorageError, match=r"about 1000000000\.0 GB are needed, but"):
+    with pytest.raises(StorageError) as error:
         check_space(replace(cost, bytes_after=1e18), todo.folder)
+    assert (error.value.code, error.value.key) == ("disk_full", str(tmp_path / "copies/deep"))
+    assert "about 1000000000.0 GB are needed" in error.value.problem
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_in_the_middle_is_one_line_and_no_half_file(source, tmp_path):
+def test_a_disk_that_becomes_full_gives_one_line_and_no_half_file(source, tmp_path):
     """A limit on the size of files fails like a full disk."""
     out = tmp_path / "copies"
     code = (
@@ -456,20 +461,20 @@ def test_a_disk_that_is_full_in_the_middle_is_one_line_and_no_half_file(source, 
     assert files_in(out) <= {SETTINGS_FILE}
 
 
-def test_nothing_that_can_be_copied(tmp_path, kineray):
+def test_a_data_set_without_anything_to_copy_is_refused(tmp_path, kineray):
     (tmp_path / "bad.mp4").touch()
     save_manifest(manifest_of(clip(tmp_path / "bad.mp4")), tmp_path / "manifest.parquet")
     code, _, err = kineray("data", "reencode", str(tmp_path), "--out", str(tmp_path / "copies"), "--yes")
-    assert code == 2 and "no video can be encoded, such as" in err and "bad.mp4" in err
+    assert code == 2 and "no video can be copied" in err and "bad.mp4" in err
     frames = f"{tmp_path}/frame_%010d.jpg#fps=30"
-    with pytest.raises(ManifestError, match="folders of frames, which need no training copy"):
+    with refused("nothing_to_copy", tmp_path):
         plan(manifest_of(clip(frames)), str(tmp_path), str(tmp_path / "copies"), Settings())
     mixed = manifest_of(clip(frames), clip(tmp_path / "bad.mp4"))
     assert plan(mixed, str(tmp_path), str(tmp_path / "copies"), Settings()).kept == 1
 
 
 @pytest.mark.slow
-def test_interrupted_it_goes_on_where_it_stopped(tmp_path, kineray):
+def test_an_interrupted_call_continues_where_it_stopped(tmp_path, kineray):
     folder = tmp_path / "videos"
     folder.mkdir()
     video = write_video(folder / "0.mp4", frames=100, width=64, height=64)
@@ -488,7 +493,7 @@ def test_interrupted_it_goes_on_where_it_stopped(tmp_path, kineray):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on" in err
+    assert "run the same command again" in err
     made = sorted(out.glob("*.mp4"))
     assert 2 <= len(made) < 12
     for path in made:  # whole

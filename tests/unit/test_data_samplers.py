@@ -1,4 +1,4 @@
-"""Where the frames of a clip lie: every sampler on every span, and the rules of their sources."""
+"""The timestamps of the frames of a clip: every sampler on every span, and the rules of their papers."""
 
 import math
 
@@ -102,7 +102,7 @@ def test_a_span_shorter_than_a_clip_repeats_its_last_frame(sampling):
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_what_cannot_be(sampling):
+def test_impossible_spans_and_clips_are_refused(sampling):
     with pytest.raises(ConfigError) as error:
         evaluate(sampling, 0.0, 1.0, views=0)
     assert (error.value.code, error.value.key) == ("out_of_range", "views")

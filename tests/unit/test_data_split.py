@@ -1,10 +1,11 @@
-"""Splits that cut no group: every sample once, the shares and classes as near as the groups allow."""
+"""Splits that keep groups whole: every sample once, shares and classes as exact as the groups allow."""
 
 import random
 from collections import Counter
 from dataclasses import replace
 
 import pytest
+from annotation_files import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,7 +143,7 @@ def test_the_report_counts_what_is_there():
     assert (val.fewest, val.absent) == ({"action": 0}, {"action": 1})
 
 
-def test_groups_that_a_split_left_alone_has_too_are_named():
+def test_groups_that_are_also_in_another_split_are_named():
     samples = tuple(
         sample(n, f"g{n % 10}", {"verb": 0, "noun": 0}, "test" if n >= 98 else "train") for n in range(100)
     )
@@ -151,7 +152,7 @@ def test_groups_that_a_split_left_alone_has_too_are_named():
     assert division.manifest.found["test"] == 2
 
 
-def test_two_splits_can_be_divided_anew():
+def test_two_splits_can_be_divided_again():
     samples = tuple(
         sample(n, f"g{n}", {"verb": 0, "noun": 0}, "val" if n >= 60 else "train") for n in range(100)
     )
@@ -160,20 +161,20 @@ def test_two_splits_can_be_divided_anew():
 
 
 @pytest.mark.parametrize(
-    ("shares", "source", "message"),
+    ("shares", "source", "code", "key"),
     [
-        ({"val": 0.1}, ("training",), "no samples in split 'training'; its splits are old"),
-        ({"val": 0.0}, ("train",), "nothing to divide"),
-        ({"val": 1.0}, ("train",), "below 1"),
-        ({"val": -0.1}, ("train",), "at least 0"),
-        ({"val": 0.5, "test": 0.5}, ("train",), "'train' must keep a part"),
-        ({"train": 0.5}, ("train",), "'train' keeps what the others leave"),
-        ({"old": 0.1}, ("train",), "the split 'old' has 1 samples already"),
-        ({"val": 0.01}, ("train",), "'val' would be empty: 4 samples in 2 groups"),
+        ({"val": 0.1}, ("training",), "empty_split", "set"),
+        ({"val": 0.0}, ("train",), "out_of_range", "set"),
+        ({"val": 1.0}, ("train",), "out_of_range", "val"),
+        ({"val": -0.1}, ("train",), "out_of_range", "val"),
+        ({"val": 0.5, "test": 0.5}, ("train",), "out_of_range", "set"),
+        ({"train": 0.5}, ("train",), "given_twice", "train"),
+        ({"old": 0.1}, ("train",), "split_exists", "set"),
+        ({"val": 0.01}, ("train",), "empty_split", "set"),
     ],
 )
-def test_what_cannot_be_divided_is_said(shares, source, message):
+def test_what_cannot_be_divided_is_refused(shares, source, code, key):
     samples = [sample(n, f"g{n % 2}", {"verb": 0, "noun": 0}) for n in range(4)]
     samples.append(sample(4, "g4", {"verb": 0, "noun": 0}, "old"))
-    with pytest.raises(ManifestError, match=message):
+    with refused(code, key):
         divide(Manifest("set", tuple(samples), CLASSES), shares, source=source)

@@ -1,4 +1,4 @@
-"""What a data set holds is measured right, and key frames that are far apart are told."""
+"""The content of a data set is measured correctly, and key frames that are far apart are reported."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_files import write_video
 
-from kineray.data.derive.stats import Range, class_balance, decoded_per_wanted, key_gaps, measure, some, stats
+from kineray.data.derive.stats import (
+    Range,
+    class_balance,
+    decoded_per_wanted,
+    key_gaps,
+    measure,
+    pick_uris,
+    stats,
+)
 from kineray.data.manifest.manifest import Manifest, save_manifest
 from kineray.data.manifest.samples import BoxLabel, Sample
 from kineray.errors import DecodeError
@@ -70,7 +78,7 @@ def test_the_cost_is_between_one_and_the_whole_file(tmp_path_factory, frames, go
     assert (counts <= gop).all()
 
 
-def test_splits_are_told_apart(tmp_path):
+def test_splits_are_measured_separately(tmp_path):
     small = write_video(tmp_path / "small.mp4", frames=25, width=32, height=16)
     large = write_video(tmp_path / "large.mkv", frames=50, width=64, height=48, fps=30, codec="libx265")
     long = write_video(tmp_path / "long.mp4", frames=100, width=64, height=48, gop=200)
@@ -82,7 +90,7 @@ def test_splits_are_told_apart(tmp_path):
         clip(long, 2, split="val", name="whole"),
         missing={"train": ("lost", "gone")},
     )
-    found = stats(manifest, workers=2)
+    found = stats(manifest, decoders=2)
     assert found.unreadable == {}
     train, val = found.splits
     assert (train.split, train.clips, train.missing, train.groups, train.videos) == ("train", 4, 2, 3, 3)
@@ -110,7 +118,7 @@ def test_boxes_count_as_clips_of_the_first_head():
     assert balance.per_class is None and balance.imbalance is None
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_videos_that_cannot_be_read_are_named(tmp_path):
     good = write_video(tmp_path / "good.mp4")
     (tmp_path / "empty.mp4").touch()
     cut = write_video(tmp_path / "cut.mp4", frames=100, container_options={"movflags": "faststart"})
@@ -147,12 +155,12 @@ def test_a_folder_of_frames_is_all_key_frames(tmp_path):
 
 def test_a_sample_of_the_videos_is_always_the_same(tmp_path):
     names = [f"{number}.mp4" for number in range(100)]
-    chosen = some([f"/here/{name}" for name in names], 10)
+    chosen = pick_uris([f"/here/{name}" for name in names], 10)
     assert len(set(chosen)) == 10
-    assert [Path(uri).name for uri in some([f"/there/{name}" for name in reversed(names)], 10)] == [
+    assert [Path(uri).name for uri in pick_uris([f"/there/{name}" for name in reversed(names)], 10)] == [
         Path(uri).name for uri in chosen
     ]
-    assert some(names, None) == some(names, 100) == names
+    assert pick_uris(names, None) == pick_uris(names, 100) == names
     paths = [write_video(tmp_path / name, frames=25, width=16, height=16) for name in names[:4]]
     found = stats(manifest_of(*map(clip, paths)), sample=2)
     assert (found.splits[0].clips, found.splits[0].measured) == (4, 2)

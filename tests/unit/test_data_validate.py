@@ -1,4 +1,4 @@
-"""Every kind of bad file is found and named, good ones are not, and a clean manifest lacks the bad clips."""
+"""Every kind of bad file is found, good files are not, and a clean manifest does not contain bad clips."""
 
 import csv
 import json
@@ -99,11 +99,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("every", [False, True])
-def test_bad_files_are_named_and_good_ones_are_not(folder, every):
+@pytest.mark.parametrize("full", [False, True])
+def test_bad_files_are_named_and_good_ones_are_not(folder, full):
     manifest = manifest_of(*(clip(folder / name) for name in [*BAD, *GOOD]))
     seen = []
-    found = validate(manifest, every=every, workers=2, progress=lambda *state: seen.append(state))
+    found = validate(manifest, full=full, decoders=2, progress=lambda *state: seen.append(state))
     assert {Path(problem.uri).name: problem.code for problem in found.problems} == {
         name: code for name, (_, code) in BAD.items()
     }
@@ -140,7 +140,7 @@ def test_full_finds_frames_that_are_stored_and_cannot_be_decoded(tmp_path):
     path.write_bytes(data)
     assert check_video(path)[1].frames == 200
     with pytest.raises(DecodeError, match=r"near 5\.\d+ s") as caught:
-        check_video(path, every=True)
+        check_video(path, full=True)
     assert (caught.value.code, caught.value.key) == ("truncated", str(path))
 
 
@@ -160,8 +160,8 @@ def test_full_finds_frames_that_are_stored_and_cannot_be_decoded(tmp_path):
     ],
 )
 def test_spans(start, end, expected):
-    said = outside_of(clip("a.mp4", start=start, end=end), 10.0)
-    assert said is None if expected is None else expected in said
+    problem = outside_of(clip("a.mp4", start=start, end=end), 10.0)
+    assert problem is None if expected is None else expected in problem
 
 
 def test_only_the_samples_outside_their_video_are_bad(tmp_path):
@@ -192,11 +192,11 @@ def write_flow(folder, frames, fps=25):
 
 
 def test_the_flow_beside_a_video_is_opened_too(tmp_path):
-    """100 frames, 4 s; flow ends a little earlier, which is no fault, and may have ended too soon."""
+    """100 frames, 4 s; flow always ends a little earlier, but may end too early."""
     path = write_video(tmp_path / "a.mp4", frames=100)
     whole, half = write_flow(tmp_path / "whole", 99), write_flow(tmp_path / "half", 50)
     damaged = write_flow(tmp_path / "damaged", 99)
-    (tmp_path / "damaged/v/50.png").write_bytes(b"no picture")  # the one in the middle
+    (tmp_path / "damaged/v/50.png").write_bytes(b"no image")  # the one in the middle
     gone = str(tmp_path / "gone/{u,v}/%d.png#fps=25&bound=20")
     manifest = manifest_of(
         clip(path, name="fine", flow=whole),
@@ -207,7 +207,7 @@ def test_the_flow_beside_a_video_is_opened_too(tmp_path):
         clip(path, name="lost", flow=gone),
         clip(path, name="plain"),
     )
-    found = validate(manifest, workers=2)
+    found = validate(manifest, decoders=2)
     assert {problem.samples: (problem.uri, problem.code) for problem in found.problems} == {
         ("cut",): (half, "span"),
         ("bad",): (damaged, "not_a_video"),
@@ -293,7 +293,7 @@ def test_a_good_set_exits_with_0_and_replaces_an_older_list(folder, tmp_path, ki
 
 
 @pytest.mark.slow
-def test_objects_of_a_bucket_are_called_by_their_uris(s3, tmp_path, kineray):
+def test_objects_of_a_bucket_are_named_by_their_uris(s3, tmp_path, kineray):
     good = write_video(tmp_path / "good.mp4")
     storage.write_bytes(f"{s3}/set/good.mp4", good.read_bytes())
     storage.write_bytes(f"{s3}/set/cut.mp4", good.read_bytes()[:-2000])
@@ -314,13 +314,13 @@ def test_objects_of_a_bucket_are_called_by_their_uris(s3, tmp_path, kineray):
     assert PacketIndex.from_bytes(indexes.get(f"{s3}/set/good.mp4")).frames == 40
 
 
-def test_the_command_says_in_one_line_what_it_cannot_do(tmp_path, kineray):
+def test_the_command_reports_errors_in_one_line(tmp_path, kineray):
     code, _, err = kineray("data", "validate", str(tmp_path / "gone"))
     assert code == 2 and "no such manifest" in err
     path = str(tmp_path / "set.parquet")
     save_manifest(manifest_of(clip("/gone.mp4")), path)
     code, _, err = kineray("data", "validate", path, "--clean", "clean.csv")
-    assert code == 2 and "--clean: clean.csv" in err
+    assert code == 2 and "--clean=clean.csv: " in err
 
 
 @pytest.mark.slow

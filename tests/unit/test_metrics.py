@@ -1,4 +1,4 @@
-"""Every score against an independent implementation, and by its properties."""
+"""Every metric against an independent implementation, and by its properties."""
 
 import doctest
 import importlib
@@ -7,7 +7,7 @@ import pkgutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score
 
@@ -56,6 +56,7 @@ def test_the_examples_in_the_docstrings():
     assert sum(outcome.failed for outcome in outcomes) == 0
 
 
+@settings(deadline=None)
 @given(single_labels(), st.integers(1, 10))
 def test_top_k_is_membership_in_a_stable_ranking(case, k):
     scores, labels = case
@@ -76,11 +77,12 @@ def test_top_k_equals_torch_where_no_scores_are_equal(k):
     assert top_k_accuracy(scores, labels, k) == pytest.approx(expected)
 
 
-def test_more_places_than_classes():
+def test_k_may_exceed_the_number_of_classes():
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [np.nan, np.nan]])
     assert top_k_accuracy(scores, np.array([1, 0, 0]), 5) == pytest.approx(2 / 3)
 
 
+@settings(deadline=None)
 @given(single_labels())
 def test_class_accuracies_weighted_by_their_clips_are_the_top_1(case):
     scores, labels = case
@@ -99,6 +101,7 @@ def test_mean_class_accuracy_is_balanced_accuracy():
     assert mean_class_accuracy(scores, labels) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(several_labels())
 def test_average_precision_equals_scikit_learn_ties_included(case):
     scores, present = case
@@ -128,6 +131,7 @@ def test_average_precision_is_that_of_charades_where_no_scores_are_equal():
     assert average_precision(scores, present) == pytest.approx(charades_average_precision(scores, present))
 
 
+@settings(deadline=None)
 @given(several_labels(), st.randoms(use_true_random=False))
 def test_average_precision_does_not_depend_on_the_order_of_the_clips(case, random):
     scores, present = case
@@ -146,6 +150,7 @@ def test_a_clip_without_a_prediction_is_never_retrieved():
     assert average_precision(np.full((3, 1), np.nan), present).tolist() == [0]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_rank_of_a_pair_is_its_place_among_all_products(data):
     clips, verbs, nouns = (data.draw(st.integers(1, top)) for top in (6, 4, 5))

@@ -1,4 +1,4 @@
-"""Group batch normalisation against nn.BatchNorm3d."""
+"""GhostBatchNorm against nn.BatchNorm3d."""
 
 import copy
 
@@ -61,14 +61,14 @@ def test_several_groups_are_separate_batch_norms():
         mean = torch.stack([getattr(layer, name) for layer in separate]).mean(0)
         torch.testing.assert_close(getattr(ours, name), mean)
     assert ours.num_batches_tracked == 1
-    with pytest.raises(ValueError, match="5 clips are no multiple of the batch-norm group 2"):
+    with pytest.raises(ValueError, match="5 clips are not a multiple of the batch-norm group 2"):
         ours(clips(5))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(1, 3))
 def test_running_statistics_do_not_depend_on_micro_batches_or_workers(cuts, group):
-    """The same groups in one forward, in several, and over several workers of unequal shares."""
+    """The same groups in one forward pass, in several, and on several workers with unequal shares."""
     x = clips(sum(cuts) * group)
     _, whole = layers(group)
     _, parts = layers(group)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from kineray.config import C3DConfig, DataConfig, Experiment
+from kineray.errors import ConfigError
 from kineray.models import build_model, create_model, set_clip_seeds
 
 HEADS = {"action": 6}
@@ -42,12 +43,12 @@ def test_same_function_as_the_table_of_layers():
     expected = x @ weights["head.linear.action.weight"].T + weights["head.linear.action.bias"]
     with torch.no_grad():
         logits = model(clips)["action"]
-    assert (expected[0] - expected[1]).abs().max() > 1e-3  # the clips are told apart
+    assert (expected[0] - expected[1]).abs().max() > 1e-3  # the clips are distinguished
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_new_network_tells_clips_apart():
-    """Nothing normalises between its layers: the initial weights must keep the size of what passes."""
+def test_a_new_network_distinguishes_clips():
+    """There is no normalisation between layers, so the initial weights must keep the scale of features."""
     torch.manual_seed(0)
     model = build_model(C3DConfig(width=8), HEADS).eval()
     units = []
@@ -74,13 +75,14 @@ def test_dropout_after_both_fully_connected_layers():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "message"),
+    ("sizes", "key"),
     [
-        ({"frames": 32}, "data.frames 32 is not 16"),
-        ({"frames": 16, "crop": 224}, "data.crop 224 is not 112"),
-        ({"frames": 16, "crop": 112, "eval_crop": 128}, "data.eval_crop 128 is not 112"),
+        ({"frames": 32}, "data.frames"),
+        ({"frames": 16, "crop": 224}, "data.crop"),
+        ({"frames": 16, "crop": 112, "eval_crop": 128}, "data.eval_crop"),
     ],
 )
-def test_clips_that_c3d_cannot_take_are_found_before_training(sizes, message):
-    with pytest.raises(ValueError, match=message):
+def test_clips_that_c3d_cannot_take_are_found_before_training(sizes, key):
+    with pytest.raises(ConfigError) as error:
         Experiment(data=DataConfig(**sizes), model=C3DConfig())
+    assert (error.value.code, error.value.key) == ("wrong_shape", key)

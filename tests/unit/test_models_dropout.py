@@ -1,4 +1,4 @@
-"""Dropout whose masks belong to the clips."""
+"""Dropout whose masks depend on the clips alone."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_seeds_differ_by_run_step_and_position():
     assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 6
 
 
-def test_it_is_dropout():
+def test_it_drops_the_given_share_and_scales_the_rest():
     out = dropped(list(range(6)))
     assert {round(value, 5) for value in out.unique().tolist()} == {0.0, round(1 / 0.7, 5)}
     assert (out == 0).float().mean().item() == pytest.approx(0.3, abs=0.03)  # 3.6 standard deviations
@@ -49,7 +49,7 @@ def test_the_frames_of_a_clip_may_lie_in_the_batch_dimension():
     assert dropped([1, 2], torch.ones(3, 500)).shape == (3, 500)  # rows that are no clips
 
 
-def test_without_seeds_in_evaluation_and_at_zero():
+def test_it_is_ordinary_dropout_without_seeds_and_does_nothing_in_evaluation_or_at_zero():
     torch.manual_seed(0)
     assert 0 < (dropped(None) == 0).float().mean() < 1
     assert torch.equal(dropped([1] * 6, p=0.0), FEATURES)
@@ -90,7 +90,7 @@ TWO_STREAM = (TwoStreamConfig(rgb=STREAM, flow=STREAM), (5, 4, 32, 32))
     [(*C3D, {"dropout", "head.dropout"}), (*TWO_STREAM, {"rgb.head.dropout", "flow.head.dropout"})],
     ids=["c3d", "two_stream"],
 )
-def test_layers_of_equal_shape_have_masks_of_their_own(config, shape, layers):
+def test_layers_of_equal_shape_have_different_masks(config, shape, layers):
     torch.manual_seed(0)
     model = build_model(config, {"action": 3}, shape[0]).train()
     clips = torch.randn(3, *shape)

@@ -15,13 +15,13 @@ from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.highway import HighwayLayer
 
 NAMES = [name for name in get_args(Backbone) if name != "highway"]
-# Their truncated normals take long, and any weights will do here.
+# Initialising from truncated normals takes long, and any weights are enough here.
 _UNTOUCHED = {name: {"init_weights": False} for name in ("vgg11_bn", "googlenet", "inception_v3")}
 MOBILENET = {"backbone": "mobilenet_v2", "cut": "features.3"}
 
 
 def randomise(network, seed=1):
-    """No parameter or buffer at a value that would hide it."""
+    """Random values for every parameter and buffer, so that a wrong one shows."""
     generator = torch.Generator().manual_seed(seed)
     for value in network.state_dict().values():
         if value.is_floating_point() and value.ndim == 1:
@@ -58,7 +58,7 @@ def test_trainable_parameters_of_the_egocentric_study(name, heads, parameters):
     ("cut", "parameters", "maps"),
     [("", 2_223_872, (1280, 8, 8)), ("features.13", 542_528, (96, 16, 16))],
 )
-def test_mobilenet_of_the_egocentric_study(cut, parameters, maps):
+def test_maps_and_parameters_of_the_mobilenet_of_the_egocentric_study(cut, parameters, maps):
     with torch.device("meta"):
         backbone = build_backbone("mobilenet_v2", cut).eval()
         assert backbone(torch.empty(1, 3, 256, 256)).shape[1:] == maps
@@ -89,7 +89,7 @@ def test_every_backbone_is_torchvisions_without_its_classifier(name):
         ("highway", "stage2.0", 128),
     ],
 )
-def test_channels(name, cut, channels):
+def test_channels_of_the_feature_maps(name, cut, channels):
     assert backbone_channels(name, cut) == channels
 
 
@@ -218,22 +218,24 @@ def test_a_trained_backbone_takes_its_statistics_over_all_frames_of_a_group_of_c
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("cut", "remedy"),
     [
-        (FrameConfig(cut="layer9"), "model.cut: resnet50 has no layer 'layer9'; it has conv1, bn1, relu, "),
-        (FrameConfig(cut="layer1.7"), "model.cut: resnet50.layer1 has no layer '7'; it has 0, 1, 2"),
-        (
-            FrameConfig(cut="layer1.0.conv1"),
-            "model.cut: resnet50.layer1.0 cannot be cut at 'conv1'; set model.cut=layer1.0",
-        ),
-        (FrameConfig(cut="fc"), "model.cut: resnet50 has no layer 'fc'"),
-        (
-            FrameConfig(**MOBILENET, temporal=TimeceptionConfig(layers=1, groups=7)),
-            "model.temporal.groups 7 does not divide the 24 channels of the backbone into four or more each",
-        ),
+        ("layer9", "choose from conv1, bn1, relu, maxpool, layer1, layer2, layer3, layer4"),
+        ("layer1.7", "choose from 0, 1, 2"),
+        ("layer1.0.conv1", "set model.cut=layer1.0"),
+        ("fc", "choose from conv1, bn1, relu, maxpool, layer1, layer2, layer3, layer4"),
     ],
 )
-def test_what_cannot_be_built(config, message):
+def test_an_unknown_layer_names_those_that_exist(cut, remedy):
+    with torch.device("meta"), pytest.raises(ConfigError) as error:
+        build_model(FrameConfig(cut=cut), {"action": 2})
+    found = error.value
+    assert (found.code, found.key, found.remedy) == ("unknown_value", "model.cut", remedy)
+
+
+def test_groups_of_timeception_must_divide_the_channels():
+    config = FrameConfig(**MOBILENET, temporal=TimeceptionConfig(layers=1, groups=7))
     with torch.device("meta"), pytest.raises(ConfigError) as error:
         build_model(config, {"action": 2})
-    assert str(error.value).startswith(message)
+    assert (error.value.code, error.value.key) == ("out_of_range", "model.temporal.groups")
+    assert "the 24 channels of the backbone" in error.value.problem

@@ -20,7 +20,7 @@ HEADS = {"action": 6}
 
 
 def randomise(model):
-    """No parameter or buffer at a value that would hide it."""
+    """Random values for every parameter and buffer, so that a wrong one shows."""
     generator = torch.Generator().manual_seed(1)
     for name, value in model.state_dict().items():
         if value.is_floating_point() and value.ndim == 1:
@@ -35,7 +35,7 @@ def logits_of(network, clips):
 
 
 def multiply_adds(model, frames, side):
-    """Billions of them, in the convolutions of a model on the meta device."""
+    """Multiply-adds of the convolutions of a model on the meta device, in billions."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model.eval()(torch.empty(1, 3, frames, side, side))
     return counter.get_flop_counts()["Global"][torch.ops.aten.convolution] / 2e9
@@ -81,7 +81,7 @@ def test_flow_changes_only_the_first_convolution_of_18_layers(variant):
 
 
 def test_a_stem_for_flow_is_initialised_as_that_for_rgb():
-    """He et al. by fan-out: the standard deviation does not depend on the channels that come in."""
+    """He et al. by fan-out: the standard deviation does not depend on the number of input channels."""
     torch.manual_seed(0)
     config = VideoResNet18Config(variant="r3d")
     rgb, flow = (build_model(config, HEADS, channels).backbone.stem[0] for channels in (3, 2))
@@ -190,6 +190,7 @@ def test_flow_changes_only_the_first_convolution():
     assert {name for name in rgb if rgb[name].shape != flow[name].shape} == {"stem.spatial.weight"}
 
 
-def test_a_stem_that_does_not_exist():
-    with pytest.raises(ConfigError, match=r"model\.stem"):
+def test_an_unknown_stem_is_refused():
+    with pytest.raises(ConfigError) as error:
         create_model("r2plus1d_34", HEADS, stem="5x7x7")
+    assert (error.value.code, error.value.key) == ("bad_value", "model.stem")

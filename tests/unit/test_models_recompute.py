@@ -1,4 +1,4 @@
-"""Activation checkpointing: less is kept for the backward pass, and nothing else changes."""
+"""Activation checkpointing: less is stored for the backward pass, and nothing else changes."""
 
 import copy
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @contextmanager
 def kept_bytes():
-    """Bytes that the backward pass finds stored, each storage once; parameters do not count."""
+    """Bytes stored for the backward pass, each storage counted once, without parameters."""
     storages = {}
 
     def keep(tensor):
@@ -36,7 +36,7 @@ def kept_bytes():
 
 
 def step(small, group, checkpointed):
-    """A training step of 4 clips: logits, gradients, state, and the bytes kept in between."""
+    """A training step of 4 clips: logits, gradients, state, and the bytes stored in between."""
     torch.manual_seed(0)
     model = build_model(small.config, {"action": 5}, small.channels).train()
     if checkpointed:
@@ -61,7 +61,7 @@ def test_a_step_is_the_same_with_less_memory(small):
         assert list(one) == list(other)
         for name, values in one.items():
             assert torch.equal(values, other[name]), name
-    frozen = getattr(small.config, "frozen", False)  # nothing is kept of a frozen backbone anyway
+    frozen = getattr(small.config, "frozen", False)  # a frozen backbone stores nothing in any case
     assert checkpointed_bytes <= plain_bytes if frozen else checkpointed_bytes < plain_bytes
 
 
@@ -71,7 +71,7 @@ def test_running_statistics_move_once_without_groups():
         assert torch.equal(values, checkpointed[name]), name
 
 
-def test_evaluation_is_as_before():
+def test_evaluation_does_not_change():
     small = SMALL["s3d"]
     model = build_model(small.config, {"action": 5}, 3).eval()
     clips = torch.randn(1, 3, small.frames, small.side, small.side)
@@ -115,7 +115,7 @@ def test_a_summary_is_that_of_the_plain_network(small):
     assert summarise(model, clip) == plain
 
 
-def test_twice_is_once():
+def test_checkpointing_twice_is_checkpointing_once():
     small = SMALL["s3d"]
     with torch.device("meta"):
         model = build_model(small.config, {"action": 5}, 3)

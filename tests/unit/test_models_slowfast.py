@@ -66,8 +66,9 @@ def test_slow_frames_are_the_published_ones():
     for frames, alpha in itertools.product((8, 16, 32, 64, 128), (1, 2, 4, 8)):
         linspace = torch.linspace(0, frames - 1, frames // alpha).long()
         assert slow_indices(frames, alpha) == tuple(linspace.tolist())
-    with pytest.raises(ConfigError, match=r"data\.frames 30 is not a multiple of model\.alpha 8"):
+    with pytest.raises(ConfigError) as error:
         slow_indices(30, 8)
+    assert (error.value.code, error.value.key) == ("wrong_shape", "data.frames")
 
 
 # --- A second implementation, from the table of the paper and the key names of PySlowFast ---
@@ -286,7 +287,7 @@ TINY = SlowFastConfig(
 )
 
 
-def test_backbones_of_two_convolutions():
+def test_networks_of_blocks_with_two_convolutions():
     """R18: (time, height, width) of both convolutions, one block of each stage; R(2+1)D: factorised."""
     with torch.device("meta"):
         basic = create_model("slowfast_r18_4x16", {"action": 400})
@@ -352,21 +353,22 @@ def test_exports_for_any_number_of_clips():
         torch.testing.assert_close(exported(clips)["action"], model(clips)["action"])
 
 
-def test_too_small_a_picture_for_non_local_blocks():
-    """Their maps are 1/8 of the picture in res3 and 1/16 in res4, rounded up, and must be 2 x 2."""
+def test_frames_that_are_too_small_for_non_local_blocks():
+    """Their maps are 1/8 of the frame in res3 and 1/16 in res4, rounded up, and must be 2 x 2."""
     for field, smallest in (("nonlocal_res3", 9), ("nonlocal_res4", 17)):
         config = SlowFastConfig(stage_blocks=(1, 1, 1, 1), width=8, alpha=2, **{field: (0,)})
         model = build_model(config, {"action": 2}).eval()
         assert model(torch.zeros(1, 3, 2, smallest, smallest))["action"].shape == (1, 2)
         config.check_clip(2, smallest, smallest)
-        with pytest.raises(
-            ConfigError, match=rf"^data\.crop: clips of {smallest - 1} x 40 pixels are too small"
-        ):
+        with pytest.raises(ConfigError) as error:
             model(torch.zeros(1, 3, 2, smallest - 1, 40))
-        with pytest.raises(ValueError, match=rf"^data\.crop {smallest - 1} is too small .* take {smallest}"):
+        assert (error.value.code, error.value.key) == ("wrong_shape", "data.crop")
+        with pytest.raises(ConfigError) as error:
             config.check_clip(2, smallest - 1, 40)
-        with pytest.raises(ValueError, match=rf"^data\.eval_crop {smallest - 1} is too small"):
+        assert (error.value.key, error.value.remedy) == ("data.crop", f"give at least {smallest} pixels")
+        with pytest.raises(ConfigError) as error:
             config.check_clip(2, 40, smallest - 1)
+        assert error.value.key == "data.eval_crop"
 
 
 def test_named_heads_share_features_and_return_logits_in_both_modes():
@@ -413,15 +415,18 @@ def test_new_blocks_start_as_the_identity():
 
 
 @pytest.mark.parametrize("heads", [{}, {"action": 0}, {"type": 3}, {"a.b": 3}, {"": 2}])
-def test_unusable_heads(heads):
-    with pytest.raises(ConfigError, match=r"^heads: "):
+def test_unusable_heads_are_refused(heads):
+    with pytest.raises(ConfigError) as error:
         build_model(TINY, heads)
+    assert error.value.code in {"empty", "bad_name", "out_of_range"} and error.value.key == "heads"
 
 
-def test_create_model_names_what_is_wrong():
-    with pytest.raises(ConfigError, match="did you mean slowfast_r50_4x16"):
+def test_create_model_suggests_the_name_and_the_field():
+    with pytest.raises(ConfigError, match="did you mean slowfast_r50_4x16") as error:
         create_model("slowfast_r50_4x61", {"action": 2})
-    with pytest.raises(ConfigError, match=r"did you mean model\.dropout"):
+    assert error.value.code == "unknown_model"
+    with pytest.raises(ConfigError, match=r"did you mean model\.dropout") as error:
         create_model("slowfast_r50_4x16", {"action": 2}, dropuot=0.1)
+    assert error.value.code == "unknown_key"
     with torch.device("meta"):
         assert create_model("slowfast_r50_4x16", {"action": 2}, dropout=0.1).head.dropout.p == 0.1

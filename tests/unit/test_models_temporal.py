@@ -24,7 +24,7 @@ CHANNELS = 8
 
 
 def subsystem(config, channels=CHANNELS):
-    """In double precision and evaluation, with no parameter or buffer at a value that would hide it."""
+    """In double precision and evaluation mode, with random values for every parameter and buffer."""
     torch.manual_seed(0)
     module = config.build(channels).double().eval()
     for name, value in module.state_dict().items():
@@ -116,7 +116,7 @@ def test_lstm():
     same(module(x), batch_norm(h, w, "norm"))
 
 
-def test_lstm_has_one_bias_and_begins_by_remembering():
+def test_lstm_trains_one_bias_and_starts_with_open_forget_gates():
     module = LstmConfig(units=3).build(CHANNELS)
     assert sum(p.numel() for p in module.lstm.parameters() if p.requires_grad) == 4 * 3 * (CHANNELS + 3 + 1)
     assert torch.equal(module.lstm.bias_ih_l0, torch.tensor([0.0] * 3 + [1.0] * 3 + [0.0] * 6))
@@ -212,7 +212,7 @@ def test_attention():
 
 
 def test_attention_looks_where_it_was_taught_to():
-    """The score of one channel decides; the others are seen there and nowhere else."""
+    """One channel decides the attention; the others are read at that position and nowhere else."""
     module = subsystem(AttentionConfig(filters=3))
     module.look.weight.zero_()
     module.look.weight[0, 0] = 50.0
@@ -331,7 +331,7 @@ def test_consensus_averages_the_logits_of_frames():
     same(head(features)["action"], average(x.mean((1, 3, 4)))["action"].detach())
 
 
-def test_in_training_every_frame_of_a_consensus_loses_other_features():
+def test_in_training_every_frame_of_a_consensus_has_a_different_dropout_mask():
     values = {}
     for kind, features in ((FeatureHead, torch.ones(1, 64)), (ConsensusHead, torch.ones(1, 4, 64))):
         head = kind(64, {"action": 64}, dropout=0.5).train().requires_grad_(False)

@@ -114,8 +114,8 @@ def test_a_fusion_of_other_classes_is_new(tmp_path):
 
 
 @pytest.mark.parametrize("mid", ["backbone.res3", "backbone.res3.block0.conv_a", "backbone.stem.conv"])
-def test_activations_of_a_fusion_in_the_middle_are_computed_again(mid):
-    """What is inside a block that is computed again would be fused twice."""
+def test_a_network_with_mid_fusion_can_checkpoint_its_activations(mid):
+    """A layer inside a recomputed block would be fused twice."""
     stream = ResNet3dConfig(stage_blocks=(1, 1, 1, 1), width=8, head_pool=1)
     gradients = []
     for checkpointed in (False, True):
@@ -132,7 +132,7 @@ def test_activations_of_a_fusion_in_the_middle_are_computed_again(mid):
 
 
 def by_hand(model, inputs, layer, fuse):
-    """The same with the RGB stream run a second time, with a hook of the test's own."""
+    """The same logits, from running the RGB stream again with a hook of this test."""
     kept = []
     alone = copy.deepcopy(model)
     for stream in (alone.rgb, alone.flow):
@@ -180,10 +180,9 @@ def test_a_convolution_joins_streams_of_different_widths():
     model = network(flow=wide, mid="slow.res5", mid_fusion="conv")
     assert tuple(model.mid.conv.weight.shape) == (256, 768, 1, 1, 1)
     assert torch.isfinite(run(model, clips())["verb"]).all()
-    with pytest.raises(
-        ConfigError, match=r"^model\.mid=slow\.res5: features of \[256, 1, 7, 7\] in model\.rgb"
-    ):
+    with pytest.raises(ConfigError, match=r"features of \[256, 1, 7, 7\] in model\.rgb") as error:
         network(flow=wide, mid="slow.res5")
+    assert (error.value.code, error.value.key) == ("wrong_shape", "model.mid")
 
 
 def test_streams_that_take_only_one_size_are_fused():
@@ -198,10 +197,11 @@ def test_streams_that_take_only_one_size_are_fused():
 def test_an_unknown_layer_names_those_that_exist():
     with pytest.raises(ConfigError) as error:
         network(mid="res4")
-    assert str(error.value).startswith("model.mid=res4: not a layer of both streams; choose from slow.stem,")
-    assert "slow.res4" in str(error.value)
-    with pytest.raises(ConfigError, match=r"not a layer of both streams; they have none in common"):
+    assert (error.value.code, error.value.key) == ("unknown_value", "model.mid")
+    assert error.value.remedy.startswith("choose from slow.stem, ") and "slow.res4" in error.value.remedy
+    with pytest.raises(ConfigError) as error:
         network(rgb=STResNetConfig(), mid="slow.res4")
+    assert error.value.remedy == "leave it empty: they have none in common"
 
 
 def test_a_copy_fuses_its_own_features():
@@ -230,7 +230,7 @@ def test_gradients_of_the_rgb_result_reach_flow_only_through_the_middle():
 
 
 def test_first_layer_from_rgb_to_flow():
-    """TSN: the mean over the RGB channels, for each channel of flow. Grey frames give what they gave."""
+    """TSN: each channel of flow gets the mean over RGB. Features of grey frames do not change."""
     weight = torch.randn(8, 3, 1, 7, 7, generator=torch.Generator().manual_seed(0))
     flow = across_modalities(weight, 10)
     assert flow.shape == (8, 10, 1, 7, 7)
@@ -270,7 +270,7 @@ def test_overrides_reach_into_the_streams():
         (["model.rgb.type=two_stream"], "bad_value", "model"),
         (["model.rgb.delays=2"], "wrong_variant", "model.rgb.delays"),
         (["model.flow.alpha=0"], "bad_value", "model.flow.alpha"),
-        (["model.flow.alpha=5"], "bad_value", "data.frames"),
+        (["model.flow.alpha=5"], "wrong_shape", "data.frames"),
         (["model.rgb.alhpa=4"], "unknown_key", "model.rgb.alhpa"),
         (["model.fusion=max"], "bad_value", "model.fusion"),
     ],
@@ -281,13 +281,19 @@ def test_unusable_settings_name_the_key(overrides, code, key):
     assert (error.value.code, error.value.key) == (code, key)
 
 
-def test_clips_without_flow():
-    with pytest.raises(ConfigError, match=r"^data\.modality: clips of 3 channels; .* needs 3 of RGB and"):
+def test_clips_without_flow_are_refused():
+    with pytest.raises(ConfigError) as error:
         network(channels=3)
+    assert (error.value.code, error.value.key) == ("wrong_shape", "data.modality")
+
+
+def test_clips_that_a_stream_cannot_take_name_the_key_of_that_stream():
+    with pytest.raises(ConfigError, match=r"data\.frames=6: not a multiple of model\.flow\.alpha 4$"):
+        TwoStreamConfig(rgb=STREAM, flow=STREAM.model_copy(update={"alpha": 4})).check_clip(6, 32, 32)
 
 
 @pytest.mark.parametrize("name", slow_after(1, ["i3d_inception", "slowfast_r50_4x16", "r2plus1d_34"]))
-def test_a_preset_is_two_of_another(name):
+def test_a_preset_is_another_one_twice(name):
     preset, single = model_presets()[f"two_stream_{name}"], model_presets()[name]
     assert preset.config.rgb == preset.config.flow == single.config
     assert (preset.frames, preset.stride, preset.side) == (single.frames, single.stride, single.side)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """The folder of a checkpoint of four classes."""
+    """The folder of a checkpoint with four classes."""
     return save_small_checkpoint(str(tmp_path_factory.mktemp("run") / "checkpoints"))
 
 
@@ -83,7 +83,7 @@ def test_other_channels_get_the_mean_over_rgb(tmp_path, channels):
     published, model = built(), built(seed=1, channels=channels)
     loaded = load_weights(model, save(published, tmp_path / "x.pyth"))
     grey = torch.randn(2, 1, 8, 32, 32)
-    # A picture whose channels are all alike gives the same features, scaled by the number of channels.
+    # A frame whose channels are all equal gives the same features, scaled by the number of channels.
     first = model.slow.stem.conv(grey.repeat(1, channels, 1, 1, 1)) * 3 / channels
     torch.testing.assert_close(first, published.slow.stem.conv(grey.repeat(1, 3, 1, 1, 1)))
     assert sorted(note.split()[0] for note in loaded.notes) == [
@@ -126,16 +126,16 @@ def test_nonlocal_res4_may_be_new(tmp_path):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_another_configuration_is_refused_with_the_keys_to_set(tmp_path, change, words):
-    message = refused(built(), save(built(SLOWFAST.model_copy(update=change)), tmp_path / "x.pyth"))
-    assert all(word in message for word in words), message
+    error = refused(built(), save(built(SLOWFAST.model_copy(update=change)), tmp_path / "x.pyth"))
+    assert error.code == "other_model" and all(word in error.problem for word in words), error
     keys = {key: value for key, value in change.items() if (key, value) != ("nonlocal_res4", ())}
     for key, value in keys.items():
-        assert f"model.{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" in message
-    assert "; set " in message
+        argument = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        assert f"model.{key}={argument}" in error.remedy.split()
 
 
-def test_following_the_advice_is_enough(tmp_path):
-    """What the error says to set can be given as it is."""
+def test_following_the_remedy_is_enough(tmp_path):
+    """The settings in the remedy can be given as they are."""
     other = SlowFastConfig(
         stage_blocks=(2, 1, 3, 1),
         width=8,
@@ -147,23 +147,23 @@ def test_following_the_advice_is_enough(tmp_path):
     file = save(built(other), tmp_path / "x.pyth", cfg=yaml.safe_dump({"SLOWFAST": {"ALPHA": 4}}))
     with pytest.raises(CheckpointError) as error:
         create_model("slowfast_r50_4x16", {"action": 5}, init=file)
-    keys = dict(re.findall(r" model\.(\w+)=(\S+)", str(error.value)))
+    keys = dict(re.findall(r" model\.(\w+)=(\S+)", error.value.remedy))
     assert keys["alpha"] == "4" and keys["fusion_kernel"] == "7"
     model = create_model("slowfast_r50_4x16", {"action": 5}, init=file, **keys).eval()
     assert torch.equal(model.slow.stem.conv.weight, built(other).slow.stem.conv.weight)
 
 
-def test_another_alpha_has_the_same_shapes_and_is_told(tmp_path, checkpoint):
+def test_another_alpha_has_the_same_shapes_and_is_reported(tmp_path, checkpoint):
     cfg = yaml.safe_dump({"SLOWFAST": {"ALPHA": 4}, "NONLOCAL": {"INSTANTIATION": "dot_product"}})
     file = save(built(), tmp_path / "x.pyth", cfg=cfg)
     assert load_weights(built(), file).notes == ()
     other = built(SLOWFAST.model_copy(update={"alpha": 8}))
-    told = ("trained with model.alpha=4, which is another here",)
-    assert load_weights(other, file).notes == told
-    assert load_weights(like(checkpoint, alpha=2), checkpoint).notes == told
-    # PyTorchVideo and Caffe2 do not say it, but all public networks with these laterals have alpha 4.
+    noted = ("trained with model.alpha=4, which differs here",)
+    assert load_weights(other, file).notes == noted
+    assert load_weights(like(checkpoint, alpha=2), checkpoint).notes == noted
+    # Files of PyTorchVideo and Caffe2 lack it, but all public networks with these laterals have alpha 4.
     wide = SLOWFAST.model_copy(update={"fusion_kernel": 7, "alpha": 8})
-    assert load_weights(built(wide), save(built(wide), tmp_path / "x.pkl")).notes == told
+    assert load_weights(built(wide), save(built(wide), tmp_path / "x.pkl")).notes == noted
 
 
 @pytest.mark.parametrize(
@@ -179,38 +179,38 @@ def test_another_alpha_has_the_same_shapes_and_is_told(tmp_path, checkpoint):
         (TwoStreamConfig(rgb=SLOWFAST, flow=SLOWFAST), {"flow.alpha": 2}, "flow.alpha=4"),
     ],
 )
-def test_settings_that_no_shape_shows_are_told(tmp_path, theirs, ours, note):
+def test_settings_that_do_not_show_in_shapes_are_reported(tmp_path, theirs, ours, note):
     channels = 5 if isinstance(theirs, TwoStreamConfig) else 3
     save_file(built(theirs, channels=channels).state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({"model": theirs.model_dump(mode="json")}))
     loaded = load_weights(built(change_model(theirs, ours), channels=channels), str(tmp_path))
-    assert loaded.notes == (f"trained with model.{note}, which is another here",)
+    assert loaded.notes == (f"trained with model.{note}, which differs here",)
     others = {"dropout": 0.9, "init": "x"} if hasattr(theirs, "dropout") else {}
     assert load_weights(built(change_model(theirs, others), channels=channels), str(tmp_path)).notes == ()
 
 
 def test_weights_of_one_stream_are_for_one_stream(tmp_path, checkpoint):
     model = built(TwoStreamConfig(rgb=SLOWFAST, flow=SLOWFAST), channels=5)
-    assert refused(model, checkpoint).endswith(
-        "; set model.rgb.init or model.flow.init to start a stream from it"
+    assert (
+        refused(model, checkpoint).remedy == "set model.rgb.init or model.flow.init to start a stream from it"
     )
 
 
-def test_advice_is_not_given_where_it_cannot_help(tmp_path):
+def test_the_remedy_names_no_settings_that_cannot_help(tmp_path):
     """A 3D ResNet has no basic blocks, however many of them there are."""
     torch.save(resnet18(num_classes=2).state_dict(), tmp_path / "resnet18.pth")
     model = built(ResNet3dConfig(stage_blocks=(1, 1, 1, 1), width=8, head_pool=1))
-    assert refused(model, str(tmp_path / "resnet18.pth")).endswith("; choose the model that they are of")
+    assert refused(model, str(tmp_path / "resnet18.pth")).remedy == "choose the model that they belong to"
 
 
 def test_names_that_only_look_like_those_of_pytorchvideo(tmp_path):
     names = ("blocks.x.y.res_blocks.z", "blocks.0.a")
     torch.save({name: torch.zeros(2) for name in names}, tmp_path / "x.pyth")
-    assert "not the weights of this model" in refused(built(), str(tmp_path / "x.pyth"))
+    assert refused(built(), str(tmp_path / "x.pyth")).code == "other_model"
 
 
-def test_weights_of_something_else(tmp_path):
+def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    message = refused(built(), tmp_path / "x.pth")
-    assert "1 weights are not of this model (conv.weight)" in message
-    assert message.endswith("; choose the model that they are of")
+    error = refused(built(), tmp_path / "x.pth")
+    assert error.code == "other_model" and "1 weights are not of this model (conv.weight)" in error.problem
+    assert error.remedy == "choose the model that they belong to"

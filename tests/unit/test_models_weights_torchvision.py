@@ -24,7 +24,7 @@ def image_network(blocks=(1, 1, 1, 1), kind="bottleneck"):
 
 
 def maps(network, images):
-    """The feature maps of a ResNet of images."""
+    """The feature maps of an image ResNet."""
     with torch.no_grad():
         for layer in list(network.children())[:-2]:
             images = layer(images)
@@ -37,8 +37,10 @@ def frozen_picture(frames):
 
 
 @pytest.mark.parametrize(("variant", "frames"), slow_after(1, [("c2d", 2), ("slow", 9), ("i3d", 18)]))
-def test_an_inflated_network_sees_in_a_frozen_picture_what_the_image_network_sees(tmp_path, variant, frames):
-    """In the middle of the clip, to which the padding of the convolutions over time does not reach."""
+def test_an_inflated_network_computes_for_a_repeated_frame_what_the_image_network_computes(
+    tmp_path, variant, frames
+):
+    """In the middle of the clip, which the padding of the temporal convolutions does not reach."""
     image, video = frozen_picture(frames)
     network = image_network()
     torch.save(network.state_dict(), tmp_path / "resnet.pth")
@@ -57,7 +59,7 @@ def test_an_inflated_network_sees_in_a_frozen_picture_what_the_image_network_see
 
 @pytest.mark.parametrize("kind", slow_after(1, ["bottleneck", "basic"]))
 def test_the_slow_pathway_starts_from_an_image_network(tmp_path, kind):
-    """Whatever the Fast pathway sees: the weights of what it adds are zero."""
+    """Whatever the Fast pathway computes, since its contribution has zero weights."""
     image, video = frozen_picture(36)
     network = image_network(kind=kind)
     torch.save(network.state_dict(), tmp_path / "resnet.pth")
@@ -125,8 +127,8 @@ def test_a_video_network_of_torchvision_keeps_its_classifier(torch_home, classes
     head_is_new = ("head action is new: 5 classes, 400 in the file",) if classes == 5 else ()
     normalisation = "data.mean=0.43216,0.394666,0.37645 data.std=0.22803,0.22145,0.216989"
     assert loaded.notes == (f"trained with {normalisation}", *head_is_new)
-    message = refused(create_model("r3d_18", {"action": 5}), "torchvision:mc3_18")
-    assert "weights have other shapes (backbone.layer2.0.conv1.0.weight is 128x64x1x3x3, " in message
+    error = refused(create_model("r3d_18", {"action": 5}), "torchvision:mc3_18")
+    assert "weights have other shapes (backbone.layer2.0.conv1.0.weight is 128x64x1x3x3, " in error.problem
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_an_image_network_for_every_frame(torch_home, backbone, cut, weights):
     network = torch_home(backbone, weights, **options)
     model = build_model(FrameConfig(backbone=backbone, cut=cut, temporal=LstmConfig()), {"action": 5})
     loaded = load_weights(model, f"torchvision:{backbone}")
-    assert "what is behind the backbone is new" in loaded.notes
+    assert "everything after the backbone is new" in loaded.notes
     assert not any(name.startswith("backbone.") for name in loaded.new)
     assert any(name.startswith("temporal.") for name in loaded.new)
     theirs = network.state_dict()
@@ -176,7 +178,7 @@ def test_names_in_the_files_of_densenet(tmp_path):
 def test_another_depth_is_refused_for_every_frame(tmp_path, blocks):
     state = image_network(blocks, kind="basic").state_dict()
     model = build_model(FrameConfig(backbone="resnet18"), {"action": 5})
-    assert "backbone.layer3." in refused(model, saved(state, tmp_path / "resnet.pth"))
+    assert "backbone.layer3." in refused(model, saved(state, tmp_path / "resnet.pth")).problem
 
 
 @pytest.mark.slow
@@ -188,14 +190,14 @@ def test_s3d_of_torchvision(torch_home):
     inputs = torch.randn(1, 3, 11, 49, 66)
     with torch.no_grad():
         torch.testing.assert_close(model.features(inputs), network.features(inputs))
-    message = refused(create_model("i3d_inception", {"action": 5}), "torchvision:s3d")
-    assert "are not of this model (conv1.spatial.conv.weight, " in message
+    error = refused(create_model("i3d_inception", {"action": 5}), "torchvision:s3d")
+    assert "are not of this model (conv1.spatial.conv.weight, " in error.problem
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["s3d", "i3d_inception"])
 def test_inflated_googlenet(torch_home, name):
-    """A module with convolutions over space, over time and a pool sees what it sees in an image."""
+    """A module of spatial and temporal convolutions and a pool computes what it computes for an image."""
     network = torch_home("googlenet", "GoogLeNet_Weights.IMAGENET1K_V1", init_weights=False).eval()
     model = create_model(name, {"action": 5}).eval()
     loaded = load_weights(model, "torchvision:googlenet")
@@ -224,22 +226,22 @@ def test_inflated_inception_v3(torch_home):
 def test_another_image_network_is_refused_with_the_keys_to_set(tmp_path):
     torch.save(image_network((1, 2, 1, 1)).state_dict(), tmp_path / "resnet.pth")
     model = build_model(ResNet3dConfig(stage_blocks=(1, 1, 2, 1)), {"action": 5})
-    message = refused(model, tmp_path / "resnet.pth")
-    assert "are missing (backbone.res4.block1.conv_a.weight, " in message
-    assert "are not of this model (backbone.res3.block1.conv_a.weight, " in message
-    assert message.endswith("; set model.stage_blocks=1,2,1,1")
+    error = refused(model, tmp_path / "resnet.pth")
+    assert "are missing (backbone.res4.block1.conv_a.weight, " in error.problem
+    assert "are not of this model (backbone.res3.block1.conv_a.weight, " in error.problem
+    assert error.remedy == "set model.stage_blocks=1,2,1,1"
 
 
 @pytest.mark.parametrize(
     "name", ["resnet5000", "ResNet18_Weights.NONE", "Nothing.IMAGENET1K_V1", "", "get_model", "os.system"]
 )
-def test_what_torchvision_does_not_have(name):
-    assert "not a network of torchvision" in refused(built(), f"torchvision:{name}")
+def test_names_that_torchvision_does_not_have_are_refused(name):
+    assert refused(built(), f"torchvision:{name}").code == "unknown_model"
 
 
-def test_a_copy_of_torchvision_that_is_damaged(tmp_path, monkeypatch, torch_home):
+def test_a_damaged_copy_in_the_cache_of_torchvision_is_refused(tmp_path, monkeypatch, torch_home):
     torch_home("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
     copy = next(tmp_path.rglob("*.pth"))
     copy.write_bytes(copy.read_bytes()[:1000])
-    message = refused(built(), "torchvision:resnet18")
-    assert str(copy) in message and "damaged" in message
+    error = refused(built(), "torchvision:resnet18")
+    assert error.code == "damaged" and str(copy) in error.problem

@@ -89,9 +89,18 @@ def test_an_error_of_kineray_is_reported_unchanged():
 
 
 def test_only_errors_with_an_external_cause_are_not_permanent(plugin):
-    for error in (ConfigError("x"), CheckpointError("x"), caught(plugin.shapes, torch.ones(2, 5))):
+    for error in (
+        ConfigError("x", code="x"),
+        CheckpointError("x", code="x"),
+        caught(plugin.shapes, torch.ones(2, 5)),
+    ):
         assert is_permanent(error)
-    for error in (StorageError("x"), OSError("x"), ConnectionError("x"), torch.OutOfMemoryError("x")):
+    for error in (
+        StorageError("x", code="x"),
+        OSError("x"),
+        ConnectionError("x"),
+        torch.OutOfMemoryError("x"),
+    ):
         assert not is_permanent(error)
 
 
@@ -104,7 +113,7 @@ def test_an_error_about_a_lost_peer_is_not_the_workers_own(plugin):
 def test_overrides_of_a_sweep_may_be_a_generator(tiny_experiment):
     with pytest.raises(ConfigError) as error:
         sweep(tiny_experiment, {"optim.lr": LogUniform(0.1, 1)}, overrides=iter(["optim.lr=0.1"]))
-    assert "optim.lr" in str(error.value)
+    assert (error.value.code, error.value.key) == ("given_twice", "optim.lr")
 
 
 def test_a_micro_batch_must_fit_every_group_of_a_sweep(tiny_experiment, tmp_path):

@@ -30,7 +30,7 @@ def refusal(call, *args, **settings):
     return caught.value.code, caught.value.key
 
 
-def test_bytes_come_back(root):
+def test_bytes_are_read_as_written(root):
     uri = storage.join(root, "a", "b.bin")
     assert not storage.exists(uri)
     for data in (b"first", b"", b"\x00" * 100_000):
@@ -60,7 +60,7 @@ def test_sizes_of_files_are_known_without_reading_them(root):
     assert storage.file_sizes([]) == {}
 
 
-def test_a_folder_is_put_replaced_fetched_and_deleted(s3, tmp_path):
+def test_a_folder_is_put_replaced_and_fetched(s3, tmp_path):
     uri = storage.join(s3, "runs", "checkpoint")
     first = write_folder(tmp_path / "first", weights="1", **{"state.json": "{}", "old__file": "x"})
     second = write_folder(tmp_path / "second", weights="2", **{"state.json": "{2}"})
@@ -83,7 +83,7 @@ def test_a_folder_is_deleted_and_its_neighbour_is_not(root):
     assert storage.list_names(storage.join(root, "runs")) == ["checkpoint2"]
 
 
-def test_s3_uploads_the_committing_file_last(s3, tmp_path):
+def test_the_committing_file_is_uploaded_last(s3, tmp_path):
     uri = storage.join(s3, "checkpoint")
     folder = write_folder(tmp_path / "folder", **{"state.json": "{}", "a": "1", "z": "2"})
     storage.put_folder(folder, uri)
@@ -104,7 +104,7 @@ def test_only_folders_in_a_bucket_are_put_and_fetched(tmp_path):
     assert refusal(storage.get_folder, "a", tmp_path / "b") == ("bad_uri", "a")
 
 
-def test_a_folder_that_is_not_there_leaves_no_copy(s3, tmp_path):
+def test_a_missing_folder_leaves_no_copy(s3, tmp_path):
     missing = f"{s3}/nowhere/file"
     assert refusal(storage.get_folder, missing, tmp_path / "x") == ("not_found", missing)
     assert not (tmp_path / "x").exists()
@@ -126,14 +126,14 @@ def test_s3_errors_name_bucket_and_key(s3, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["foo", "http://[::1", "http://localhost:99999"])
-def test_an_endpoint_that_is_no_url_is_one_line(s3, monkeypatch, url):
+def test_an_endpoint_that_is_no_url_is_refused(s3, monkeypatch, url):
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     for call in (storage.read_bytes, storage.exists, storage.list_files, storage.delete_file):
         assert refusal(call, f"{s3}/key")[0] == "bad_endpoint"
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/key", "http://host/file", "hdfs://a", "S3://bucket", "s3://"])
-def test_a_place_that_is_neither_local_nor_a_bucket_is_refused(uri, tmp_path):
+def test_a_uri_that_is_neither_local_nor_s3_is_refused(uri, tmp_path):
     calls = [
         storage.is_remote,
         lambda uri: storage.join(uri, "a"),
@@ -173,13 +173,13 @@ def test_doctor_leaves_nothing_in_the_bucket_and_shows_no_password(s3, monkeypat
     assert "gs:// is not supported" in capsys.readouterr().out
 
 
-def test_local_names_need_no_s3(tmp_path):
+def test_local_paths_need_no_s3(tmp_path):
     assert not storage.is_remote(tmp_path) and storage.is_remote("s3://bucket/key")
     assert storage.join("s3://bucket/", "/a/", "b") == "s3://bucket/a/b"
     assert storage.join("runs", "a") == str(Path("runs/a"))
 
 
-def test_a_manifest_lives_on_s3(s3):
+def test_a_manifest_can_be_on_s3(s3):
     sample = Sample("a", f"{s3}/set/videos/a.mp4", 0.0, None, {"action": 0}, "a", "train")
     manifest = Manifest("set", (sample,), {"action": ("x",)})
     save_manifest(manifest, f"{s3}/set/manifest.parquet")
@@ -187,7 +187,7 @@ def test_a_manifest_lives_on_s3(s3):
     assert b"s3://" not in storage.read_bytes(f"{s3}/set/manifest.parquet")  # stored relative to the folder
 
 
-def test_reading_an_unwritable_folder(tmp_path):
+def test_a_file_below_a_file_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "below"
     assert refusal(storage.write_bytes, below, b"x") == ("io_error", str(below))

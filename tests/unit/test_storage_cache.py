@@ -52,7 +52,7 @@ def counted(cache):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60), st.integers(1, 1500))
-def test_what_was_used_last_stays_within_the_limit(tmp_path_factory, uses, limit):
+def test_recently_used_files_are_kept_within_the_limit(tmp_path_factory, uses, limit):
     cache = Cache(tmp_path_factory.mktemp("cache"), limit)
     sizes = {name: 37 * (name + 1) for name in range(10)}
     recent = []  # names, the last used at the end
@@ -73,7 +73,7 @@ def test_what_was_used_last_stays_within_the_limit(tmp_path_factory, uses, limit
         assert counted(cache) == total
 
 
-def test_the_least_recently_used_makes_room(tmp_path):
+def test_the_least_recently_used_files_are_evicted(tmp_path):
     cache = Cache(tmp_path, 1000)
     for name in "abcdefghij":
         use(cache, name, 100)
@@ -96,7 +96,7 @@ def test_a_file_in_use_is_never_removed(tmp_path):
     assert len(files(cache)) <= 5
 
 
-def test_what_is_larger_than_the_cache_is_usable_and_drives_nothing_out(tmp_path):
+def test_a_file_larger_than_the_cache_is_usable_and_evicts_nothing(tmp_path):
     cache, log = Cache(tmp_path, 1000), []
     for name in "abc":
         use(cache, name, 300)
@@ -107,7 +107,7 @@ def test_what_is_larger_than_the_cache_is_usable_and_drives_nothing_out(tmp_path
     assert stored(cache, "abc") == list("abc") and counted(cache) == 900
 
 
-def test_a_cache_of_no_size_keeps_nothing(tmp_path):
+def test_a_cache_of_size_zero_keeps_nothing(tmp_path):
     cache = Cache(tmp_path, 0)
     use(cache, "a", 100)
     cache.put(name_of("b"), b"b")
@@ -129,7 +129,7 @@ def test_a_failed_fetch_leaves_nothing(tmp_path):
     use(cache, "a", 500)
 
 
-def test_put_keeps_what_is_there(tmp_path):
+def test_put_keeps_an_existing_file(tmp_path):
     cache = Cache(tmp_path, 1000)
     cache.put(name_of("a"), content("a", 100))
     cache.put(name_of("a"), b"other")
@@ -200,9 +200,9 @@ def test_processes_fetch_a_file_once(tmp_path):
     assert len(names) == len(set(names)) == 20
 
 
-def test_processes_that_drive_out_each_others_files_read_whole_ones(tmp_path):
+def test_processes_that_evict_each_others_files_read_complete_ones(tmp_path):
     started = workers(tmp_path, 5000, 4, 200)
-    started[0].send_signal(signal.SIGKILL)  # at any moment
+    started[0].send_signal(signal.SIGKILL)  # at any time
     assert [worker.wait(60) for worker in started[1:]] == [0] * 3
     started[0].wait()
     cache = Cache(tmp_path / "cache", 5000)
@@ -231,7 +231,7 @@ def stuck_fetcher(tmp_path):
     return process
 
 
-def test_a_killed_fetcher_is_relieved_by_who_waits_for_it(tmp_path):
+def test_a_killed_fetcher_is_replaced_by_a_waiting_process(tmp_path):
     cache, log = Cache(tmp_path, 2000), []
     process = stuck_fetcher(tmp_path)
     waiter = threading.Thread(target=use, args=(cache, "a", 1000, log))
@@ -248,7 +248,7 @@ def test_a_killed_fetcher_is_relieved_by_who_waits_for_it(tmp_path):
     assert log == ["a"]
 
 
-def test_what_a_killed_fetcher_left_makes_room(tmp_path):
+def test_the_rest_of_a_killed_fetch_is_evicted(tmp_path):
     process = stuck_fetcher(tmp_path)
     cache = Cache(tmp_path, 2000)
     process.kill()
@@ -292,7 +292,7 @@ print(sorted(path.parent.name for path in (folder / "cache").rglob("*") if path.
 
 
 @pytest.mark.namespaces
-def test_a_full_disk_is_one_line_and_no_end(tmp_path):
+def test_a_full_disk_is_one_error_and_the_cache_stays_usable(tmp_path):
     mounted = f"mount -t tmpfs -o size=1M tmpfs {tmp_path} && exec {sys.executable} -c '{FULL}' {tmp_path}"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", mounted], capture_output=True, text=True, check=False
@@ -303,7 +303,7 @@ def test_a_full_disk_is_one_line_and_no_end(tmp_path):
     assert "parts" not in left
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"file/cache: Not a directory; free .* set KINERAY_CACHE"):
         use(Cache(tmp_path / "file" / "cache", 100), "a", 10)
@@ -316,13 +316,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     ("text", "size"),
     [("50GB", 50 * 10**9), ("1.5 tb", 15 * 10**11), ("10MiB", 10 * 2**20), ("0B", 0), ("2KB", 2000)],
 )
-def test_sizes(monkeypatch, text, size):
+def test_sizes_have_decimal_and_binary_units(monkeypatch, text, size):
     monkeypatch.setenv("KINERAY_CACHE_SIZE", text)
     assert from_environment().capacity() == size
 
 
 @pytest.mark.parametrize("text", ["50", "GB", "-1GB", "50 gigabytes", "1,5GB", "50G B", "nan"])
-def test_a_size_that_cannot_be_read_is_one_line(monkeypatch, text):
+def test_a_malformed_size_is_refused(monkeypatch, text):
     monkeypatch.setenv("KINERAY_CACHE_SIZE", text)
     with pytest.raises(
         ConfigError, match=f"^KINERAY_CACHE_SIZE={text}: not a size; write it like 50GB"

@@ -1,4 +1,4 @@
-"""Reading objects through the cache from a real S3 server, also from one that fails, stalls and restarts."""
+"""Reading objects through the cache from a real S3 server that may fail, stall and restart."""
 
 import io
 import random
@@ -66,14 +66,14 @@ def test_a_small_object_is_prefetched(uri, s3_server):
 
 
 def test_a_large_object_is_not_prefetched(uri, s3_server, monkeypatch):
-    monkeypatch.setattr("kineray.storage.files.WHOLE_UP_TO", 10_000)
+    monkeypatch.setattr("kineray.storage.files.MAX_WHOLE_BYTES", 10_000)
     s3_server.pause_s = 0.01
     for _ in range(2):
         storage.prefetch(uri)
     assert s3_server.count() == 1 and s3_server.sent < len(DATA)
 
 
-def test_local_files_are_themselves(tmp_path):
+def test_local_files_are_not_copied(tmp_path):
     path = tmp_path / "a.mp4"
     for open_source in (storage.local_file, storage.video_source):
         with open_source(path) as source:
@@ -83,7 +83,7 @@ def test_local_files_are_themselves(tmp_path):
     storage.prefetch(path)
 
 
-def test_two_servers_do_not_share_names(uri, endpoint, monkeypatch, s3_server):
+def test_objects_of_two_servers_are_not_confused(uri, endpoint, monkeypatch, s3_server):
     assert read(uri) == DATA
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     storage.write_bytes(uri, b"other")
@@ -105,17 +105,17 @@ def faulty(server, kind):
 
 
 @pytest.mark.parametrize("kind", ["503", "500", "reset", "cut", "nothing sent", "slow"])
-@pytest.mark.parametrize("whole_up_to", slow_after(1, [10**6, 0]))
-def test_what_passes_is_outlasted(uri, s3_server, kind, whole_up_to):
+@pytest.mark.parametrize("max_whole_bytes", slow_after(1, [10**6, 0]))
+def test_transient_failures_are_retried(uri, s3_server, kind, max_whole_bytes):
     faulty(s3_server, kind)
-    assert read(uri, whole_up_to=whole_up_to) == DATA
-    if kind == "cut" and whole_up_to:
+    assert read(uri, max_whole_bytes=max_whole_bytes) == DATA
+    if kind == "cut" and max_whole_bytes:
         assert s3_server.sent == len(DATA)  # every byte once: a download goes on where it broke
         assert [request.range for request in s3_server.requests][1] == "bytes=30000-"
 
 
 @pytest.mark.parametrize("kind", slow_after(1, ["cut", "503", "reset"]))
-def test_every_kind_of_request_outlasts_failures(s3_server, s3, kind, tmp_path):
+def test_every_kind_of_request_is_retried(s3_server, s3, kind, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "state.json").write_text("{}")
     calls = {
@@ -137,7 +137,7 @@ def test_every_kind_of_request_outlasts_failures(s3_server, s3, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["down", "503", "cut"])
-def test_what_does_not_pass_ends_in_one_line(uri, s3_server, kind):
+def test_lasting_failures_end_in_one_error(uri, s3_server, kind):
     if kind == "down":
         s3_server.kill()
     elif kind == "503":
@@ -151,7 +151,7 @@ def test_what_does_not_pass_ends_in_one_line(uri, s3_server, kind):
     assert "\n" not in str(caught.value) and 0.5 <= time.monotonic() - began < 10
 
 
-def test_what_gets_on_slowly_is_not_given_up(uri, s3_server):
+def test_slow_progress_is_not_given_up(uri, s3_server):
     s3_server.pause_s = 0.04
     s3_server.cut(9, 30_000)
     began = time.monotonic()
@@ -160,7 +160,7 @@ def test_what_gets_on_slowly_is_not_given_up(uri, s3_server):
     assert time.monotonic() - began > 0.6
 
 
-def test_what_is_permanent_is_not_repeated(uri, s3_server, s3):
+def test_permanent_failures_are_not_retried(uri, s3_server, s3):
     for call in (storage.read_bytes, read, storage.prefetch):
         s3_server.requests.clear()
         for missing, code in ((f"{s3}/nowhere.mp4", "not_found"), ("s3://nobody-has-this/a", "no_bucket")):
@@ -175,12 +175,12 @@ def test_what_is_permanent_is_not_repeated(uri, s3_server, s3):
         assert (caught.value.code, caught.value.key) == ("access_denied", uri)
 
 
-def test_a_long_failure_is_told_once(uri, s3_server, monkeypatch, caplog):
-    monkeypatch.setattr(s3_requests, "_SILENCE_S", 0.1)
+def test_a_long_failure_is_logged_once(uri, s3_server, monkeypatch, caplog):
+    monkeypatch.setattr(s3_requests, "_WARN_AFTER_S", 0.1)
     s3_server.reset(12)
     assert read(uri) == DATA
-    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told.startswith(f"{uri}: Connection was closed") and told.endswith("; trying again for 300 s")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"{uri}: Connection was closed") and "300 s" in warning
 
 
 # Parts of a large object
@@ -190,8 +190,8 @@ def test_a_long_failure_is_told_once(uri, s3_server, monkeypatch, caplog):
 @given(
     st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.integers(-60_000, 310_000), st.integers(-1, 50_000))),
 )
-def test_a_remote_file_reads_as_a_local_one(uri, small_blocks, moves):
-    with storage.video_source(uri, whole_up_to=1000) as file:
+def test_a_remote_file_reads_like_a_local_one(uri, small_blocks, moves):
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         local = io.BytesIO(DATA)
         assert file.name == uri and file.readable() and file.seekable() and not file.writable()
         for whence, offset, size in moves:
@@ -210,7 +210,7 @@ def test_blocks_are_fetched_once_for_all_readers(uri, s3_server, small_blocks):
     s3_server.pause_s = 0.005  # so that the first answer, which tells the size, can be ended early
 
     def check(first, size):
-        with storage.video_source(uri, whole_up_to=1000) as file:
+        with storage.video_source(uri, max_whole_bytes=1000) as file:
             file.seek(first)
             assert file.read(size) == DATA[first : first + size]
 
@@ -227,8 +227,8 @@ def test_blocks_are_fetched_once_for_all_readers(uri, s3_server, small_blocks):
     assert first == "bytes=90000-99999" and second.startswith("bytes=110000-")
 
 
-def test_reading_ahead_ends_at_what_is_here(uri, s3_server, small_blocks):
-    with storage.video_source(uri, whole_up_to=1000) as file:
+def test_reading_ahead_ends_at_a_cached_block(uri, s3_server, small_blocks):
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         for first, size in [(50_000, 10_000), (10_000, 50_000)]:
             file.seek(first)
             assert file.read(size) == DATA[first : first + size]
@@ -237,10 +237,10 @@ def test_reading_ahead_ends_at_what_is_here(uri, s3_server, small_blocks):
 
 
 def test_reading_in_order_takes_few_requests(uri, s3_server, small_blocks):
-    assert read(uri, whole_up_to=1000) == DATA
+    assert read(uri, max_whole_bytes=1000) == DATA
     assert s3_server.count() <= 2 + 30 // remote_file._MOST_AHEAD + 2
     s3_server.kill()
-    assert read(uri, whole_up_to=1000) == DATA
+    assert read(uri, max_whole_bytes=1000) == DATA
 
 
 def test_frames_in_the_middle_of_a_long_video_take_a_small_part_of_it(s3, s3_server, tmp_path, monkeypatch):
@@ -258,20 +258,20 @@ def test_frames_in_the_middle_of_a_long_video_take_a_small_part_of_it(s3, s3_ser
             decoded = (frame for frame in container.decode(stream) if frame.time >= 12)
             return np.stack([next(decoded).to_ndarray(format="rgb24") for _ in range(4)])
 
-    with storage.video_source(uri, whole_up_to=1000) as file:
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         assert np.array_equal(frames(file), frames(str(path)))
     assert s3_server.sent < 0.25 * size
     requests = s3_server.count()
-    with storage.video_source(uri, whole_up_to=1000) as file:
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         frames(file)
     assert s3_server.count() == requests
 
 
-def test_a_failure_while_decoding_is_the_storages_own(s3, s3_server, tmp_path, monkeypatch):
+def test_a_failure_while_decoding_is_a_storage_error(s3, s3_server, tmp_path, monkeypatch):
     monkeypatch.setattr(remote_file, "BLOCK", 2**15)
     path = write_video(tmp_path / "long.mp4", frames=100, width=160, height=128, params="crf=4")
     storage.write_bytes(f"{s3}/long.mp4", path.read_bytes())
-    with storage.video_source(f"{s3}/long.mp4", whole_up_to=1000) as file, av.open(file) as container:
+    with storage.video_source(f"{s3}/long.mp4", max_whole_bytes=1000) as file, av.open(file) as container:
         s3_server.kill()
         with pytest.raises(StorageError) as caught, storage.retry_for(0.2):
             list(container.decode(video=0))
@@ -279,10 +279,10 @@ def test_a_failure_while_decoding_is_the_storages_own(s3, s3_server, tmp_path, m
 
 
 @pytest.mark.parametrize("hidden", ["nothing", "etag", "if-match"])
-def test_a_replaced_object_is_never_mixed(uri, s3_server, small_blocks, hidden):
+def test_versions_of_an_object_are_never_mixed(uri, s3_server, small_blocks, hidden):
     s3_server.hidden = {hidden}
     new = random.Random(1).randbytes(len(DATA) - (hidden == "etag"))
-    with storage.video_source(uri, whole_up_to=1000) as file:
+    with storage.video_source(uri, max_whole_bytes=1000) as file:
         assert file.read(5000) == DATA[:5000]
         storage.write_bytes(uri, new)
         file.seek(200_000)
@@ -291,7 +291,7 @@ def test_a_replaced_object_is_never_mixed(uri, s3_server, small_blocks, hidden):
         assert (caught.value.code, caught.value.key) == ("replaced", uri)
         file.seek(0)
         assert file.read(5000) == DATA[:5000]
-    assert read(uri, whole_up_to=1000) == new
+    assert read(uri, max_whole_bytes=1000) == new
 
 
 @pytest.mark.parametrize("hidden", ["nothing", "etag", "if-match"])
@@ -310,14 +310,14 @@ def test_a_download_is_not_continued_with_another_object(uri, s3_server, hidden)
     assert (caught.value.code, caught.value.key) == ("replaced", uri)
 
 
-def test_a_video_in_a_bucket_is_not_known_by_its_name_in_the_cache(s3):
+def test_errors_of_a_cached_video_name_its_uri(s3):
     storage.write_bytes(f"{s3}/text.mp4", b"no video" * 1000)
     with pytest.raises(DecodeError) as caught, storage.video_source(f"{s3}/text.mp4") as source:
         read_clip(source, [0.0])
     assert (caught.value.code, caught.value.key) == ("not_a_video", f"{s3}/text.mp4")
 
 
-def test_what_does_not_fit_the_cache_is_read_in_parts(uri, s3_server, small_blocks, monkeypatch):
+def test_an_object_that_does_not_fit_the_cache_is_read_in_parts(uri, s3_server, small_blocks, monkeypatch):
     monkeypatch.setenv("KINERAY_CACHE_SIZE", "150KB")
     with storage.video_source(uri) as file:
         assert isinstance(file, io.BufferedReader) and file.read() == DATA
@@ -339,7 +339,7 @@ chance, data = random.Random(0), random.Random(0).randbytes(300_000)
 chance.seed(sys.argv[1])
 print("ready", flush=True)
 for uri in sys.argv[2:]:
-    with storage.video_source(uri, whole_up_to=100_000) as source:
+    with storage.video_source(uri, max_whole_bytes=100_000) as source:
         file = source.open("rb") if not isinstance(source, io.IOBase) else source
         size = file.seek(0, 2)
         for _ in range(60):
@@ -371,7 +371,7 @@ def test_processes_download_an_object_once(uri, s3_server, s3):
 
 
 @pytest.mark.slow
-def test_reads_outlast_the_end_and_the_restart_of_the_server(uri, s3_server, s3):
+def test_reads_survive_restarts_of_the_server(uri, s3_server, s3):
     small = [f"{s3}/{n}.mp4" for n in range(5)]
     for name in small:
         storage.write_bytes(name, DATA[:50_000])
@@ -390,7 +390,7 @@ def test_reads_outlast_the_end_and_the_restart_of_the_server(uri, s3_server, s3)
     assert [process.wait(60) for process in started] == [0, 0]
 
 
-def test_storage_is_light():
+def test_importing_storage_loads_no_heavy_package():
     heavy = "{'av', 'boto3', 'botocore', 'numpy', 'pyarrow', 'torch', 'urllib3'}"
     code = f"import sys, kineray.storage; print({heavy} & {{name.split('.')[0] for name in sys.modules}})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -1,4 +1,4 @@
-"""Tasks: targets, losses and scores against formulas written out, unknown labels, soft ones, user's parts."""
+"""Tasks: targets, losses and metrics against written-out formulas; unknown and soft labels; plug-ins."""
 
 from types import SimpleNamespace
 
@@ -77,7 +77,7 @@ def test_cross_entropy_is_summed_over_heads_and_unknown_labels_add_nothing(epic)
     assert losses.dtype == torch.float32
 
 
-def test_unknown_labels_send_no_gradient(epic, scenes):
+def test_unknown_labels_have_no_gradient(epic, scenes):
     for task, unknown in [(epic, {"verb": [-1, 2], "noun": [-1, 1]}), (scenes, {"scene": [None, (0,)]})]:
         outputs = {head: values.requires_grad_() for head, values in logits(task, 2).items()}
         targets = task.targets(samples(**unknown))
@@ -164,7 +164,7 @@ def test_actions_are_left_out_where_a_head_has_their_name_or_one_is_missing():
         assert {name.split("/")[0] for name in metrics} == classes.keys()
 
 
-def test_metrics_of_several_classes_leave_out_classes_without_positives_and_say_how_many_count(scenes):
+def test_metrics_of_several_classes_leave_out_classes_without_positives_and_report_how_many_count(scenes):
     labels = {"scene": (np.random.default_rng(0).random((60, 3)) < 0.3).astype(np.float32)}
     labels["scene"][:, 1] = 0
     labels["scene"][7] = np.nan
@@ -235,6 +235,22 @@ def test_a_score_that_no_metric_gives_is_refused_before_training(epic):
     ClassificationConfig(score="top2", metrics=Pieces(TopKConfig(k=(2,)))).build(EPIC).check(val_set)
 
 
+def test_the_check_of_a_validation_set_scores_only_as_many_clips_as_it_needs():
+    scored = []
+
+    class CountConfig(MetricSection, type="count_of_tests"):
+        labels = "any"
+
+        def build(self):
+            return lambda head: {"count": scored.append(len(head.labels)) or float(len(head.labels))}
+
+    config = MultiLabelConfig(metrics={"count_of_tests": {}}, score="count")
+    config.build(SCENES).check(samples(scene=[(0,)] * 5000))
+    assert 0 < sum(scored) < 500
+    config.build(SCENES).check(samples(scene=[None] * 4999 + [(1, 2)]))
+    assert scored[-1] == 1
+
+
 def test_a_validation_set_without_labels_is_refused(epic, scenes):
     for task, val_set in [
         (epic, samples(verb=[-1, -1], noun=[-1, -1])),
@@ -246,7 +262,7 @@ def test_a_validation_set_without_labels_is_refused(epic, scenes):
         assert (error.value.code, error.value.key) == ("no_labels", "data.manifest")
 
 
-def test_parts_for_other_labels_are_refused():
+def test_losses_and_metrics_for_other_labels_are_refused():
     for section in (
         lambda: ClassificationConfig(metrics=Pieces(MapConfig())),
         lambda: MultiLabelConfig(metrics=Pieces(TopKConfig())),
@@ -257,7 +273,7 @@ def test_parts_for_other_labels_are_refused():
             section()
 
 
-def test_classes_are_balanced_for_clips_of_a_single_class_alone():
+def test_only_clips_of_a_single_class_can_be_balanced():
     balanced = apply_overrides(Experiment(), {"data.balance": "sqrt"})
     with pytest.raises(ConfigError) as error:
         apply_overrides(balanced, {"task.type": "multi_label"})

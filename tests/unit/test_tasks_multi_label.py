@@ -98,7 +98,7 @@ def test_evaluation_scores_the_sigmoid_averaged_over_views(evaluation, checkpoin
     assert evaluation.protocol["empty"] == "negative"
 
 
-def test_predictions_hold_lists_of_labels_and_a_probability_for_each_class(evaluation, motions, tmp_path):
+def test_predictions_contain_lists_of_labels_and_a_probability_for_each_class(evaluation, motions, tmp_path):
     save_predictions(evaluation, str(tmp_path / "predictions.parquet"))
     table = pq.read_table(tmp_path / "predictions.parquet")
     expected = [s.labels["motion"] for s in motions.split("val")]
@@ -164,7 +164,7 @@ def test_validation_over_three_workers_is_that_of_one(trained, motions, tmp_path
         assert score == pytest.approx(alone[1])
 
 
-def test_the_highest_score_of_the_views_is_taken_where_that_is_asked_for(checkpoint, motions):
+def test_the_highest_score_of_the_views_is_taken_if_so_configured(checkpoint, motions):
     highest = apply_overrides(checkpoint.experiment, {"task.aggregation": "max"})
     changed = dataclasses.replace(checkpoint, experiment=highest)
     mean, best = (evaluate(c, motions, views=3, crops=1) for c in (checkpoint, changed))
@@ -190,7 +190,7 @@ def test_a_checkpoint_of_the_other_task_is_refused_for_these_labels(checkpoint, 
 
 
 def test_a_head_averages_sigmoids_over_positions():
-    """As many positions as a larger crop has, against the formula; one position is left as it is."""
+    """Several positions, as of a larger crop, against the formula; a single one is not changed."""
     head = Head(6, {"motion": 4}, pool=2, dropout=0.0).eval()
     use_sigmoid(head)
     maps = torch.randn(3, 6, 2, 3, 3, generator=torch.Generator().manual_seed(0))

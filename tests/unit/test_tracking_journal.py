@@ -1,4 +1,4 @@
-"""The journal: what is on disk is sent once, in order, whatever happens between."""
+"""The journal: what is on disk is sent once and in order, even after crashes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def reopened(path: Path) -> Journal:
     stops=st.sets(st.integers(0, 11)),
     torn=st.binary(max_size=30).filter(lambda cut: b"\n" not in cut),
 )
-def test_every_metric_is_read_once_and_in_order_over_crashes(sizes, stops, torn):
+def test_every_metric_is_read_once_and_in_order_in_spite_of_crashes(sizes, stops, torn):
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal.create(Path(folder), "r1")
         written, read = [], []
@@ -42,7 +42,7 @@ def test_every_metric_is_read_once_and_in_order_over_crashes(sizes, stops, torn)
         for step, size in enumerate(sizes):
             journal.append({"metrics": {f"m{i}": float(i) for i in range(size)}, "step": step})
             written += [(f"m{i}", step) for i in range(size)]
-            if step in stops:  # the writer dies within a line, and another process takes over
+            if step in stops:  # the writer dies in the middle of a line, and another process takes over
                 take_one_batch()
                 os.write(journal._descriptor, torn)
                 os.close(journal._descriptor)
@@ -53,7 +53,7 @@ def test_every_metric_is_read_once_and_in_order_over_crashes(sizes, stops, torn)
     assert read == written
 
 
-def test_a_batch_that_was_not_acknowledged_comes_again_with_the_same_times(tmp_path):
+def test_a_batch_that_was_not_acknowledged_is_read_again_with_the_same_times(tmp_path):
     journal = Journal.create(tmp_path, "r1")
     journal.append({"metrics": {"loss": 0.5}, "step": 1})
     first = journal.next_batch()
@@ -77,7 +77,7 @@ def test_tags_take_their_last_value_and_a_status_ends_a_batch(tmp_path):
     assert journal.next_batch().tags == {"a": "3"}
 
 
-def test_not_a_number_survives(tmp_path):
+def test_values_that_are_not_finite_are_kept(tmp_path):
     journal = Journal.create(tmp_path, "r1")
     journal.append({"metrics": {"loss": float("nan"), "norm": float("inf")}, "step": 1})
     values = [m["value"] for m in journal.next_batch().metrics]
@@ -95,7 +95,7 @@ def test_a_journal_is_deleted_only_when_ended_and_sent(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_writer(tmp_path):
+def test_a_journal_has_only_one_writer_at_a_time(tmp_path):
     journal = Journal.create(tmp_path, "r1")
     assert Journal.open_abandoned(tmp_path / "r1.jsonl") is None
     with pytest.raises(TrackingError) as error:
@@ -105,7 +105,7 @@ def test_one_writer(tmp_path):
     reopened(tmp_path / "r1.jsonl")
 
 
-def test_lines_of_a_killed_process_are_there(tmp_path):
+def test_the_lines_of_a_killed_process_are_kept(tmp_path):
     program = f"""
 import os, signal
 from pathlib import Path
@@ -121,7 +121,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not journal.ended()
 
 
-def test_the_header_names_the_run_and_a_tracker_that_was_given(tmp_path, monkeypatch):
+def test_the_header_names_the_run_and_the_tracker_that_the_user_named(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://head:5000")
     Journal.create(tmp_path, "r1")
     header = json.loads((tmp_path / "r1.jsonl").read_text().splitlines()[0])

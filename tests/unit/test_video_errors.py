@@ -1,4 +1,4 @@
-"""Files that are no videos, or not whole, give DecodeError with a code and one line."""
+"""Files that are not videos, or incomplete, raise DecodeError with a code and the file."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ def video(tmp_path):
     return write_video(tmp_path / "video.mp4", container_options={"movflags": "faststart"})
 
 
-def test_missing_file_and_folder(tmp_path):
+def test_a_missing_file_and_a_folder_are_not_found(tmp_path):
     missing = failure(tmp_path / "nowhere.mp4")
     assert missing.code == "not_found" and str(missing) == f"{tmp_path}/nowhere.mp4: no such file"
     assert failure(tmp_path).code == "not_found"
@@ -37,7 +37,7 @@ def test_missing_file_and_folder(tmp_path):
         probe(tmp_path / "nowhere.mp4")
 
 
-def test_zero_bytes(tmp_path):
+def test_a_file_of_zero_bytes_is_empty(tmp_path):
     (tmp_path / "zero.mp4").touch()
     assert failure(tmp_path / "zero.mp4").code == "empty"
     assert failure(io.BytesIO()).code == "empty"
@@ -50,13 +50,13 @@ def test_text_is_not_a_video(tmp_path, name):
     assert failure(io.BytesIO(b"Dear diary,\n" * 200)).code == "not_a_video"
 
 
-def test_a_picture_is_not_a_video(tmp_path):
-    with av.open(str(tmp_path / "picture.png"), "w", format="image2") as made:
+def test_an_image_is_not_a_video(tmp_path):
+    with av.open(str(tmp_path / "image.png"), "w", format="image2") as made:
         stream = made.add_stream("png", rate=1)
         stream.width, stream.height, stream.pix_fmt = 16, 16, "rgb24"
         frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
         made.mux(stream.encode(frame))
-    assert failure(tmp_path / "picture.png").code == "not_a_video"
+    assert failure(tmp_path / "image.png").code == "not_a_video"
 
 
 def test_a_playlist_is_not_followed(tmp_path, video):
@@ -76,11 +76,11 @@ def test_a_name_is_not_taken_for_a_protocol(tmp_path, monkeypatch, video):
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mkv"])
-def test_sound_only(tmp_path, suffix):
+def test_a_file_with_sound_alone_is_refused(tmp_path, suffix):
     assert failure(write_sound(tmp_path / f"sound.{suffix}")).code == "no_video_stream"
 
 
-def test_unknown_codec(tmp_path):
+def test_an_unknown_codec_is_named_as_the_reason(tmp_path):
     path = write_video(tmp_path / "video.mkv")
     data = path.read_bytes()
     assert b"V_MPEG4/ISO/AVC" in data
@@ -88,14 +88,14 @@ def test_unknown_codec(tmp_path):
     assert failure(path).code == "codec_unsupported"
 
 
-def test_truncated_with_the_index_at_the_end(tmp_path):
+def test_a_cut_file_with_its_index_at_the_end_is_truncated(tmp_path):
     path = write_video(tmp_path / "video.mp4")
     path.write_bytes(path.read_bytes()[:-2000])
     assert failure(path).code == "truncated"
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_truncated_with_the_index_in_front(tmp_path, suffix):
+def test_a_cut_file_with_its_index_in_front_is_read_up_to_the_cut(tmp_path, suffix):
     options = {"movflags": "faststart"} if suffix == "mp4" else {}
     path = write_video(tmp_path / f"video.{suffix}", frames=100, container_options=options)
     whole = reference_clip(path, [0.1, 0.4])
@@ -105,13 +105,13 @@ def test_truncated_with_the_index_in_front(tmp_path, suffix):
     np.testing.assert_array_equal(read_clip(path, [0.1, 0.4]), whole)
 
 
-def test_truncated_before_the_first_frame(video):
+def test_a_file_that_is_cut_before_its_first_frame_is_truncated(video):
     data = video.read_bytes()
     video.write_bytes(data[: data.index(b"mdat") + 4])
     assert failure(video).code == "truncated"
 
 
-def test_a_picture_too_large_for_memory(tmp_path, video, monkeypatch):
+def test_frames_too_large_for_memory_are_refused(tmp_path, video, monkeypatch):
     jpeg = write_video(tmp_path / "jpeg.mkv", codec="mjpeg", pix_fmt="yuvj420p")
     size = struct.pack(">HH", 48, 64)
     assert size in jpeg.read_bytes()
@@ -127,7 +127,7 @@ def test_a_picture_too_large_for_memory(tmp_path, video, monkeypatch):
     assert len(read_clip(video, [0.0])) == 1
 
 
-def test_a_picture_that_grows_too_large(tmp_path, monkeypatch):
+def test_frames_that_become_too_large_are_refused(tmp_path, monkeypatch):
     """The size may change after the header and the first frame were looked at."""
     path = tmp_path / "growing.mkv"
     with av.open(str(path), "w") as made:
@@ -148,7 +148,7 @@ def test_a_picture_that_grows_too_large(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-def test_a_video_that_lasts_for_days(tmp_path, suffix, monkeypatch):
+def test_a_video_that_lasts_for_days_is_refused(tmp_path, suffix, monkeypatch):
     hourly = [hour * 3600 * 25 for hour in range(26)]
     path = write_video(tmp_path / f"days.{suffix}", frames=26, times=hourly)
     error = failure(path)
@@ -185,7 +185,7 @@ CODES = {
 @settings(max_examples=50, deadline=None)
 @given(data=st.data(), is_indexed=st.booleans())
 @pytest.mark.parametrize("suffix", DAMAGED)
-def test_damage_never_ends_in_another_error(tmp_path_factory, suffix, is_indexed, data):
+def test_damage_always_ends_in_a_decode_error(tmp_path_factory, suffix, is_indexed, data):
     path = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
     if not path.exists():
         write_video(path, **DAMAGED[suffix])

@@ -1,4 +1,4 @@
-"""Folders of numbered pictures, RGB and flow: the same pixels as a video, by the numbers of their source."""
+"""Folders of numbered images, RGB and flow: the same pixels and times as the video they come from."""
 
 import io
 import shutil
@@ -20,13 +20,13 @@ from kineray.video.frames import FramesUri, parse_frames_uri
 WIDTH, HEIGHT, FPS = 64, 48, 25
 
 
-def save(path, picture_hwc, **options):
+def save(path, image_hwc, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture_hwc).save(path, **options)
+    Image.fromarray(image_hwc).save(path, **options)
 
 
 def save_grey(folder, numbers, value=lambda number: number % 256, size=(16, 24)):
-    """Pictures of one grey value each, which tells their number."""
+    """Images of one grey value each, which encodes their number."""
     for number in numbers:
         save(folder / f"frame_{number:010d}.jpg", np.full(size, value(number), np.uint8), quality=95)
     return folder
@@ -43,7 +43,7 @@ def jpegs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory):
-    """10 frames of flow: u and v are pictures of their own."""
+    """10 frames of flow: one image for u and one for v each."""
     folder = tmp_path_factory.mktemp("flow") / "P01_01"
     for index in range(10):
         for channel, name in enumerate("uv"):
@@ -65,7 +65,7 @@ def read(uri, times, **options):
         return video.read(times, **options)
 
 
-def read_picture(path):
+def read_image(path):
     return np.asarray(Image.open(path))
 
 
@@ -97,14 +97,14 @@ def test_frames_and_a_video_give_the_same_pixels(jpegs, tmp_path, cut):
     np.testing.assert_array_equal(read(rgb_uri(jpegs), times, **cut), read(path, times, **cut))
 
 
-def test_whole_frames_are_the_pictures(tmp_path):
+def test_whole_frames_equal_the_images(tmp_path):
     """Against another decoder, which may differ by rounding; the chroma is stored whole."""
     for index in range(20):
         save(
             tmp_path / f"{index + 1:03d}.jpg", numbered_image(index, WIDTH, HEIGHT), quality=90, subsampling=0
         )
     frames = read(rgb_uri(tmp_path, name="%03d.jpg"), np.arange(20) / FPS)
-    wanted = np.stack([read_picture(tmp_path / f"{number:03d}.jpg") for number in range(1, 21)])
+    wanted = np.stack([read_image(tmp_path / f"{number:03d}.jpg") for number in range(1, 21)])
     assert np.abs(frames.astype(int) - wanted).max() <= 3
 
 
@@ -122,7 +122,7 @@ def test_png_frames_are_exact(tmp_path):
     assert probe(uri).codec == "png"
 
 
-def test_grey_frames_of_an_rgb_folder(tmp_path):
+def test_grey_images_in_an_rgb_folder_become_rgb(tmp_path):
     uri = rgb_uri(save_grey(tmp_path, [1, 2], {1: 0, 2: 200}.get))
     np.testing.assert_array_equal(read(uri, [0.0, 0.04]).max((1, 2, 3)), [0, 200])
     np.testing.assert_array_equal(read(uri, [0.0, 0.04], size=(8, 8)).min((1, 2, 3)), [0, 200])
@@ -133,7 +133,7 @@ def test_flow_is_u_and_v_as_stored(flow):
     assert frames.shape == (10, HEIGHT, WIDTH, 2) and frames.dtype == np.uint8
     for channel, name in enumerate("uv"):
         for index in range(10):
-            wanted = read_picture(flow / name / f"frame_{index + 1:010d}.jpg")
+            wanted = read_image(flow / name / f"frame_{index + 1:010d}.jpg")
             # Two decoders may round the inverse transform differently, by one.
             assert np.abs(frames[index, ..., channel].astype(int) - wanted).max() <= 1
 
@@ -175,7 +175,7 @@ def numbers_shown(uri, times):
     return read(uri, times)[:, 0, 0, 0].tolist()
 
 
-def test_info_of_folders(jpegs, flow):
+def test_folders_have_the_properties_of_a_video(jpegs, flow):
     info = probe(rgb_uri(jpegs, fps=60))
     assert (info.width, info.height, info.frames, info.fps) == (WIDTH, HEIGHT, 20, 60.0)
     assert info.duration_s == pytest.approx(20 / 60)
@@ -197,7 +197,7 @@ def test_a_frame_is_shown_until_the_next(tmp_path):
             video.read([np.nan])
 
 
-def test_a_folder_may_start_late(tmp_path):
+def test_a_folder_may_start_with_a_later_number(tmp_path):
     """Numbers mean what they mean in the whole video; requests outside are moved to what is there."""
     uri = rgb_uri(save_grey(tmp_path, range(11, 21)))
     assert numbers_shown(uri, [0.0, 0.4, 0.44, 0.76, 1.0]) == [11, 11, 12, 20, 20]
@@ -210,7 +210,7 @@ def test_a_folder_may_start_late(tmp_path):
     fps=st.sampled_from([24.0, 25.0, 29.97, 50.0, 60.0, 60000 / 1001]),
     stride=st.sampled_from([1, 2, 3]),
 )
-def test_numbers_survive_seconds(number, fps, stride):
+def test_frame_numbers_survive_conversion_to_seconds(number, fps, stride):
     """EPIC's rule for its flow, (number - 1) // stride + 1, is a folder at fps / stride."""
     seconds = (number - 1) / fps
     assert np.floor((seconds + 1e-6) * (fps / stride)) + 1 == (number - 1) // stride + 1
@@ -303,7 +303,7 @@ def code_and_key(uri, times=(0.0,)):
     return caught.value.code, caught.value.key
 
 
-def test_missing_folders_and_frames(tmp_path, jpegs):
+def test_missing_folders_and_frames_are_named(tmp_path, jpegs):
     assert code_and_key(rgb_uri(tmp_path / "nowhere")) == ("not_found", str(tmp_path / "nowhere"))
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "frame_1.jpg").write_bytes(b"x")  # another width
@@ -318,15 +318,14 @@ def test_missing_folders_and_frames(tmp_path, jpegs):
     assert probe(rgb_uri(holed)).frames == 19
 
 
-def test_frames_that_are_added_are_seen(tmp_path):
+def test_frames_added_later_are_found(tmp_path):
     uri = rgb_uri(save_grey(tmp_path, [1, 2]))
     assert numbers_shown(uri, [0.2]) == [2]
     save_grey(tmp_path, [3])
     assert numbers_shown(uri, [0.2]) == [3]
 
 
-def test_u_and_v_of_different_lengths(tmp_path):
-    """Only what both have is used."""
+def test_of_u_and_v_only_common_frames_are_used(tmp_path):
     save_grey(tmp_path / "u", range(1, 10))
     save_grey(tmp_path / "v", range(2, 8))
     assert numbers_shown(flow_uri(tmp_path), [0.0, 0.04, 5.0]) == [2, 2, 7]
@@ -340,7 +339,7 @@ def test_u_and_v_of_different_lengths(tmp_path):
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
 @pytest.mark.parametrize("grey", [False, True])
-def test_damaged_pictures(tmp_path, kind, grey):
+def test_damaged_images_are_refused(tmp_path, kind, grey):
     image = numbered_image(0, WIDTH, HEIGHT)
     path = tmp_path / f"000.{kind}"
     save(path, image[..., 0] if grey else image)
@@ -354,13 +353,13 @@ def test_damaged_pictures(tmp_path, kind, grey):
     assert code_and_key(uri)[0] == "truncated"
     path.write_bytes(b"")
     assert code_and_key(uri)[0] == "empty"
-    path.write_bytes(b"no picture" * 20)
+    path.write_bytes(b"not an image" * 20)
     assert code_and_key(uri)[0] == "not_a_video"
     path.write_bytes(whole)
     read(uri, [0.0])
 
 
-def test_a_reader_survives_a_damaged_picture(jpegs, tmp_path):
+def test_a_reader_survives_a_damaged_image(jpegs, tmp_path):
     shutil.copytree(jpegs, tmp_path / "copy")
     bad = tmp_path / "copy" / "frame_0000000002.jpg"
     bad.write_bytes(bad.read_bytes()[:400])
@@ -370,7 +369,7 @@ def test_a_reader_survives_a_damaged_picture(jpegs, tmp_path):
         np.testing.assert_array_equal(video.read([0.0, 0.08]), read(rgb_uri(jpegs), [0.0, 0.08]))
 
 
-def test_frames_of_another_size(jpegs, tmp_path):
+def test_frames_of_another_size_are_refused(jpegs, tmp_path):
     shutil.copytree(jpegs, tmp_path / "copy")
     save(tmp_path / "copy" / "frame_0000000003.jpg", numbered_image(0, 32, 24))
     with pytest.raises(DecodeError, match="32x24 .* 64x48") as caught:
@@ -379,8 +378,8 @@ def test_frames_of_another_size(jpegs, tmp_path):
     assert caught.value.key == str(tmp_path / "copy" / "frame_0000000003.jpg")
 
 
-def test_pictures_too_large_to_hold(tmp_path):
-    """A small file can announce a picture of gigabytes."""
+def test_images_too_large_for_memory_are_refused(tmp_path):
+    """A small file can announce an image of gigabytes."""
     Image.new("L", (9000, 9000)).save(tmp_path / "001.png")
     assert code_and_key(rgb_uri(tmp_path, name="%03d.png"))[0] in {"too_large", "truncated"}
 

@@ -1,4 +1,4 @@
-"""The packet index: what it says of a file, that it is small, and that it is never trusted blindly."""
+"""The packet index: it describes its file, is small, and is never trusted blindly."""
 
 import json
 import zlib
@@ -61,7 +61,7 @@ def test_the_index_survives_being_stored(folder, name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_it_says_what_a_full_decode_says(folder, name):
+def test_the_index_agrees_with_a_full_decode(folder, name):
     index = again(index_video(folder / name))
     times, images = decode_all(folder / name)
     with av.open(str(folder / name)) as container:
@@ -71,7 +71,7 @@ def test_it_says_what_a_full_decode_says(folder, name):
     np.testing.assert_allclose(index.times_s, [float(time) for time in times], atol=1e-6)
     if "times" not in FILES[name]:
         last_s = 1 / 25
-    elif name.endswith("mkv"):  # says nothing of durations: the last frame gets that of the one before
+    elif name.endswith("mkv"):  # Matroska stores no durations: the last frame gets that of the previous one
         last_s = float(times[-1] - times[-2])
     assert index.duration_s == pytest.approx(float(times[-1]) + last_s, abs=0.0011)
     if not index.counted:
@@ -85,13 +85,13 @@ def test_it_says_what_a_full_decode_says(folder, name):
 @pytest.mark.parametrize(
     "options", [{}, {"gop": 250}, {"gop": 30, "bframes": 8, "params": "b-pyramid=normal:open-gop=1"}]
 )
-def test_it_is_small(tmp_path, suffix, options):
+def test_the_index_is_small(tmp_path, suffix, options):
     path = write_video(tmp_path / f"long.{suffix}", frames=300, width=32, height=32, **options)
     assert len(index_video(path).to_bytes()) < 600
 
 
 @pytest.mark.parametrize("name", ["open_gop.mp4", "hevc.mkv", "plain.mp4", "mpeg2.ts", "edit_list.mp4"])
-def test_decoding_starts_at_the_key_frame_before(folder, name):
+def test_decoding_starts_at_the_previous_key_frame(folder, name):
     index = index_video(folder / name)
     keys = [position for position, flag in enumerate(index.flags) if flag & 1]
     leading = 0
@@ -104,7 +104,7 @@ def test_decoding_starts_at_the_key_frame_before(folder, name):
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
-def test_garbage_is_no_index(data):
+def test_garbage_is_refused(data):
     for text in (data, zlib.compress(data), zlib.compress(b'{"version": 2}\n' + data)):
         with pytest.raises(ValueError):
             PacketIndex.from_bytes(text)
@@ -112,7 +112,7 @@ def test_garbage_is_no_index(data):
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_damaged_index_is_no_index_or_can_be_used(folder, data):
+def test_a_damaged_index_is_refused_or_usable(folder, data):
     stored = index_video(folder / "plain.mp4").to_bytes()
     if data.draw(st.booleans()):
         with pytest.raises(ValueError):
@@ -169,7 +169,7 @@ DIFFERENT = {"larger", "turned", "upside_down", "hevc", "vp9", "mpeg4", "slower"
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_an_index_of_another_file_of_the_same_size_is_not_believed(tmp_path, other):
+def test_an_index_of_another_file_of_the_same_size_is_not_trusted(tmp_path, other):
     given_file = write_video(tmp_path / "given.mp4", frames=60)
     path = write_video(tmp_path / "other.mp4", **({"frames": 60} | OTHERS[other]))
     size = max(path.stat().st_size, given_file.stat().st_size) + 8
@@ -195,7 +195,7 @@ def test_an_index_of_another_file_of_the_same_size_is_not_believed(tmp_path, oth
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
-def test_with_wrong_packets_in_the_index_reading_ends_and_gives_whole_frames(folder, suffix, data):
+def test_wrong_packets_in_the_index_never_give_broken_frames(folder, suffix, data):
     """A packet is used only if it is where it should be, and decoding starts only at a real key frame."""
     path = folder / f"plain.{suffix}"
     index = index_video(path)
@@ -213,7 +213,7 @@ def test_with_wrong_packets_in_the_index_reading_ends_and_gives_whole_frames(fol
         assert (images == row).all(axis=(1, 2, 3)).any()
 
 
-def test_a_stream_without_times_is_counted(tmp_path):
+def test_frames_of_a_stream_without_times_are_counted(tmp_path):
     """MPEG program streams give a time only to some H.264 frames."""
     path = write_video(tmp_path / "video.mpg", frames=50)
     index = index_video(path)

@@ -1,4 +1,4 @@
-"""One decoded frame -> a box of it, scaled, turned, mirrored, as RGB or luma."""
+"""One decoded frame -> a box of it, scaled, rotated, mirrored, as RGB or luma."""
 
 import av
 import numpy as np
@@ -44,7 +44,7 @@ def converted(frame, size=None, **options):
 
 
 def moved(image, box, mirror, rotation):
-    """What NumPy makes of the whole picture as it is coded."""
+    """The same crop, rotation and mirroring by NumPy, of the whole coded frame."""
     left, top, width, height = box
     upright = np.rot90(image, rotation // 90)[top : top + height, left : left + width]
     return upright[:, ::-1] if mirror else upright
@@ -88,7 +88,7 @@ def test_any_box_of_any_frame_is_cut_within_a_pixel(pixel_format, data, width, h
     box = data.draw(boxes(*turned))
     cut = converted(frame, (box[3], box[2]), box=box, mirror=mirror, rotation=rotation)
     wanted = moved(converted(frame), box, mirror, rotation)
-    # The steepest slope of the picture is 10 levels in a pixel; a chroma sample spans two.
+    # The steepest slope of the image is 10 levels in a pixel; a chroma sample spans two.
     assert distance(cut, wanted).max() <= (1 if CHROMA[pixel_format] == (1, 1) else 30)
 
 
@@ -109,7 +109,7 @@ def test_scaling_is_bilinear_with_antialiasing(pixel_format, size):
         assert error.mean() < 0.5 and error.max() < 3
 
 
-def test_fine_detail_is_averaged_and_not_picked():
+def test_fine_detail_is_averaged_not_subsampled():
     """Every other column is white: picking pixels would give black or white, or stripes."""
     stripes = np.zeros((64, 128, 3), np.uint8)
     stripes[:, ::2] = 255
@@ -124,7 +124,7 @@ def test_fine_detail_is_averaged_and_not_picked():
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     rotation=st.sampled_from([0, 90, 180, 270]),
 )
-def test_the_mirror_image_of_a_scaled_picture(data, size, rotation):
+def test_mirroring_after_scaling(data, size, rotation):
     frame = frame_of(smooth(48, 64, seed=2), "yuv420p")
     box = data.draw(boxes(*((64, 48) if rotation % 180 == 0 else (48, 64))))
     plain = converted(frame, size, box=box, rotation=rotation)
@@ -182,7 +182,7 @@ def test_colours_follow_the_standard(pixel_format, color_range, colorspace):
 
 @pytest.mark.parametrize("pixel_format", ["gray", "rgb24", "rgba", "gbrp", "yuvj420p", "gray16le"])
 def test_grey_values_survive(pixel_format):
-    """Flow is stored as grey pictures: each of its values counts."""
+    """Flow is stored as grey images, so every value matters."""
     values = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(4, 0).repeat(4, 1)
     frame = frame_of(np.stack([values] * 3, axis=-1), pixel_format)
     tolerance = 1 if pixel_format == "gray16le" else 0
@@ -195,7 +195,7 @@ def test_grey_values_survive(pixel_format):
     assert distance(turned, np.rot90(values)[8:38, 12:32]).max() <= tolerance
 
 
-def test_a_converter_may_meet_frames_of_all_kinds():
+def test_a_converter_accepts_frames_of_all_kinds():
     converter = Converter()
     for pixel_format in [*CHROMA, *reversed(CHROMA)]:
         for shape, size in (((48, 64), (20, 30)), ((32, 32), (40, 40)), ((48, 64), (48, 64))):
@@ -225,6 +225,6 @@ def test_scaled_size_keeps_the_aspect_ratio(height, width, side):
     assert new_width == max(round(width * side / min(height, width)), 1)
 
 
-def test_scaled_size_needs_a_side():
+def test_scaled_size_refuses_a_side_of_zero():
     with pytest.raises(ValueError, match="short_side"):
         scaled_size(10, 10, 0)

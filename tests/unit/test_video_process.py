@@ -48,7 +48,7 @@ def test_values_of_every_kind_come_back(process):
     assert process.call(tuple, [1, 2], name="x") == [1, 2]
 
 
-def test_memory_grows_and_is_used_again(process):
+def test_memory_grows_and_is_reused(process):
     small = process.call(allocate, (10,), name="x")
     assert small.shape == (10,) and small.dtype == np.uint8
     large = process.call(np.full, (3, 5_000_000), 7, name="x")
@@ -63,7 +63,7 @@ def divide(one, other):
     return one / other
 
 
-def test_errors_cross_the_border(process, tmp_path):
+def test_errors_cross_the_process_border(process, tmp_path):
     missing = tmp_path / "none.mp4"
     with pytest.raises(DecodeError) as caught:
         process.call(read_clip, str(missing), [0.0], name="none.mp4")
@@ -113,7 +113,7 @@ def test_a_call_that_hangs_is_ended(limits, call):
         process.close()
 
 
-def test_a_call_that_crashes_is_one_error(process):
+def test_a_call_that_crashes_is_a_decode_error(process):
     with pytest.raises(DecodeError, match="SIGABRT") as caught:
         process.call(os.abort, name="bad.mp4")
     assert (caught.value.code, caught.value.key) == ("crashed", "bad.mp4")
@@ -122,12 +122,12 @@ def test_a_call_that_crashes_is_one_error(process):
     assert process.call(divmod, 7, 2, name="x") == [3, 1]
 
 
-def test_what_a_library_prints_does_not_disturb(process):
+def test_output_of_a_library_does_not_disturb_replies(process):
     process.call(os.write, 1, b"printed by a library\n", name="x")
     assert process.call(divmod, 7, 2, name="x") == [3, 1]
 
 
-def test_a_child_is_kept_and_used_again():
+def test_a_child_is_kept_and_reused():
     with decode_process() as one:
         one.call(divmod, 1, 1, name="x")
         pid = one.pid

@@ -112,7 +112,7 @@ def requests(draw):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_equals_the_frame_by_frame_decode(folder, name):
+def test_clips_equal_the_frame_by_frame_decode(folder, name):
     @settings(max_examples=15, deadline=None)
     @given(requests())
     def check(times):
@@ -138,7 +138,9 @@ def test_every_frame_is_found_at_its_own_time(folder, name):
     suffix=st.sampled_from(["mp4", "mkv"]),
     data=st.data(),
 )
-def test_random_files_and_random_times(tmp_path_factory, gaps, gop, bframes, start, suffix, data):
+def test_random_files_at_random_times_equal_the_reference(
+    tmp_path_factory, gaps, gop, bframes, start, suffix, data
+):
     path = write_video(
         tmp_path_factory.mktemp("random") / f"video.{suffix}",
         frames=len(gaps),
@@ -167,7 +169,7 @@ def test_random_files_and_random_times(tmp_path_factory, gaps, gop, bframes, sta
     open_gop=st.integers(0, 1),
     data=st.data(),
 )
-def test_frames_that_are_not_decoded_are_not_missed(
+def test_skipped_frames_change_nothing(
     tmp_path_factory,
     codec,
     suffix,
@@ -259,7 +261,7 @@ def test_hidden_frames_of_vp8_are_not_shown(tmp_path, decoded_frames):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm"])
-def test_hidden_frames_of_av1_come_with_others(tmp_path, suffix):
+def test_hidden_frames_of_av1_share_packets_with_others(tmp_path, suffix):
     """A packet may hold several frames, of which one is shown."""
     images = [image.repeat(2, 0).repeat(2, 1) for image in MOVING]
     options = {"frames": 60, "width": 96, "height": 64, "gop": 32, "images": images}
@@ -288,7 +290,7 @@ def av1_frames(packet):
 
 
 @pytest.mark.parametrize("suffix", ["ts", "mkv", "avi"])
-def test_the_picture_may_change_its_size(tmp_path, suffix):
+def test_frames_may_change_their_size(tmp_path, suffix):
     """Frames are then scaled to the size of the first one."""
     codec = {"ts": "libx264", "mkv": "mjpeg", "avi": "mjpeg"}[suffix]
     path, pix_fmt = tmp_path / f"video.{suffix}", "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -345,7 +347,7 @@ def cut_out(path, new_path, first):
     ids=["h264", "h264_open", "mpeg2", "mpeg2_open", "hevc_open"],
 )
 @pytest.mark.parametrize("first", [5, 12, 13, 30])
-def test_a_video_that_was_cut_out_of_another(tmp_path, options, first):
+def test_a_video_that_was_cut_out_of_another_starts_at_its_first_decodable_frame(tmp_path, options, first):
     """A broadcast starts anywhere; the video starts at the first frame that can be decoded."""
     whole = write_video(tmp_path / "whole.ts", frames=60, gop=12, **options)
     assert 20 <= every(cut_out(whole, tmp_path / "part.ts", first)) < 60 - first + 1
@@ -353,7 +355,7 @@ def test_a_video_that_was_cut_out_of_another(tmp_path, options, first):
 
 @pytest.mark.parametrize("hidden", [1, 7, 20])
 def test_an_edit_list_hides_frames_at_the_start(tmp_path, hidden):
-    """A file that was cut without encoding it anew starts at a key frame and shows later ones."""
+    """A file that was cut without re-encoding starts at a key frame and shows later frames."""
     path = write_video(tmp_path / "whole.mp4", frames=60, gop=12)
     data = bytearray(path.read_bytes())
     entry = data.index(b"elst") + 4 + 8  # version and count, then: duration, media time, rate
@@ -372,7 +374,7 @@ def test_an_edit_list_hides_frames_at_the_start(tmp_path, hidden):
     corner=st.tuples(st.integers(0, 14), st.integers(0, 14)),
     side=st.integers(1, 9),
 )
-def test_rotation_mirror_and_box_of_a_file(tmp_path_factory, rotation, mirror, corner, side):
+def test_rotation_mirror_and_box_are_applied_in_this_order(tmp_path_factory, rotation, mirror, corner, side):
     path = tmp_path_factory.getbasetemp() / f"rotated_{rotation}.mp4"
     if not path.exists():
         write_video(path, frames=10, rotation=rotation)
@@ -391,7 +393,7 @@ def test_rotation_mirror_and_box_of_a_file(tmp_path_factory, rotation, mirror, c
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_ten_bits(tmp_path, codec):
+def test_ten_bit_video_is_converted_to_eight(tmp_path, codec):
     path = write_video(tmp_path / "deep.mp4", codec=codec, pix_fmt="yuv420p10le", frames=20, images=MOVING)
     with av.open(str(path)) as container:
         frames = [frame.reformat(format="gbrp") for frame in container.decode(video=0)]
@@ -401,7 +403,7 @@ def test_ten_bits(tmp_path, codec):
 
 
 @pytest.mark.parametrize("options", [{}, {"gop": 50, "bframes": 3}, {"codec": "mpeg4"}])
-def test_avi_counts_its_frames(tmp_path, options):
+def test_frames_of_avi_are_counted(tmp_path, options):
     """AVI holds no presentation times, and those that are guessed for B-frames are wrong."""
     path = write_video(tmp_path / "b_frames.avi", frames=200, **options)
     _, images = decode_all(path)
@@ -514,27 +516,27 @@ def test_only_the_wanted_part_of_a_long_file_is_read(tmp_path, suffix, params):
         with open_video(file, index=index) as video:
             np.testing.assert_array_equal(video.read(times), reference_clip(path, times))
     assert whole.bytes_read > 0.9 * path.stat().st_size
-    # 2 of 20 seconds, the rest of a group of pictures in front of them, and the file's own tables.
+    # 2 of 20 seconds, the rest of the GOP before them, and the file's own tables.
     assert middle.bytes_read < 0.25 * whole.bytes_read
     assert late.bytes_read < 0.15 * whole.bytes_read
     assert far_apart.bytes_read < 0.15 * whole.bytes_read
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "b_frames.avi"])
-def test_who_stops_in_the_middle_may_read_again(folder, name):
+def test_a_reader_that_was_stopped_midway_can_read_again(folder, name):
     path = folder / name
     with open_video(path) as video:
         whole = video.read(np.arange(20) / 25)
         for taken in range(1, 6):
-            pictures = video.frames_at(np.arange(20) / 25)
+            frames = video.frames_at(np.arange(20) / 25)
             for _ in range(taken):
-                rows, picture = next(pictures)
-            np.testing.assert_array_equal(picture.pixels(), whole[rows[0]])
-            pictures.close()
+                rows, frame = next(frames)
+            np.testing.assert_array_equal(frame.pixels(), whole[rows[0]])
+            frames.close()
             np.testing.assert_array_equal(video.read(np.arange(20) / 25), whole)
 
 
-def test_a_picture_gives_many_cuts(folder):
+def test_a_frame_gives_many_crops(folder):
     times = np.array([0.4, 0.0, 0.4])
     cuts = [
         {"box": (8, 4, 20, 20)},
@@ -543,12 +545,12 @@ def test_a_picture_gives_many_cuts(folder):
     ]
     with open_video(folder / "b_frames.mp4") as video:
         wanted = [video.read(times, **cut) for cut in cuts]
-        for rows, picture in video.frames_at(times):
+        for rows, frame in video.frames_at(times):
             for number in (0, 1, 2, 2, 1, 0):
-                np.testing.assert_array_equal(picture.pixels(**cuts[number]), wanted[number][rows[0]])
+                np.testing.assert_array_equal(frame.pixels(**cuts[number]), wanted[number][rows[0]])
 
 
-def test_wrong_arguments(folder):
+def test_wrong_arguments_are_refused(folder):
     for times in ([], [float("nan")]):
         with pytest.raises(ValueError, match="timestamp"):
             read_clip(folder / "b_frames.mp4", times)
@@ -566,7 +568,7 @@ def test_wrong_arguments(folder):
 @pytest.mark.parametrize(
     "name", ["b_frames.mp4", "start.mkv", "long.ts", "long.flv", "b_frames.avi", "h264.wmv"]
 )
-def test_times_before_the_start_and_past_the_end(folder, name):
+def test_times_outside_give_the_first_or_the_last_frame(folder, name):
     first, last = decode_all(folder / name)[1][[0, -1]]
     for times in ([-1e300, -1.0, 0.0], [float("-inf")], [-5e-324]):
         assert (read_clip(folder / name, times) == first).all()
@@ -590,7 +592,7 @@ def test_probe_measures_the_file(folder, name):
     assert info.codec == CODEC.get(name, "h264")
 
 
-def test_what_is_asked_for_beyond_a_video_is_told(folder, caplog):
+def test_timestamps_outside_the_video_are_logged(folder, caplog):
     with caplog.at_level("INFO", logger="kineray.video"):
         read_clip(folder / "b_frames.mp4", [0.0, 1.5])
         assert not caplog.records

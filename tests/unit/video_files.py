@@ -11,7 +11,7 @@ TOLERANCE_S = Fraction(1, 1_000_000)
 
 
 def numbered_image(index, width, height):
-    """uint8 [H, W, 3]; every index gives another picture, and no symmetry of the square keeps one."""
+    """uint8 [H, W, 3]; every index gives a different image without any symmetry."""
     rng = np.random.default_rng(index)
     blocks = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
     image = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
@@ -20,7 +20,7 @@ def numbered_image(index, width, height):
 
 
 def moving(frames, width, height):
-    """Pictures of a texture that moves and fades behind a block: frames that are coded by each other."""
+    """Images of a texture that moves and fades behind a block, so that frames are predicted from others."""
     texture = np.random.default_rng(0).integers(0, 256, (height + frames, width + 2 * frames, 3))
     texture = texture[::4, ::4].repeat(4, axis=0).repeat(4, axis=1)
     for index in range(frames):
@@ -30,7 +30,7 @@ def moving(frames, width, height):
         yield image
 
 
-# What makes an encoder quick, and leaves the kinds of its frames to the caller.
+# Options that make an encoder quick and leave the types of its frames to the caller.
 _QUICK = {
     "libx264": {"preset": "ultrafast"},
     "libx265": {"preset": "ultrafast"},
@@ -62,10 +62,10 @@ def write_video(
     audio=False,
     images=None,
 ):
-    """Encode ``frames`` pictures; ``times`` are presentation times in ``time_base`` (default 1 / fps).
+    """Encode ``frames`` images; ``times`` are presentation times in ``time_base`` (default 1 / fps).
 
-    ``params`` are those of x264 and x265, ``options`` libav's for the encoder. ``images`` replace the
-    pictures.
+    ``params`` are those of x264 and x265, ``options`` libav's for the encoder. ``images`` replace
+    those of ``numbered_image``.
     """
     time_base = time_base or Fraction(1, fps)
     encoder_options = {"g": str(gop)} | _QUICK.get(codec, {})
@@ -130,7 +130,7 @@ def _silence(samples):
 def decode_all(path):
     """Every frame: (seconds from the first one as Fractions, uint8 [N, H, W, 3] as coded).
 
-    AVI and ASF say when frames are decoded: in order, at 25 frames per second in these tests.
+    AVI and ASF store decoding times only: here, frames are in order at 25 frames per second.
     """
     with av.open(str(path)) as container:
         stream = container.streams.video[0]

@@ -1,7 +1,7 @@
 """Files of weights as others publish them, and random models to compare.
 
-The public files are made here: our own weights, by the names that PySlowFast and Caffe2 give them (written
-from their documentation, apart from the tables that are tested).
+The public files are made here: our weights, by the names of PySlowFast and Caffe2. The names are written from
+their documentation, independently of the tables that are tested.
 """
 
 import pickle
@@ -21,7 +21,7 @@ SLOWFAST = SlowFastConfig(
 
 
 def built(config=SLOWFAST, classes=5, *, seed=0, channels=3):
-    """A model whose every number is random, batch norms included, so that no mix-up goes unnoticed."""
+    """A model whose values are all random, batch norms included, so that no mix-up goes unnoticed."""
     torch.manual_seed(seed)
     model = build_model(config, {"action": classes}, channels).eval()
     randomise(model)
@@ -49,18 +49,18 @@ def saved(content, path):
 
 
 def refused(model, init, **options):
-    """The one line that says why; the model stays as it was."""
+    """The error of ``load_weights``, one line; the model stays as it was."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(KinerayError) as error:
         load_weights(model, str(init), **options)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert type(error.value) is CheckpointError
     message = str(error.value)
-    assert message.startswith(f"{init}: ") and "\n" not in message and len(message) < 600
-    return message
+    assert error.value.key == str(init) and "\n" not in message and len(message) < 600
+    return error.value
 
 
-# -- names that other projects give to our weights ----------------------------------------------------
+# -- names of our weights in other projects -----------------------------------------------------------
 
 
 def parts(name):

@@ -22,8 +22,14 @@ SCRIPT = "experiments/slowfast.py"
 @click.command(
     name="demo", short_help="Train, evaluate, promote and serve a small SlowFast on synthetic videos."
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--storage", default=DEFAULT_STORAGE, show_default=True, metavar="URI")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP port.")
+@click.option(
+    "--storage",
+    default=DEFAULT_STORAGE,
+    show_default=True,
+    metavar="URI",
+    help="Folder or s3:// prefix of all runs.",
+)
 def command(port: int, storage: str) -> None:
     """Make videos, train with two workers, evaluate, promote, serve, and classify a validation clip."""
     if not Path(SCRIPT).exists():

@@ -14,15 +14,13 @@ _CLASSES_SHOWN = 20
 @click.argument("overrides", nargs=-1, metavar="[data.manifest=...]")
 @click.option("--views", type=click.IntRange(1), default=10, show_default=True, help="Clips along time.")
 @crops_option("3")
-@click.option("--split", default="val", show_default=True)
+@click.option("--split", default="val", show_default=True, help="Split of the manifest.")
 @click.option(
     "--out",
     metavar="FILE",
     help="Parquet file for the predictions of every video [default: predictions-*.parquet in the storage].",
 )
-@click.option(
-    "--decoders", type=click.IntRange(1), default=2, show_default=True, help="Processes that decode."
-)
+@click.option("--decoders", type=click.IntRange(1), default=2, show_default=True, help="Decoding processes.")
 @storage_option
 @json_option
 @plugin_option

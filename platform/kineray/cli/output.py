@@ -40,7 +40,11 @@ top_k_option = click.option(
     "--top-k", type=click.IntRange(1), default=5, show_default=True, help="Classes to return for each head."
 )
 model_option = click.option(
-    "--model", "model_name", default="video-classifier", show_default=True, help="Name in the model registry."
+    "--model",
+    "model_name",
+    default="video-classifier",
+    show_default=True,
+    help="Name of the model in the registry.",
 )
 
 

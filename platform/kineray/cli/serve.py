@@ -17,8 +17,8 @@ from kineray.cli.plugins import plugin_option
 @click.command(name="serve", short_help="Serve the champion on 127.0.0.1:8000.")
 @storage_option
 @model_option
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="HTTP port.")
 @views_option
 @crops_option("1")
 @top_k_option

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 )
 @click.argument("script")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--trials", type=click.IntRange(1), default=6, show_default=True)
+@click.option("--trials", type=click.IntRange(1), default=6, show_default=True, help="Number of trials.")
 @click.option(
     "--search",
     multiple=True,
     metavar="KEY=DOMAIN",
-    help="optim.lr=log:0.01:1, optim.momentum=uniform:0.8:0.99 or model.alpha=4,8; "
-    "replaces the script's space.",
+    help="Search KEY, as in optim.lr=log:0.01:1, optim.momentum=uniform:0.8:0.99 or model.alpha=4,8; may be "
+    "repeated. Replaces the script's space.",
 )
 @click.option(
     "--concurrent",

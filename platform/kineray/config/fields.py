@@ -1,8 +1,10 @@
 """What the sections of an experiment are made of: their base and the types of their fields."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from kineray.config.problems import bad_value
 
 
 def _split_commas(value: object) -> object:
@@ -60,6 +62,21 @@ ZNorm = Annotated[Literal["none", "per_dimension", "per_frame"], BeforeValidator
 
 
 class Section(BaseModel):
-    """Base of every part of an experiment: frozen, and strict about unknown keys."""
+    """Base of every part of an experiment: frozen, and strict about unknown keys.
+
+    A section that is made in Python with a bad value raises ConfigError, whose key is ``Class.field``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    if not TYPE_CHECKING:  # type checkers know the fields
+
+        def __init__(self, **fields: Any) -> None:
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                kind = type(self)
+                raise bad_value(error, {}, (kind.__name__,), kind.model_fields) from None
+
+        # Sections inside others are validated without calling it, so that an error has its whole path.
+        __init__.__pydantic_base_init__ = True

@@ -7,8 +7,9 @@ from pydantic import BaseModel, ValidationError
 
 from kineray.config.fields import Section
 from kineray.config.models.base import ModelSection
+from kineray.config.problems import bad_value
 from kineray.config.schema import Experiment
-from kineray.config.tree import bad_value, change, flatten
+from kineray.config.tree import change, flatten
 from kineray.config.variants import Pieces, Variant, find_variant
 from kineray.errors import ConfigError
 

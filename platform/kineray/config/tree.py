@@ -1,17 +1,16 @@
 """Experiments as trees of plain values: which sections a tree has, and which keys they may hold."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from kineray.config.problems import did_you_mean
 from kineray.config.schema import Experiment
 from kineray.config.variants import (
     Variant,
     default_tree,
-    did_you_mean,
     family_of,
     family_of_pieces,
     find_variant,
@@ -164,19 +163,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def bad_value(error: ValidationError, given: Mapping[str, object], path: tuple[str, ...] = ()) -> ConfigError:
-    """The first problem that pydantic found in the section at ``path``."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in (*path, *first["loc"]) if not str(part).isdigit())
-    message = first["msg"].removeprefix("Value error, ")
-    problem = message[:1].lower() + message[1:]
-    code = "unknown_variant" if first["type"] == "unknown_variant" else "bad_value"
-    made = ConfigError(problem, code=code, key=key, value=given.get(key))
-    if not key and (named := re.match(r"[a-z_]+\.[a-z_.]+(?= )", problem)):
-        made.key = named[0]  # if two sections do not go together, the message begins with a key
-    return made
 
 
 def _chosen(family: type[Variant], node: object, default: object) -> type[Variant]:

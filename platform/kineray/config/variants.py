@@ -18,11 +18,10 @@ A field of the family's type holds one of its variants (``model.type=tsm``). A f
 several of them, called *pieces*, by their ``type`` (``recipe.mixup.alpha=0.2``).
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
@@ -37,6 +36,7 @@ from pydantic_core import (
 )
 
 from kineray.config.fields import Section
+from kineray.config.problems import did_you_mean
 from kineray.errors import ConfigError
 
 Kind: TypeAlias = type["Variant"]  # inside the class ``type`` is a field
@@ -228,12 +228,6 @@ def find_variant(family: type[FamilyMember], name: object, key: str = "") -> typ
         key=key,
         remedy=(did_you_mean(str(name), known) or _DECLARE_IT) if name else f"choose {choices}",
     )
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``did you mean slowfast?`` for a remedy, or nothing if no known word is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else ""
 
 
 def family_of(annotation: Any) -> type[Variant] | None:

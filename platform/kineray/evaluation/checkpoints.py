@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from kineray import storage as store
-from kineray.config.variants import did_you_mean
+from kineray.config.problems import did_you_mean
 from kineray.errors import CheckpointError
 from kineray.training import Checkpoint, load_checkpoint
 

@@ -1,10 +1,11 @@
-"""Scores of predictions in NumPy: one implementation of each, for validation and evaluation alike.
+"""Metrics of predictions, in NumPy: one implementation of each, for validation and evaluation alike.
 
-``scores`` is float [N, C], one row per clip; a row of NaN is a clip without a prediction (its video cannot be
-decoded), which counts as wrong. The classes of a clip are one index, int [N], or several, 0 or 1 [N, C].
+Scores are float [N, C], one row per clip; a row of NaN is a clip without a prediction (its video cannot be
+decoded), which counts as wrong. Labels are int [N] if a clip has one class, or [N, C] of 0 and 1 if it can
+have several.
 
-A metric is one file here and its configuration, in ``config/metrics``; nothing else knows of it. The same
-thing in a user's own file:
+A metric is one file here and a configuration in ``config/metrics``; no other code knows it. A user's metric
+is a class in a plug-in:
 
     class CalibrationConfig(kineray.MetricSection, type="calibration"):
         bins: int = 15
@@ -12,7 +13,7 @@ thing in a user's own file:
         def build(self):
             return lambda head: {"ece": calibration_error(head.scores_nc, head.labels, self.bins)}
 
-It is computed where ``task.metrics.calibration=on``, and is then called ``<head>/ece``.
+``task.metrics.calibration=on`` selects it, and its value is named ``<head>/ece``.
 """
 
 from kineray.metrics.action import pair_ranks

@@ -1,4 +1,4 @@
-"""Accuracy of actions, pairs of a verb and a noun, that two heads predict together."""
+"""Accuracy of actions: pairs of a verb and a noun, which two heads predict together."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from kineray.metrics.ranking import NEVER, check_labels, share_within
 if TYPE_CHECKING:
     from kineray.config.metrics.action import ActionConfig
 
-_SCORES_AT_ONCE = 2**21  # joint scores, float64: 16 MiB
+_SCORES_AT_ONCE = 2**21  # joint scores in memory, float64: 16 MiB
 
 
 class Action:
@@ -20,7 +20,7 @@ class Action:
         self._k = config.k
 
     def __call__(self, verb: Scored, noun: Scored) -> dict[str, float]:
-        """Of the clips whose verb and noun are known."""
+        """{"top<k>": share} of the clips whose verb and noun are known."""
         ranks_n = pair_ranks(verb.scores_nc, verb.labels, noun.scores_nc, noun.labels)
         return {f"top{k}": share_within(ranks_n, k) for k in self._k}
 
@@ -28,11 +28,11 @@ class Action:
 def pair_ranks(
     first_na: np.ndarray, first_labels_n: np.ndarray, second_nb: np.ndarray, second_labels_n: np.ndarray
 ) -> np.ndarray:
-    """Place of each clip's pair of labels among all A x B pairs, 0 the best: int64 [N].
+    """Rank of each clip's pair of labels among all A x B pairs, 0 for the best: int64 [N].
 
-    The score of a pair is the product of its two scores. Equal products rank by the first label, then by
-    the second. Without a prediction the rank is ``NEVER``. Only a few clips at a time have all their pairs in
-    memory.
+    The score of a pair is the product of its two scores. Equal products are ranked by the first label, then
+    by the second. Without a prediction the rank is ``NEVER``. Only a few clips have their pairs in memory at
+    a time. Raises ValueError for arrays whose shapes or labels do not fit.
 
     >>> verbs, nouns = np.array([[0.6, 0.4]]), np.array([[0.7, 0.2, 0.1]])
     >>> [int(pair_ranks(verbs, np.array([1]), nouns, np.array([noun]))[0]) for noun in range(3)]
@@ -53,7 +53,7 @@ def pair_ranks(
 
 
 def _ranks(first_na: np.ndarray, second_nb: np.ndarray, labels_n: np.ndarray) -> np.ndarray:
-    # Products of float32 are exact in float64: pairs are equal where they are, and nowhere else.
+    # Products of float32 are exact in float64, so pairs are equal only if their products are.
     joint_np = np.einsum("na,nb->nab", first_na.astype(np.float64), second_nb.astype(np.float64))
     joint_np = joint_np.reshape(len(labels_n), -1)
     own_n1 = np.take_along_axis(joint_np, labels_n[:, None], axis=1)

@@ -1,4 +1,4 @@
-"""What a metric is."""
+"""The interface of a metric."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -7,11 +7,11 @@ import numpy as np
 
 
 class Scored(NamedTuple):
-    """Scores of one head and the classes that are right, of the clips for which these are known.
+    """Scores and labels of one head, for the clips whose labels are known.
 
-    ``scores_nc``: float [N, C], the probabilities that a clip is given, averaged over its views; a row of NaN
-    where its video cannot be decoded. ``labels``: int64 [N], or where a clip can have several classes
-    float32 [N, C], 0 or 1. N > 0. ``classes``: names of the C classes.
+    ``scores_nc``: float [N, C], the probabilities of each clip, averaged over its views; a row of NaN if its
+    video cannot be decoded. ``labels``: int64 [N], or float32 [N, C] of 0 and 1 if a clip can have several
+    classes. N > 0. ``classes``: names of the C classes.
     """
 
     scores_nc: np.ndarray
@@ -20,8 +20,8 @@ class Scored(NamedTuple):
 
 
 class Metric(Protocol):
-    """Scores of one head, or of the several that a ``MetricSection`` names in ``heads``, in their order."""
+    """A function of one head, or of those that its ``MetricSection`` names in ``heads``, in that order."""
 
     def __call__(self, *heads: Scored) -> Mapping[str, float]:
-        """{name: value}, such as {"top1": 0.8}. A value that cannot be computed is left out."""
+        """{name: value}, such as {"top1": 0.8}, without values that cannot be computed."""
         ...

@@ -1,4 +1,4 @@
-"""Mean average precision of clips that can have several classes each."""
+"""Mean average precision, for clips that can have several classes each."""
 
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,13 @@ if TYPE_CHECKING:
 
 
 class MeanAveragePrecision:
-    """``map``: the mean of ``average_precision`` over the classes that any clip has, every class with the
-    same weight; ``map_classes``: how many these are."""
+    """``map``: the mean ``average_precision`` of the classes that occur; ``map_classes``: their number."""
 
     def __init__(self, _config: "MapConfig") -> None:
         pass
 
     def __call__(self, head: Scored) -> dict[str, float]:
-        """Empty where no clip has any class."""
+        """{"map": mean, "map_classes": number}; empty if no clip has any class."""
         if not head.labels.any():
             return {}
         averages_c = average_precision(head.scores_nc, head.labels)
@@ -30,10 +29,10 @@ def average_precision(scores_nc: np.ndarray, present_nc: np.ndarray) -> np.ndarr
     """Average precision of every class: float64 [C], NaN for a class that no clip has.
 
     The clips are ranked by their score for the class. The average precision is the mean, over the clips
-    that have it, of the precision down to that clip: not interpolated, as in the evaluation of Charades
-    and in scikit-learn. Clips of equal scores are taken together, so their order does not matter.
+    that have the class, of the precision down to that clip. It is not interpolated, as in the evaluation of
+    Charades and in scikit-learn. Clips with equal scores are taken together, so their order does not matter.
     A clip without a prediction (NaN) is never retrieved: if it has the class, its precision is 0.
-    ``present_nc``: 1 where the clip has the class, else 0.
+    ``present_nc``: 1 if the clip has the class, else 0. Raises ValueError for other values or shapes.
 
     >>> scores = np.array([[0.9, 0.5, 0.1], [0.8, 0.5, 0.1], [0.7, 0.5, 0.1], [np.nan] * 3])
     >>> average_precision(scores, np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0]])).round(3).tolist()
@@ -58,10 +57,12 @@ def average_precision(scores_nc: np.ndarray, present_nc: np.ndarray) -> np.ndarr
 
 
 def _sum_of_precisions(scores_n: np.ndarray, present_n: np.ndarray) -> float:
-    """Of one class: the precision at each clip that has it, summed."""
+    """The sum, over the clips that have one class, of the precision down to each."""
     order = np.argsort(-scores_n, kind="stable")
     ranked = scores_n[order]
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])  # of equal scores
+    ends = np.flatnonzero(
+        np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
+    )  # of runs of equal scores
     found = np.cumsum(present_n[order])[ends]
     precisions = found / (ends + 1)
     return float(np.sum(np.diff(found, prepend=0) * precisions))

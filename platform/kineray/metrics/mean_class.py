@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class MeanClass:
-    """``mean_class``: the mean over the classes that occur of their top-1 accuracy."""
+    """``mean_class``: the mean of the top-1 accuracies of the classes that occur."""
 
     def __init__(self, _config: "MeanClassConfig") -> None:
         pass
 
     def __call__(self, head: Scored) -> dict[str, float]:
-        """One value."""
+        """{"mean_class": accuracy}."""
         return {"mean_class": mean_class_accuracy(head.scores_nc, head.labels)}

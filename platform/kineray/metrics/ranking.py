@@ -1,6 +1,6 @@
-"""Accuracies of clips that have one class each.
+"""Accuracies for clips that have one class each.
 
-Equal scores rank by class index, the lower one first, which is the order in which predictions are listed.
+Equal scores are ranked by class index, the lower one first, in the order in which predictions are listed.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ NEVER = np.iinfo(np.int64).max  # rank of the label of a clip without a predicti
 def top_k_accuracy(scores_nc: np.ndarray, labels_n: np.ndarray, k: int) -> float:
     """Share of the clips whose label is among the ``k`` best scores.
 
-    With ``k`` at or above the number of classes every clip that has a prediction is right.
+    If ``k`` is at least the number of classes, every clip that has a prediction counts as right.
 
     >>> scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3], [np.nan] * 3])
     >>> labels = np.array([1, 2, 0])
@@ -22,7 +22,7 @@ def top_k_accuracy(scores_nc: np.ndarray, labels_n: np.ndarray, k: int) -> float
 
 
 def share_within(ranks_n: np.ndarray, k: int) -> float:
-    """Share of ``ranks_n``, int [N], that are among the first ``k``: below it, as 0 is the first."""
+    """Share of the ranks, int [N], that are among the first ``k``; the first rank is 0."""
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     return float(np.mean(ranks_n < k))
@@ -45,7 +45,7 @@ def per_class_accuracy(scores_nc: np.ndarray, labels_n: np.ndarray) -> np.ndarra
 
 
 def mean_class_accuracy(scores_nc: np.ndarray, labels_n: np.ndarray) -> float:
-    """Mean over the classes that occur of ``per_class_accuracy``: every class has the same weight.
+    """Mean of ``per_class_accuracy`` over the classes that occur: every class has the same weight.
 
     >>> scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     >>> mean_class_accuracy(scores, np.array([0, 0, 0, 1]))
@@ -55,9 +55,9 @@ def mean_class_accuracy(scores_nc: np.ndarray, labels_n: np.ndarray) -> float:
 
 
 def label_ranks(scores_nc: np.ndarray, labels_n: np.ndarray) -> np.ndarray:
-    """Place of each label in the ranking of its row's scores, 0 the best: int64 [N].
+    """Rank of each label among the scores of its row, 0 for the best: int64 [N].
 
-    Without a prediction it is ``NEVER``.
+    Without a prediction the rank is ``NEVER``.
     """
     check_labels(scores_nc, labels_n)
     clips, classes = scores_nc.shape
@@ -68,7 +68,7 @@ def label_ranks(scores_nc: np.ndarray, labels_n: np.ndarray) -> np.ndarray:
 
 
 def check_labels(scores_nc: np.ndarray, labels_n: np.ndarray) -> None:
-    """Raise ValueError unless every clip has scores, and a label that is one of their classes."""
+    """Raise ValueError unless every clip has scores and a label that is one of the classes."""
     if scores_nc.ndim != 2 or labels_n.shape != scores_nc.shape[:1] or not len(labels_n):
         raise ValueError(
             f"expected scores [N, C] and labels [N], N > 0; got {scores_nc.shape}, {labels_n.shape}"

@@ -16,6 +16,6 @@ class TopK:
         self._k = config.k
 
     def __call__(self, head: Scored) -> dict[str, float]:
-        """For every ``k``."""
+        """{"top<k>": share} for every ``k``."""
         ranks_n = label_ranks(head.scores_nc, head.labels)
         return {f"top{k}": share_within(ranks_n, k) for k in self._k}

@@ -1,4 +1,4 @@
-"""Video classifiers: one file for each architecture."""
+"""Video classifiers: one file per architecture."""
 
 from kineray.models.blocks import (
     GhostBatchNorm,

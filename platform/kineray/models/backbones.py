@@ -1,12 +1,12 @@
 """Image networks without their classifiers.
 
-All have the same form, whatever torchvision's class: a sequence of named layers, [N, C, H, W] -> feature
+Whatever torchvision's class is, all have the same form: a sequence of named layers, [N, C, H, W] -> feature
 maps [N, F, H', W'], in which every layer and weight has the name that it has in torchvision.
 
-    family            layers                             after it
+    family            layers                             left out
     vgg, mobilenet    features                           pooling, classifier
-    densenet          features, and the ReLU that its    classifier
-                      forward applies to them
+    densenet          features, and the ReLU that        classifier
+                      ``forward`` applies to them
     resnet, resnext   conv1, bn1, relu, maxpool,         avgpool, fc
                       layer1 .. layer4
     googlenet         conv1 .. inception5b               avgpool, dropout, fc
@@ -24,7 +24,7 @@ from kineray.errors import ConfigError
 from kineray.models.blocks import replace_input_conv
 from kineray.models.highway import highway
 
-_CLASSIFIER = ("avgpool", "classifier")  # the first of these ends the layers that make features
+_CLASSIFIER = ("avgpool", "classifier")  # the layers of the backbone end before the first of these
 _NO_AUXILIARY = {"aux_logits": False, "transform_input": False, "init_weights": True}
 _OPTIONS: dict[str, dict[str, Any]] = {"googlenet": _NO_AUXILIARY, "inception_v3": _NO_AUXILIARY}
 
@@ -32,8 +32,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {"googlenet": _NO_AUXILIARY, "inception_v3
 def build_backbone(name: str, cut: str = "", in_channels: int = 3) -> nn.Sequential:
     """A new, randomly initialised backbone: frames [N, in_channels, H, W] -> feature maps [N, F, H', W'].
 
-    ``name`` and ``cut`` are those of ``FrameConfig``. With other than 3 channels the first convolution is
-    a new one. Raises ConfigError if the network has no layer ``cut``.
+    ``name`` and ``cut``: ``backbone`` and ``cut`` of ``FrameConfig``. If ``in_channels`` is not 3, the first
+    convolution is replaced. Raises ConfigError if the network has no layer ``cut``.
     """
     backbone = highway() if name == "highway" else _torchvision(name)
     if cut:
@@ -64,7 +64,7 @@ def _torchvision(name: str) -> nn.Sequential:
 
 
 def _up_to(layers: nn.Sequential, cut: str, path: str) -> nn.Sequential:
-    """The layers up to ``cut``, which may lie inside one: "features.13". ``path``: their name in errors."""
+    """The layers up to ``cut``, which may lie inside a layer: "features.13". ``path``: used in errors."""
     first, dot, inside = cut.partition(".")
     kept: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer in layers.named_children():
@@ -76,5 +76,15 @@ def _up_to(layers: nn.Sequential, cut: str, path: str) -> nn.Sequential:
             return nn.Sequential(kept)
         if name == first:
             whole = f"{path}.{first}".partition(".")[2]
-            raise ConfigError(f"model.cut: {path}.{first} cannot be cut at '{inside}'; set model.cut={whole}")
-    raise ConfigError(f"model.cut: {path} has no layer '{first}'; it has {', '.join(kept)}")
+            raise ConfigError(
+                f"{path}.{first} cannot be cut at '{inside}'",
+                code="unknown_value",
+                key="model.cut",
+                remedy=f"set model.cut={whole}",
+            )
+    raise ConfigError(
+        f"{path} has no layer '{first}'",
+        code="unknown_value",
+        key="model.cut",
+        remedy=f"choose from {', '.join(kept)}",
+    )

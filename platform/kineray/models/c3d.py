@@ -28,7 +28,6 @@ from kineray.config.models.c3d import C3DConfig
 from kineray.models.blocks import ClipDropout
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 
 class C3D(nn.Module):
@@ -52,7 +51,7 @@ class C3D(nn.Module):
                 pool4=nn.MaxPool3d(2),
                 **_convolution("5a", 8 * width, 8 * width),
                 **_convolution("5b", 8 * width, 8 * width),
-                # The last window of 7 positions holds one: 4, as in the authors' Caffe network.
+                # 7 positions become 4, the last window being incomplete, as in the authors' Caffe network.
                 pool5=nn.MaxPool3d(2, ceil_mode=True),
             )
         )
@@ -67,7 +66,7 @@ class C3D(nn.Module):
 
         Raises ConfigError for clips of another size.
         """
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         features_bc = self.features(clips_bcthw).flatten(1)
         features_bc = self.dropout(F.relu(self.fc6(features_bc)))
         logits: dict[str, Tensor] = self.head(F.relu(self.fc7(features_bc)))
@@ -84,8 +83,8 @@ def _convolution(name: str, in_channels: int, out_channels: int) -> dict[str, nn
 def _initialise(model: C3D) -> None:
     """He et al. (arXiv 1502.01852) for all layers before a ReLU, normal(0, 0.01) for the classifiers.
 
-    The authors' normal(0, 0.01) is for images with values of 0 to 255; without batch norms,
-    normalised ones would shrink at every layer until nothing is left.
+    The authors' normal(0, 0.01) is for images with values from 0 to 255. There is no batch norm, so
+    normalised images would shrink at every layer until nothing is left.
     """
     classifiers = set(model.head.modules())
     for module in model.modules():

@@ -1,6 +1,6 @@
-"""What ``kineray models`` lists, kept in catalogue.json: counting takes half a minute, torch seconds.
+"""What ``kineray models`` lists. It is kept in catalogue.json, because counting takes half a minute.
 
-A test holds the file to the networks; ``make catalogue`` (python -m kineray.models.catalogue) writes it anew.
+A test compares the file with the networks; ``make catalogue`` rewrites it.
 """
 
 import json
@@ -16,12 +16,12 @@ FILE = Path(__file__).with_name("catalogue.json")
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What is listed of a preset, with the costs for its own clips and one head of 400 classes."""
+    """A preset as plain values, with its costs for the preset's clips and one head of 400 classes."""
     return facts(name, find_preset(name), summarise(name))
 
 
 def facts(name: str, preset: ModelPreset, summary: Summary) -> dict[str, Any]:
-    """A preset and its costs as plain values: ``gflops`` are billions of multiply-adds."""
+    """A preset and its costs as plain values; ``gflops`` counts billions of multiply-adds."""
     return {
         "name": name,
         "type": preset.config.type,

@@ -1,12 +1,12 @@
-"""Image networks that look at every frame, with a temporal subsystem behind them.
+"""Image networks applied to every frame, followed by a temporal subsystem.
 
-    part        what                                                     output
+    part        description                                              output
     backbone    an image network, without its classifier, on each frame  [B, T, C, H', W']
-    temporal    makes features of the clip of them                       [B, F]
+    temporal    turns the frames' features into features of the clip     [B, F]
     head        dropout and a linear classifier for each head            {head: [B, classes]}
 
-With ``mobilenet_v2``, frozen, and 20 frames of 256 pixels (maps of 1280 x 8 x 8) it is the family of models
-of an egocentric study on EPIC-KITCHENS. Trainable parameters, with 13 classes:
+With a frozen ``mobilenet_v2`` and 20 frames of 256 pixels (maps of 1280 x 8 x 8) these are the models of an
+egocentric study on EPIC-KITCHENS. Trainable parameters, with 13 classes:
 
     preset                        temporal subsystem                                  parameters
     mobilenet_v2_lstm             LSTM 50, BN                                            266,963
@@ -36,12 +36,11 @@ from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.blocks import adopt, fold_frames
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 
 def frozen_at_random_note(key: str) -> str:
-    """What is reported of a part of ``config.frozen_at_random()``, after its name."""
-    return f"random weights, and is frozen; model.{key}=torchvision:NAME gives it those of images"
+    """The warning about a part of ``config.frozen_at_random()``, to follow the part's name and "has"."""
+    return f"random weights and is frozen; model.{key}=torchvision:NAME starts it from image weights"
 
 
 class FrameNet(nn.Module):
@@ -72,19 +71,19 @@ class FrameNet(nn.Module):
 
     def frame_maps(self, clips_bcthw: Tensor) -> Tensor:
         """The backbone's part: feature maps of every frame, [B, T, C, H', W']."""
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         if self.config.frozen:
             with torch.no_grad():
                 return fold_frames(self.backbone, clips_bcthw)
         return fold_frames(self.backbone, clips_bcthw)
 
     def classify(self, maps_btchw: Tensor) -> dict[str, Tensor]:
-        """The rest: {head: logits [B, classes]} of the frames' feature maps."""
+        """The rest of the network: feature maps of every frame -> {head: logits [B, classes]}."""
         logits: dict[str, Tensor] = self.head(self.temporal(maps_btchw))
         return logits
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation; a frozen backbone stays in evaluation."""
+        """Set training or evaluation mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.config.frozen:
             self.backbone.eval()
@@ -94,8 +93,8 @@ class FrameNet(nn.Module):
 class ConsensusHead(FeatureHead):
     """Classifies every frame and averages the logits: TSN's average consensus (arXiv 1608.00859, eq. 1).
 
-    The classifiers being linear, a clip in evaluation gets the logits of its average features. It is not
-    the same in training: every frame has its own dropout mask here, the average of features one for all.
+    Since the classifiers are linear, in evaluation a clip gets the logits of its average features. Training
+    differs: here every frame has a separate dropout mask, whereas the average of the features has one mask.
     """
 
     def forward(self, features_btc: Tensor) -> dict[str, Tensor]:
@@ -104,7 +103,7 @@ class ConsensusHead(FeatureHead):
 
 
 def _egocentric(temporal: TemporalSection, cut: str = "") -> ModelPreset:
-    """20 frames of 256 pixels through a MobileNetV2 that is not trained."""
+    """20 frames of 256 pixels and a frozen MobileNetV2."""
     config = FrameConfig(
         init="torchvision:mobilenet_v2", backbone="mobilenet_v2", cut=cut, frozen=True, temporal=temporal
     )
@@ -113,7 +112,7 @@ def _egocentric(temporal: TemporalSection, cut: str = "") -> ModelPreset:
 
 
 def _baseline(temporal: TemporalSection) -> ModelPreset:
-    """Features of a ResNet-50 that is not trained, for a linear classifier without dropout."""
+    """Features of a frozen ResNet-50, and a linear classifier without dropout."""
     config = FrameConfig(
         init="torchvision:resnet50", backbone="resnet50", frozen=True, temporal=temporal, dropout=0.0
     )
@@ -139,7 +138,7 @@ PRESETS = {
     "resnet50_z_average": _baseline(AverageConfig(z_norm="per_dimension")),
     "resnet50_gru": _baseline(GruConfig()),
     "resnet50_tsn": _lecture(FrameConfig(temporal=ConsensusConfig()), "arXiv 1608.00859", frames=8),
-    # Minutes of video: 128 timestamps, and a backbone that is not trained with what is behind it.
+    # For minutes of video: 128 timestamps and a frozen backbone.
     "resnet50_timeception": _lecture(
         FrameConfig(init="torchvision:resnet50", frozen=True, temporal=TimeceptionConfig()),
         "arXiv 1812.01289",

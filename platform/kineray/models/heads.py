@@ -1,4 +1,4 @@
-"""The classification head."""
+"""Classification heads."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from kineray.errors import ConfigError
 from kineray.models.blocks import ClipDropout
 
-AUXILIARY = "aux."  # before a head's name: logits of a classifier in the middle of the network, in training
+AUXILIARY = "aux."  # prefix of a head's name: logits of an auxiliary classifier, in training only
 
 
 class Classifiers(nn.Module):
-    """A linear classifier for each named head, after dropout. Every model has its own in ``head``.
+    """A linear classifier for each named head, after dropout; a model's attribute ``head`` is one of these.
 
-    Their weights start as normal(0, 0.01).
+    The weights are initialised from normal(0, 0.01).
     """
 
     def __init__(self, channels: int, heads: Mapping[str, int], dropout: float) -> None:
@@ -39,16 +39,16 @@ class FeatureHead(Classifiers):
 
 
 class MeanOfProbabilities(nn.Module):
-    """Base of what averages probabilities: those of the softmax, or of the sigmoid (``use_sigmoid``)."""
+    """Base of layers that average probabilities: softmax, or sigmoid after ``use_sigmoid``."""
 
     sigmoid = False
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Of the classes, which are the last dimension."""
+        """Probabilities of the classes, which are the last dimension."""
         return logits.sigmoid() if self.sigmoid else logits.softmax(dim=-1)
 
     def mean_logits(self, logits_bpk: Tensor) -> Tensor:
-        """Logits [B, classes] whose probabilities are the mean of those at P positions, [B, P, classes]."""
+        """Logits at P positions, [B, P, classes] -> logits [B, classes] of their mean probabilities."""
         count = logits_bpk.shape[1]
         if count == 1:
             return logits_bpk[:, 0]
@@ -60,17 +60,17 @@ class MeanOfProbabilities(nn.Module):
 
 
 def use_sigmoid(model: nn.Module) -> None:
-    """Make ``model`` average the sigmoid of logits where it averages probabilities: for multi-label tasks."""
+    """Make ``model`` use the sigmoid wherever it averages probabilities, for multi-label tasks."""
     for layer in model.modules():
         if isinstance(layer, MeanOfProbabilities):
             layer.sigmoid = True
 
 
 class Head(Classifiers, MeanOfProbabilities):
-    """Pools every pathway, concatenates, and classifies once for each named head.
+    """Pools the features of every pathway, concatenates them, and classifies them for each named head.
 
     The pooling window spans all frames and ``pool`` x ``pool`` positions of the map, with stride 1. A
-    larger map (a larger crop than in training) is classified at every position and the
+    larger map (from a larger crop than in training) is classified at every position and the
     probabilities are averaged: the fully-convolutional inference of the non-local and SlowFast papers.
     """
 
@@ -81,7 +81,7 @@ class Head(Classifiers, MeanOfProbabilities):
     def forward(self, pathways_bcthw: Sequence[Tensor]) -> dict[str, Tensor]:
         """Features of each pathway, [B, C_p, T_p, H, W] -> {head: logits [B, classes]}.
 
-        With several positions the logits are those of the mean of the probabilities.
+        If there are several positions, the logits are those of the mean probabilities.
         """
         pooled = [self._pool(features) for features in pathways_bcthw]
         features_bpc = self.dropout(torch.cat(pooled, dim=1).flatten(2).transpose(1, 2))
@@ -94,14 +94,24 @@ class Head(Classifiers, MeanOfProbabilities):
 
 
 def check_heads(heads: Mapping[str, int]) -> None:
-    """Raise ConfigError unless there is a head, each has a usable name and at least one class."""
+    """Raise ConfigError unless there is a head, and each has a usable name and at least one class."""
     if not isinstance(heads, Mapping) or not heads:
-        raise ConfigError(f"heads: {heads!r} names none; give at least one, as in {{'action': 400}}")
+        raise ConfigError(
+            f"{heads!r} names no head", code="empty", key="heads", remedy="give one, as in {'action': 400}"
+        )
     reserved = nn.ModuleDict()
     for name, classes in heads.items():
         if not isinstance(name, str) or not name.replace("-", "_").isidentifier() or hasattr(reserved, name):
             raise ConfigError(
-                f"heads: '{name}' cannot be the name of a head; use another word, as in 'action'"
+                f"'{name}' cannot be the name of a head",
+                code="bad_name",
+                key="heads",
+                remedy="use another word, as in 'action'",
             )
         if not isinstance(classes, int) or classes < 1:
-            raise ConfigError(f"heads: '{name}' has {classes!r} classes; it needs at least one")
+            raise ConfigError(
+                f"'{name}' has {classes!r} classes",
+                code="out_of_range",
+                key="heads",
+                remedy="give at least 1",
+            )

@@ -1,8 +1,8 @@
 """A small convolutional Highway network: Srivastava, Greff, Schmidhuber, arXiv 1505.00387.
 
-A highway layer gives y = T(x) H(x) + (1 - T(x)) x (equation 3), where the transform gate T decides, at every
-position and channel, how much of the layer's own H(x) replaces what came in. The channels are changed
-by plain convolutions between the stages (section 2.1), and there is no batch norm.
+A highway layer computes y = T(x) H(x) + (1 - T(x)) x (equation 3): at every position and channel the
+transform gate T decides how much of the input x is replaced by H(x). Plain convolutions between the stages
+change the number of channels (section 2.1), and there is no batch norm.
 
     stage    layers                                        stride of the maps
     stem     conv 7x7 64, ReLU, max pool 3x3               4
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAYERS = 3  # highway layers in each stage
-CARRY_BIAS = -1.0  # the gates begin mostly closed, so that a deep network first passes its input on
+CARRY_BIAS = -1.0  # the gates start mostly closed, so that a new network passes its input on
 
 
 class HighwayLayer(nn.Module):
-    """T(x) H(x) + (1 - T(x)) x; H a 3x3 convolution with a ReLU, T one with a sigmoid."""
+    """T(x) H(x) + (1 - T(x)) x, where H is a 3x3 convolution with a ReLU, and T one with a sigmoid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Pseudo-3D residual networks (P3D): Qiu, Yao, Mei, arXiv 1711.10305, section 3.
 
-A residual network whose 3x3 convolutions become a spatial S = 1x3x3 and a temporal T = 3x1x1 convolution,
-combined in one of three ways, which take turns from block to block:
+A residual network whose 3x3 convolutions are split into a spatial S = 1x3x3 and a temporal T = 3x1x1
+convolution, combined in one of three ways, which alternate from block to block:
 
     A   T(S(x))          B   S(x) + T(x)          C   S(x) + T(S(x))
 
@@ -17,10 +17,10 @@ combined in one of three ways, which take turns from block to block:
     res5    [512, 1x3x3, 2048] x 3               x 3                     1        5
     head    average over frames and positions, dropout, linear
 
-Each T adds a layer to the ResNet-50 or -152. Where the paper is silent (poolings, res5 without T, the places
-of the ReLUs, the stride in the first 1x1x1 convolution) this is the authors' published Caffe network, but
-for two things: that one halves the sum of C, which the batch norm after conv c undoes, and its first pool
-does not pad.
+Each T adds a layer to the ResNet-50 or -152. What the paper does not specify (pools, res5 without T, the
+places of the ReLUs, the stride in the first 1x1x1 convolution) follows the authors' published Caffe network,
+with two differences: that network halves the sum of C, which the batch norm after conv c undoes, and its
+first pool is not padded.
 """
 
 from collections import OrderedDict
@@ -33,7 +33,6 @@ from kineray.config.models.p3d import P3DConfig
 from kineray.models.blocks import GhostBatchNorm, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 EXPANSION = 4  # channels at the end of a bottleneck relative to its inside
 
@@ -65,7 +64,7 @@ class P3D(nn.Module):
 
         Raises ConfigError if the number of frames is not a multiple of 16.
         """
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         features_bcthw = self.stem(clips_bcthw)
         for stage in (self.res2, self.res3, self.res4):
             features_bcthw = F.max_pool3d(stage(features_bcthw), (2, 1, 1))
@@ -77,7 +76,7 @@ class P3D(nn.Module):
 class P3DBlock(nn.Module):
     """A bottleneck of ``kind`` A, B or C, or "2D" without the temporal convolution.
 
-    The stride, of the first convolution and the shortcut, is spatial.
+    ``stride``: spatial stride of the first convolution and the shortcut.
     """
 
     def __init__(self, kind: str, in_channels: int, inner: int, stride: int) -> None:

@@ -6,17 +6,18 @@ from kineray.config import DataConfig, ModelSection, as_arguments
 from kineray.config.fields import Sampling
 
 RGB = 3  # channels
-USUAL_SIDE = 256  # pixels, in evaluation
+USUAL_SIDE = 256  # of clips in evaluation, in pixels
 
 
 @dataclass(frozen=True)
 class ModelPreset:
     """An architecture and the clips it was published with.
 
-    ``frames`` frames of ``side`` x ``side`` pixels in evaluation, where ``sampling`` takes them
-    (``DataConfig``), ``stride`` / 30 s apart if it heeds that. ``channels``: of RGB, of flow (an even
-    number), or of both. ``config.init``: what a frozen backbone has to start from. ``source``: the paper or
-    code that defines it; ``study``: which script of ``experiments/`` is for it.
+    A clip has ``frames`` frames of ``side`` x ``side`` pixels in evaluation, sampled as ``sampling`` says
+    (``DataConfig``), ``stride`` / 30 s apart if that sampling has a stride. ``channels``: number of clip
+    channels: 3 of RGB, an even number of flow, or both. ``config.init``: the weights that a frozen backbone
+    needs. ``source``: the paper or code that defines it; ``study``: the script of ``experiments/`` that
+    uses it.
     """
 
     config: ModelSection
@@ -29,7 +30,7 @@ class ModelPreset:
     channels: int = 3
 
     def clip_overrides(self) -> list[str]:
-        """Such clips as arguments, whatever an experiment has: ``data.frames=32``, ..."""
+        """The overrides that give any experiment these clips: ``data.frames=32``, ..."""
         data = self.data
         keys = ["frames", "sampling", "modality", "eval_short_side", "eval_crop"]
         keys += ["short_side", "crop"] if self.side != USUAL_SIDE else []
@@ -41,7 +42,7 @@ class ModelPreset:
 
     @property
     def data(self) -> DataConfig:
-        """Such clips. A network that is evaluated at 256 was trained at 224, others at ``side``."""
+        """These clips. Networks evaluated at 256 pixels were trained at 224, the others at ``side``."""
         clips: dict[str, object] = {"frames": self.frames, "sampling": self.sampling, "fps": 30}
         if self.stride:
             clips["stride"] = self.stride

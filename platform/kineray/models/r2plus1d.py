@@ -1,7 +1,8 @@
 """R(2+1)D networks: Tran, Wang, Torresani, Ray, LeCun, Paluri, arXiv 1711.11248, section 3.5.
 
-Every 3D convolution of a residual network is a 2D one in space, a batch norm and a ReLU, and a 1D one in
-time. Between the two there are as many channels as give both together the parameters of the 3D one.
+Every 3D convolution of a residual network is replaced by a 2D one in space, a batch norm, a ReLU, and a 1D
+one in time. The number of channels between them is chosen so that both together have as many parameters as
+the 3D convolution.
 
     stage   R(2+1)D-34                      R(2+1)D-152                                     stride
     stem    7x7x7 (110), 64                 7x7x7 (110), 64                                 1, 2
@@ -11,9 +12,9 @@ time. Between the two there are as many channels as give both together the param
     res5    [3x3x3 512, 3x3x3 512] x 3      [1x1x1 512, 3x3x3 512, 1x1x1 2048] x 3          2, 2
     head    average over frames and positions, linear
 
-All kernels but 1x1x1 are factorised: t x d x d becomes 1 x d x d and t x 1 x 1, and so does the stride
-(frames, space). The stem of the published IG-65M weights factorises 3x7x7, with 45 channels between.
-There is no pooling after the stem: the multiply-adds that the paper's authors publish have none.
+All kernels but 1x1x1 are factorised: t x d x d becomes 1 x d x d and t x 1 x 1, and the stride (frames,
+space) is split in the same way. The stem of the published IG-65M weights factorises 3x7x7, with 45 channels
+between. There is no pooling after the stem, in accordance with the multiply-adds that the authors publish.
 """
 
 from collections import OrderedDict
@@ -28,8 +29,8 @@ from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
 EXPANSION = 4  # channels at the end of a bottleneck relative to its inside
-# Frames of the stem's kernel, and channels between its two convolutions at the full width of 64. For flow
-# they are the same as for RGB, so that only the first convolution differs.
+# Frames of the stem's kernel, and channels between its two convolutions at the full width of 64. They are the
+# same for flow as for RGB, so only the first convolution depends on the number of clip channels.
 STEMS = {"7x7x7": (7, 110), "3x7x7": (3, 45)}
 
 
@@ -134,8 +135,8 @@ _R152 = R2Plus1DConfig(stage_blocks=(3, 8, 36, 3), bottleneck=True)
 
 
 def _preset(config: R2Plus1DConfig) -> ModelPreset:
-    # 32 consecutive frames: R(2+1)D-34 then takes the 152 billion multiply-adds a view, and R(2+1)D-152 the
-    # 252, that comparisons with these networks quote (both with the 3x7x7 stem).
+    # With 32 consecutive frames and the 3x7x7 stem a view costs what comparisons quote: 152 billion
+    # multiply-adds for R(2+1)D-34, and 252 for R(2+1)D-152.
     return ModelPreset(config, frames=32, stride=1, side=112, source="arXiv 1711.11248", study="slowfast")
 
 

@@ -14,7 +14,8 @@ from torch import nn
 from kineray.config.data import DataConfig
 from kineray.config.models.base import ModelSection
 from kineray.config.overrides import change_model
-from kineray.config.variants import did_you_mean, variants
+from kineray.config.problems import did_you_mean
+from kineray.config.variants import variants
 from kineray.errors import ConfigError
 from kineray.models import frame
 from kineray.models.blocks import adopt
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def _ours() -> dict[str, ModelPreset]:
-    """Of kineray's own architectures: what ``PRESETS`` at the foot of their files names."""
+def _kineray_presets() -> dict[str, ModelPreset]:
+    """The presets of kineray's own architectures: ``PRESETS`` at the foot of each file."""
     found: dict[str, ModelPreset] = {}
     for variant in variants(ModelSection).values():
         if variant.builds.startswith("kineray."):
@@ -36,11 +37,11 @@ def _ours() -> dict[str, ModelPreset]:
 
 
 def model_presets() -> dict[str, ModelPreset]:
-    """The published models by name, and each architecture of a plug-in by its ``type``.
+    """The published models by name, and the architectures of plug-ins by their ``type``.
 
-    A plug-in's module may name presets of its own in ``PRESETS``, {name: ModelPreset}.
+    A plug-in's module may define presets instead, as ``PRESETS``: {name: ModelPreset}.
     """
-    found = dict(_ours())
+    found = dict(_kineray_presets())
     for name, variant in variants(ModelSection).items():
         if variant.__module__.startswith("kineray."):
             continue
@@ -51,7 +52,7 @@ def model_presets() -> dict[str, ModelPreset]:
 
 
 def _plain_preset(variant: type[ModelSection]) -> ModelPreset:
-    """A user's architecture with its defaults, on the clips that experiments have by default."""
+    """A user's architecture with its defaults, for the default clips of an experiment."""
     usual = DataConfig()
     source = getattr(sys.modules[variant.__module__], "__file__", None) or variant.__module__
     return ModelPreset(
@@ -74,11 +75,12 @@ def create_model(
 ) -> nn.Module:
     """A new model: ``create_model("slowfast_r50_8x8", heads={"action": 400})``.
 
-    It is initialised randomly, or from the weights ``init`` (``load_weights``); what of these is not used,
-    or is new, is logged as a warning. ``overrides`` are fields of its configuration (``dropout=0.2``,
-    ``temporal=GruConfig()``). The model takes normalised clips, float [B, ``in_channels``, T, H, W], by
-    default those of the preset, and returns {head: logits [B, classes]}. Raises ConfigError for an unknown
-    name or field, and CheckpointError for weights that cannot be read or are not of this model.
+    ``heads``: number of classes of each head. ``in_channels``: number of clip channels [default: the
+    preset's]. ``init``: weights to start from (``load_weights``), otherwise random ones; parts that stay
+    random and other differences are logged as warnings. ``overrides``: fields of its configuration
+    (``dropout=0.2``, ``temporal=GruConfig()``). The model takes normalised clips, float
+    [B, ``in_channels``, T, H, W], and returns {head: logits [B, classes]}. Raises ConfigError for an unknown
+    name or field, and CheckpointError for weights that cannot be read or belong to another model.
     """
     preset = find_preset(name)
     config = change_model(preset.config, {"init": fspath(init or ""), **overrides})
@@ -92,7 +94,7 @@ def create_model(
 
 
 def find_preset(name: str) -> ModelPreset:
-    """The published model of that name. Raises ConfigError, with a suggestion, if there is none."""
+    """The published model with that name. Raises ConfigError, with a suggestion, if there is none."""
     known = model_presets()
     if name not in known:
         remedy = did_you_mean(name, known) or "kineray models lists them"
@@ -101,11 +103,18 @@ def find_preset(name: str) -> ModelPreset:
 
 
 def build_model(config: ModelSection, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
-    """A new, randomly initialised model of a configuration, whatever its ``init``, for ``in_channels``.
+    """A new, randomly initialised model of a configuration; its ``init`` is not loaded.
 
-    The batch norms and dropouts of torch in it, such as a plug-in's, are made exact (``adopt``).
-    Raises ConfigError for unusable heads or channels.
+    ``heads``: number of classes of each head; ``in_channels``: number of clip channels (3 for RGB). Batch
+    norms and dropout layers of torch in the network, such as a plug-in's, become exact (``adopt``). Raises
+    ConfigError for unusable heads or channels.
     """
     if not isinstance(in_channels, int) or in_channels < 1:
-        raise ConfigError(f"in_channels: {in_channels!r} is no number of channels; RGB has 3, flow 2")
+        raise ConfigError(
+            "not a number of channels",
+            code="out_of_range",
+            key="in_channels",
+            value=repr(in_channels),
+            remedy="RGB has 3, flow 2",
+        )
     return adopt(config.build(heads, in_channels))

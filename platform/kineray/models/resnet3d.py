@@ -23,13 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config.models.resnet3d import ResNet3dConfig
-from kineray.errors import ConfigError
 from kineray.models.blocks import Bottleneck, Pathway, initialise
-from kineray.models.blocks.pathway import check_frame_size
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
 
-# Of conv1, and of the blocks of res2 to res5, repeated over the blocks of a stage.
+# Temporal kernels of conv1, and of res2 to res5; those of a stage are repeated over its blocks.
 _STEM_KERNELS = {"slow": 1, "c2d": 1, "i3d": 5}
 _TEMPORAL_KERNELS = {
     "slow": ((1,), (1,), (3,), (3,)),
@@ -44,8 +42,6 @@ class ResNet3d(nn.Module):
     def __init__(self, config: ResNet3dConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        self.variant = config.variant
-        self.smallest_side = config.smallest_side
         kernels = zip(_TEMPORAL_KERNELS[config.variant], config.stage_blocks, strict=True)
         self.backbone = Pathway(
             in_channels=in_channels,
@@ -62,17 +58,12 @@ class ResNet3d(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
 
-        Raises ConfigError if frames are pooled in pairs and one is left over, and for frames that are
+        Raises ConfigError for an odd number of frames if they are pooled in pairs, and for frames that are
         too small for the non-local blocks.
         """
-        frames, pools = clips_bcthw.shape[2], self.variant != "slow"
-        if pools and frames % 2:
-            raise ConfigError(
-                f"data.frames {frames} is odd; model.variant {self.variant} pools pairs of frames"
-            )
-        check_frame_size(clips_bcthw, self.smallest_side)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         features = self.backbone.res2(self.backbone.stem(clips_bcthw))
-        if pools:
+        if self.config.variant != "slow":
             features = F.max_pool3d(features, (2, 1, 1))
         for stage in (self.backbone.res3, self.backbone.res4, self.backbone.res5):
             features = stage(features)

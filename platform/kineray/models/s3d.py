@@ -1,4 +1,4 @@
-"""S3D and I3D, which are Inception-v1 inflated along time.
+"""S3D and I3D: Inception-v1 inflated along time.
 
 S3D: Xie, Sun, Huang, Tu, Murphy, arXiv 1712.04851, with separable convolutions, 1 x k x k then k x 1 x 1.
 I3D: Carreira and Zisserman, arXiv 1705.07750, with k x k x k ones. Every convolution has batch norm and a
@@ -18,10 +18,10 @@ rectifier.
     average pool          2x7x7                                           1, 1, 1          7 x 1
     dropout, linear at every position, mean
 
-With the same weights S3D is torchvision's ``s3d``. Two things differ from the TensorFlow code of both
-papers, as they do there: strides pad alike on both sides, and batch norm has a scale. With 400 classes S3D
-has 8,320,048 parameters and I3D 12,697,264, of which 410,000 are the classifier's (12.29 M is the rest) and
-7,280 the scales.
+With the same weights S3D computes the same as torchvision's ``s3d``. Like torchvision's it differs from the
+TensorFlow code of both papers in two things: strided layers pad equally on both sides, and batch norm has a
+scale. With 400 classes S3D has 8,320,048 parameters and I3D has 12,697,264, of which 410,000 belong to the
+classifier (12.29 M to the rest) and 7,280 are the scales.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,7 +35,6 @@ from kineray.config.models.s3d import S3DConfig
 from kineray.models.blocks import ConvNorm, SeparableConvNorm
 from kineray.models.heads import Classifiers
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 Conv = Callable[..., nn.Module]  # (in_channels, out_channels, size, stride=1) -> conv, batch norm, relu
 
@@ -82,7 +81,7 @@ class S3D(nn.Module):
 
     def features(self, clips_bcthw: Tensor) -> Tensor:
         """[B, C, T, H, W] -> [B, 16 ``width``, about T/8, H/32, W/32]."""
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         x = self.conv1(clips_bcthw)
         x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), padding=(0, 1, 1))
         x = self.conv3(self.conv2(x))
@@ -97,9 +96,9 @@ class S3D(nn.Module):
 
 
 class Inception(nn.Module):
-    """1; 1 and 3; 1 and 3; max pool and 1: four branches, concatenated.
+    """Four branches, concatenated: 1; 1 and 3; 1 and 3; max pool and 1 (kernel sizes).
 
-    GoogLeNet's third branch has a 5 x 5 convolution; in both video networks it is another 3 x 3.
+    GoogLeNet's third branch has a 5 x 5 convolution; in both video networks it is a 3 x 3 one.
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class Inception(nn.Module):
 class PositionHead(Classifiers):
     """Pools over windows of 2 frames and 7 x 7 positions, classifies each window, and averages the logits.
 
-    So clips may be longer, and frames larger, than in training. A smaller map is a single window.
+    So clips may be longer, and frames larger, than in training. A map smaller than the window is one window.
     """
 
     def forward(self, features_bcthw: Tensor) -> dict[str, Tensor]:
@@ -149,10 +148,10 @@ class PositionHead(Classifiers):
 
 
 def torchvision_name(name: str) -> str | None:
-    """Where a parameter or buffer of ``S3D`` has its 2D counterpart in torchvision's ``googlenet``.
+    """The name in torchvision's ``googlenet`` of the 2D counterpart of a parameter or buffer of ``S3D``.
 
-    None for those that images have none for: convolutions over time, and the classifiers. The weight of a
-    full convolution has a dimension of time that its counterpart lacks.
+    None for those without a counterpart: convolutions over time, and the classifiers. The weight of a full
+    convolution has a time dimension that its counterpart lacks.
 
     >>> torchvision_name("inception3a.branch2.1.spatial.norm.bias")
     'inception3a.branch2.1.bn.bias'
@@ -178,7 +177,7 @@ def _conv(
 
 
 def _initialise(model: nn.Module) -> None:
-    """As in the code of S3D: a normal distribution of 0.01, truncated at twice that."""
+    """As in the code of S3D: a normal distribution with standard deviation 0.01, truncated at 0.02."""
     for module in model.modules():
         if isinstance(module, nn.Conv3d | nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
@@ -186,7 +185,7 @@ def _initialise(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-# Both were trained on 64 successive frames of 25 a second, and tested on central crops of the same side.
+# Both were trained on 64 consecutive frames at 25 a second, and tested on central crops of the same side.
 PRESETS = {
     "s3d": ModelPreset(S3DConfig(), frames=64, stride=1, side=224, source="arXiv 1712.04851", study="s3d"),
     "i3d_inception": ModelPreset(

@@ -1,7 +1,7 @@
 """S3D-v3: Inception-v3 (Szegedy et al., arXiv 1512.00567) with separable spatio-temporal convolutions.
 
-From a course paper that compares S3D with it on a part of Kinetics; ``sep k`` is 1 x k x k then k x 1 x 1, as
-in S3D (Xie et al., arXiv 1712.04851). The sizes of its table 1 are kept exactly:
+The network of a course paper that compares it with S3D on a part of Kinetics. ``sep k`` is 1 x k x k followed
+by k x 1 x 1, as in S3D (Xie et al., arXiv 1712.04851). The sizes are exactly those of the paper's table 1:
 
     layer  kind           channels   stride   padded   output for 64 x 224 x 224
     1      sep 3          32         2        yes      32 x 112 x 112
@@ -19,23 +19,23 @@ in S3D (Xie et al., arXiv 1712.04851). The sizes of its table 1 are kept exactly
     17-18  module E       2048                yes      1 x 6 x 6
            average, dropout, linear
 
-Strides and padding are the same in time, height and width: the stem and its pools are padded, the modules
-that reduce the map are not, so a clip needs 49 frames and 49 pixels. The source's modules of type 1 are
-layers 8-11, of type 2 layers 12-16, of type 3 layers 17 and 18.
+Strides and padding are the same in time, height and width. The stem and its pools are padded, the modules
+that reduce the map are not, so a clip needs at least 49 frames and 49 pixels. The source's modules of type 1
+are layers 8-11, those of type 2 layers 12-16, and those of type 3 layers 17 and 18.
 
-What the source does not say is chosen here as follows.
+Choices made here, which the source leaves open:
 
 * Widths and numbers of modules are those of torchvision's ``inception_v3``. The source gives 1 x 6 x 6 x 2048
-  for the input of type 3; with these widths it has 1280 channels, and the output 2048.
-* Every k x k convolution becomes sep k. A chain of 1 x 7 and 7 x 1 becomes 1 x 1 x 7, 1 x 7 x 1, 7 x 1 x 1;
-  each of the two side by side in module E, 1 x 3 and 3 x 1, is followed by its own 3 x 1 x 1. The pools
-  inside the modules are as large in time as in space.
-* Layers are counted by the rows of this table, pools among them: the source's 9 is half of 18. A 2D layer
-  has convolutions and pools in space alone, but keeps its stride in time, as in the code of S3D; one that is
-  not padded reads the middle frame of every three. So the maps of all variants have the same sizes.
-* Batch norm and the auxiliary classifier are those of Inception-v3; the map is pooled to 5 x 5 before that
-  classifier, which otherwise needs images of 299 pixels. Convolutions are initialised as in He et al., arXiv
-  1502.01852.
+  as the input of type 3; with these widths the input has 1280 channels, and the output 2048.
+* Every k x k convolution becomes sep k. A chain of 1 x 7 and 7 x 1 becomes 1 x 1 x 7, 1 x 7 x 1, 7 x 1 x 1.
+  In module E 1 x 3 and 3 x 1 stand side by side; each is followed by a separate 3 x 1 x 1. The pools inside
+  the modules are as large in time as in space.
+* Layers are counted as in this table, pools included: the source's 9 is half of 18. A 2D layer has
+  convolutions and pools in space alone, but keeps its temporal stride, as in the code of S3D; if it is not
+  padded, it reads the middle frame of every three. So the maps of all variants have the same sizes.
+* Batch norm and the auxiliary classifier are those of Inception-v3, except that the map is pooled to 5 x 5
+  before that classifier, which otherwise needs images of 299 pixels. Convolutions are initialised as in He
+  et al., arXiv 1502.01852.
 
 With 400 classes, and without the auxiliary classifier (2,865,296 parameters):
 
@@ -44,9 +44,9 @@ With 400 classes, and without the auxiliary classifier (2,865,296 parameters):
     9    top-heavy            31,088,752    32.6
     18   image network        22,605,168    28.7
 
-The source says that S3D-v3 has twice the parameters of GoogLeNet, and the top-heavy variant half of those of
-S3D-v3. They are 5.2 times (Inception-v3 alone has 3.8 times GoogLeNet's 6.0 M) and 99 %: the temporal
-convolutions of layers 1 to 9 are narrow. Without them a third of the multiply-adds is saved.
+The source says that S3D-v3 has twice as many parameters as GoogLeNet, and the top-heavy variant half as many
+as S3D-v3. Here the factors are 5.2 (Inception-v3 alone has 3.8 times GoogLeNet's 6.0 M) and 0.99, because the
+temporal convolutions of layers 1 to 9 are narrow. Leaving them out saves a third of the multiply-adds.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,6 @@ from kineray.config.models.s3d_v3 import S3DV3Config
 from kineray.models.blocks import ConvNorm, SeparableConvNorm
 from kineray.models.heads import AUXILIARY, FeatureHead
 from kineray.models.preset import ModelPreset
-from kineray.models.shape import check_shape
 
 _AUXILIARY_AFTER = 15
 _TORCHVISION_LAYERS = {
@@ -81,7 +80,7 @@ class S3DV3(nn.Module):
     def __init__(self, config: S3DV3Config, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        timed = [number > config.temporal_from for number in range(19)]  # of every layer, from 1
+        timed = [number > config.temporal_from for number in range(19)]  # whether layer 1 to 18 is temporal
         c = partial(_scaled, config.width)
         self.layers = nn.ModuleDict(
             {
@@ -112,10 +111,10 @@ class S3DV3(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
 
-        In training there are also the logits of the auxiliary classifier, under ``AUXILIARY`` + head.
+        In training the logits of the auxiliary classifier are added, under ``AUXILIARY`` + head.
         Raises ConfigError for clips that are too short or too small.
         """
-        check_shape(self.config, clips_bcthw)
+        self.config.check_clip(*clips_bcthw.shape[2:])
         x = clips_bcthw
         auxiliary: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers.values(), start=1):
@@ -126,7 +125,7 @@ class S3DV3(nn.Module):
 
 
 class ModuleA(nn.Module):
-    """1; 1, 5; 1, 3, 3; average pool, 1.
+    """Branches of convolutions 1; 1, 5; 1, 3, 3; average pool, 1.
 
     [B, in_channels, T, H, W] -> [B, 224 + pool, T, H, W].
     """
@@ -152,7 +151,7 @@ class ModuleA(nn.Module):
 
 
 class ModuleB(nn.Module):
-    """3/2; 1, 3, 3/2; max pool/2.
+    """Branches of convolutions 3/2; 1, 3, 3/2; max pool/2 (/2: with stride 2).
 
     [B, in_channels, T, H, W] -> [B, 480 + in_channels, (T - 1) // 2, (H - 1) // 2, (W - 1) // 2].
     """
@@ -175,7 +174,9 @@ class ModuleB(nn.Module):
 
 
 class ModuleC(nn.Module):
-    """1; 1, 1x7, 7x1; 1, 7x1, 1x7, 7x1, 1x7; average pool, 1. ``inner``: channels inside the long branches.
+    """Branches of convolutions 1; 1, 1x7, 7x1; 1, 7x1, 1x7, 7x1, 1x7; average pool, 1.
+
+    ``inner``: channels inside the long branches.
 
     [B, in_channels, T, H, W] -> [B, 768, T, H, W].
     """
@@ -205,7 +206,7 @@ class ModuleC(nn.Module):
 
 
 class ModuleD(nn.Module):
-    """1, 3/2; 1, 1x7, 7x1, 3/2; max pool/2.
+    """Branches of convolutions 1, 3/2; 1, 1x7, 7x1, 3/2; max pool/2 (/2: with stride 2).
 
     [B, in_channels, T, H, W] -> [B, 512 + in_channels, (T - 1) // 2, (H - 1) // 2, (W - 1) // 2].
     """
@@ -232,7 +233,7 @@ class ModuleD(nn.Module):
 
 
 class ModuleE(nn.Module):
-    """1; 1, (1x3 beside 3x1); 1, 3, (1x3 beside 3x1); average pool, 1.
+    """Branches of convolutions 1; 1, (1x3 beside 3x1); 1, 3, (1x3 beside 3x1); average pool, 1.
 
     [B, in_channels, T, H, W] -> [B, 2048, T, H, W].
     """
@@ -264,8 +265,8 @@ class ModuleE(nn.Module):
 class Auxiliary(nn.Module):
     """The classifier after layer 15: pool to 5 x 5, conv 1 (128), conv 5 x 5 (768), average, linear.
 
-    With batch norm after its convolutions; or with biases, and dropout of 0.7 (GoogLeNet's, Szegedy et al.,
-    arXiv 1409.4842) before the linear layer.
+    Its convolutions have batch norm; or they have biases, and there is dropout of 0.7 before the linear layer
+    as in GoogLeNet (Szegedy et al., arXiv 1409.4842).
     """
 
     def __init__(self, in_channels: int, config: S3DV3Config, heads: Mapping[str, int]) -> None:
@@ -311,7 +312,7 @@ def torchvision_name(name: str) -> str | None:
 
 
 def _scaled(width: int, channels: int) -> int:
-    """Channels in a network of ``width`` of a layer that has ``channels`` at width 32."""
+    """The channels, in a network of this width, of a layer that has ``channels`` at width 32."""
     return channels * width // 32
 
 
@@ -324,7 +325,7 @@ def _conv(
     stride: int = 1,
     padded: bool = True,
 ) -> ConvNorm | SeparableConvNorm:
-    """A convolution of ``size`` in space, followed by one over ``time`` frames if there are several."""
+    """A convolution of ``size`` in space, followed by one over ``time`` frames if that is more than 1."""
     height, width = size
     kind = SeparableConvNorm if time > 1 else ConvNorm
     return kind(
@@ -338,7 +339,7 @@ def _conv(
 
 
 def _max_pool(timed: bool) -> nn.MaxPool3d:
-    """A window of 3, over time too if ``timed``, that halves frames, height and width."""
+    """A max pool of size 3, over time too if ``timed``, that halves frames, height and width."""
     time = 3 if timed else 1
     return nn.MaxPool3d((time, 3, 3), stride=2, padding=(time // 2, 1, 1))
 
@@ -349,9 +350,9 @@ def _middle_frames(features_bcthw: Tensor) -> Tensor:
 
 
 def _average_pool(time: int) -> nn.Module:
-    """Means over ``time`` x 3 x 3, the zeros of the padding counted, as in torchvision.
+    """Means over ``time`` x 3 x 3 positions, zeros of the padding included, as in torchvision.
 
-    Padded apart, because ``AvgPool3d`` refuses maps that are smaller than its window.
+    The padding is a separate layer, because ``AvgPool3d`` refuses maps that are smaller than its window.
     """
     padding = (1, 1, 1, 1, time // 2, time // 2)
     return nn.Sequential(nn.ZeroPad3d(padding), nn.AvgPool3d((time, 3, 3), stride=1))

@@ -1,8 +1,8 @@
 """SlowFast networks: Feichtenhofer, Fan, Malik, He, arXiv 1812.03982, Table 1.
 
-A Slow pathway sees few frames with many channels, a Fast pathway sees ``alpha`` times the frames with
-``1 / beta_inv`` of the channels, and lateral connections feed Fast features into the Slow pathway after
-conv1, res2, res3 and res4.
+A Slow pathway sees few frames with many channels; a Fast pathway sees ``alpha`` times as many frames, with
+``1 / beta_inv`` of the channels; lateral connections feed Fast features into the Slow pathway after conv1,
+res2, res3 and res4.
 
     stage   Slow (R50)                        Fast (R50)                      spatial stride
     conv1   1x7x7, 64                         5x7x7, 8                        2
@@ -12,8 +12,8 @@ conv1, res2, res3 and res4.
     res4    [3x1x1 256, 1x3x3 256, 1024] x 6  [3x1x1 32, 1x3x3 32, 128] x 6   2
     res5    [3x1x1 512, 1x3x3 512, 2048] x 3  [3x1x1 64, 1x3x3 64, 256] x 3   2
 
-R18 and R34 have blocks of two convolutions in place of the bottlenecks, with temporal kernels in the same
-stages (``BasicBlock``): Slow res4 is [3x3x3 256, 1x3x3 256], its Fast counterpart [3x3x3 32, 1x3x3 32].
+R18 and R34 have blocks of two convolutions instead of bottlenecks, with temporal kernels in the same stages
+(``BasicBlock``): Slow res4 is [3x3x3 256, 1x3x3 256], its Fast counterpart [3x3x3 32, 1x3x3 32].
 The backbone may also be made of R(2+1)D blocks (``R2Plus1dBlock``).
 """
 
@@ -22,10 +22,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.models.slowfast import SlowFastConfig
-from kineray.errors import ConfigError
 from kineray.models.blocks import BasicBlock, Bottleneck, Lateral, Pathway, R2Plus1dBlock, initialise
-from kineray.models.blocks.pathway import check_frame_size
 from kineray.models.blocks.residual import ResidualBlock
 from kineray.models.heads import Head
 from kineray.models.preset import ModelPreset
@@ -46,8 +45,6 @@ class SlowFast(nn.Module):
     def __init__(self, config: SlowFastConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        self.alpha = config.alpha
-        self.smallest_side = config.smallest_side
         fast_width = config.width // config.beta_inv
         block = _BLOCKS[config.block]
         self.slow = Pathway(
@@ -77,13 +74,13 @@ class SlowFast(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, alpha T, H, W] -> {head: logits [B, classes]}.
 
-        All the Fast frames are given, the Slow ones are picked here; training and evaluation return
-        logits alike. Raises ConfigError if the number of frames is not a multiple of alpha, and for
-        frames that are too small for the non-local blocks.
+        The clips contain the frames of the Fast pathway; those of the Slow one are picked from them. Raises
+        ConfigError if their number is not a multiple of alpha, and for frames that are too small for the
+        non-local blocks.
         """
-        check_frame_size(clips_bcthw, self.smallest_side)
-        indices = slow_indices(clips_bcthw.shape[2], self.alpha)
-        # Not index_select, which would put the channels of a pixel apart in memory.
+        self.config.check_clip(*clips_bcthw.shape[2:])
+        indices = slow_indices(clips_bcthw.shape[2], self.config.alpha)
+        # index_select would separate the channels of a pixel in memory.
         slow = self.slow.stem(torch.cat([clips_bcthw[:, :, index : index + 1] for index in indices], dim=2))
         fast = self.fast.stem(clips_bcthw)
         stages = zip(self.laterals, self.slow.stages(), self.fast.stages(), strict=True)
@@ -97,14 +94,15 @@ class SlowFast(nn.Module):
 def slow_indices(frames: int, alpha: int) -> tuple[int, ...]:
     """Which of the Fast frames the Slow pathway sees.
 
-    They are spread from the first frame to the last, not every alpha-th one: the published weights were
-    trained so (PySlowFast, ``pack_pathway_output``).
+    They are spread from the first frame to the last, and are not every alpha-th one, since the published
+    weights were trained in this way (PySlowFast, ``pack_pathway_output``). Raises ConfigError unless
+    ``frames`` is a multiple of ``alpha``.
 
     >>> slow_indices(32, 4)
     (0, 4, 8, 13, 17, 22, 26, 31)
     """
     if frames % alpha:
-        raise ConfigError(f"data.frames {frames} is not a multiple of model.alpha {alpha}")
+        raise wrong_clip("frames", frames, f"not a multiple of model.alpha {alpha}")
     slow = frames // alpha
     return tuple(index * (frames - 1) // max(slow - 1, 1) for index in range(slow))
 
@@ -126,8 +124,8 @@ _R50_4X16 = SlowFastConfig()
 _R50_8X8 = SlowFastConfig(alpha=4, fusion_kernel=7)
 _R50_NL_4X16 = SlowFastConfig(nonlocal_res3=(1, 3), nonlocal_res4=(1, 3, 5))
 _R50_NL_8X8 = SlowFastConfig(alpha=4, nonlocal_res3=(1, 3), nonlocal_res4=(1, 3, 5))
-# Temporal kernels in how many of the 23 res4 blocks of the Slow and the Fast pathway, as PySlowFast names
-# them: in 6, as many as in an R50 ("50"), or in all ("101"). The paper's R101 is 50_50.
+# In PySlowFast's names the two numbers after R101 say in how many of the 23 res4 blocks the Slow and the Fast
+# pathway have temporal kernels: in 6, as many as in an R50 ("50"), or in all ("101"). The paper's is 50_50.
 _R101_101_101 = SlowFastConfig(stage_blocks=(3, 4, 23, 3), alpha=4)
 _R101_50_101 = _R101_101_101.model_copy(update={"temporal_blocks_slow": (3, 4, 6, 3)})
 _R101 = _R101_50_101.model_copy(update={"temporal_blocks_fast": (3, 4, 6, 3)})

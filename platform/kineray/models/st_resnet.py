@@ -2,13 +2,13 @@
 
 ResNet-50 reads the frames of a sequence one after the other. A temporal skip connection adds the output of
 a layer at frame t - 1 to the output of a later layer at frame t, so what lies between them learns the
-residual with respect to the previous frame. The output at the last frame is that of the sequence. (A
-caption of the source adds the *input* of the block; its layer numbers, which stand here, the output of a
-layer.)
+residual with respect to the previous frame. The output at the last frame is that of the sequence. (A figure
+caption of the source adds the *input* of the block; its layer numbers, which are followed here, add the
+output of a layer.)
 
 The source numbers the layers of ResNet-50. Convolutions and batch norms count, from 0, in the order in
-which they run, the projection of a shortcut before the branch; that makes 106, and every studied connection
-joins maps of one shape, as an identity has to. In torchvision's names:
+which they run, the projection of a shortcut before the branch. That makes 106 layers, and every studied
+connection joins maps of equal shape, as an identity has to. In torchvision's names:
 
     0, 1      conv1, bn1
     2 - 21    layer1 (the source's block 1)     a stage's first block:  downsample.0, downsample.1, and
@@ -22,17 +22,17 @@ joins maps of one shape, as an identity has to. In torchvision's names:
     86 -> 92     layer4.0.downsample.0   layer4.0.conv3   2048        7 x 7
     98 -> 104    layer4.1.conv3          layer4.2.conv3   2048        7 x 7
 
-Features after layers 85 and 105 are the outputs of layer3 and layer4. Those "after layer 48" are the output
-of layer2, which ends with 47 here: no uniform count fits all three.
+The source's features "after layer 85" and "after layer 105" are the outputs of layer3 and layer4. Those
+"after layer 48" are the output of layer2, whose last layer is 47 here: no uniform count fits all three.
 
-Each connection reaches one frame further back, since its source depends on the targets before it: one, two
-and four connections have a context of two, three and five frames. In the source's "special 3" layer 98
-reaches layer 104 by an identity layer, "which skips the frame at t - 1", and it "captures temporal
-dependencies of three frames". It can be read in two ways: the connection from t - 2 takes the place of the
-one from t - 1 (``delays`` 2), or is added to it (``delays`` 1,2).
+Each connection reaches one frame further back, since its source depends on earlier targets: one, two and
+four connections have a context of two, three and five frames. In the source's "special 3" layer 98 is
+connected to layer 104 by an identity layer, "which skips the frame at t - 1", and it "captures temporal
+dependencies of three frames". This can be read in two ways: the connection from t - 2 replaces the one from
+t - 1 (``delays`` 2), or is added to it (``delays`` 1,2).
 
 A video is classified by the mean of the probabilities of its sequences, which are its views in evaluation:
-``data.sampling=sequences`` with as many ``data.frames`` as the context.
+``data.sampling=sequences`` with ``data.frames`` equal to the context.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,13 +43,12 @@ from torch.nn import functional as F
 from torchvision.models import ResNet, resnet50
 
 from kineray.config.models.st_resnet import STResNetConfig
-from kineray.errors import ConfigError
 from kineray.models.blocks import GhostBatchNorm, adopt, replace_input_conv
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
-CHANNELS = 2048  # of the feature of a frame
-STAGES = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}  # blocks
+CHANNELS = 2048  # of a frame's features
+STAGES = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}  # number of blocks
 
 
 def _number_layers() -> Iterator[str]:
@@ -71,10 +70,8 @@ class STResNet(nn.Module):
     def __init__(self, config: STResNetConfig, heads: Mapping[str, int], in_channels: int = 3) -> None:
         super().__init__()
         self.config = config
-        self.context = config.context
-        self.delays = config.delays
         self.backbone = _backbone(in_channels)
-        self.source_of: dict[str, str] = {}  # from the name of a target to that of its source
+        self.source_of: dict[str, str] = {}  # name of a target layer -> name of its source layer
         self.connections = nn.ModuleDict()
         for position in config.positions:
             source, target = (LAYERS[int(number)] for number in position.split("_"))
@@ -86,14 +83,12 @@ class STResNet(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}.
 
-        Of a clip that is longer than the context only the last frames matter, and only they are looked at.
-        Raises ConfigError for a shorter one.
+        If a clip is longer than the context, only its last frames are used. Raises ConfigError if it is
+        shorter.
         """
-        frames = clips_bcthw.shape[2]
-        if frames < self.context:
-            raise ConfigError(f"data.frames {frames} must be at least {self.context}, the temporal context")
+        self.config.check_clip(*clips_bcthw.shape[2:])
         sources: dict[str, Tensor] = {}
-        features_btchw = clips_bcthw[:, :, frames - self.context :].transpose(1, 2)
+        features_btchw = clips_bcthw[:, :, -self.config.context :].transpose(1, 2)
         features_btchw = F.relu(self._layer("bn1", self._layer("conv1", features_btchw, sources), sources))
         features_btchw = _each_frame(self.backbone.maxpool, features_btchw)
         for stage, blocks in STAGES.items():
@@ -105,7 +100,7 @@ class STResNet(nn.Module):
         return logits
 
     def _block(self, name: str, features_btchw: Tensor, sources: dict[str, Tensor]) -> Tensor:
-        """A bottleneck of torchvision's, layer by layer."""
+        """A bottleneck block of torchvision, layer by layer."""
         shortcut_btchw = features_btchw
         if name.endswith(".0"):
             for layer in ("downsample.0", "downsample.1"):
@@ -120,18 +115,18 @@ class STResNet(nn.Module):
     def _layer(self, name: str, features_btchw: Tensor, sources: dict[str, Tensor]) -> Tensor:
         """Apply a layer to every frame, keep its output if it is a source, and connect it if it is a target.
 
-        [B, T, C, H, W] -> the same T, or the largest of ``delays`` less after a target: its first frames
-        have nothing before them and nothing later needs them.
+        [B, T, C, H, W] -> [B, T', C', H', W']. T' = T, but after a target it is smaller by the largest of
+        ``delays``: the first frames have no earlier ones to be connected to, and no later layer needs them.
         """
         output_btchw = _each_frame(self.backbone.get_submodule(name), features_btchw)
         if name in self.source_of.values():
             sources[name] = output_btchw
         if name not in self.source_of:
             return output_btchw
-        source_btchw, longest = sources[self.source_of[name]], max(self.delays)
+        source_btchw, longest = sources[self.source_of[name]], max(self.config.delays)
         connection = self.connections[self.connection_to[name]]
         connected_btchw = output_btchw[:, longest:]
-        for delay in self.delays:
+        for delay in self.config.delays:
             earlier_btchw = source_btchw[:, longest - delay : -delay]
             connected_btchw = connected_btchw + _each_frame(connection, earlier_btchw)
         return connected_btchw
@@ -165,7 +160,7 @@ def _connection(kind: str, channels: int) -> nn.Module:
 
 
 def _preset(config: STResNetConfig) -> ModelPreset:
-    # Every tenth frame of UCF-101, which has 25 a second.
+    # Every tenth frame of UCF-101, which has 25 frames a second.
     return ModelPreset(
         config,
         frames=config.context,

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and shapes, found by running it on the meta device."""
+"""Parameters, multiply-adds and shapes of a network, measured by running it on the meta device."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -13,15 +13,18 @@ from kineray.models.blocks import GhostBatchNorm
 from kineray.models.registry import build_model, find_preset
 
 Shape = tuple[int, ...]
-CLASSES = 400  # of the one head that a preset is summarised with
+CLASSES = 400  # default number of classes of the head that a preset is summarised with
 
 _WEIGHTED = frozenset({"convolution", "_convolution", "mm", "addmm"})
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds. ``weighted``: of convolutions and linear layers, which papers quote;
-    ``attention``: of the products of two activations, as in non-local blocks and attention."""
+    """Multiply-adds.
+
+    ``weighted``: in convolutions and linear layers, the number that papers quote. ``attention``: in products
+    of two activations, as in non-local blocks and attention.
+    """
 
     weighted: int = 0
     attention: int = 0
@@ -37,8 +40,8 @@ class Cost:
 class Part:
     """A module inside a network, by its dotted ``name``.
 
-    ``outputs``: shapes of what it returns (the last time, if it is used several times), none if it only
-    holds other parts. Several parts may share parameters.
+    ``outputs``: shapes of the tensors that it returns (in its last call, if it is called several times);
+    empty if it only contains other parts. Several parts may share parameters.
     """
 
     name: str
@@ -50,9 +53,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Summary:
-    """A whole network for one ``clip`` of (channels, frames, height, width), in evaluation mode.
+    """The costs of a whole network for one ``clip`` (channels, frames, height, width), in evaluation mode.
 
-    ``parameters`` includes those that only training uses. ``parts`` are its modules and theirs.
+    ``parameters`` includes those that only training uses. ``parts``: its modules and their children.
     """
 
     clip: Shape
@@ -66,9 +69,10 @@ def summarise(
 ) -> Summary:
     """The costs of a preset, by name, or of a network.
 
-    ``clip``: channels, frames, height and width [default: the preset's]. ``classes``: number of classes of
-    the one head that a preset gets. Nothing is computed: the network runs on the meta device, and a given
-    one is left as it is. Raises ConfigError for an unknown name, or for clips that the network cannot take.
+    ``clip``: channels, frames, height and width [default: the preset's; required for a network].
+    ``classes``: number of classes of the one head that a preset gets. Nothing is computed: the network runs
+    on the meta device, and a given network is not changed. Raises ConfigError for an unknown name, or for
+    clips that the network cannot take.
     """
     if isinstance(model, str):
         preset = find_preset(model)
@@ -76,12 +80,14 @@ def summarise(
         with torch.device("meta"):
             network = build_model(preset.config, {"action": classes}, clip[0])
     elif clip is None:
-        raise TypeError("summarise() needs the clip of a network: channels, frames, height, width")
+        raise TypeError("summarise() of a network needs its clip: channels, frames, height, width")
     else:
         network = copy.deepcopy(model).to("meta")
     network.eval()
     for module in network.modules():
-        if isinstance(module, GhostBatchNorm):  # most of the time on the meta device, and nothing is counted
+        if isinstance(
+            module, GhostBatchNorm
+        ):  # it takes most of the time on the meta device, and nothing in it is counted
             module.forward = torch.empty_like  # type: ignore[method-assign,assignment]
     modules = dict(_two_levels(network))
     with FlopCounterMode(display=False) as counter:
@@ -97,7 +103,7 @@ def summarise(
 
 
 class _Watch:
-    """What ``modules`` cost, and the shapes that they return, while a network runs."""
+    """Hooks that record what ``modules`` cost and the shapes that they return, while a network runs."""
 
     def __init__(self, modules: Iterable[nn.Module], cost_so_far: Callable[[], Cost]) -> None:
         self.costs: dict[nn.Module, Cost] = {}
@@ -108,7 +114,7 @@ class _Watch:
             self._watch(module)
 
     def cost(self, module: nn.Module) -> Cost:
-        """Of all calls of a module; of one that is not called itself, that of its children."""
+        """The cost of all calls of a module, or that of its children if the module itself is not called."""
         if module in self.outputs:
             return self.costs[module]
         return sum((self.cost(child) for child in module.children()), Cost())
@@ -131,7 +137,7 @@ class _Watch:
 
 
 def _cost(counter: FlopCounterMode) -> Cost:
-    """What ``counter`` has seen; it counts a multiply-add as two operations."""
+    """The cost that ``counter`` has counted; it counts a multiply-add as two operations."""
     weighted = attention = 0
     for operator, operations in counter.flop_counts["Global"].items():
         if operator._qualified_op_name.rpartition("::")[2] in _WEIGHTED:

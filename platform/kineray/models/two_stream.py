@@ -1,19 +1,19 @@
 """Two-stream networks: Simonyan and Zisserman, arXiv 1406.2199.
 
-One network reads the RGB frames of a clip, another its optical flow. What each of them is, and how both are
-fused, is the configuration's:
+One network reads the RGB frames of a clip, another its optical flow. The configuration chooses both networks
+and how they are fused:
 
     fusion average   mean of the two streams' probabilities ("fusion by averaging" of softmax scores)
     fusion linear    for each head a linear classifier on both streams' L2-normalised probabilities, stacked
-                     (the paper trains an SVM on these); it starts as their sum
-    mid              in addition, features of flow go into the RGB stream after one layer; both streams run
+                     (the paper trains an SVM on these); it is initialised to compute their sum
+    mid              in addition, flow features are fed into the RGB stream after one layer; both streams run
                      to their end and are fused there too (Feichtenhofer et al., arXiv 1604.06573, found
-                     both together best)
+                     the combination best)
     mid_fusion sum   rgb + flow
-    mid_fusion conv  a convolution of size 1 of both, concatenated; it starts as their sum
+    mid_fusion conv  a convolution of size 1 on both, concatenated; it is initialised to compute their sum
 
-The source trains each stream alone. Here the loss is that of the fused result; to do as the source does,
-train the streams in experiments of their own and start from them: ``model.rgb.init``, ``model.flow.init``.
+The source trains each stream separately. Here the loss is that of the fused result; to do as the source
+does, train each stream in an experiment and start from both: ``model.rgb.init``, ``model.flow.init``.
 """
 
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ from kineray.models import r2plus1d, s3d, slowfast
 from kineray.models.heads import AUXILIARY, MeanOfProbabilities, check_heads
 from kineray.models.preset import RGB, ModelPreset
 
-_FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # of a clip that is looked for, only for its shapes
+_FRAMES, _SIDES = range(1, 257), (224, 112, 299)  # clips that are tried, to find the shapes of features
 
 
 class TwoStream(nn.Module):
     """Both streams and their fusion. ``heads`` maps the name of each head to its number of classes.
 
-    ``in_channels``: number of clip channels: 3 of RGB, which come first, and those of flow (2, or more
-    if stacked). Raises ConfigError if there are none of flow, or ``mid`` is no layer that can be fused.
+    ``in_channels``: number of clip channels: first 3 of RGB, then those of flow (2, or more if stacked).
+    Raises ConfigError if there are no channels of flow, or ``mid`` is not a layer that can be fused.
     """
 
     def __init__(self, config: TwoStreamConfig, heads: Mapping[str, int], in_channels: int = 5) -> None:
@@ -47,8 +47,10 @@ class TwoStream(nn.Module):
         self.config = config
         if in_channels <= RGB:
             raise ConfigError(
-                f"data.modality: clips of {in_channels} channels; model.type=two_stream needs 3 of RGB and"
-                " those of flow, as in data.modality=rgb_flow"
+                f"clips of {in_channels} channels, and model.type=two_stream needs RGB and flow",
+                code="wrong_shape",
+                key="data.modality",
+                remedy="set data.modality=rgb_flow",
             )
         check_heads(heads)
         self.rgb = config.rgb.build(heads, RGB)
@@ -63,25 +65,25 @@ class TwoStream(nn.Module):
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, 3 + F, T, H, W] -> {head: logits [B, classes]}.
 
-        Auxiliary classifiers that only one of the streams has stay as they are.
+        Logits of auxiliary classifiers that only one of the streams has are returned unchanged.
         """
-        flow = self.flow(clips_bcthw[:, RGB:])  # first: ``mid`` hands its features to the other
+        flow = self.flow(clips_bcthw[:, RGB:])  # first, because ``mid`` hands its features to the RGB stream
         rgb = self.rgb(clips_bcthw[:, :RGB])
         fused: dict[str, Tensor] = self.head(rgb, flow)
         return {**rgb, **flow, **fused}
 
 
 class AverageFusion(MeanOfProbabilities):
-    """The logits of the mean probability, for each head."""
+    """The logits of the two streams' mean probabilities, for each head."""
 
     def forward(self, rgb: Mapping[str, Tensor], flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits of both streams, {head: [B, classes]} -> the same of their fusion."""
+        """Logits of both streams, {head: [B, classes]} -> logits of their fusion, {head: [B, classes]}."""
         both = {name: torch.stack([rgb[name], flow[name]], dim=1) for name in rgb if name in flow}
         return {name: self.mean_logits(logits_b2k) for name, logits_b2k in both.items()}
 
 
 class LinearFusion(AverageFusion):
-    """A linear classifier of the L2-normalised probabilities; auxiliary classifiers are averaged."""
+    """A linear classifier on the L2-normalised probabilities; auxiliary classifiers are averaged."""
 
     def __init__(self, heads: Mapping[str, int]) -> None:
         super().__init__()
@@ -90,7 +92,7 @@ class LinearFusion(AverageFusion):
             _start_as_sum(linear)
 
     def forward(self, rgb: Mapping[str, Tensor], flow: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits of both streams, {head: [B, classes]} -> the same of their fusion."""
+        """Logits of both streams, {head: [B, classes]} -> logits of their fusion, {head: [B, classes]}."""
         auxiliary = {name: logits for name, logits in rgb.items() if name.startswith(AUXILIARY)}
         fused = super().forward(auxiliary, flow)
         for name, linear in self.fuse.items():
@@ -102,7 +104,7 @@ class LinearFusion(AverageFusion):
 class MidFusion(nn.Module):
     """Adds features of the flow stream to those of the RGB stream, or mixes both by a convolution.
 
-    ``keep`` and ``fuse`` are forward hooks of the layer in the two streams, so that any network will do.
+    ``keep`` and ``fuse`` are forward hooks on the layer in the two streams, so it works with any network.
     """
 
     def __init__(self, conv: nn.Module | None) -> None:
@@ -112,7 +114,7 @@ class MidFusion(nn.Module):
 
     def keep(self, _layer: nn.Module, _inputs: object, features_flow: Tensor) -> None:
         """Remember the output of the flow stream's layer."""
-        self.flow_features = features_flow.clone()  # the layer after it may work in place
+        self.flow_features = features_flow.clone()  # the next layer may change it in place
 
     def fuse(self, _layer: nn.Module, _inputs: object, features_rgb: Tensor) -> Tensor:
         """Replace the output of the RGB stream's layer."""
@@ -130,7 +132,7 @@ class MidFusion(nn.Module):
 
 
 def _start_as_sum(layer: nn.Module) -> None:
-    """Two identity matrices side by side: the output is the sum of both halves of the input."""
+    """Make ``layer`` two identity matrices side by side: its output is the sum of the input's halves."""
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     outputs, inputs = weight.shape[:2]
     with torch.no_grad():
@@ -147,17 +149,25 @@ def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
     rgb, flow = (_shapes(config, *stream) for stream in ((config.rgb, RGB), (config.flow, flow_channels)))
     if config.mid not in rgb or config.mid not in flow:
         common = [name for name in rgb if name in flow]
-        # The outermost will do; some networks have them inside one part.
+        # Offer the outermost layers only, or the next level if all layers are inside one part.
         names = [name for name in common if "." not in name] or [n for n in common if n.count(".") == 1]
-        choice = f"choose from {', '.join(names)}" if names else "they have none in common"
-        raise ConfigError(f"model.mid={config.mid}: not a layer of both streams; {choice}")
+        raise ConfigError(
+            "not a layer of both streams",
+            code="unknown_value",
+            key="model.mid",
+            value=config.mid,
+            remedy=f"choose from {', '.join(names)}" if names else "leave it empty: they have none in common",
+        )
     of_rgb, of_flow = rgb[config.mid], flow[config.mid]
     differ = of_rgb != of_flow if config.mid_fusion == "sum" else of_rgb[1:] != of_flow[1:]
     if differ:
+        equal = "equal shapes" + (" except for the channels" if config.mid_fusion == "conv" else "")
         raise ConfigError(
-            f"model.mid={config.mid}: features of {list(of_rgb)} in model.rgb and {list(of_flow)} in"
-            f" model.flow; model.mid_fusion={config.mid_fusion} needs equal ones"
-            + (" except for the channels, which come first" if config.mid_fusion == "conv" else "")
+            f"features of {list(of_rgb)} in model.rgb and {list(of_flow)} in model.flow, and "
+            f"model.mid_fusion={config.mid_fusion} needs {equal}",
+            code="wrong_shape",
+            key="model.mid",
+            value=config.mid,
         )
     if config.mid_fusion == "sum":
         return MidFusion(None)
@@ -168,13 +178,18 @@ def _mid_fusion(config: TwoStreamConfig, flow_channels: int) -> MidFusion:
 
 
 def _shapes(config: TwoStreamConfig, stream: ModelSection, channels: int) -> dict[str, tuple[int, ...]]:
-    """Shape, without the batch, of what each layer of a stream gives to one of the smallest clips.
+    """{layer: shape of its output, without the batch} for one of the shortest clips that both streams take.
 
-    Only layers that run once and give one feature map, or one for each frame.
+    Only layers that are called once and return a single tensor of features.
     """
-    sizes = [size for size in product(_FRAMES, _SIDES) if _takes(config, *size)]
+    sizes = [size for size in product(_FRAMES, _SIDES) if _accepts(config, *size)]
     if not sizes:
-        raise ConfigError("model.mid: there are no clips that model.rgb and model.flow can both take")
+        raise ConfigError(
+            "there are no clips that model.rgb and model.flow can both take",
+            code="wrong_shape",
+            key="model.mid",
+            value=config.mid,
+        )
     frames, side = sizes[0]
     outputs: dict[str, list[object]] = {}
     with torch.device("meta"), torch.no_grad():
@@ -197,16 +212,16 @@ def _record(outputs: list[object], _layer: nn.Module, _inputs: object, output: o
     outputs.append(output)
 
 
-def _takes(config: TwoStreamConfig, frames: int, side: int) -> bool:
+def _accepts(config: TwoStreamConfig, frames: int, side: int) -> bool:
     try:
         config.check_clip(frames, side, side)
-    except ValueError:
+    except ConfigError:
         return False
     return True
 
 
 def _twice(preset: ModelPreset) -> ModelPreset:
-    """Two of a published network, for RGB and for flow (u and v)."""
+    """A published network twice, for RGB and for flow (u and v)."""
     assert not isinstance(preset.config, TwoStreamConfig)
     config = TwoStreamConfig(rgb=preset.config, flow=preset.config)
     return replace(preset, config=config, channels=RGB + 2)

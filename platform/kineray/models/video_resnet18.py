@@ -24,9 +24,9 @@ FEATURES = 512
 
 
 class VideoResNet18(nn.Module):
-    """The whole network; ``backbone`` has torchvision's names, without its classifier.
+    """The whole network; ``backbone`` is torchvision's network, with its names, without the classifier.
 
-    For ``in_channels`` other than 3 the first convolution is a new one.
+    If ``in_channels`` is not 3, the first convolution is replaced.
     """
 
     def __init__(self, config: VideoResNet18Config, heads: Mapping[str, int], in_channels: int = 3) -> None:
@@ -47,7 +47,7 @@ class VideoResNet18(nn.Module):
 
 
 def _preset(variant: str) -> ModelPreset:
-    # torchvision's weights: clips of 16 frames at 15 frames per second.
+    # torchvision's weights were trained on clips of 16 frames at 15 frames per second.
     config = VideoResNet18Config.model_validate({"variant": variant})
     return ModelPreset(config, frames=16, stride=2, side=112, source="arXiv 1711.11248", study="slowfast")
 

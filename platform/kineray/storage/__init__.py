@@ -1,8 +1,7 @@
-"""Local paths and ``s3://bucket/key`` as one thing, and the shared cache of what was fetched."""
+"""The same functions for local paths and ``s3://bucket/key``, and a shared cache of fetched objects."""
 
 from kineray.storage.default import DEFAULT_STORAGE, runs_folder
 from kineray.storage.files import (
-    WHOLE_UP_TO,
     absolute,
     check_writable,
     delete_file,
@@ -25,7 +24,6 @@ from kineray.storage.files import (
 
 __all__ = [
     "DEFAULT_STORAGE",
-    "WHOLE_UP_TO",
     "absolute",
     "check_writable",
     "delete_file",

@@ -2,12 +2,12 @@
 
 ::
 
-    objects/ab/cdef.mp4   whole files; one is in use while a shared lock is on it
-    parts/abcdef          files that are being fetched, each under the exclusive lock of who writes it
-    used                  how many bytes all these have, changed under its exclusive lock
+    objects/ab/cdef.mp4   complete files; each has a shared lock while it is in use
+    parts/abcdef          files that are being fetched, each under an exclusive lock of its writer
+    used                  the total size of all these in bytes, changed under an exclusive lock
 
-The locks are flock(2)'s: the kernel takes them from a process that dies. Files appear under their names
-by renaming, when they are whole. Files that were used least recently make room for new ones.
+Locks are those of flock(2), which the kernel releases when a process dies. A complete file is renamed to its
+name. The least recently used files make room for new ones.
 """
 
 import fcntl
@@ -24,21 +24,21 @@ from kineray.errors import ConfigError, StorageError
 from kineray.storage.os_errors import os_errors_about
 from kineray.storage.sizes import bytes_of
 
-DEFAULT_BYTES = 100 * 10**9  # at most, and no more than half of the disk's free space
+DEFAULT_BYTES = 100 * 10**9  # the limit where half of the disk's free space is more than this
 
 _REMEDY = "free some space there, or set KINERAY_CACHE to another folder"
-_KEPT = 0.9  # of the limit when it is reached, so that the folder is listed only now and then
+_KEPT = 0.9  # of the limit is kept when it is exceeded, so that the folder is listed only now and then
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache in ``folder``. ``limit_bytes`` None: half of what is free, at most DEFAULT_BYTES."""
+    """The cache in ``folder``. ``limit_bytes``: None for half of the free space, at most DEFAULT_BYTES."""
 
     folder: Path
     limit_bytes: int | None = None
 
     def capacity(self) -> int:
-        """The limit in bytes, as things stand."""
+        """The current limit in bytes."""
         if self.limit_bytes is not None:
             return self.limit_bytes
         with self._os_errors():
@@ -49,9 +49,9 @@ class Cache:
 
     @contextmanager
     def hold(self, name: str, fetch: "Callable[[Part], None]") -> Iterator[Path]:
-        """The path of the file ``name``, which stays there for the time of use.
+        """The path of the file ``name``, which is not removed inside the context.
 
-        If it is not there, ``fetch`` writes it, in one process while all others wait. Names come from
+        If the file is missing, ``fetch`` writes it in one process while all others wait. Names come from
         ``name_of``. Raises StorageError, and what ``fetch`` raises.
         """
         descriptor = self.open(name, fetch)
@@ -61,7 +61,7 @@ class Cache:
             self.close(descriptor, name)
 
     def open(self, name: str, fetch: "Callable[[Part], None]") -> int:
-        """As ``hold``, as a descriptor to read from until it is given to ``close``."""
+        """Like ``hold``, but returns a descriptor to read from, to be passed to ``close``."""
         with self._os_errors():
             while True:
                 held = self.find(name)
@@ -71,17 +71,17 @@ class Cache:
                     return held
 
     def find(self, name: str) -> int | None:
-        """The descriptor of a file, as from ``open``, if it is there."""
+        """A descriptor of the file ``name`` as from ``open``, or None if it is not in the cache."""
         with self._os_errors(), suppress(FileNotFoundError):
             return self._shared(os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
         return None
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Whether the file ``name`` is in the cache."""
         return self._path(name).exists()
 
     def close(self, descriptor: int, name: str) -> None:
-        """End the use of a file. What is larger than the whole cache goes with its last user."""
+        """End the use of a file. A file larger than the whole cache is removed with its last user."""
         try:
             with self._os_errors():
                 if os.fstat(descriptor).st_size > self.capacity():
@@ -90,7 +90,7 @@ class Cache:
             os.close(descriptor)
 
     def put(self, name: str, data: bytes) -> None:
-        """Keep ``data`` as ``name`` if it is not there, nobody is fetching it, and there is room."""
+        """Store ``data`` as ``name``, unless the file exists, is being fetched, or does not fit."""
 
         def fetch(part: Part) -> None:
             part.reserve(len(data))
@@ -102,7 +102,7 @@ class Cache:
                 os.close(descriptor)
 
     def forget(self, name: str) -> None:
-        """Remove a file, whoever uses it: they keep reading the old one."""
+        """Remove a file; processes that use it can read it to the end."""
         with self._os_errors(), suppress(FileNotFoundError), self._used() as used:
             size = self._path(name).stat().st_size
             self._path(name).unlink()
@@ -115,7 +115,7 @@ class Cache:
         return self.folder / "parts" / name
 
     def _lock_part(self, name: str, *, wait: bool) -> int | None:
-        """The part of ``name``, locked; None if somebody else has it, or had it while we waited."""
+        """The part of ``name``, locked; None if another process has it, or had it while we waited."""
         path = self._part_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -124,7 +124,7 @@ class Cache:
             if not locked and wait:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 locked = True
-            # Who had the lock before has renamed or removed the file, unless it died.
+            # The previous owner of the lock has renamed or removed the file, unless it died.
             if locked and _is_at(descriptor, path):
                 return descriptor
         except BaseException:
@@ -134,9 +134,9 @@ class Cache:
         return None
 
     def _fill(self, name: str, descriptor: int, fetch: "Callable[[Part], None]") -> int | None:
-        """Fetch into a locked part and give it its name: a descriptor as from ``open``.
+        """Fetch into a locked part and rename it to ``name``: a descriptor as from ``open``.
 
-        None: look again, another process was faster.
+        None if another process was faster: look for the file again.
         """
         path, part, done = self._path(name), Part(self, self._part_path(name), descriptor), False
         try:
@@ -154,7 +154,7 @@ class Cache:
         return self._shared(descriptor) if done else None
 
     def _shared(self, descriptor: int) -> int | None:
-        """``descriptor``, of a file that was just used; None, and closed, if it was removed meanwhile."""
+        """``descriptor``, locked and marked as used now; closed, and None, if its file is removed."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             if os.fstat(descriptor).st_nlink:
@@ -179,13 +179,13 @@ class Cache:
             os.close(descriptor)
 
     def _listed(self) -> list[tuple[int, int, str]]:
-        """(time of last use, bytes, path) of all files, and (0, bytes, path) of those being fetched."""
+        """(time of last use in ns, bytes, path) of every file; the time is 0 while it is being fetched."""
         found = []
         for path in (self.folder / "parts").glob("*"):
             with suppress(FileNotFoundError):
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    if not _remove_unused(path, descriptor):  # else of a process that died
+                    if not _remove_unused(path, descriptor):  # else: of a process that died
                         found.append((0, os.fstat(descriptor).st_size, str(path)))
                 finally:
                     os.close(descriptor)
@@ -198,11 +198,14 @@ class Cache:
         return found
 
     def _evict(self, missing: int) -> int:
-        """Remove what was used least recently; ``missing`` is what the disk lacks. Returns the bytes left."""
+        """Remove the least recently used files; returns the bytes that are left.
+
+        ``missing``: bytes that the disk lacks for a new file.
+        """
         listed = self._listed()
         total = sum(size for _, size, _ in listed)
         fetched = sum(size for last_use, size, _ in listed if last_use)
-        goal = total - missing if missing <= fetched else total  # else all would go for nothing
+        goal = total - missing if missing <= fetched else total  # else: removing all would not be enough
         if total > (limit := self.capacity()):
             goal = min(goal, int(limit * _KEPT))
         for last_use, size, path in sorted(listed):
@@ -230,7 +233,7 @@ class Part:
         self._cache, self._descriptor, self._reserved = cache, descriptor, 0
 
     def reserve(self, size: int) -> None:
-        """Make room for ``size`` bytes; a file larger than the whole cache drives no other out."""
+        """Make room for ``size`` bytes; for a file larger than the whole cache, no other file is removed."""
         cache = self._cache
         with cache._os_errors(), cache._used() as used:
             os.ftruncate(self._descriptor, size)
@@ -250,7 +253,7 @@ class Part:
                 view = view[os.write(self._descriptor, view) :]
 
     def discard(self) -> None:
-        """Remove a file that was not fetched; what cannot be removed now is so when room is made."""
+        """Remove a file whose fetch failed; if that is impossible now, it is removed when room is made."""
         with suppress(OSError), self._cache._used() as used:
             self.path.unlink(missing_ok=True)
             used.bytes -= self._reserved
@@ -262,9 +265,9 @@ class _Used:
 
 
 def from_environment() -> Cache:
-    """The cache of ``KINERAY_CACHE`` (else ``~/.cache/kineray``) and ``KINERAY_CACHE_SIZE``, such as 50GB.
+    """The cache in ``KINERAY_CACHE`` (default ``~/.cache/kineray``) of ``KINERAY_CACHE_SIZE``, such as 50GB.
 
-    Raises ConfigError for a size that cannot be read.
+    Raises ConfigError for a malformed size.
     """
     folder = Path(os.environ.get("KINERAY_CACHE") or Path.home() / ".cache" / "kineray")
     text = os.environ.get("KINERAY_CACHE_SIZE", "").strip()
@@ -281,7 +284,7 @@ def from_environment() -> Cache:
 
 
 def name_of(*parts: object, suffix: str = "") -> str:
-    """The name in a cache of what ``parts`` tell from everything else."""
+    """The name in a cache of the content that ``parts`` identify; ``suffix``: file extension to keep."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
     return digest + (suffix if re.fullmatch(r"\.\w{1,10}", suffix) else "")
 
@@ -294,7 +297,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _lock(descriptor: int) -> bool:
-    """Take the exclusive lock of a file unless another descriptor has a lock on it."""
+    """Take an exclusive lock; returns False if another descriptor of the file has a lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -303,7 +306,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _remove_unused(path: Path, descriptor: int) -> bool:
-    """Remove the file at ``path``, open as ``descriptor``, if nobody uses it."""
+    """Remove the file at ``path``, open as ``descriptor``; returns False if it is in use."""
     if not _lock(descriptor):
         return False
     if _is_at(descriptor, path):

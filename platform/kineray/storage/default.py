@@ -7,5 +7,5 @@ DEFAULT_STORAGE = "./runs"
 
 
 def runs_folder(storage: str | Path | None = None) -> str:
-    """``storage``, or without one the folder or prefix in KINERAY_STORAGE, or ``./runs``."""
+    """``storage`` if it is given, else the folder or URI in KINERAY_STORAGE, else ``./runs``."""
     return str(storage or os.environ.get("KINERAY_STORAGE") or DEFAULT_STORAGE)

@@ -1,6 +1,6 @@
-"""Files and folders by URI: local paths and ``s3://bucket/key``, on any S3-compatible endpoint.
+"""Files and folders by URI: local paths, and ``s3://bucket/key`` on any S3-compatible endpoint.
 
-The endpoint and the credentials are boto3's own: ``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` and so on.
+The endpoint and the credentials come from boto3's settings: ``AWS_ENDPOINT_URL``, ``AWS_PROFILE`` and so on.
 Every function raises StorageError, whose ``key`` is the path or URI.
 """
 
@@ -23,7 +23,6 @@ from kineray.storage.remote_file import RemoteFile, RemoteObject, recall, rememb
 from kineray.storage.s3 import retry_for
 
 __all__ = [
-    "WHOLE_UP_TO",
     "absolute",
     "check_writable",
     "delete_file",
@@ -44,10 +43,10 @@ __all__ = [
     "write_bytes",
 ]
 
-WHOLE_UP_TO = 64 * 2**20  # bytes of an object that is fetched whole; of a larger one only what is read
+MAX_WHOLE_BYTES = 64 * 2**20  # a larger object is not fetched whole, but in the blocks that are read
 
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_BUFFER = 2**16
+_BUFFER = 2**16  # bytes
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -78,12 +77,12 @@ def join(uri: str | Path, *parts: str) -> str:
 
 
 def absolute(uri: str | Path) -> str:
-    """``uri`` in a form that means the same from every working directory."""
+    """``uri`` as an absolute path or URI."""
     return str(uri) if is_remote(uri) else str(Path(uri).absolute())
 
 
 def exists(uri: str | Path) -> bool:
-    """Whether a file, or a folder with something in it, lies at ``uri``."""
+    """Whether ``uri`` is a file or a folder; on S3, a folder is a prefix of some object."""
     if not is_remote(uri):
         return Path(uri).exists()
     _, key = s3.bucket_and_key(str(uri))
@@ -91,7 +90,7 @@ def exists(uri: str | Path) -> bool:
 
 
 def list_names(uri: str | Path) -> list[str]:
-    """Names of the files and folders directly in ``uri``, sorted; none if it does not exist."""
+    """Names of the files and folders directly in ``uri``, sorted; an empty list if it does not exist."""
     if not is_remote(uri):
         with os_errors_about(uri):
             return sorted(child.name for child in Path(uri).iterdir()) if Path(uri).is_dir() else []
@@ -105,7 +104,7 @@ def list_names(uri: str | Path) -> list[str]:
 
 
 def list_files(uri: str | Path) -> list[str]:
-    """Paths, relative to ``uri``, of all files below it, sorted; none if it does not exist."""
+    """Paths, relative to ``uri``, of all files below it, sorted; an empty list if it does not exist."""
     if not is_remote(uri):
         root = Path(uri)
         with os_errors_about(uri):
@@ -119,7 +118,7 @@ def list_files(uri: str | Path) -> list[str]:
 
 
 def file_sizes(uris: Iterable[str]) -> dict[str, int]:
-    """Bytes of each of the files that are there, by URI; objects of a bucket are listed together."""
+    """Sizes in bytes, by URI, of the files that exist; the objects of a bucket are listed together."""
     sizes: dict[str, int] = {}
     remote: dict[str, dict[str, str]] = {}  # bucket -> key -> URI
     for uri in uris:
@@ -130,7 +129,7 @@ def file_sizes(uris: Iterable[str]) -> dict[str, int]:
             with os_errors_about(uri), suppress(FileNotFoundError, NotADirectoryError):
                 sizes[uri] = Path(uri).stat().st_size
     for keys in remote.values():
-        first, last = min(keys), max(keys)  # what these two share, all share
+        first, last = min(keys), max(keys)  # all keys share the prefix that these two share
         shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         for page in _pages(keys[first], Prefix=first[:shared]):
             for item in page.get("Contents", ()):
@@ -150,7 +149,7 @@ def read_bytes(uri: str | Path) -> bytes:
 
 
 def write_bytes(uri: str | Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old contents or the new, never a part."""
+    """Write a file; a reader sees the old contents or the new, never a part."""
     if is_remote(uri):
         bucket, key = s3.bucket_and_key(str(uri))
         s3.call(str(uri), "put_object", Bucket=bucket, Key=key, Body=data)
@@ -164,7 +163,7 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
 
 
 def check_writable(uri: str | Path) -> None:
-    """Raise StorageError unless a file can be written at ``uri``: now, not after hours of work."""
+    """Raise StorageError if no file can be written at ``uri``: to find out now, not after hours of work."""
     if not is_remote(uri) and Path(uri).is_dir():
         raise StorageError("a folder", code="not_a_file", key=uri, remedy="name a file in it")
     probe = f"{uri}.{uuid.uuid4().hex}.tmp"
@@ -176,10 +175,9 @@ def check_writable(uri: str | Path) -> None:
 
 
 def put_folder(local: str | Path, uri: str, *, commit_last: str = "state.json") -> None:
-    """Upload the folder ``local`` to ``uri`` on S3, replacing what is there.
+    """Upload the folder ``local`` to ``uri`` on S3, replacing the folder there.
 
-    The file named ``commit_last`` is removed first and uploaded last, so that a folder that holds it is
-    complete.
+    The file ``commit_last`` is removed first and uploaded last, so a folder that contains it is complete.
     """
     bucket, key = _remote(uri)
     new = list_files(local)
@@ -212,7 +210,7 @@ def get_folder(uri: str, local: str | Path) -> None:
 
 
 def delete_folder(uri: str | Path) -> None:
-    """Remove a folder and everything in it; nothing happens if it does not exist."""
+    """Remove a folder and everything in it, if it exists."""
     if not is_remote(uri):
         with os_errors_about(uri):
             if Path(uri).exists():
@@ -224,7 +222,7 @@ def delete_folder(uri: str | Path) -> None:
 
 
 def delete_file(uri: str | Path) -> None:
-    """Remove a file; nothing happens if it does not exist."""
+    """Remove a file, if it exists."""
     if not is_remote(uri):
         with os_errors_about(uri):
             Path(uri).unlink(missing_ok=True)
@@ -235,12 +233,12 @@ def delete_file(uri: str | Path) -> None:
 
 @contextmanager
 def local_file(uri: str | Path) -> Iterator[Path]:
-    """A local file with the contents of ``uri`` for the time of use: itself, or the cache's copy.
+    """A local file with the contents of ``uri``: the file itself, or a copy in the cache.
 
-    An object is downloaded once by all processes of a host, into ``$KINERAY_CACHE`` or
-    ``~/.cache/kineray``, and taken from there afterwards: it is assumed not to change. Files that were
-    not used for longest give way beyond ``$KINERAY_CACHE_SIZE``, such as 50GB [default: half of the
-    disk's free space, at most 100GB]. Raises ConfigError for a size that cannot be read.
+    All processes of a host download an object once, into ``$KINERAY_CACHE`` or ``~/.cache/kineray``, and read
+    it from there afterwards: it is assumed not to change. Beyond ``$KINERAY_CACHE_SIZE``, such as 50GB
+    (default: half of the disk's free space, at most 100GB), the least recently used files are removed.
+    Raises ConfigError for a malformed size.
     """
     if not is_remote(uri):
         yield Path(uri)
@@ -250,19 +248,21 @@ def local_file(uri: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def video_source(uri: str | Path, *, whole_up_to: int = WHOLE_UP_TO) -> Iterator[Path | BinaryIO]:
-    """What a decoder reads ``uri`` from: a local path as it is, and an object through the cache.
+def video_source(uri: str | Path, *, max_whole_bytes: int = MAX_WHOLE_BYTES) -> Iterator[Path | BinaryIO]:
+    """The path or binary file from which a decoder reads ``uri``; an object is read through the cache.
 
-    An object of at most ``whole_up_to`` bytes is a path, as of ``local_file``. Of a larger one, a binary
-    file named ``uri``, only the blocks are fetched that are read. Raises as ``local_file``; reading
-    raises StorageError also when the object is replaced, so that two versions are never mixed.
+    An object of at most ``max_whole_bytes`` is fetched whole, as by ``local_file``. A larger one is a binary
+    file named ``uri``, and only the blocks that are read are fetched. Raises as ``local_file``; reading also
+    raises StorageError if the object was replaced, so that two versions are never mixed.
+
+    A DecodeError about the path in the cache is raised again as one about ``uri``.
     """
     if not is_remote(uri):
         yield Path(uri)
         return
     cache = from_environment()
     with ExitStack() as held:
-        source = _small_or_large(str(uri), cache, whole_up_to, held)
+        source = _small_or_large(str(uri), cache, max_whole_bytes, held)
         if isinstance(source, RemoteObject):
             yield held.enter_context(io.BufferedReader(RemoteFile(source, cache), _BUFFER))
             return
@@ -271,29 +271,28 @@ def video_source(uri: str | Path, *, whole_up_to: int = WHOLE_UP_TO) -> Iterator
         except DecodeError as error:
             if error.key != str(source):
                 raise
-            # Nobody knows an object by its name in the cache.
             raise DecodeError(error.problem, code=error.code, key=uri, remedy=error.remedy) from None
 
 
 def prefetch(uri: str | Path) -> None:
-    """Fetch into the cache what ``video_source`` would fetch whole. Raises StorageError."""
+    """Fetch an object into the cache, if ``video_source`` would fetch it whole. Raises StorageError."""
     if is_remote(uri):
         with ExitStack() as held:
-            _small_or_large(str(uri), from_environment(), WHOLE_UP_TO, held)
+            _small_or_large(str(uri), from_environment(), MAX_WHOLE_BYTES, held)
 
 
 class _TooLargeError(Exception):
-    """Carries the object that is not to be fetched whole."""
+    """The object ``remote`` is too large to be fetched whole."""
 
     def __init__(self, remote: RemoteObject) -> None:
         super().__init__()
         self.remote = remote
 
 
-def _small_or_large(uri: str, cache: Cache, whole_up_to: int, held: ExitStack) -> Path | RemoteObject:
-    """The path of an object, held by ``held``, or the object if it is too large or does not fit."""
+def _small_or_large(uri: str, cache: Cache, max_whole_bytes: int, held: ExitStack) -> Path | RemoteObject:
+    """The path of an object in the cache, until ``held`` ends, or the object if it is too large."""
     name = _cache_name(uri)
-    at_most = min(whole_up_to, cache.capacity())
+    at_most = min(max_whole_bytes, cache.capacity())
     large = None if cache.has(name) else recall(uri, cache)
     if large is not None and large.size > at_most:
         return large
@@ -305,7 +304,7 @@ def _small_or_large(uri: str, cache: Cache, whole_up_to: int, held: ExitStack) -
 
 
 def _fetch_whole(uri: str, at_most: int | None, part: Part) -> None:
-    """Download an object into ``part``; raises _TooLargeError before its first byte if it is larger."""
+    """Download an object into ``part``; raises _TooLargeError before the first byte if it is larger."""
 
     def begin(size: int, etag: str) -> None:
         if at_most is not None and size > at_most:
@@ -316,7 +315,7 @@ def _fetch_whole(uri: str, at_most: int | None, part: Part) -> None:
 
 
 def _cache_name(uri: str) -> str:
-    # Two servers may have buckets of the same name.
+    # Buckets of different servers may have the same name.
     server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
     return name_of(server, uri, suffix=Path(uri).suffix)
 
@@ -337,7 +336,7 @@ def _keys(uri: str, prefix: str) -> Iterator[str]:
 
 
 def _pages(uri: str, **arguments: str) -> Iterator[dict[str, Any]]:
-    """The pages of a listing of the bucket of ``uri``."""
+    """The pages of a listing of ``uri``'s bucket."""
     bucket, _ = s3.bucket_and_key(uri)
     token: dict[str, str] = {}
     while True:
@@ -350,7 +349,7 @@ def _pages(uri: str, **arguments: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _temporary_name(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` that no other writer uses; what is left under it is removed."""
+    """A name beside ``path`` that no other writer uses; whatever is left under it is removed."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary

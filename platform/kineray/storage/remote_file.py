@@ -1,4 +1,4 @@
-"""A large object as a file of which only those blocks are fetched that are read."""
+"""A large object as a file; only the blocks that are read are fetched."""
 
 import io
 import json
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from kineray.storage import s3
 from kineray.storage.cache import Cache, Part, name_of
 
-BLOCK = 2 * 2**20
+BLOCK = 2 * 2**20  # bytes
 
-_MOST_AHEAD = 4  # blocks in one request, reached by doubling while the file is read in order
+_MOST_AHEAD = 4  # most blocks in a request; it starts at one and doubles while the file is read in order
 _OPEN_BLOCKS = 8
 
 
 @dataclass(frozen=True)
 class RemoteObject:
-    """One version of an object: ``etag`` is its entity tag, which changes when it is replaced."""
+    """One version of an object. ``size``: bytes. ``etag``: entity tag, which changes with the content."""
 
     uri: str
     size: int
@@ -25,7 +25,7 @@ class RemoteObject:
 
 
 def recall(uri: str, cache: Cache) -> RemoteObject | None:
-    """What ``remember`` kept of an object."""
+    """The version of an object that ``remember`` stored, or None."""
     name = _version_name(uri)
     descriptor = cache.find(name)
     if descriptor is None:
@@ -37,13 +37,13 @@ def recall(uri: str, cache: Cache) -> RemoteObject | None:
 
 
 def remember(remote: RemoteObject, cache: Cache) -> None:
-    """Keep the version of an object in the cache: all processes read the same one from there."""
+    """Store the version of an object in the cache, so that all processes read the same one."""
     content = json.dumps({"size": remote.size, "etag": remote.etag})
     cache.put(_version_name(remote.uri), content.encode())
 
 
 class RemoteFile(io.RawIOBase):
-    """``remote`` as a file to read and seek in. Its blocks lie in ``cache``, shared by all processes.
+    """``remote`` as a seekable file for reading. Its blocks are kept in ``cache``, shared by all processes.
 
     Reading raises StorageError; ReplacedError once the object is no longer ``remote``.
     """
@@ -51,7 +51,9 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, remote: RemoteObject, cache: Cache) -> None:
         self.name = remote.uri
         self._remote, self._cache, self._at = remote, cache, 0
-        self._blocks: OrderedDict[int, int] = OrderedDict()  # number -> descriptor, the last used at the end
+        self._blocks: OrderedDict[int, int] = (
+            OrderedDict()
+        )  # number -> descriptor, the most recently used last
         self._last, self._ahead = -1, 1
 
     def readable(self) -> bool:
@@ -71,7 +73,7 @@ class RemoteFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        """Read up to the end of a block into ``buffer``; returns the number of bytes, 0 at the end."""
+        """Read into ``buffer``, at most to the end of a block; returns the number of bytes, 0 at the end."""
         number, offset = divmod(self._at, BLOCK)
         wanted = min(len(buffer), BLOCK - offset, self._remote.size - self._at)
         if wanted <= 0:
@@ -90,7 +92,7 @@ class RemoteFile(io.RawIOBase):
         return name_of(remote.uri, remote.etag, remote.size, BLOCK, number, suffix=".block")
 
     def _block(self, number: int) -> int:
-        """A descriptor of the block."""
+        """A descriptor of block ``number``."""
         if number in self._blocks:
             self._blocks.move_to_end(number)
             return self._blocks[number]
@@ -104,7 +106,7 @@ class RemoteFile(io.RawIOBase):
         return descriptor
 
     def _fetch(self, number: int, part: Part) -> None:
-        """Fetch a block and, when the file is read in order, those after it that are not here yet."""
+        """Fetch a block and, if the file is read in order, the blocks after it up to one that is cached."""
         remote, first = self._remote, number * BLOCK
         count = 1
         while count < self._ahead and not self._cache.has(self._block_name(number + count)):
@@ -114,7 +116,7 @@ class RemoteFile(io.RawIOBase):
         try:
             s3.get(remote.uri, data.extend, begin=self._check, first=first, stop=stop, etag=remote.etag)
         except s3.ReplacedError:
-            self._cache.forget(_version_name(remote.uri))  # who opens it next reads the new one
+            self._cache.forget(_version_name(remote.uri))  # the next reader gets the new version
             raise
         block = bytes(data[:BLOCK])
         part.reserve(len(block))

@@ -1,4 +1,4 @@
-"""Requests to an object store that outlast its bad moments: the transport below ``storage``.
+"""Requests to an object store, retried while it is unavailable.
 
 Transient failures (a refused or broken connection, 5xx, SlowDown, a timeout, a body cut short) are retried
 with growing, random pauses; permanent ones (no such object, access denied) raise StorageError at once. Its
@@ -21,13 +21,11 @@ from typing import Any, TypeVar
 from kineray.errors import StorageError
 
 SCHEME = "s3://"
-PATIENCE_S = (
-    300.0  # so long is a request repeated that gets nowhere: a restart of the server passes unnoticed
-)
+RETRY_FOR_S = 300.0  # for this long a request without progress is retried: a server may restart meanwhile
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
-_SILENCE_S = 5.0  # so long nothing is said of a request that is repeated
-_PIECE = 2**20
+_WARN_AFTER_S = 5.0  # of failing retries
+_PIECE = 2**20  # bytes
 
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"}
 _TRANSIENT_CODES |= {"ThrottlingException", "TooManyRequests", "RequestThrottled", "OperationAborted"}
@@ -46,8 +44,8 @@ _REASONS = {
 _REPLACED = {"PreconditionFailed", "InvalidRange"}
 
 logger = logging.getLogger(__name__)
-_patience_s: ContextVar[float | None] = ContextVar("patience_s", default=None)
-_making = threading.Lock()
+_retry_for_s: ContextVar[float | None] = ContextVar("retry_for_s", default=None)
+_client_lock = threading.Lock()
 _Result = TypeVar("_Result")
 
 
@@ -59,7 +57,7 @@ class ReplacedError(StorageError):
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """``s3://bucket/key`` in its parts; the key may be empty. Raises StorageError without a bucket."""
+    """The parts of ``s3://bucket/key``; the key may be empty. Raises StorageError if there is no bucket."""
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
     if not bucket:
         raise StorageError("no bucket", code="bad_uri", key=uri, remedy="write s3://bucket/key")
@@ -68,22 +66,22 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
 
 @contextmanager
 def retry_for(seconds: float) -> Iterator[None]:
-    """Within it, in this thread, requests that fail are repeated for ``seconds`` rather than minutes."""
-    token = _patience_s.set(seconds)
+    """In this context and thread, retry failing requests for ``seconds`` rather than for minutes."""
+    token = _retry_for_s.set(seconds)
     try:
         yield
     finally:
-        _patience_s.reset(token)
+        _retry_for_s.reset(token)
 
 
 def call(uri: str, method: str, **arguments: Any) -> Any:
-    """The answer of the S3 client's ``method``, such as ``put_object``, which must bear repetition.
+    """The response of the S3 client's ``method``, such as ``put_object``, which must be safe to repeat.
 
-    Raises StorageError, which names ``uri``, and OSError for a local file that is uploaded.
+    Raises StorageError about ``uri``, and OSError for a local file that is uploaded.
     """
-    # A large upload has many parts, each a request: botocore repeats them one by one.
+    # A large upload consists of many requests, which botocore retries one by one.
     attempts = 5 if method == "upload_file" else 1
-    return _persistently(uri, lambda: getattr(_client(attempts), method)(**arguments))
+    return _with_retries(uri, lambda: getattr(_client(attempts), method)(**arguments))
 
 
 def get(
@@ -95,11 +93,11 @@ def get(
     stop: int | None = None,
     etag: str = "",
 ) -> None:
-    """Hand bytes [first, stop) of an object to ``write``, in order, each byte once.
+    """Pass bytes [first, stop) of an object to ``write``, in order, each byte once.
 
-    A body that breaks off is continued where it broke. ``begin`` gets the size of the whole object and its
-    entity tag before the first byte; what it or ``write`` raises ends the request. Raises StorageError, and
-    ReplacedError if the object is not, or no longer, the one of ``etag``.
+    An interrupted body is continued where it ended. ``begin`` is called with the size of the whole object and
+    its entity tag before the first byte; an exception from it or from ``write`` ends the request. Raises
+    StorageError, and ReplacedError if the version of the object is not, or no longer, ``etag``.
     """
     at, size = first, -1
     bucket, key = bucket_and_key(uri)
@@ -109,9 +107,9 @@ def get(
         request = {"IfMatch": etag} if etag else {}
         if at or stop is not None:
             request["Range"] = f"bytes={at}-{'' if stop is None else stop - 1}"
-        answer = _client().get_object(Bucket=bucket, Key=key, **request)
-        with closing(answer["Body"]) as body:
-            total = answer.get("ContentRange", "").rpartition("/")[2]
+        response = _client().get_object(Bucket=bucket, Key=key, **request)
+        with closing(response["Body"]) as body:
+            total = response.get("ContentRange", "").rpartition("/")[2]
             if "Range" in request and not total.isdigit():
                 raise StorageError(
                     "the endpoint cannot read parts of an object",
@@ -119,9 +117,9 @@ def get(
                     key=uri,
                     remedy="use another endpoint",
                 )
-            found, tag = int(total or answer["ContentLength"]), answer.get("ETag", "")
+            found, tag = int(total or response["ContentLength"]), response.get("ETag", "")
             if (etag and tag != etag) or (size >= 0 and found != size):
-                raise ReplacedError(uri)  # not every endpoint heeds IfMatch, or has tags
+                raise ReplacedError(uri)  # not every endpoint respects IfMatch or has tags
             if size < 0:
                 begin(found, tag)
             size, etag = found, tag
@@ -133,43 +131,43 @@ def get(
                 write(piece)
                 at += len(piece)
 
-    _persistently(uri, attempt, progress=lambda: at)
+    _with_retries(uri, attempt, progress=lambda: at)
 
 
-def _persistently(
+def _with_retries(
     uri: str, attempt: Callable[[], _Result], progress: Callable[[], int] = lambda: 0
 ) -> _Result:
-    """The result of ``attempt``, repeated while it fails for a reason that passes and ``progress`` stands."""
-    patience_s = PATIENCE_S if (given := _patience_s.get()) is None else given
-    since, reached, pause_s, told = time.monotonic(), progress(), _FIRST_PAUSE_S, False
+    """The result of ``attempt``, repeated on transient failures; ``progress`` restarts the time limit."""
+    limit_s = RETRY_FOR_S if (given := _retry_for_s.get()) is None else given
+    since, reached, pause_s, is_logged = time.monotonic(), progress(), _FIRST_PAUSE_S, False
     while True:
         try:
             return attempt()
         except StorageError:
             raise
         except Exception as error:
-            if not _transient(error):
+            if not _is_transient(error):
                 if not type(error).__module__.startswith(("botocore", "boto3")):
-                    raise  # of a local file
+                    raise  # about a local file
                 raise _permanent(uri, error) from None
             if progress() != reached:
                 since, reached, pause_s = time.monotonic(), progress(), _FIRST_PAUSE_S
             failing_s = time.monotonic() - since
-            if failing_s >= patience_s:
+            if failing_s >= limit_s:
                 raise StorageError(
                     f"{_text(error)} (tried for {failing_s:.0f} s)",
                     code="unreachable",
                     key=uri,
                     remedy="check the network and AWS_ENDPOINT_URL",
                 ) from None
-            if failing_s > _SILENCE_S and not told:
-                logger.warning("%s: %s; trying again for %.0f s", uri, _text(error), patience_s)
-                told = True
+            if failing_s > _WARN_AFTER_S and not is_logged:
+                logger.warning("%s: %s; retrying for up to %.0f s", uri, _text(error), limit_s)
+                is_logged = True
         time.sleep(random.uniform(pause_s / 2, pause_s))
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
-def _transient(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
@@ -186,7 +184,7 @@ def _transient(error: Exception) -> bool:
 
 
 def _cause(error: Exception) -> Exception:
-    """What an upload's error was made from: boto3 keeps only its text."""
+    """The original error of an upload, of which boto3's own keeps only the text."""
     from boto3.exceptions import S3UploadFailedError
 
     cause = error.__context__ if isinstance(error, S3UploadFailedError) else None
@@ -194,8 +192,9 @@ def _cause(error: Exception) -> Exception:
 
 
 def _code(error: Exception) -> str:
-    answer = getattr(_cause(error), "response", None) or {}
-    return str(answer.get("Error", {}).get("Code", ""))
+    """S3's code of an error, such as ``NoSuchKey``, or an empty string."""
+    response = getattr(_cause(error), "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def _permanent(uri: str, error: Exception) -> StorageError:
@@ -225,9 +224,9 @@ def _text(error: Exception) -> str:
 
 
 def _client(attempts: int = 1) -> Any:
-    # A client is safe to share between threads, not between a process and its fork.
+    # A client may be shared between threads, but not between a process and its fork.
     settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    with _making:  # threads that begin together share one
+    with _client_lock:  # so that threads that start together share one
         return _client_of(os.getpid(), settings, attempts)
 
 
@@ -241,7 +240,7 @@ def _client_of(_process: int, _settings: tuple[tuple[str, str], ...], attempts: 
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=64,
-        response_checksum_validation="when_required",  # a continued body has none
+        response_checksum_validation="when_required",  # a continued body has no checksum
     )
     try:
         return boto3.Session().client("s3", config=config)

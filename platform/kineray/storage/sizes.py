@@ -7,7 +7,7 @@ _UNITS |= {unit: 1024**n for n, unit in enumerate(("KIB", "MIB", "GIB", "TIB"), 
 
 
 def bytes_of(text: str) -> int:
-    """``"50GB"`` -> 50,000,000,000; ``"2GiB"`` -> 2,147,483,648. Raises ValueError for what is no size."""
+    """``"50GB"`` -> 50,000,000,000; ``"2GiB"`` -> 2,147,483,648. Raises ValueError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", text.strip())
     if not match or match[2].upper() not in _UNITS:
         raise ValueError(f"{text}: not a size; write it like 50GB or 500MB")

@@ -1,7 +1,7 @@
-"""What is predicted of a clip: its targets, loss, scores and presentation. One file for each task.
+"""Tasks, one file each: what is predicted for a clip, with its targets, loss, metrics and presentation.
 
-What trains, validates, evaluates and serves knows a task by ``Task`` alone. A task is one file here and its
-configuration, in ``config/tasks``; a loss one in ``tasks/losses`` and one in ``config/losses``.
+Training, validation, evaluation and serving use the interface ``Task`` alone. A task is one file here and a
+configuration in ``config/tasks``; a loss is one file in ``tasks/losses`` and one in ``config/losses``.
 """
 
 from kineray.tasks.base import Meter, Task

@@ -1,4 +1,4 @@
-"""What training, validation, evaluation and serving know of a task."""
+"""The interface by which training, validation, evaluation and serving use a task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,24 +20,25 @@ if TYPE_CHECKING:
     from kineray.data import Manifest, Sample
 
 _AUXILIARY_WEIGHT = 0.4  # as for Inception-v3 in torchvision's references
+_CHECKED_CLIPS = 256  # at first, by ``Task.check``
 
 Outputs = Mapping[str, Tensor]
-"""Head -> logits [B, classes]; after ``AUXILIARY`` a head's name is of a classifier inside the network."""
+"""{head: logits [B, classes]}; with the prefix ``AUXILIARY``, those of an auxiliary classifier."""
 
 
 class Meter(Protocol):
-    """Collects what a worker predicts of its part of a set; the parts are scored together."""
+    """Collects the predictions of one worker for its part of a set; the parts are scored together."""
 
     def update(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> None:
-        """Clips that the model has seen."""
+        """Add clips that the model has predicted."""
         ...
 
     def failed(self, targets: Mapping[str, Tensor]) -> None:
-        """Clips that cannot be decoded: they count as wrong."""
+        """Add clips that cannot be decoded; they count as wrong."""
         ...
 
     def state(self) -> Any:
-        """What was collected, to be sent to the other workers."""
+        """The collected predictions, to be sent to the other workers."""
         ...
 
     def metrics(self, states: Sequence[Any]) -> dict[str, float]:
@@ -46,16 +47,16 @@ class Meter(Protocol):
 
 
 class Task(ABC):
-    """Targets, loss, scores and presentation of every head; ``classes``: head -> its class names.
+    """Targets, loss, metrics and presentation of every head; ``classes``: {head: its class names}.
 
-    Labels have two forms. As *targets* they are tensors: what ``targets`` makes of samples, perhaps softened
-    and mixed, for the loss. As *labels* they are the same in NumPy, for the metrics.
+    Labels have two forms. *Targets* are tensors for the loss: those that ``targets`` returns, perhaps
+    softened and mixed. *Labels* are the same as NumPy arrays, for the metrics.
     """
 
     protocol: Mapping[str, str]
-    """What scores depend on besides the data: ``aggregation``, how those of a video's views become one."""
+    """What scores depend on besides the data: ``aggregation``, how the views of a video are combined."""
     class_score: ClassVar[str]
-    """The name of what ``of_each_class`` gives."""
+    """The name of the metric that ``per_class_metric`` computes."""
 
     def __init__(self, config: "TaskSection", labels: Mapping[str, Sequence[str]]) -> None:
         self.classes = {head: tuple(names) for head, names in labels.items()}
@@ -65,23 +66,23 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
-        """The labels of samples for every head. Raises ConfigError for labels of another kind of task."""
+        """{head: labels of the samples}. Raises ConfigError for labels of another kind of task."""
 
     @abstractmethod
     def soften(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Targets as float32 [B, classes], which can be mixed and smoothed; soft ones as they are."""
+        """Targets as float32 [B, classes], which can be mixed and smoothed; soft targets are not changed."""
 
     @abstractmethod
     def probabilities(self, logits_bk: Tensor) -> Tensor:
-        """The scores that are averaged, ranked and shown: float32 [B, classes], from 0 to 1."""
+        """The probabilities that are averaged, ranked and shown: float32 [B, classes], from 0 to 1."""
 
     @abstractmethod
     def is_known(self, labels: np.ndarray) -> np.ndarray:
-        """Which clips count in the metrics, since their label is known: bool [N]."""
+        """Which clips count in the metrics because their label is known: bool [N]."""
 
     @abstractmethod
-    def of_each_class(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """How well each class is predicted, 0 to 1: float64 [C], NaN for a class that does not occur."""
+    def per_class_metric(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """How well each class is predicted, from 0 to 1: float64 [C], NaN for a class that does not occur."""
 
     @abstractmethod
     def column(self, labels: np.ndarray) -> "pa.Array":
@@ -89,17 +90,17 @@ class Task(ABC):
 
     @abstractmethod
     def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
-        """Of one head, float32 [B]: 0 for a clip whose label is not known."""
+        """The loss of one head, float32 [B]; 0 for a clip whose label is not known."""
 
     def build_model(self, config: "ModelSection", in_channels: int) -> nn.Module:
-        """A new network for this task: clips of ``in_channels`` -> ``Outputs``. Raises ConfigError."""
+        """A new network for this task, with ``in_channels`` clip channels: clips -> ``Outputs``."""
         return build_model(config, {head: len(names) for head, names in self.classes.items()}, in_channels)
 
     def loss(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> Tensor:
         """The loss of every clip, float32 [B], summed over the heads; a label that is not known adds nothing.
 
-        ``targets`` are as ``targets`` or ``soften`` made them. The loss of an auxiliary classifier, which
-        some networks have in training, counts for 0.4 of the head's own.
+        ``targets``: as ``targets`` or ``soften`` returns them. The loss of an auxiliary classifier, which
+        some networks have in training, has a weight of 0.4.
         """
         losses = []
         for name, logits_bk in outputs.items():
@@ -109,25 +110,25 @@ class Task(ABC):
         return torch.stack(losses).sum(0)
 
     def aggregate(self, scores_vc: np.ndarray) -> np.ndarray:
-        """Scores of the views of one video, [V, classes] -> float64 [classes]."""
+        """Combine the scores of a video's views: [V, classes] -> float64 [classes]."""
         scores_c: np.ndarray = scores_vc.mean(axis=0, dtype=np.float64)
         return scores_c
 
     def present(self, scores_c: np.ndarray, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
-        """What is shown of one head: its ``top_k`` best classes, ``{"label", "score"}``."""
+        """The prediction of one head as it is shown: the ``top_k`` best classes, ``{"label", "score"}``."""
         best = np.argsort(-scores_c, kind="stable")[:top_k]
         return [{"label": names[index], "score": float(scores_c[index])} for index in best]
 
     def meter(self) -> Meter:
-        """A new meter."""
+        """A new, empty meter."""
         return _ScoreMeter(self)
 
     def measure(self, scores: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The metrics of predictions: {"<head>/<name>": value}.
 
-        ``scores``: head -> float [N, classes], a row of NaN for a video that cannot be decoded, which counts
-        as wrong. ``labels``: head -> those of the clips; one that is not known does not count.
-        A head without any known label has no metrics.
+        ``scores``: {head: float [N, classes]}, a row of NaN for a video that cannot be decoded, which counts
+        as wrong. ``labels``: {head: labels of the clips}; clips whose label is not known do not count. A head
+        without any known label has no metrics.
         """
         values: dict[str, float] = {}
         known = {head: self.is_known(labels[head]) for head in self.classes}
@@ -147,9 +148,9 @@ class Task(ABC):
         return names[0] if len(names) == 1 else f"mean of {' and '.join(names)}"
 
     def score_of(self, metrics: Mapping[str, float]) -> float:
-        """The score among metrics as ``measure`` names them; of heads without known labels it is left out.
+        """The score, from metrics as ``measure`` names them; heads without known labels do not count.
 
-        Raises ManifestError if there is none.
+        Raises ManifestError if no head has any.
         """
         values = [metrics[name] for name in self._score_names() if name in metrics]
         if not values:
@@ -162,14 +163,24 @@ class Task(ABC):
         return sum(values) / len(values)
 
     def check(self, val_set: "Manifest") -> None:
-        """Raise ConfigError or ManifestError where this task cannot be scored on ``val_set``."""
+        """Raise ConfigError or ManifestError if this task cannot be scored on ``val_set``.
+
+        All labels are checked. Metrics are computed for the first clips, and for more clips only until the
+        score is among them, since it may need labels that the first clips lack.
+        """
         labels = {head: targets.numpy() for head, targets in self.targets(list(val_set)).items()}
-        scores = {
-            head: np.broadcast_to(1 / len(names), (len(val_set), len(names)))
-            for head, names in self.classes.items()
-        }
-        metrics = self.measure(scores, labels)
-        if metrics and not any(name in metrics for name in self._score_names()):
+        metrics: dict[str, float] = {}
+        clips = 0
+        while clips < len(val_set):
+            clips = min(max(_CHECKED_CLIPS, 4 * clips), len(val_set))
+            scores = {
+                head: np.broadcast_to(1 / len(names), (clips, len(names)))
+                for head, names in self.classes.items()
+            }
+            metrics = self.measure(scores, {head: of_head[:clips] for head, of_head in labels.items()})
+            if any(name in metrics for name in self._score_names()):
+                return
+        if metrics:
             raise ConfigError(
                 f"{self.score} is not a metric of this task; it has {', '.join(metrics)}",
                 code="unknown_metric",
@@ -182,7 +193,7 @@ class Task(ABC):
         return [self._score] if "/" in self._score else [f"{head}/{self._score}" for head in self.classes]
 
     def _measured(self) -> Iterator[tuple[str, tuple[str, ...], Metric]]:
-        """(prefix of its values, heads, metric): those of every head, then those of several heads."""
+        """(prefix of its values, heads, metric) of every metric: first those of one head, then of several."""
         for head in self.classes:
             for section in self._metrics:
                 if not section.heads:
@@ -197,7 +208,7 @@ class Task(ABC):
 
 
 class _ScoreMeter:
-    """Collects the scores of every clip: metrics such as mean average precision need them all."""
+    """Collects the scores of every clip, since metrics such as mean average precision need them all."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -205,25 +216,25 @@ class _ScoreMeter:
         self._labels = {head: [targets.numpy()] for head, targets in task.targets([]).items()}
 
     def update(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> None:
-        """Auxiliary heads do not count."""
+        """Add the probabilities of every head; auxiliary classifiers are ignored."""
         for head in self._scores:
             self._scores[head].append(self._task.probabilities(outputs[head]).cpu().numpy())
             self._labels[head].append(targets[head].cpu().numpy())
 
     def failed(self, targets: Mapping[str, Tensor]) -> None:
-        """A row of NaN for each."""
+        """Add a row of NaN for each clip."""
         for head, scores in self._scores.items():
             labels = targets[head].cpu().numpy()
             scores.append(np.full((len(labels), scores[0].shape[1]), np.nan, np.float32))
             self._labels[head].append(labels)
 
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Head -> scores float32 [N, classes], head -> labels."""
+        """{head: scores, float32 [N, classes]} and {head: labels}."""
         scores = {head: np.concatenate(parts) for head, parts in self._scores.items()}
         return scores, {head: np.concatenate(parts) for head, parts in self._labels.items()}
 
     def metrics(self, states: Sequence[Any]) -> dict[str, float]:
-        """``Task.measure`` of all clips."""
+        """``Task.measure`` of the clips of all workers."""
         scores, labels = (
             {head: np.concatenate([part[head] for part in parts]) for head in self._task.classes}
             for parts in zip(*states, strict=True)

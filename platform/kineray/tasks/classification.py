@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """Targets are int64 [B], -1 where the class is not known.
+    """Targets are int64 [B], -1 if the class is not known.
 
-    Soft ones are float32 [B, classes] and sum to 1; a row of zeros where the class is not known.
+    Soft targets are float32 [B, classes] and sum to 1; a row of zeros if the class is not known.
     """
 
     protocol: Mapping[str, str] = {"aggregation": "mean of softmax"}
     class_score: ClassVar[str] = "top1"
 
     def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
-        """The classes of samples: int64 [B]. Raises ConfigError where they have several."""
+        """{head: classes of the samples, int64 [B]}. Raises ConfigError if samples have several classes."""
         labels = {head: [sample.labels[head] for sample in samples] for head in self.classes}
         for head, of_samples in labels.items():
             if not all(isinstance(label, int) for label in of_samples):
                 raise ConfigError(
-                    f"is classification, but clips have several classes for the head '{head}'",
+                    f"clips have several classes for the head '{head}'",
                     code="wrong_labels",
                     key="task.type",
+                    value="classification",
                     remedy="set task.type=multi_label",
                 )
         return {head: torch.tensor(of_samples, dtype=torch.int64) for head, of_samples in labels.items()}
@@ -49,15 +50,15 @@ class Classification(Task):
         return logits_bk.float().softmax(dim=1)
 
     def is_known(self, labels: np.ndarray) -> np.ndarray:
-        """Those that are not -1."""
+        """Clips whose label is not -1."""
         return labels >= 0
 
-    def of_each_class(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def per_class_metric(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Top-1 accuracy of the clips of each class."""
         return per_class_accuracy(scores_nc, labels)
 
     def column(self, labels: np.ndarray) -> "pa.Array":
-        """Indices, int32, -1 where the class is not known."""
+        """Class indices, int32, -1 if the class is not known."""
         import pyarrow as pa
 
         return pa.array(labels, pa.int32())
@@ -72,5 +73,5 @@ class Classification(Task):
         if targets.is_floating_point():
             known_b = targets.any(dim=1)
         else:
-            known_b, targets = targets >= 0, targets.clamp(min=0)  # any class will do where it does not count
+            known_b, targets = targets >= 0, targets.clamp(min=0)  # any class, as the loss does not count
         return torch.where(known_b, self._loss(logits_bk, targets), 0.0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class MultiLabel(Task):
-    """Targets are float32 [B, classes]: 1 for each class of a clip, NaN where its classes are not known."""
+    """Targets are float32 [B, classes]: 1 for each class of a clip, NaN if its classes are not known."""
 
     class_score: ClassVar[str] = "average_precision"
 
@@ -35,11 +35,11 @@ class MultiLabel(Task):
         }
 
     def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
-        """The classes of samples: float32 [B, classes]. Raises ConfigError where they have a single one."""
+        """{head: classes of the samples, float32 [B, classes]}. Raises ConfigError for single classes."""
         return {head: self._multi_hot(head, samples) for head in self.classes}
 
     def soften(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As they are."""
+        """The targets, which are float32 [B, classes] already."""
         return dict(targets)
 
     def probabilities(self, logits_bk: Tensor) -> Tensor:
@@ -47,17 +47,17 @@ class MultiLabel(Task):
         return logits_bk.float().sigmoid()
 
     def build_model(self, config: "ModelSection", in_channels: int) -> nn.Module:
-        """A network that averages sigmoids over positions and streams."""
+        """A network that averages sigmoids, not softmaxes, over positions and streams."""
         model = super().build_model(config, in_channels)
         use_sigmoid(model)
         return model
 
     def is_known(self, labels: np.ndarray) -> np.ndarray:
-        """Those that are not NaN, and have a class where empty clips are skipped."""
+        """Clips whose labels are not NaN and, if empty clips are skipped, that have a class."""
         known_n: np.ndarray = ~np.isnan(labels).any(axis=1)
         return known_n & labels.any(axis=1) if self._skip_empty else known_n
 
-    def of_each_class(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def per_class_metric(self, scores_nc: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Average precision of each class."""
         return average_precision(scores_nc, labels)
 
@@ -68,7 +68,7 @@ class MultiLabel(Task):
         )
 
     def column(self, labels: np.ndarray) -> "pa.Array":
-        """Lists of indices, int32, null where the classes are not known."""
+        """Lists of class indices, int32, null if the classes are not known."""
         import pyarrow as pa
 
         rows = [None if np.isnan(row).any() else np.flatnonzero(row).tolist() for row in labels]
@@ -80,9 +80,10 @@ class MultiLabel(Task):
             classes = sample.labels[head]
             if isinstance(classes, int):
                 raise ConfigError(
-                    f"is multi_label, but clips have a single class for the head '{head}'",
+                    f"clips have a single class for the head '{head}'",
                     code="wrong_labels",
                     key="task.type",
+                    value="multi_label",
                     remedy="set task.type=classification",
                 )
             if classes is None:

@@ -21,7 +21,7 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--out", required=True, metavar="FOLDER", help="Folder or s3:// prefix to write the flow to.")
 @click.option("--fps", type=_POSITIVE, help="Frames of flow per second [default: the video's own].")
 @setting_option(
-    "--bound", _POSITIVE, _SETTINGS, "Largest motion that can be stored, in pixels per frame of flow."
+    "--bound", _POSITIVE, _SETTINGS, "Largest motion that can be stored, in pixels from frame to frame."
 )
 @setting_option(
     "--short-side",

@@ -74,7 +74,7 @@ def _first_words(importer: Any) -> str:
 @click.option(
     "--out",
     metavar="FILE",
-    help="The manifest to write [default: manifest.parquet in or beside the first SOURCE].",
+    help="The manifest to write [default: manifest.parquet in or next to the first SOURCE].",
 )
 @plugin_option
 @json_option

@@ -6,12 +6,14 @@ import click
 
 from kineray.cli.output import json_option, note, show, table
 
+_SHARE = click.FloatRange(0, 1, max_open=True)
+
 
 @click.command(name="split")
 @click.argument("manifest")
 @click.option("--out", required=True, metavar="FILE", help="The manifest to write.")
-@click.option("--val", type=click.FloatRange(0, 1, max_open=True), default=0.1, show_default=True)
-@click.option("--test", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True)
+@click.option("--val", type=_SHARE, default=0.1, show_default=True, help="Share of the samples for val.")
+@click.option("--test", type=_SHARE, default=0.0, show_default=True, help="Share of the samples for test.")
 @click.option(
     "--from",
     "source",
@@ -21,7 +23,7 @@ from kineray.cli.output import json_option, note, show, table
     metavar="SPLIT",
     help="Divide this split; may be repeated. The first one keeps the remaining samples.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives another division.")
 @json_option
 def command(
     manifest: str, out: str, val: float, test: float, source: tuple[str, ...], seed: int, as_json: bool

@@ -26,7 +26,7 @@ def command(manifest: str, sample: int | None, decoders: int | None, as_json: bo
     Only the first frame of each video is decoded.
     """
     from kineray.data import stats
-    from kineray.data.derive.stats import CLIP_S, DEAR
+    from kineray.data.derive.stats import CLIP_S, COPY_WORTHWHILE
 
     with Progress("videos") as progress:
         report = stats(manifest, sample=sample, decoders=decoders, progress=progress)
@@ -38,7 +38,7 @@ def command(manifest: str, sample: int | None, decoders: int | None, as_json: bo
     ]
     then = [f"kineray train experiments/slowfast.py data.manifest={manifest}"]
     cost = report.decoded_per_wanted
-    if cost is not None and cost >= DEAR:
+    if cost is not None and cost >= COPY_WORTHWHILE:
         note(
             f"key frames are far apart: a random clip of {CLIP_S:g} s takes {cost:.1f} decoded frames per"
             " wanted frame; a training copy with more key frames is cheaper to read"

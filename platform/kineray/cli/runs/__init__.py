@@ -1,4 +1,4 @@
-"""``kineray runs``; ``kineray runs show`` is the file beside this one."""
+"""``kineray runs``; ``kineray runs show`` is in show.py."""
 
 import click
 

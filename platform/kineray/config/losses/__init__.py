@@ -1,1 +1,1 @@
-"""Configurations of the losses: one module for each, found by their being here."""
+"""Configurations of the losses, one module each; new modules are found automatically."""

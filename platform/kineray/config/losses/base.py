@@ -1,4 +1,4 @@
-"""What the configurations of all losses have in common."""
+"""The base of the configurations of all losses."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 class LossSection(Variant, home="kineray.config.losses"):
     """Base of every loss: ``task.loss.type=<type> task.loss.<field>=...``.
 
-    ``labels``: what it is for: clips of a ``single`` class, of ``multiple`` classes, or ``any``.
+    ``labels``: which clips it is for: those of a ``single`` class, of ``multiple`` classes, or ``any``.
     """
 
     labels: ClassVar[Labels] = "single"
 
     def build(self) -> "Loss":
-        """What computes it."""
+        """The function of logits and targets that computes the loss."""
         loss: Loss = self.implementation()(self)
         return loss

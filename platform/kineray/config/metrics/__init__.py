@@ -1,1 +1,1 @@
-"""Configurations of the metrics: one module for each, found by their being here."""
+"""Configurations of the metrics, one module each; new modules are found automatically."""

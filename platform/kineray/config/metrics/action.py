@@ -7,7 +7,7 @@ from kineray.config.metrics.base import MetricSection
 
 
 class ActionConfig(MetricSection, type="action", builds="kineray.metrics.action.Action"):
-    """Share of the clips whose verb and noun together are among the ``k`` best pairs, for every ``k``.
+    """Share of the clips whose (verb, noun) pair is among the ``k`` best pairs, for every ``k``.
 
     The score of a pair is the product of its two probabilities, as in the challenges of EPIC-KITCHENS.
     """

@@ -1,4 +1,4 @@
-"""What the configurations of all metrics have in common."""
+"""The base of the configurations of all metrics."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 class MetricSection(Variant, home="kineray.config.metrics"):
     """Base of every metric: ``task.metrics.<type>.<field>``. Validation and evaluation compute it alike.
 
-    ``labels``: what it can score: clips of a ``single`` class, of ``multiple`` classes, or ``any``.
-    ``heads``: those that it scores together, and then its values are called ``<type>/<name>``; it is left out
-    where one of them does not exist, or where a head has the metric's own name. Empty: every head on its own,
-    and its values are called ``<head>/<name>``.
+    ``labels``: which clips it can score: those of a ``single`` class, of ``multiple`` classes, or ``any``.
+    ``heads``: the heads that it scores together. Its values are then named ``<type>/<name>``, and it is left
+    out if one of the heads does not exist or a head is named like the metric. If empty, it scores each head
+    separately, and its values are named ``<head>/<name>``.
     """
 
     labels: ClassVar[Labels] = "single"
     heads: ClassVar[tuple[str, ...]] = ()
 
     def build(self) -> "Metric":
-        """What computes it."""
+        """The function of the heads' scores that computes the values."""
         metric: Metric = self.implementation()(self)
         return metric

@@ -7,6 +7,6 @@ from kineray.config.metrics.base import MetricSection
 
 
 class MapConfig(MetricSection, type="map", builds="kineray.metrics.map.MeanAveragePrecision"):
-    """Average precision of each class that any clip has, averaged: every class has the same weight."""
+    """Mean average precision over the classes that occur; every class has the same weight."""
 
     labels: ClassVar[Labels] = "multiple"

@@ -4,4 +4,4 @@ from kineray.config.metrics.base import MetricSection
 
 
 class MeanClassConfig(MetricSection, type="mean_class", builds="kineray.metrics.mean_class.MeanClass"):
-    """Top-1 accuracy of each class that occurs, averaged: every class has the same weight."""
+    """Mean of the top-1 accuracies of the classes that occur; every class has the same weight."""

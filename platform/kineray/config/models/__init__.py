@@ -1,1 +1,1 @@
-"""Configurations of the architectures: one module for each, found by their being here."""
+"""Configurations of the architectures, one module each; new modules are found automatically."""

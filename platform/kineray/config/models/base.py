@@ -1,4 +1,4 @@
-"""What the configurations of all architectures have in common."""
+"""The base of the configurations of all architectures."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -14,13 +14,13 @@ class ModelSection(Variant, home="kineray.config.models"):
     """Base of every architecture's configuration, whose ``type`` says which one it is.
 
     ``init``: weights to start from (``kineray.models.load_weights``): a checkpoint folder, a file of
-    PySlowFast, PyTorchVideo, Caffe2 or torchvision, or torchvision:NAME; none are new.
+    PySlowFast, PyTorchVideo, Caffe2 or torchvision, or torchvision:NAME; empty for random weights.
     """
 
     init: NameOrNone = ""
 
     def build(self, heads: Mapping[str, int], in_channels: int = 3) -> "nn.Module":
-        """A new, randomly initialised network, whatever ``init``.
+        """A new, randomly initialised network; ``init`` is not loaded.
 
         ``heads``: number of classes of each head; ``in_channels``: number of clip channels (3 for RGB). The
         network takes normalised clips, float [B, C, T, H, W], and returns {head: logits [B, classes]}.
@@ -29,19 +29,19 @@ class ModelSection(Variant, home="kineray.config.models"):
         return network
 
     def networks(self) -> dict[str, "ModelSection"]:
-        """{field: configuration} of the networks that it is made of, such as the streams of two."""
+        """{field: configuration} of the networks inside this one, such as the two streams."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in values.items() if isinstance(value, ModelSection)}
 
     def inits(self) -> dict[str, str]:
-        """{part: weights to start from}, of the whole ("") and of the networks that it is made of."""
+        """{part: weights to start from}, for the whole network ("") and the networks inside it."""
         found = {"": self.init} if self.init else {}
         for name, network in self.networks().items():
             found |= {f"{name}.{part}".rstrip("."): init for part, init in network.inits().items()}
         return found
 
     def frozen_at_random(self) -> dict[str, str]:
-        """{part that is frozen without weights to start from: the key, after ``model.``, that gives some}."""
+        """{frozen part without weights to start from: the key, after ``model.``, that sets them}."""
         if self.init:
             return {}
         return {
@@ -51,7 +51,8 @@ class ModelSection(Variant, home="kineray.config.models"):
         }
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError, naming the key, for clips that the network cannot take.
+        """Raise ConfigError, with the key ``data.*``, for clips that the network cannot take.
 
-        ``frames`` of a clip; ``crop`` and ``eval_crop``: its sides in pixels, in training and evaluation.
+        ``frames``: number of frames of a clip; ``crop``, ``eval_crop``: its side in pixels in training and
+        in evaluation.
         """

@@ -1,9 +1,10 @@
 """The C3D network."""
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import PositiveInt, Probability
 from kineray.config.models.base import ModelSection
 
-FRAMES, SIDE = 16, 112  # what the fully connected layers are made for
+FRAMES, SIDE = 16, 112  # the fully connected layers fit no other clips
 
 
 class C3DConfig(ModelSection, type="c3d", builds="kineray.models.c3d.C3D"):
@@ -16,9 +17,11 @@ class C3DConfig(ModelSection, type="c3d", builds="kineray.models.c3d.C3D"):
     dropout: Probability = 0.5
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError unless the clips have 16 frames of 112 x 112 pixels."""
-        if frames != FRAMES:
-            raise ValueError(f"data.frames {frames} is not {FRAMES}, the only number that C3D takes")
-        for key, side in (("data.crop", crop), ("data.eval_crop", eval_crop)):
-            if side != SIDE:
-                raise ValueError(f"{key} {side} is not {SIDE}, the only size that C3D takes")
+        """Raise ConfigError unless the clips have 16 frames of 112 x 112 pixels."""
+        for key, given, wanted in (
+            ("frames", frames, FRAMES),
+            ("crop", crop, SIDE),
+            ("eval_crop", eval_crop, SIDE),
+        ):
+            if given != wanted:
+                raise wrong_clip(key, given, f"C3D takes exactly {wanted}")

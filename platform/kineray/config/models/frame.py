@@ -1,7 +1,8 @@
-"""Image networks that look at every frame, with a temporal subsystem behind them."""
+"""Image networks applied to every frame, followed by a temporal subsystem."""
 
 from typing import Literal
 
+from kineray.config.clip_checks import check_sides
 from kineray.config.fields import Probability
 from kineray.config.models.base import ModelSection
 from kineray.config.temporal.average import AverageConfig
@@ -19,9 +20,9 @@ Backbone = Literal[
 class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.FrameNet"):
     """An image network applied to every frame, a temporal subsystem, and a linear classifier per head.
 
-    ``backbone``: a network of torchvision by its name there, or ``highway``. ``cut``: the layer of it
-    after which the features are taken, by its name there ("layer3", "features.13"); "" is before the
-    classifier. A ``frozen`` backbone is not trained: neither its weights nor its batch norms change.
+    ``backbone``: torchvision's name of a network, or ``highway``. ``cut``: the name of the layer whose
+    output is used ("layer3", "features.13"); empty for the last one before the classifier. A ``frozen``
+    backbone is not trained: neither its weights nor its batch-norm statistics change.
     """
 
     backbone: Backbone = "resnet50"
@@ -31,15 +32,11 @@ class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.Frame
     dropout: Probability = 0.5
 
     def frozen_at_random(self) -> dict[str, str]:
-        """The backbone, if its features would be those of an untrained network."""
+        """The backbone, if it is frozen and has no weights to start from."""
         return {"backbone": "init"} if self.frozen and not self.init else {}
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for frames too small for the backbone, or a number of frames that does not fit."""
+        """Raise ConfigError for frames that are too small, or of a number that ``temporal`` cannot take."""
         smallest = 75 if self.backbone == "inception_v3" else 32
-        for key, side in (("data.crop", crop), ("data.eval_crop", eval_crop)):
-            if side < smallest:
-                raise ValueError(
-                    f"{key} {side} is less than the {smallest} pixels that {self.backbone} needs"
-                )
+        check_sides(crop, eval_crop, smallest, f"too small for {self.backbone}")
         self.temporal.check_frames(frames)

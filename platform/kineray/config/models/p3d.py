@@ -4,18 +4,19 @@ from typing import Self
 
 from pydantic import model_validator
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import Names, PositiveInt, PositiveInts4, Probability
 from kineray.config.models.base import ModelSection
 
-TEMPORAL_STRIDE = 16  # four poolings halve the number of frames
+TEMPORAL_STRIDE = 16  # each of four pools halves the number of frames
 
 
 class P3DConfig(ModelSection, type="p3d", builds="kineray.models.p3d.P3D"):
     """Pseudo-3D residual networks (Qiu et al., arXiv 1711.10305); the defaults are those of 50 layers.
 
-    ``blocks``: the kinds of block, in turn from the first block of res2 to the last of res4: A, spatial
-    and temporal convolution in series; B, in parallel; C, in series with a shortcut around the temporal
-    one. One kind alone is the paper's P3D-A, -B or -C network.
+    ``blocks``: kinds of block, used in turn from the first block of res2 to the last of res4. A: spatial
+    and temporal convolution in series; B: in parallel; C: in series, with a shortcut around the temporal
+    one. A single kind makes the paper's P3D-A, P3D-B or P3D-C network.
     """
 
     stage_blocks: PositiveInts4 = (3, 4, 6, 3)
@@ -26,13 +27,13 @@ class P3DConfig(ModelSection, type="p3d", builds="kineray.models.p3d.P3D"):
     @model_validator(mode="after")
     def _kinds_are_known(self) -> Self:
         if not self.blocks:
-            raise ValueError("blocks has no kind; give some of A, B, C, as in A,B,C")
+            raise ValueError("blocks is empty; give some of A, B, C, as in A,B,C")
         unknown = [kind for kind in self.blocks if kind not in {"A", "B", "C"}]
         if unknown:
             raise ValueError(f"blocks {unknown[0]} is not one of A, B, C")
         return self
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError unless four halvings of the number of frames leave no remainder."""
+        """Raise ConfigError unless the number of frames can be halved four times."""
         if frames % TEMPORAL_STRIDE:
-            raise ValueError(f"data.frames {frames} is not a multiple of {TEMPORAL_STRIDE}, which P3D needs")
+            raise wrong_clip("frames", frames, f"P3D needs a multiple of {TEMPORAL_STRIDE}")

@@ -9,9 +9,9 @@ from kineray.config.models.base import ModelSection
 class R2Plus1DConfig(ModelSection, type="r2plus1d", builds="kineray.models.r2plus1d.R2Plus1D"):
     """R(2+1)D networks (Tran et al., arXiv 1711.11248); the defaults are R(2+1)D-34.
 
-    ``bottleneck``: blocks of three convolutions, of which the middle one is factorised, as in the 152
-    layers; otherwise of two factorised ones. ``stem``: the 3D kernel that the stem factorises, 7x7x7 or,
-    as in torchvision's 18 layers, 3x7x7.
+    ``bottleneck``: whether blocks have three convolutions, the middle one factorised, as in R(2+1)D-152;
+    otherwise they have two factorised ones. ``stem``: the 3D kernel that the stem factorises, 7x7x7, or
+    3x7x7 as in torchvision's R(2+1)D-18.
     """
 
     stage_blocks: PositiveInts4 = (3, 4, 6, 3)

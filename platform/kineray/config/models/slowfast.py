@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import (
     BlockCounts,
     Ints,
@@ -14,21 +15,22 @@ from kineray.config.fields import (
     Probability,
 )
 from kineray.config.models.base import ModelSection
-from kineray.config.models.residual import BlockName, check_nonlocal, check_side, smallest_side
+from kineray.config.models.residual import BlockName, check_nonlocal, check_nonlocal_sides
 
 
 class SlowFastConfig(ModelSection, type="slowfast", builds="kineray.models.slowfast.SlowFast"):
     """SlowFast networks (Feichtenhofer et al., arXiv 1812.03982); the defaults are R50 4x16.
 
-    ``block``: what res2..res5 of both pathways are made of: ``bottleneck`` (ResNet-50 and deeper),
-    ``basic`` (ResNet-18 and 34) or ``r2plus1d`` (basic, with factorised convolutions). ``alpha``: the
-    Fast pathway reads alpha times more frames than the Slow one. ``beta_inv``: it has 1/beta_inv of its
-    channels. ``fusion_ratio`` and ``fusion_kernel``: channels (relative to the Fast pathway's) and
-    temporal size of the lateral connections. ``temporal_kernels_slow/_fast``: temporal size of the blocks
-    in res2..res5; ``temporal_blocks_slow/_fast``: how many first blocks of each stage have it (None: all).
-    ``nonlocal_res3`` and ``nonlocal_res4``: after which of their blocks (counted from 0) the Slow pathway
-    has a non-local block. ``head_pool``: side of the head's pooling window on the last feature map
-    (training crop / 32); a larger map is classified at every position and the probabilities averaged.
+    ``block``: the residual block of res2 to res5 in both pathways: ``bottleneck`` (ResNet-50 and deeper),
+    ``basic`` (ResNet-18 and 34) or ``r2plus1d`` (basic, with factorised convolutions). ``alpha``: the Fast
+    pathway reads alpha times as many frames as the Slow one. ``beta_inv``: the Fast pathway has 1/beta_inv
+    of the Slow one's channels. ``fusion_ratio`` and ``fusion_kernel``: channels (relative to the Fast
+    pathway's) and temporal kernel size of the lateral connections. ``temporal_kernels_slow/_fast``:
+    temporal kernel size of the blocks in res2 to res5; ``temporal_blocks_slow/_fast``: how many blocks at
+    the start of each stage have it (None: all). ``nonlocal_res3`` and ``nonlocal_res4``: the blocks of the
+    Slow pathway (counted from 0) that a non-local block follows. ``head_pool``: side of the head's pooling
+    window on the last feature map (training crop / 32); a larger map is classified at every position and
+    the probabilities are averaged.
     """
 
     block: BlockName = "bottleneck"
@@ -54,17 +56,11 @@ class SlowFastConfig(ModelSection, type="slowfast", builds="kineray.models.slowf
         check_nonlocal(self.stage_blocks, self.nonlocal_res3, self.nonlocal_res4)
         return self
 
-    @property
-    def smallest_side(self) -> int:
-        """Of the clips, in pixels."""
-        return smallest_side(self.nonlocal_res3, self.nonlocal_res4)
-
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError unless the Fast pathway reads alpha times as many frames as the Slow one.
+        """Raise ConfigError unless the number of frames is a multiple of alpha.
 
-        And for frames that are too small for the non-local blocks.
+        Also for frames that are too small for the non-local blocks.
         """
         if frames % self.alpha:
-            raise ValueError(f"data.frames {frames} is not a multiple of model.alpha {self.alpha}")
-        check_side("data.crop", crop, self.smallest_side)
-        check_side("data.eval_crop", eval_crop, self.smallest_side)
+            raise wrong_clip("frames", frames, f"not a multiple of model.alpha {self.alpha}")
+        check_nonlocal_sides(crop, eval_crop, self.nonlocal_res3, self.nonlocal_res4)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import Ints
 from kineray.config.models.base import ModelSection
 
@@ -22,10 +23,10 @@ class STResNetConfig(ModelSection, type="st_resnet", builds="kineray.models.st_r
         86_92   layer4.0.downsample.0  -> layer4.0.conv3
         98_104  layer4.1.conv3         -> layer4.2.conv3
 
-    ``connection``: what is on the way, nothing, a 1 x 1 convolution, or that and a ReLU. ``connections``:
-    how many there are, the last at ``position``, the others at the positions above it in this table.
-    ``delays``: which earlier frames are added: 1, frame t - 1; 2, frame t - 2 in its place; 1,2, both. The
-    network sees the last 1 + connections x (largest delay) frames of a clip.
+    ``connection``: what it applies on the way: nothing, a 1 x 1 convolution, or that and a ReLU.
+    ``connections``: how many there are: the last at ``position``, the others at the positions above it in
+    this table. ``delays``: which earlier frames are added: 1 for frame t - 1; 2 for frame t - 2 instead;
+    1,2 for both. The network reads the last 1 + connections x (largest delay) frames of a clip.
     """
 
     position: Position = "98_104"
@@ -35,13 +36,13 @@ class STResNetConfig(ModelSection, type="st_resnet", builds="kineray.models.st_r
 
     @property
     def positions(self) -> tuple[Position, ...]:
-        """Where the connections are, the first one first."""
+        """Positions of the connections, in the order of the layers."""
         last = POSITIONS.index(self.position) + 1
         return POSITIONS[last - self.connections : last]
 
     @property
     def context(self) -> int:
-        """Frames that decide the result."""
+        """How many frames at the end of a clip decide the result."""
         return 1 + self.connections * max(self.delays)
 
     @field_validator("delays")
@@ -61,6 +62,8 @@ class STResNetConfig(ModelSection, type="st_resnet", builds="kineray.models.st_r
         return self
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for a clip that is shorter than the temporal context."""
+        """Raise ConfigError for clips that are shorter than the temporal context."""
         if frames < self.context:
-            raise ValueError(f"data.frames {frames} must be at least {self.context}, the temporal context")
+            raise wrong_clip(
+                "frames", frames, "shorter than the temporal context", f"give at least {self.context} frames"
+            )

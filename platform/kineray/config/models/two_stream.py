@@ -6,15 +6,16 @@ from pydantic import model_validator
 
 from kineray.config.models.base import ModelSection
 from kineray.config.models.slowfast import SlowFastConfig
+from kineray.errors import ConfigError
 
 
 class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.two_stream.TwoStream"):
     """A network for RGB and one for optical flow (Simonyan and Zisserman, arXiv 1406.2199).
 
-    ``rgb`` and ``flow``: any other architectures, each with an ``init`` of its own. ``fusion``: average, the
-    mean of the two streams' probabilities; linear, a classifier on both. ``mid``: a layer of both streams
-    (``slow.res4``) whose features of flow also go into the RGB stream (Feichtenhofer et al., arXiv
-    1604.06573); none, if it is empty. ``mid_fusion``: sum, they are added; conv, concatenated and mixed by a
+    ``rgb`` and ``flow``: any other architectures, each with its ``init``. ``fusion``: average, the mean of
+    the two streams' probabilities; or linear, a classifier on both. ``mid``: a layer that both streams have
+    (``slow.res4``); its flow features are also fed into the RGB stream (Feichtenhofer et al., arXiv
+    1604.06573); empty for none. ``mid_fusion``: sum, they are added; or conv, concatenated and mixed by a
     convolution of size 1.
     """
 
@@ -32,9 +33,15 @@ class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.tw
         return self
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
-        """Raise ValueError for clips that one of the streams cannot take."""
+        """Raise ConfigError for clips that one of the streams cannot take."""
+        given = {"data.frames": frames, "data.crop": crop, "data.eval_crop": eval_crop}
         for name, stream in (("rgb", self.rgb), ("flow", self.flow)):
             try:
                 stream.check_clip(frames, crop, eval_crop)
-            except ValueError as error:
-                raise ValueError(str(error).replace("model.", f"model.{name}.")) from None
+            except ConfigError as error:
+                problem, remedy = (
+                    text.replace("model.", f"model.{name}.") for text in (error.problem, error.remedy)
+                )
+                raise ConfigError(
+                    problem, code=error.code, key=error.key, value=given.get(error.key), remedy=remedy
+                ) from None

@@ -1,4 +1,4 @@
-"""What the configurations of all tasks have in common."""
+"""The base of the configurations of all tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -19,11 +19,11 @@ _CLASSES: Mapping[Labels, str] = {"single": "a single class", "multiple": "sever
 
 
 class TaskSection(Variant, home="kineray.config.tasks"):
-    """Base of every task: what is predicted of a clip, by what loss it is learned, how well it is done.
+    """Base of every task: what is predicted for a clip, with which loss it is learned, and how it is scored.
 
-    ``labels`` of a clip, for each head: a ``single`` class, or ``multiple``. ``metrics`` are computed in
-    validation and evaluation; ``task.metrics.<type>=off`` leaves one out. ``score`` is the metric that
-    decides which checkpoint is the best: ``top1`` is its mean over the heads, ``verb/top1`` that of one.
+    ``labels``: whether a clip has a ``single`` class for each head, or ``multiple``. ``metrics``: computed in
+    validation and evaluation; ``task.metrics.<type>=off`` leaves one out. ``score``: the metric that decides
+    which checkpoint is the best: ``top1`` is its mean over the heads, ``verb/top1`` that of one head.
     """
 
     labels: ClassVar[Labels] = "single"
@@ -33,7 +33,7 @@ class TaskSection(Variant, home="kineray.config.tasks"):
     score: str = ""
 
     @model_validator(mode="after")
-    def _fitting_parts(self) -> Self:
+    def _loss_and_metrics_fit_the_labels(self) -> Self:
         parts = {f"metrics.{name}": metric.labels for name, metric in self.metrics.items()}
         for name, labels in {f"loss.type={self.loss.type}": self.loss.labels, **parts}.items():
             if labels not in (self.labels, "any"):
@@ -44,6 +44,6 @@ class TaskSection(Variant, home="kineray.config.tasks"):
         return self
 
     def build(self, labels: Mapping[str, Sequence[str]]) -> "Task":
-        """The task for heads with these class names."""
+        """The task for heads with these class names, {head: names}."""
         task: Task = self.implementation()(self, labels)
         return task

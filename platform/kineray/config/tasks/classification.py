@@ -11,7 +11,7 @@ from kineray.config.variants import Pieces
 class ClassificationConfig(
     TaskSection, type="classification", builds="kineray.tasks.classification.Classification"
 ):
-    """Every clip has one class for each head; scores are the softmax of the logits."""
+    """Every clip has one class for each head; probabilities are the softmax of the logits."""
 
     metrics: Pieces[MetricSection] = Pieces(TopKConfig(), MeanClassConfig(), ActionConfig())
     score: str = "top1"

@@ -12,11 +12,12 @@ from kineray.config.variants import Pieces
 
 
 class MultiLabelConfig(TaskSection, type="multi_label", builds="kineray.tasks.multi_label.MultiLabel"):
-    """A clip can have any number of classes for each head; scores are the sigmoid of each logit.
+    """A clip can have any number of classes for each head; probabilities are the sigmoid of each logit.
 
-    ``aggregation`` of a video's views: their mean, or the highest score of each class. ``skip_empty`` leaves
-    clips that have no class at all out of the metrics; otherwise they are negatives of every class. Results
-    on Charades are published with the highest score, and its official evaluation skips empty clips.
+    ``aggregation``: how the views of a video are combined: by their mean, or by each class's highest
+    probability. ``skip_empty``: whether clips without any class are left out of the metrics; otherwise they
+    are negatives of every class. Results on Charades are published with ``max``, and its official evaluation
+    skips empty clips.
     """
 
     labels: ClassVar[Labels] = "multiple"

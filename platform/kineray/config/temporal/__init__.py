@@ -1,1 +1,4 @@
-"""What makes one clip of many frames: configurations of the temporal subsystems, one module for each."""
+"""Configurations of the temporal subsystems, one module each; new modules are found automatically.
+
+A temporal subsystem turns the feature maps of a clip's frames into features of the clip.
+"""

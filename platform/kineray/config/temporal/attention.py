@@ -1,4 +1,4 @@
-"""Spatial attention led by a convolutional LSTM."""
+"""Spatial attention guided by a convolutional LSTM."""
 
 from kineray.config.fields import KernelSize, PositiveInt
 from kineray.config.temporal.base import TemporalSection
@@ -7,7 +7,10 @@ from kineray.config.temporal.base import TemporalSection
 class AttentionConfig(
     TemporalSection, type="attention", builds="kineray.models.temporal.attention.Attention"
 ):
-    """Spatial attention led by a convolutional LSTM of ``filters``, ``kernel`` x ``kernel`` positions."""
+    """Spatial attention guided by a convolutional LSTM.
+
+    ``filters`` and ``kernel``: channels and kernel size of the LSTM's convolutions.
+    """
 
     filters: PositiveInt = 64
     kernel: KernelSize = 3

@@ -7,8 +7,8 @@ from kineray.config.temporal.base import TemporalSection
 class AverageConfig(TemporalSection, type="average", builds="kineray.models.temporal.average.Average"):
     """The mean of the frames' features.
 
-    ``z_norm``: how the features are first brought to mean 0 and variance 1: per_dimension, over the training
-    set; per_frame, over the dimensions of each frame; none, not at all.
+    ``z_norm``: how the features are first normalised to mean 0 and variance 1: per_dimension, each dimension
+    over the training set; per_frame, each frame over its dimensions; none, not at all.
     """
 
     z_norm: ZNorm = "none"

@@ -1,4 +1,4 @@
-"""What the configurations of all temporal subsystems have in common."""
+"""The base of the configurations of all temporal subsystems."""
 
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,13 @@ class TemporalSection(Variant, home="kineray.config.temporal"):
     """Base of every temporal subsystem's configuration."""
 
     def build(self, channels: int) -> "Temporal":
-        """A new, randomly initialised subsystem for feature maps of ``channels``.
+        """A new, randomly initialised subsystem for feature maps of ``channels`` channels.
 
-        ``builds`` is called with the channels and, as keywords, with the fields of the configuration.
+        The class that ``builds`` names is called with ``channels`` and, as keywords, the fields of this
+        configuration.
         """
         subsystem: Temporal = self.implementation()(channels, **self.model_dump(exclude={"type"}))
         return subsystem
 
     def check_frames(self, frames: int) -> None:
-        """Raise ValueError, naming ``data.frames``, for clips that the subsystem cannot take."""
+        """Raise ConfigError, with the key ``data.frames``, for clips that the subsystem cannot take."""

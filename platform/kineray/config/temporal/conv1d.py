@@ -1,12 +1,13 @@
 """Temporal convolutions."""
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.temporal.base import TemporalSection
 
 
 class Conv1dConfig(TemporalSection, type="conv1d", builds="kineray.models.temporal.conv1d.Conv1d"):
-    """Nine temporal convolutions without padding, which make one position of exactly 20 frames."""
+    """Nine temporal convolutions without padding, which reduce exactly 20 frames to one position."""
 
     def check_frames(self, frames: int) -> None:
-        """Raise ValueError unless there are 20 frames."""
+        """Raise ConfigError unless there are 20 frames."""
         if frames != 20:
-            raise ValueError(f"data.frames {frames}: model.temporal.type=conv1d takes exactly 20 frames")
+            raise wrong_clip("frames", frames, "model.temporal.type=conv1d takes exactly 20 frames")

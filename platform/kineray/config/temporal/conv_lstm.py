@@ -7,8 +7,9 @@ from kineray.config.temporal.base import TemporalSection
 class ConvLstmConfig(TemporalSection, type="conv_lstm", builds="kineray.models.temporal.conv_lstm.ConvLstm"):
     """The last state of a convolutional LSTM (arXiv 1506.04214), through a global max pool.
 
-    ``kernel`` and ``stride``: of its input convolution, in positions of the feature map. ``norm``: with a
-    batch norm before the pool. ``dense``: units of a hidden layer after it; 0 for none.
+    ``kernel`` and ``stride``: size and stride of its input convolution, in positions of the feature map.
+    ``norm``: whether there is a batch norm before the pool. ``dense``: units of a hidden layer after the
+    pool; 0 for none.
     """
 
     filters: PositiveInt = 8

@@ -5,7 +5,7 @@ from kineray.config.temporal.base import TemporalSection
 
 
 class GruConfig(TemporalSection, type="gru", builds="kineray.models.temporal.recurrent.Gru"):
-    """The last state of a GRU of ``units`` (arXiv 1406.1078); ``z_norm`` as for the average."""
+    """The last state of a GRU with ``units`` units (arXiv 1406.1078); ``z_norm``: as in ``AverageConfig``."""
 
     units: PositiveInt = 128
     z_norm: ZNorm = "none"

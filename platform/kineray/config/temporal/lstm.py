@@ -5,6 +5,6 @@ from kineray.config.temporal.base import TemporalSection
 
 
 class LstmConfig(TemporalSection, type="lstm", builds="kineray.models.temporal.recurrent.Lstm"):
-    """The last state of an LSTM of ``units``, through a batch norm."""
+    """The last state of an LSTM with ``units`` units, through a batch norm."""
 
     units: PositiveInt = 50

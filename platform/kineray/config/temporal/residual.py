@@ -1,4 +1,4 @@
-"""A temporal residual on the frames' average."""
+"""A residual block of temporal convolutions over the frames' features."""
 
 from kineray.config.fields import KernelSize, PositiveInt
 from kineray.config.temporal.base import TemporalSection

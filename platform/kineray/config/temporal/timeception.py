@@ -1,5 +1,6 @@
 """Timeception layers."""
 
+from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import PositiveInt
 from kineray.config.temporal.base import TemporalSection
 
@@ -9,8 +10,8 @@ class TimeceptionConfig(
 ):
     """Timeception layers (arXiv 1812.01289), each of which halves the number of frames.
 
-    ``groups``: of channels, which are convolved apart. Scales in time are kernels of 3, 5 and 7 frames;
-    with ``dilated``, kernels of 3 with dilations of 1, 2 and 3.
+    ``groups``: number of channel groups, which are convolved separately. The temporal scales are kernels of
+    3, 5 and 7 frames or, if ``dilated``, kernels of 3 frames with dilations of 1, 2 and 3.
     """
 
     layers: PositiveInt = 4
@@ -18,9 +19,11 @@ class TimeceptionConfig(
     dilated: bool = False
 
     def check_frames(self, frames: int) -> None:
-        """Raise ValueError unless there are frames left after the last layer."""
+        """Raise ConfigError unless at least one frame is left after the last layer."""
         if frames < 2**self.layers:
-            raise ValueError(
-                f"data.frames {frames} is less than {2**self.layers}, which {self.layers} Timeception layers "
-                "need; give more frames, or set model.temporal.layers lower"
+            raise wrong_clip(
+                "frames",
+                frames,
+                f"{self.layers} Timeception layers need at least {2**self.layers} frames",
+                "give more frames, or fewer layers in model.temporal.layers",
             )

@@ -24,15 +24,15 @@ class ClipDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         for clips_bthwc, labels in torch.utils.data.DataLoader(dataset, batch_size=8, num_workers=4):
             logits = model(dataset.preprocessing.normalise(clips_bthwc))
 
-    A clip is uint8 [T, H, W, C]; a label int64 [], or uint8 [classes] for a head of several classes a clip.
-    ``data`` says how clips are cut (32 frames of 224 x 224 pixels by default); ``data.manifest``, if it is
-    set, where indexes of the videos may lie. ``training``: random clips, augmented, a pure function of
-    (``seed``, epoch, sample id), the same that ``load_batches`` gives; else the centre of each sample.
-    Which samples are seen, and in what order, is the sampler's affair.
+    A clip is uint8 [T, H, W, C]; a label is int64 [], or uint8 [classes] for a multi-label head. ``data``:
+    how clips are cut (by default 32 frames of 224 x 224 pixels); indexes of the videos are used if they are
+    beside ``data.manifest``. ``training``: random, augmented clips, which are a pure function of (``seed``,
+    epoch, sample id) and equal those of ``load_batches``; otherwise the centre of each sample. The sampler
+    decides which samples are seen, and in what order.
 
-    Decodes in the process that asks. A video that cannot be decoded raises DecodeError; ``training_batches``
-    replaces it, decodes each video once for all of its clips and goes on where libav hangs. Raises
-    ConfigError and ManifestError.
+    Videos are decoded in the calling process, and DecodeError is raised for one that cannot be decoded.
+    ``training_batches`` replaces it, decodes each video once for all of its clips and survives files on
+    which libav hangs. Raises ConfigError and ManifestError.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class ClipDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         self.manifest = samples_of_epoch(manifest, data, self._indexes) if training else manifest
         self._training = training
         self._seed = seed
-        # In shared memory, so that workers that persist see it change.
+        # In shared memory, so that persistent workers see it change.
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
-        """Let clips be those of this epoch, from 0 on."""
+        """Make the clips those of ``epoch``, counted from 0."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -61,14 +61,14 @@ class ClipDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def _clip(self, sample: Sample) -> np.ndarray:
         uri, flow = self.preprocessing.sources(sample)
-        packed = self._indexes.get(uri) if self._indexes else None
-        known = None if packed is None else PacketIndex.from_bytes(packed)
+        index_bytes = self._indexes.get(uri) if self._indexes else None
+        index = None if index_bytes is None else PacketIndex.from_bytes(index_bytes)
         with storage.video_source(uri) as source:
             if self._training:
                 rng = sample_rng(self._seed, int(self._epoch), sample.id)
-                clips = self.preprocessing.train_clips(source, sample, [rng], flow=flow, index=known)
+                clips = self.preprocessing.train_clips(source, sample, [rng], flow=flow, index=index)
             else:
                 span_s = (sample.start_s, sample.end_s)
-                clips, _ = self.preprocessing.eval_views(source, *span_s, flow=flow, index=known)
+                clips, _ = self.preprocessing.eval_views(source, *span_s, flow=flow, index=index)
         clip_thwc: np.ndarray = clips[0]
         return clip_thwc

@@ -1,1 +1,1 @@
-"""What is made of a manifest: checked, measured, split, re-encoded and flow copies, and made videos."""
+"""What is made from a manifest: checks, statistics, splits, re-encoded copies, flow; and synthetic sets."""

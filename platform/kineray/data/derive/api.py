@@ -28,7 +28,7 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """The samples of one split after a check."""
+    """One split after a check: numbers of usable and bad samples, and of clips that the annotations list."""
 
     split: str
     usable: int
@@ -38,8 +38,9 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What ``validate`` found. ``quarantine``: the CSV file of the problems; ``clean``: the manifest without
-    the bad samples, if one was asked for; ``codes``: error code -> samples, the most frequent first.
+    """What ``validate`` found. ``quarantine``: URI of the CSV file of the problems; ``clean``: of the
+    manifest without the bad samples, if it was asked for; ``codes``: error code -> number of samples, the
+    most frequent first.
     """
 
     manifest: str
@@ -65,7 +66,7 @@ class StatsReport(measures.Stats):
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """The manifest that ``split`` wrote. ``leaks``: divided groups that other splits have too."""
+    """The manifest that ``split`` wrote. ``leaks``: divided groups that are in other splits too."""
 
     manifest: str
     name: str
@@ -76,11 +77,12 @@ class SplitManifest:
 
 @dataclass(frozen=True)
 class ReencodedCopy:
-    """What ``reencode`` made, or would have made.
+    """What ``reencode`` made, or would make.
 
-    ``manifest``: of the copies, with the ``hash`` of its content (None where nothing was written).
-    ``estimate``: None where none was asked for or nothing is left to do. ``copies``: videos that are
-    there now, of ``videos``; ``kept``: folders of frames, of which no copy is made. ``failed``: URI -> why.
+    ``manifest``: of the copies, with the ``hash`` of its content (None if nothing was written).
+    ``estimate``: None if it was not asked for or nothing is left to do. ``copies``: number of the ``videos``
+    of which there is a copy now; ``kept``: of folders of frames, which are not copied. ``failed``: URI ->
+    reason.
     """
 
     manifest: str
@@ -95,7 +97,7 @@ class ReencodedCopy:
 
 @dataclass(frozen=True)
 class FlowCopy:
-    """What ``flow`` made: the manifest with flow of ``videos`` videos. ``failed``: URI -> why."""
+    """What ``flow`` made: the manifest with the flow of ``videos`` videos. ``failed``: URI -> reason."""
 
     manifest: str
     hash: str
@@ -113,20 +115,21 @@ def validate(
     decoders: int | None = None,
     progress: Progress | None = None,
 ) -> ValidationReport:
-    """Open every video of a manifest and list those that are damaged, and clips that are not in theirs.
+    """Open every video of a manifest, and list the damaged ones and the samples outside their videos.
 
     ``full``: decode every frame, not only the first, middle and last one. ``out``: the quarantine list, by
-    default beside the manifest. ``clean``: where to write a manifest without the bad samples, which count
-    as missing there. ``decoders``: processes, by default one per core. ``progress`` is called with
-    (videos done, of all, bad). The packet indexes of the good videos are written beside the manifests, so
-    that training and evaluation need not make them. Raises ManifestError, StorageError.
+    default beside the manifest. ``clean``: the file to which a manifest without the bad samples is written,
+    which are missing clips there. ``decoders``: number of processes, by default one per core. ``progress`` is
+    called with (videos done, all videos, bad videos). The packet indexes of the good videos are written
+    beside the manifests, so that training and evaluation need not compute them. Raises ManifestError,
+    StorageError.
     """
     uri = str(manifest)
     if clean is not None:
         check_manifest_name("clean", clean)
     loaded = load_manifest(uri)
     start = time.monotonic()
-    found = checks.validate(loaded, every=full, workers=decoders or usable_cores(), progress=progress)
+    found = checks.validate(loaded, full=full, decoders=decoders or usable_cores(), progress=progress)
     seconds = time.monotonic() - start
     quarantine = out or checks.quarantine_path(uri)
     checks.write_quarantine(found.problems, quarantine)
@@ -162,9 +165,9 @@ def stats(
 ) -> StatsReport:
     """Measure a data set: hours, sizes, frame rates, classes, key frames. Only first frames are decoded.
 
-    ``sample``: measure this many videos, always the same ones. Indexes that lie beside the manifest are
-    used. ``decoders``: processes, by default one per core. ``progress`` is called with (videos done, of
-    all). Raises ManifestError, StorageError.
+    ``sample``: measure only this many videos, always the same ones. Indexes beside the manifest are used.
+    ``decoders``: number of processes, by default one per core. ``progress`` is called with (videos done, all
+    videos). Raises ManifestError, StorageError.
     """
     uri = str(manifest)
     loaded = load_manifest(uri)
@@ -172,7 +175,7 @@ def stats(
         loaded,
         sample=sample,
         indexes=IndexCache.beside(uri),
-        workers=decoders or usable_cores(),
+        decoders=decoders or usable_cores(),
         progress=progress,
     )
     return StatsReport(found.splits, found.unreadable, uri, loaded.name, loaded.content_hash)
@@ -187,10 +190,11 @@ def split(
     source: Sequence[str] = ("train",),
     seed: int = 0,
 ) -> SplitManifest:
-    """Write ``out``, the manifest divided into train, val and test so that no group is in two of them.
+    """Write to ``out`` the manifest divided into train, val and test so that no group is in two of them.
 
-    ``val`` and ``test``: shares of the samples of the splits ``source``, whose first one keeps the rest;
-    classes are spread as evenly as the groups (videos, persons) allow. Raises ManifestError, StorageError.
+    ``val`` and ``test``: shares of the samples of the splits ``source``, the first of which keeps the rest;
+    classes are distributed as evenly as the groups (videos, persons) allow. Raises ManifestError,
+    StorageError.
     """
     check_manifest_name("out", out)
     division = splits.divide(load_manifest(manifest), {"val": val, "test": test}, source=source, seed=seed)
@@ -213,35 +217,36 @@ def reencode(
 ) -> ReencodedCopy:
     """Make a training copy of a data set in the folder ``out``: small H.264 files with many key frames.
 
-    ``short_side``: pixels, smaller videos are not enlarged; ``key_frames``: frames from one key frame to
-    the next; ``crf``: x264's quality, lower is better. Ids, labels, splits and times stay what they are.
-    The same call again goes on where it stopped. ``dry_run``: only estimate, by encoding a few videos, what
-    the copies would cost and save. ``confirm`` is called with that estimate; if it returns False, nothing is
-    written. ``decoders``: processes, by default one per core; ``progress`` is called with (videos done, of
-    all, failed). Raises ManifestError, and StorageError if the space does not suffice.
+    ``short_side``: in pixels, smaller videos are not enlarged; ``key_frames``: frames from one key frame to
+    the next; ``crf``: the quality of x264, lower is better. Ids, labels, splits and times stay the same. If
+    the call is repeated, it continues where it stopped. ``dry_run``: only estimate, by encoding parts of a
+    few videos, what the copies would cost and save. ``confirm`` is called with that estimate; if it returns
+    False, nothing is written. ``decoders``: number of processes, by default one per core. ``progress`` is
+    called with (videos done, all videos, videos failed). Raises ManifestError, and StorageError, also if
+    there is not enough space.
     """
-    uri, processes = str(manifest), decoders or usable_cores()
+    uri, decoders = str(manifest), decoders or usable_cores()
     loaded = load_manifest(uri)
-    todo = copies.plan(loaded, uri, out, encode.Settings(short_side, key_frames, crf))
-    asked = dry_run or confirm is not None
-    estimate = copies.estimate(todo, workers=processes) if asked and todo.todo else None
+    plan = copies.plan(loaded, uri, out, encode.Settings(short_side, key_frames, crf))
+    is_asked_for = dry_run or confirm is not None
+    estimate = copies.estimate(plan, decoders=decoders) if is_asked_for and plan.remaining else None
     if dry_run or (estimate and confirm and not confirm(estimate)):
-        there = len(todo.jobs) - len(todo.todo)
-        return ReencodedCopy(todo.manifest, None, estimate, len(todo.jobs), there, todo.kept, 0.0, {})
+        done = len(plan.jobs) - len(plan.remaining)
+        return ReencodedCopy(plan.manifest, None, estimate, len(plan.jobs), done, plan.kept, 0.0, {})
     if estimate:
-        copies.check_space(estimate, todo.folder)
+        copies.check_space(estimate, plan.folder)
     start = time.monotonic()
-    made = copies.make_copies(loaded, todo, workers=processes, progress=progress)
-    save_manifest(made.manifest, todo.manifest)
+    made = copies.make_copies(loaded, plan, decoders=decoders, progress=progress)
+    save_manifest(made.manifest, plan.manifest)
     if made.indexes:
-        index_cache.write(todo.manifest, made.indexes)
+        index_cache.write(plan.manifest, made.indexes)
     return ReencodedCopy(
-        manifest=todo.manifest,
+        manifest=plan.manifest,
         hash=made.manifest.content_hash,
         estimate=estimate,
-        videos=len(todo.jobs),
-        copies=len(todo.jobs) - len(made.failures),
-        kept=todo.kept,
+        videos=len(plan.jobs),
+        copies=len(plan.jobs) - len(made.failures),
+        kept=plan.kept,
         seconds=time.monotonic() - start,
         failed=_reasons(made.failures),
     )
@@ -257,19 +262,19 @@ def flow(
     decoders: int | None = None,
     progress: Progress | None = None,
 ) -> FlowCopy:
-    """Compute the optical flow of the videos of a manifest into the folder ``out``, as images of u and v.
+    """Compute the optical flow of the videos of a manifest, as images of u and v in the folder ``out``.
 
-    ``fps``: frames of flow per second, by default the video's own; ``bound``: the largest motion that can
-    be stored, in pixels per frame; ``short_side``: videos are made this small first. The manifest that is
-    written in ``out`` names the videos and their flow, so models of RGB, of flow and of both can be
-    trained with it. The same call again goes on where it stopped. ``decoders``: processes, by default one
-    per core; ``progress`` is called with (flow frames done, of all, videos failed). Raises ConfigError
-    without OpenCV, ManifestError, StorageError.
+    ``fps``: frames of flow per second, by default the frame rate of the video; ``bound``: the largest motion
+    that can be stored, in pixels per frame; ``short_side``: in pixels, to which larger videos are scaled down
+    first. The manifest that is written in ``out`` names the videos and their flow, so it can be used to train
+    models of RGB, of flow and of both. If the call is repeated, it continues where it stopped. ``decoders``:
+    number of processes, by default one per core. ``progress`` is called with (flow frames done, all flow
+    frames, videos failed). Raises ConfigError without OpenCV, ManifestError, StorageError.
     """
     uri, start = str(manifest), time.monotonic()
     settings = flows.Settings(fps, bound, short_side)
     made = flows.compute_flow(
-        load_manifest(uri), uri, out, settings, workers=decoders or usable_cores(), progress=progress
+        load_manifest(uri), uri, out, settings, decoders=decoders or usable_cores(), progress=progress
     )
     target = storage.join(out, FILE_NAME)
     save_manifest(made.manifest, target)
@@ -285,8 +290,8 @@ def flow(
 def _write_clean(good: Manifest, uri: str, indexes: Mapping[str, bytes]) -> None:
     save_manifest(good, uri)
     if indexes:
-        left = set(good.columns.column("uri").to_pylist()) & indexes.keys()
-        index_cache.write(uri, {video: indexes[video] for video in left})
+        remaining = set(good.columns.column("uri").to_pylist()) & indexes.keys()
+        index_cache.write(uri, {video: indexes[video] for video in remaining})
 
 
 def _reasons(failures: Mapping[str, DecodeError]) -> dict[str, str]:

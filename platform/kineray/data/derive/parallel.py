@@ -1,4 +1,4 @@
-"""One function over many videos, side by side, in processes that a video may hang or crash."""
+"""One function for many videos, in parallel, in processes that a video may hang or crash."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item]):
-    """What the function gave for ``item``, or why it could not; it was the ``done``-th to be ready."""
+    """The result of the function for ``item``, or its error; ``done``: number of items that are done."""
 
     item: Item
     result: Any
@@ -29,24 +29,24 @@ def map_in_processes(
     function: Callable[..., Any],
     items: Sequence[Item],
     *,
-    workers: int,
+    decoders: int,
     name: Callable[[Item], str] = str,
     arguments: Callable[[Item], tuple[Any, ...]] = lambda item: (item,),
     cpu_limit_s: float = CPU_LIMIT_S,
 ) -> Iterator[Outcome[Item]]:
-    """``function`` of every item in ``workers`` child processes; yields each outcome when it is there.
+    """Call ``function`` for every item in ``decoders`` child processes; yields outcomes as they are ready.
 
-    ``function`` gets the ``arguments`` of the item and returns what ``DecodeProcess.call`` can bring back.
-    ``name`` gives the file of an item. An item has an ``error`` where its function raises DecodeError,
-    computes longer than ``cpu_limit_s`` or takes its process down, or where an object is not in its bucket.
-    Any other StorageError, such as denied access, would be the same for all and is raised. Closing the
-    iterator ends the children.
+    ``function`` gets the ``arguments`` of the item, and returns what ``DecodeProcess.call`` can transfer.
+    ``name``: the file of an item. An item has an ``error`` if the function raises DecodeError, computes
+    longer than ``cpu_limit_s`` or ends its process, or if an object is not in its bucket. Any other
+    StorageError, such as denied access, would be the same for all items and is raised. Closing the iterator
+    ends the child processes.
     """
     todo: SimpleQueue[Item] = SimpleQueue()
     finished: SimpleQueue[tuple[Item, Any, Exception | None]] = SimpleQueue()
     for item in items:
         todo.put(item)
-    processes = [DecodeProcess(cpu_limit_s) for _ in range(min(workers, len(items)))]
+    processes = [DecodeProcess(cpu_limit_s) for _ in range(min(decoders, len(items)))]
     stopping = threading.Event()
 
     def work(process: DecodeProcess) -> None:

@@ -1,8 +1,8 @@
-"""A copy of a data set for training: small H.264 files with a key frame every second or so.
+"""A copy of a data set for training: small H.264 files with a key frame about every second.
 
-A clip of a web video is read by decoding everything since the last key frame, often ten seconds and more,
-at a size that is then thrown away. The copy is encoded once so that this need not be done in every epoch.
-What a clip shows at a time does not change: frames keep their times, and stand upright.
+To read a clip of a web video, everything since the last key frame is decoded, often ten seconds or more, at
+a size that is then scaled down. The copy is encoded once so that this is not done in every epoch. What is
+shown at a timestamp does not change: frames keep their times, and are upright.
 """
 
 import errno
@@ -23,25 +23,26 @@ import av
 
 from kineray import storage
 from kineray.data.derive.parallel import map_in_processes
-from kineray.data.derive.stats import decoded_per_wanted, some
+from kineray.data.derive.stats import decoded_per_wanted, pick_uris
 from kineray.data.derive.validate import drop_samples
 from kineray.data.manifest.manifest import FILE_NAME, Manifest
 from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import DecodeError, ManifestError, StorageError
 from kineray.storage import s3
+from kineray.storage.os_errors import os_errors_about
 from kineray.video import index_video, is_frames_uri
 from kineray.video.encode import Settings, encode
 
 SETTINGS_FILE = "reencode.json"
 TRIED = 6  # videos that are encoded for an estimate
-TRIED_S = 10.0  # of each of them
-_SPARE = 1.1  # how much more disk space than estimated must be free
+TRIED_S = 10.0  # seconds of each of them
+_SPARE = 1.1  # factor by which the free disk space must exceed the estimate
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video: where it lies, where its copy goes, and whether that is there already."""
+    """One video: its URI, that of its copy, and whether the copy is there already."""
 
     uri: str
     target: str
@@ -50,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done. ``kept``: frame folders, of which no copy is made."""
+    """The copies to make. ``kept``: number of folders of frames, which are not copied."""
 
     folder: str
     settings: Settings
@@ -58,22 +59,23 @@ class Plan:
     kept: int
 
     @property
-    def todo(self) -> tuple[Job, ...]:
+    def remaining(self) -> tuple[Job, ...]:
         """The jobs that are not done."""
         return tuple(job for job in self.jobs if not job.is_done)
 
     @property
     def manifest(self) -> str:
-        """Where the manifest of the copies is written."""
+        """The URI of the manifest of the copies."""
         return storage.join(self.folder, FILE_NAME)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the jobs to do will cost and save, from ``tried`` videos.
+    """What the copies of ``videos`` videos will cost and save, estimated from ``tried`` of them.
 
-    ``seconds`` with all workers; ``decoded_before`` and ``decoded_after``: frames that are decoded for
-    each wanted frame of a random 2 s clip; ``pixels``: size of a copy's frames, of the source's.
+    ``seconds``: with all decoders; ``decoded_before``, ``decoded_after``: frames that are decoded for each
+    wanted frame of a random 2 s clip; ``pixels``: size of the frames of a copy, as a fraction of the
+    source's.
     """
 
     tried: int
@@ -88,7 +90,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Copies:
-    """The outcome: a manifest of the copies, URI -> ``PacketIndex.to_bytes``, and the videos that failed."""
+    """The result of ``make_copies``: the manifest of the copies, ``PacketIndex.to_bytes`` by URI, and the
+    errors of videos by URI."""
 
     manifest: Manifest
     indexes: Mapping[str, bytes]
@@ -96,14 +99,19 @@ class Copies:
 
 
 def plan(manifest: Manifest, manifest_uri: str, folder: str, settings: Settings) -> Plan:
-    """Which videos are copied to where below ``folder``, local or on S3. Writes nothing.
+    """Which videos are copied where below ``folder``, local or on S3. Writes nothing.
 
-    Raises ManifestError where the folder holds the sources, or copies of another set or other settings.
+    Raises ManifestError if the folder contains the sources, or copies of another data set or with other
+    settings.
     """
     uris = list(dict.fromkeys(manifest.columns.column("uri").to_pylist()))
     videos = [uri for uri in uris if not is_frames_uri(uri)]
     if not videos:
-        raise ManifestError(f"{manifest_uri}: its videos are folders of frames, which need no training copy")
+        raise ManifestError(
+            "all its videos are folders of frames, which need no training copy",
+            code="nothing_to_copy",
+            key=manifest_uri,
+        )
     folder = storage.absolute(folder).rstrip("/")
     source = storage.absolute(manifest_uri)
     root = source.rpartition("/")[0] if source.endswith(".parquet") else source.rstrip("/")
@@ -111,27 +119,30 @@ def plan(manifest: Manifest, manifest_uri: str, folder: str, settings: Settings)
     targets = {uri: storage.join(folder, names[uri]) for uri in videos}
     taken = set(uris) & set(targets.values())
     if taken or root == folder:
-        raise ManifestError(f"--out {folder}: the videos themselves lie there; choose another folder")
+        raise _folder_taken("contains the videos themselves", folder)
     made = _made_with(folder)
     wanted = _about(manifest, settings)
-    for key, value in made.items() if made else ():
-        if wanted.get(key) != value:
+    for name, value in made.items() if made else ():
+        if wanted.get(name) != value:
             raise ManifestError(
-                f"--out {folder}: its copies were made with {key} {value}, not {wanted.get(key)};"
-                " choose the same, or another folder"
+                f"its copies were made with {name} {value}, not {wanted.get(name)}",
+                code="other_settings",
+                key="out",
+                value=folder,
+                remedy=f"give the same `{name}`, or name another folder",
             )
     present = set(storage.list_files(folder))
     if made is None and present & set(names.values()):
-        raise ManifestError(f"--out {folder}: holds videos that are no copies; choose another folder")
+        raise _folder_taken("contains videos that are not copies", folder)
     jobs = tuple(Job(uri, targets[uri], names[uri] in present) for uri in videos)
     return Plan(folder, settings, jobs, len(uris) - len(videos))
 
 
 def target_names(uris: Sequence[str], root: str) -> dict[str, str]:
-    """Paths of the copies, relative to the new folder: those of the videos below ``root``, as .mp4.
+    """Paths of the copies relative to the new folder: those of the videos below ``root``, but ending in .mp4.
 
-    Videos that lie elsewhere are named from the folder on that they all share. What would have the name of
-    another gets a hash of its URI into its own.
+    Videos elsewhere are named from the folder that they all share. If several would have the same name, a
+    hash of the URI is added to each.
     """
     outside = [uri.split("/")[:-1] for uri in uris if not uri.startswith(f"{root}/")]
     shared = 0
@@ -150,19 +161,19 @@ def target_names(uris: Sequence[str], root: str) -> dict[str, str]:
     return names
 
 
-def estimate(todo: Plan, *, workers: int = 1) -> Estimate:
-    """Encode the beginnings of some videos and reckon what all will take.
+def estimate(planned: Plan, *, decoders: int = 1) -> Estimate:
+    """Estimate what the copies cost from the first seconds of a few videos, which are encoded.
 
-    Raises ManifestError where not one of them can be encoded.
+    Raises ManifestError if none of them can be encoded.
     """
-    uris = [job.uri for job in todo.todo]
+    uris = [job.uri for job in planned.remaining]
     sizes = None if any(map(storage.is_remote, uris)) else {uri: _size(uri) for uri in uris}
     tried: list[dict[str, float]] = []
     failure: DecodeError | None = None
-    # More than are needed, as some may be bad.
-    for batch in _batches(some(uris, 4 * TRIED), TRIED):
+    # More than needed, since some may be bad.
+    for batch in _batches(pick_uris(uris, 4 * TRIED), TRIED):
         for outcome in map_in_processes(
-            _try, batch, workers=workers, arguments=lambda uri: (uri, todo.settings)
+            _try, batch, decoders=decoders, arguments=lambda uri: (uri, planned.settings)
         ):
             if outcome.error is None:
                 tried.append(outcome.result)
@@ -171,7 +182,7 @@ def estimate(todo: Plan, *, workers: int = 1) -> Estimate:
         if len(tried) >= TRIED // 2:
             break
     if not tried:
-        raise ManifestError(f"{todo.folder}: no video can be encoded, such as {failure}")
+        raise _nothing_copied(planned.folder, failure)
 
     def total(key: str) -> float:
         return sum(one[key] for one in tried)
@@ -181,7 +192,7 @@ def estimate(todo: Plan, *, workers: int = 1) -> Estimate:
     return Estimate(
         tried=len(tried),
         videos=len(uris),
-        seconds=total("seconds") * scale / max(min(workers, len(uris)), 1),
+        seconds=total("seconds") * scale / max(min(decoders, len(uris)), 1),
         bytes_before=before,
         bytes_after=total("bytes_after") * scale,
         decoded_before=total("decoded_before") / len(tried),
@@ -191,39 +202,42 @@ def estimate(todo: Plan, *, workers: int = 1) -> Estimate:
 
 
 def check_space(needed: Estimate, folder: str) -> None:
-    """Raise StorageError if the disk of ``folder`` has not the space that the copies need."""
+    """Raise StorageError unless the disk of ``folder`` has the space that the copies need."""
     if storage.is_remote(folder):
         return
     existing = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed.bytes_after * _SPARE:
         raise StorageError(
-            f"{folder}: about {needed.bytes_after / 1e9:.1f} GB are needed, but {free / 1e9:.1f} GB are free"
+            f"about {needed.bytes_after / 1e9:.1f} GB are needed, but {free / 1e9:.1f} GB are free",
+            code="disk_full",
+            key=folder,
+            remedy="free some space, or name another folder as `out`",
         )
 
 
 def make_copies(
     manifest: Manifest,
-    todo: Plan,
+    planned: Plan,
     *,
-    workers: int = 1,
+    decoders: int = 1,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> Copies:
-    """Encode what is not there yet; each copy appears under its name when it is whole.
+    """Encode the copies that are not there yet; each one gets its name when it is complete.
 
-    Samples of videos that fail are named in the new manifest's ``missing``. ``progress`` is called with
-    (done, of all, failed). Raises ManifestError where not one video can be copied.
+    Samples of videos that fail are named in ``missing`` of the new manifest. ``progress`` is called with
+    (videos done, all videos, videos failed). Raises ManifestError if no video can be copied.
     """
-    about = json.dumps(_about(manifest, todo.settings), indent=2) + "\n"
-    storage.write_bytes(storage.join(todo.folder, SETTINGS_FILE), about.encode())
+    about = json.dumps(_about(manifest, planned.settings), indent=2) + "\n"
+    storage.write_bytes(storage.join(planned.folder, SETTINGS_FILE), about.encode())
     failures: dict[str, DecodeError] = {}
     indexes: dict[str, bytes] = {}
 
     def arguments(job: Job) -> tuple[Any, ...]:
-        return job.uri, job.target, job.is_done, todo.settings
+        return job.uri, job.target, job.is_done, planned.settings
 
     for outcome in map_in_processes(
-        _copy, todo.jobs, workers=workers, name=lambda job: job.uri, arguments=arguments
+        _copy, planned.jobs, decoders=decoders, name=lambda job: job.uri, arguments=arguments
     ):
         if outcome.error is not None:
             failures[outcome.item.uri] = outcome.error
@@ -231,12 +245,12 @@ def make_copies(
         elif outcome.result is not None:
             indexes[outcome.item.target] = outcome.result
         if progress:
-            progress(outcome.done, len(todo.jobs), len(failures))
-    if len(failures) == len(todo.jobs) and not todo.kept:
-        raise ManifestError(f"{manifest.name}: no video could be copied, such as {_first(failures)}")
+            progress(outcome.done, len(planned.jobs), len(failures))
+    if len(failures) == len(planned.jobs) and not planned.kept:
+        raise _nothing_copied(manifest.name, next(iter(failures.values())))
     bad = frozenset(sample.id for sample in manifest if sample.uri in failures)
     left = drop_samples(manifest, bad) if bad else manifest
-    targets = {job.uri: job.target for job in todo.jobs}
+    targets = {job.uri: job.target for job in planned.jobs}
     samples = (replace(sample, uri=targets.get(sample.uri, sample.uri)) for sample in left)
     return Copies(record_sizes(left.with_samples(samples)), indexes, failures)
 
@@ -245,7 +259,7 @@ def make_copies(
 
 
 def _copy(uri: str, target: str, is_done: bool, settings: Settings) -> bytes | None:
-    """Make one copy; returns the bytes of its packet index, or None for one that lies on S3 already."""
+    """Make one copy; returns its ``PacketIndex.to_bytes``, or None for a copy that is on S3 already."""
     if is_done:
         return None if storage.is_remote(target) else index_video(target).to_bytes()
     with storage.video_source(uri) as source, _explained(uri, target):
@@ -267,7 +281,7 @@ def _copy(uri: str, target: str, is_done: bool, settings: Settings) -> bytes | N
 
 
 def _try(uri: str, settings: Settings) -> dict[str, float]:
-    """What encoding the whole of one video would take, from its beginning."""
+    """What encoding the whole of one video would cost, estimated from its first seconds."""
     with (
         storage.video_source(uri) as source,
         TemporaryDirectory(prefix="kineray-") as folder,
@@ -295,7 +309,8 @@ def _explained(uri: str, target: str) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise StorageError(f"{target}: {error.strerror}") from None
+            with os_errors_about(target):
+                raise
         problem = f"cannot be encoded ({error.strerror})"
         raise DecodeError(problem, code="codec_unsupported", key=uri) from None
 
@@ -308,7 +323,7 @@ def _about(manifest: Manifest, settings: Settings) -> dict[str, Any]:
 
 
 def _made_with(folder: str) -> dict[str, Any] | None:
-    """What the settings file of a folder says, or None if there is none."""
+    """The settings with which the copies in a folder were made, or None if there are none."""
     path = storage.join(folder, SETTINGS_FILE)
     if not storage.exists(path):
         return None
@@ -316,7 +331,22 @@ def _made_with(folder: str) -> dict[str, Any] | None:
         made = json.loads(storage.read_bytes(path))
         return dict(made)
     except (ValueError, TypeError):
-        raise ManifestError(f"{path}: not written by kineray; choose another folder") from None
+        raise ManifestError(
+            "not written by kineray",
+            code="folder_taken",
+            key=path,
+            remedy="name another folder as `out`",
+        ) from None
+
+
+def _folder_taken(problem: str, folder: str) -> ManifestError:
+    return ManifestError(problem, code="folder_taken", key="out", value=folder, remedy="name another folder")
+
+
+def _nothing_copied(name: str, error: DecodeError | None) -> ManifestError:
+    return ManifestError(
+        f"no video can be copied, the first one because of {error}", code="nothing_decodable", key=name
+    )
 
 
 def _temporary(target: str) -> Path:
@@ -325,7 +355,7 @@ def _temporary(target: str) -> Path:
 
 
 def _size(source: object) -> int:
-    """Bytes of a file; 0 for one that is not there."""
+    """Size of a file in bytes; 0 if it does not exist."""
     if isinstance(source, str | Path):
         return Path(source).stat().st_size if Path(source).exists() else 0
     file = cast(Any, source)
@@ -334,7 +364,3 @@ def _size(source: object) -> int:
 
 def _batches(uris: Sequence[str], size: int) -> list[Sequence[str]]:
     return [uris[first : first + size] for first in range(0, len(uris), size)]
-
-
-def _first(failures: Mapping[str, DecodeError]) -> str:
-    return str(next(iter(failures.values())))

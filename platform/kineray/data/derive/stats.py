@@ -1,4 +1,4 @@
-"""What a data set holds, split by split, and what it costs to read clips from its videos."""
+"""What a data set contains, split by split, and what it costs to read clips from its videos."""
 
 import hashlib
 from collections import Counter
@@ -21,17 +21,17 @@ from kineray.video.container import damaged
 if TYPE_CHECKING:
     from kineray.data.manifest.index_cache import IndexCache
 
-CLIP_S = 2.0  # the clip that the cost of reading is told for
-DEAR = 2.0  # decoded frames per wanted frame from which a training copy is worth its making
-_PROBES = 33  # clips per video that the cost is measured on
+CLIP_S = 2.0  # length of the clips for which the cost of reading is reported
+COPY_WORTHWHILE = 2.0  # decoded frames per wanted frame from which a training copy is worthwhile
+_PROBES = 33  # clips per video for which the cost is computed
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """One video. ``key_gaps_s`` and ``key_gaps_frames``: median and longest distance of key frames.
+    """One video. ``key_gaps_s``, ``key_gaps_frames``: median and longest distance between key frames.
 
-    ``decoded_per_wanted``: how many frames must be decoded for each frame of a clip of ``CLIP_S`` that
-    begins anywhere.
+    ``decoded_per_wanted``: frames to decode for each frame of a clip of ``CLIP_S`` seconds with a random
+    start.
     """
 
     duration_s: float
@@ -47,7 +47,7 @@ class VideoFacts:
 
 @dataclass(frozen=True)
 class Range:
-    """The least, the median and the greatest of some numbers."""
+    """Minimum, median and maximum of some numbers."""
 
     min: float
     median: float
@@ -56,8 +56,9 @@ class Range:
 
 @dataclass(frozen=True)
 class ClassBalance:
-    """One head of one split. ``labelled``: clips whose label is known, and actions of persons in boxes.
-    ``per_class``: clips of the classes that have any; ``imbalance``: max / min."""
+    """One head of one split. ``classes``: number of classes; ``labelled``: number of clips with a known
+    label, or of actions of persons in boxes; ``per_class``: clips per class, over the classes that have any;
+    ``imbalance``: its max / min; ``absent``: names of the classes without clips."""
 
     head: str
     classes: int
@@ -69,11 +70,14 @@ class ClassBalance:
 
 @dataclass(frozen=True)
 class SplitStats:
-    """One split. Counts of sizes, frame rates and codecs are of the measured videos.
+    """One split. ``clips``: number of samples; ``missing``: of clips that were not found; ``measured``: of
+    videos that were measured, from which ``sizes``, ``frame_rates`` and ``codecs`` (value -> videos) and all
+    below are computed. None if no video was measured.
 
-    ``clip_hours`` is the sum over all clips, estimated from the measured ones where a clip ends with its
-    video. ``key_gaps_s`` and ``key_gaps_frames``: the median over the videos of the median distance of
-    their key frames, and the longest of all. None where no video was measured.
+    ``clip_hours``: total length of all clips, estimated from the measured ones if clips end with their
+    videos. ``clip_s``, ``video_s``: lengths of clips and videos in seconds. ``key_gaps_s``,
+    ``key_gaps_frames``: the median over the videos of the median distance between key frames, and the longest
+    distance of all.
     """
 
     split: str
@@ -96,14 +100,14 @@ class SplitStats:
 
 @dataclass(frozen=True)
 class Stats:
-    """A data set. ``unreadable``: URI -> why, of the videos that could not be measured."""
+    """A data set. ``unreadable``: URI -> reason, of the videos that could not be measured."""
 
     splits: tuple[SplitStats, ...]
     unreadable: Mapping[str, str]
 
     @property
     def decoded_per_wanted(self) -> float | None:
-        """Mean over the measured videos of all splits."""
+        """The mean over the measured videos of all splits."""
         costs = [(split.decoded_per_wanted, split.measured) for split in self.splits]
         total = sum(cost * videos for cost, videos in costs if cost is not None)
         return total / sum(videos for _, videos in costs) if total else None
@@ -114,22 +118,22 @@ def stats(
     *,
     sample: int | None = None,
     indexes: "IndexCache | None" = None,
-    workers: int = 1,
+    decoders: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Stats:
-    """Measure a data set: the packets of its videos are read, nothing is decoded but first frames.
+    """Measure a data set: the packets of its videos are read, and only first frames are decoded.
 
-    ``sample``: measure so many videos only, always the same ones. The files of videos that are in
-    ``indexes`` are not read. ``progress`` is called with (done, of all). Raises StorageError.
+    ``sample``: measure only this many videos, always the same ones. The files of videos in ``indexes`` are
+    not read. ``progress`` is called with (videos done, all videos). Raises StorageError.
     """
-    uris = some(dict.fromkeys(manifest.columns.column("uri").to_pylist()), sample)
+    uris = pick_uris(dict.fromkeys(manifest.columns.column("uri").to_pylist()), sample)
     facts: dict[str, VideoFacts] = {}
     unreadable: dict[str, str] = {}
 
     def arguments(uri: str) -> tuple[str, bytes | None]:
         return uri, indexes.get(uri) if indexes else None
 
-    for outcome in map_in_processes(_measured, uris, workers=workers, arguments=arguments):
+    for outcome in map_in_processes(_measured, uris, decoders=decoders, arguments=arguments):
         if outcome.error is None:
             facts[outcome.item] = VideoFacts(**outcome.result)
         else:
@@ -140,17 +144,21 @@ def stats(
     return Stats(splits, dict(sorted(unreadable.items())))
 
 
-def some(uris: Iterable[str], count: int | None) -> list[str]:
-    """``count`` of the URIs, picked by a hash and so always the same; all of them for None."""
-    whole = list(uris)
-    if count is None or count >= len(whole):
-        return whole
-    # The name without its folder: a copy of the set elsewhere gives the same choice.
-    return sorted(whole, key=lambda uri: hashlib.sha256(uri.rpartition("/")[2].encode()).digest())[:count]
+def pick_uris(uris: Iterable[str], count: int | None) -> list[str]:
+    """``count`` of the URIs (None: all), always the same ones: they are picked by a hash."""
+    everything = list(uris)
+    if count is None or count >= len(everything):
+        return everything
+
+    def by_name(uri: str) -> bytes:
+        # Without the folder, so that a copy of the data set gives the same choice.
+        return hashlib.sha256(uri.rpartition("/")[2].encode()).digest()
+
+    return sorted(everything, key=by_name)[:count]
 
 
 def measure(uri: str, index: PacketIndex | None = None) -> VideoFacts:
-    """What there is to know of one video without decoding it. Raises DecodeError and StorageError.
+    """Measure one video without decoding it. Raises DecodeError and StorageError.
 
     ``index``: of this video; without it the packets are read.
     """
@@ -179,7 +187,7 @@ def measure(uri: str, index: PacketIndex | None = None) -> VideoFacts:
 
 
 def _of_frame_folder(info: VideoInfo) -> VideoFacts:
-    """Every frame is a file of its own."""
+    """The facts of a folder of frames, in which every frame can be decoded alone."""
     return VideoFacts(
         duration_s=info.duration_s,
         fps=info.fps,
@@ -198,7 +206,7 @@ def _measured(uri: str, index: bytes | None) -> dict[str, Any]:
 
 
 def key_gaps(index: PacketIndex) -> tuple[np.ndarray, np.ndarray]:
-    """From each key frame to the next, or to the end: seconds, float64 [K], and frames, int64 [K]."""
+    """Distances from each key frame to the next, or to the end: seconds, float64 [K]; frames, int64 [K]."""
     keys_s = index.key_frame_times_s
     keys_s = keys_s[keys_s >= 0] if (keys_s >= 0).any() else np.zeros(1)
     frames = np.searchsorted(index.times_s, keys_s - 1e-9)
@@ -206,10 +214,10 @@ def key_gaps(index: PacketIndex) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decoded_per_wanted(index: PacketIndex, clip_s: float = CLIP_S) -> float:
-    """Decoded frames per frame of a clip of ``clip_s`` seconds, over clips spread evenly over the video.
+    """Decoded frames per frame of a clip of ``clip_s`` seconds, for clips spread evenly over the video.
 
-    1 is the least: a clip that begins with a key frame. What a decoder saves by leaving out frames that
-    no other refers to is not counted.
+    It is at least 1, for a clip that begins with a key frame. That a decoder can skip frames to which no
+    other refers is not taken into account.
     """
     starts_s = np.linspace(0, max(index.duration_s - clip_s, 0), _PROBES)
     firsts = np.searchsorted(index.times_s, starts_s + 1e-9, side="right") - 1
@@ -223,7 +231,7 @@ def decoded_per_wanted(index: PacketIndex, clip_s: float = CLIP_S) -> float:
 
 
 def class_balance(manifest: Manifest) -> tuple[ClassBalance, ...]:
-    """How the clips of a manifest (usually of one split) are spread over the classes of every head.
+    """How the clips of a manifest (usually of one split) are distributed over the classes of every head.
 
     The boxes of a detection set count as clips of the first head.
     """
@@ -278,7 +286,7 @@ def _split_stats(manifest: Manifest, facts: Mapping[str, VideoFacts]) -> SplitSt
 
 
 def _clip_s(sample: Sample, facts: Mapping[str, VideoFacts]) -> float | None:
-    """Length of a clip, as far as its video has it; None where the video was not measured."""
+    """Length of a clip in seconds, up to the end of its video; None if that is not known."""
     video = facts.get(sample.uri)
     if sample.end_s is None:
         return max(video.duration_s - sample.start_s, 0.0) if video else None
@@ -301,5 +309,5 @@ def _over_videos(gaps: Sequence[Sequence[float]]) -> tuple[float, float] | None:
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:
-    """Value -> how often, the most frequent first."""
+    """Value -> how often it occurs, the most frequent first."""
     return dict(sorted(Counter(values).items(), key=lambda item: (-item[1], item[0])))

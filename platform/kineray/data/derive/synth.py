@@ -1,8 +1,8 @@
-"""A data set of real H.264 videos whose class can only be told from motion.
+"""A data set of H.264 videos whose class can only be recognised from motion.
 
-A smooth random texture on a torus drifts left, right, up or down. Every frame of every class is a
-random shift of a random texture, so a single frame says nothing of the class; and every frame is coded
-for itself at a constant quantiser, so the compression says nothing of it either.
+A smooth random texture on a torus drifts left, right, up or down. Every frame of every class is a random
+shift of a random texture, so a single frame carries no information about the class; and every frame is coded
+independently with a constant quantiser, so the compression carries none either.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from kineray.data.clips.seeds import sample_rng
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.manifest.samples import Sample
 from kineray.data.manifest.sizes import record_sizes
-from kineray.errors import StorageError
+from kineray.errors import ConfigError
+from kineray.storage.os_errors import os_errors_about
 
 # Direction (x, y) in which the texture moves on the screen; y points down.
 DRIFTS: dict[str, tuple[int, int]] = {
@@ -42,17 +43,23 @@ def synthesize(
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write ``train + val`` videos and their manifest below ``folder``; returns the manifest's path.
+    """Write ``train + val`` videos and their manifest below ``folder``; returns the path of the manifest.
 
-    Frames are ``size`` x ``size`` pixels (even); the texture moves ``speed`` pixels per frame and is
-    correlated over about ``smoothness`` pixels. The classes take turns, so that every split is
-    balanced. The same arguments give the same videos. ``progress`` is called with (done, of all).
-    Raises StorageError where ``folder`` cannot be made.
+    Frames are ``size`` x ``size`` pixels; the texture moves ``speed`` pixels per frame and is correlated over
+    about ``smoothness`` pixels. The classes alternate, so that every split is balanced. The same arguments
+    give the same videos. ``threads``: number of videos that are written at a time. ``progress`` is called
+    with (videos done, all videos). Raises ConfigError for values that make no video, StorageError if
+    ``folder`` cannot be written.
     """
     if size % 2 or size < 16:
-        raise ValueError(f"size must be even and at least 16, not {size}")
-    if min(train, val) < 0 or round(seconds * fps) < 1:
-        raise ValueError("train and val must not be negative, and a video must have a frame")
+        raise ConfigError("must be even and at least 16", code="out_of_range", key="size", value=size)
+    for name, count in (("train", train), ("val", val)):
+        if count < 0:
+            raise ConfigError("must not be negative", code="out_of_range", key=name, value=count)
+    if round(seconds * fps) < 1:
+        raise ConfigError(
+            f"less than a frame at {fps} fps", code="out_of_range", key="seconds", value=seconds
+        )
     folder = Path(folder)
     classes = tuple(DRIFTS)
     samples = []
@@ -64,10 +71,8 @@ def synthesize(
             samples.append(Sample(name, uri, 0.0, None, {"action": label}, name, split))
     for split in ("train", "val"):
         for class_name in classes:
-            try:
+            with os_errors_about(folder, remedy="name a `folder` that can be written"):
                 (folder / split / class_name).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StorageError(f"{folder}: {error.strerror}; pass a folder that can be written") from None
     write = partial(
         _write_video,
         size=size,
@@ -91,8 +96,8 @@ def drifting_texture(
 ) -> np.ndarray:
     """A random smooth texture that moves ``velocity`` = (x, y) pixels per frame: uint8 [T, size, size, 3].
 
-    The texture is a sum of waves with Gaussian weights, periodic in both directions, and is shifted by
-    turning the phases of the waves: exact for any part of a pixel, without blur.
+    The texture is a sum of waves with Gaussian weights, periodic in both directions. It is shifted by
+    changing the phases of the waves, which is exact for any fraction of a pixel, without blur.
     """
     waves_y = np.fft.fftfreq(size)[:, None]
     waves_x = np.fft.rfftfreq(size)[None, :]
@@ -126,8 +131,8 @@ def _write_video(
         stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.options = {"preset": "veryfast", "g": "1", "qp": "20", "aq-mode": "0"}
-        for picture_hwc in texture_thwc:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_hwc), format="rgb24")
+        for image_hwc in texture_thwc:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image_hwc), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Opens every video of a manifest once, and lists those that must not be trained on."""
+"""Open every video of a manifest once, and list those that must not be trained on."""
 
 import csv
 import io
@@ -20,14 +20,14 @@ from kineray.video import PacketIndex, Source, Video, open_video
 from kineray.video.encode import COUNT_TOLERANCE
 from kineray.video.sequence import every_frame
 
-LATE_END_S = 1.0  # how far a clip may reach past the end of its video: annotations are rounded
+LATE_END_S = 1.0  # tolerated seconds of a clip after the end of its video: annotations are rounded
 _COLUMNS = ("uri", "code", "message", "samples")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why some samples of one video cannot be used; ``code`` is DecodeError's, ``span`` (they do not lie in
-    the video) or ``changed`` (the file is not the one that was imported)."""
+    """Why some samples of one video cannot be used. ``code``: that of a DecodeError, ``span`` (they are not
+    inside the video) or ``changed`` (the file is not the one that was imported)."""
 
     uri: str
     code: str
@@ -37,8 +37,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Validation:
-    """``videos``: how many were opened, folders of flow included; ``indexes``: URI ->
-    ``PacketIndex.to_bytes``, of whole files."""
+    """The result of ``validate``. ``videos``: number of files that were opened, including folders of flow;
+    ``indexes``: URI -> ``PacketIndex.to_bytes``, of undamaged files."""
 
     videos: int
     problems: tuple[Problem, ...]
@@ -61,15 +61,15 @@ class Validation:
 def validate(
     manifest: Manifest,
     *,
-    every: bool = False,
-    workers: int = 1,
+    full: bool = False,
+    decoders: int = 1,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> Validation:
     """Open every distinct video, and the flow beside it, in a process that it may hang or crash, and check
-    the samples' spans.
+    the spans of the samples.
 
-    The first, the middle and the last frame are decoded, or with ``every`` all of them. ``progress`` is
-    called with (done, of all, bad). Raises StorageError where a bucket cannot be reached.
+    The first, middle and last frame are decoded, or with ``full`` all frames. ``progress`` is called with
+    (videos done, all videos, bad videos). Raises StorageError if a bucket cannot be reached.
     """
     columns = manifest.columns
     named = [*columns.column("uri").to_pylist(), *columns.column("flow").to_pylist()]
@@ -77,7 +77,7 @@ def validate(
     failures: dict[str, DecodeError] = {}
     durations_s: dict[str, float] = {}
     indexes: dict[str, bytes] = {}
-    for outcome in map_in_processes(_checked, uris, workers=workers, arguments=lambda uri: (uri, every)):
+    for outcome in map_in_processes(_checked, uris, decoders=decoders, arguments=lambda uri: (uri, full)):
         if outcome.error is not None:
             failures[outcome.item] = outcome.error
         else:
@@ -94,8 +94,8 @@ def validate(
             message = str(failures[bad]).removeprefix(f"{bad}: ")
             problems[bad, failures[bad].code, message].append(sample.id)
         elif sample.uri in changed:
-            recorded, present = changed[sample.uri]
-            message = f"the file has {present} bytes, but had {recorded} when it was imported"
+            recorded, current = changed[sample.uri]
+            message = f"the file has {current} bytes, but had {recorded} when it was imported"
             problems[sample.uri, "changed", message].append(sample.id)
         elif outside := outside_of(sample, durations_s[sample.uri]):
             problems[sample.uri, "span", outside].append(sample.id)
@@ -106,11 +106,11 @@ def validate(
     )
 
 
-def check_video(source: Source, *, every: bool = False) -> tuple[float, PacketIndex | None]:
-    """Decode the first, the middle and the last frame of a video, or all; (duration in s, index).
+def check_video(source: Source, *, full: bool = False) -> tuple[float, PacketIndex | None]:
+    """Decode the first, middle and last frame of a video, or with ``full`` all; (duration in s, index).
 
-    Folders of frames have no index. Raises DecodeError, ``wrong_frame_count`` for a file that has not so
-    many frames as it announces (but for one in a hundred: headers of AVI and FLV are written carelessly).
+    Folders of frames have no index. Raises DecodeError, also (``wrong_frame_count``) for a file whose number
+    of frames differs by more than 1 % from its header: headers of AVI and FLV are often not exact.
     """
     with open_video(source) as video:
         info = video.info
@@ -121,11 +121,11 @@ def check_video(source: Source, *, every: bool = False) -> tuple[float, PacketIn
     announced = index.announced
     if announced is not None and abs(announced - len(index.pts)) > max(announced * COUNT_TOLERANCE, 1):
         raise DecodeError(
-            f"it announces {announced} frames, but has {len(index.pts)}",
+            f"its header announces {announced} frames, but it has {len(index.pts)}",
             code="wrong_frame_count",
             key=video.name,
         )
-    if every:
+    if full:
         decoded = sum(1 for _ in every_frame(source, index))
         if decoded != index.frames:
             raise DecodeError(
@@ -137,7 +137,7 @@ def check_video(source: Source, *, every: bool = False) -> tuple[float, PacketIn
 
 
 def outside_of(sample: Sample, duration_s: float) -> str | None:
-    """How a sample's span does not lie in its video of ``duration_s`` seconds; None if it does."""
+    """How the span of a sample is outside its video of ``duration_s`` seconds; None if it is inside."""
     start_s, end_s = sample.start_s, sample.end_s
     if end_s is not None and end_s < start_s:
         return f"the clip ends at {end_s:.2f} s, before its start at {start_s:.2f} s"
@@ -149,9 +149,9 @@ def outside_of(sample: Sample, duration_s: float) -> str | None:
 
 
 def short_of(sample: Sample, duration_s: float, flow_s: float) -> str | None:
-    """How the flow of a video of ``duration_s`` ends before a sample does; None where it reaches its end.
+    """How the flow of a video of ``duration_s`` seconds ends before the sample does; None if it does not.
 
-    Flow always ends some frames before its video.
+    Flow always ends a few frames before its video.
     """
     end_s = duration_s if sample.end_s is None else min(sample.end_s, duration_s)
     if end_s > flow_s + LATE_END_S:
@@ -160,7 +160,7 @@ def short_of(sample: Sample, duration_s: float, flow_s: float) -> str | None:
 
 
 def drop_samples(manifest: Manifest, bad: frozenset[str]) -> Manifest:
-    """The manifest without the samples whose ids are ``bad``; they are named in ``missing``."""
+    """The manifest without the samples with ids ``bad``, which are named in ``missing`` instead."""
     keep: list[int] = []
     missing = {split: list(names) for split, names in manifest.missing.items()}
     for row, sample in enumerate(manifest):
@@ -175,7 +175,7 @@ def drop_samples(manifest: Manifest, bad: frozenset[str]) -> Manifest:
 
 
 def quarantine_path(manifest_uri: str | Path) -> str:
-    """Where the list of a manifest's bad videos lies: ``<manifest's stem>.quarantine.csv`` beside it."""
+    """The URI of the list of a manifest's bad videos: ``<stem of the manifest>.quarantine.csv`` beside it."""
     uri = str(manifest_uri)
     if not uri.endswith(".parquet"):
         uri = storage.join(uri, FILE_NAME)
@@ -185,7 +185,7 @@ def quarantine_path(manifest_uri: str | Path) -> str:
 def write_quarantine(problems: Sequence[Problem], path: str) -> None:
     """Write a CSV with a row for each problem; the ids of its samples are separated by ``|``.
 
-    It is written even where there are no problems, so that no older list is taken for a new one.
+    It is written even if there are no problems, so that an older list is not taken for the new one.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -195,7 +195,7 @@ def write_quarantine(problems: Sequence[Problem], path: str) -> None:
     storage.write_bytes(path, text.getvalue().encode())
 
 
-def _checked(uri: str, every: bool) -> dict[str, Any]:
+def _checked(uri: str, full: bool) -> dict[str, Any]:
     with storage.video_source(uri) as source:
-        duration_s, index = check_video(source, every=every)
+        duration_s, index = check_video(source, full=full)
     return {"duration_s": duration_s, "index": None if index is None else index.to_bytes()}

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from kineray import storage
-from kineray.config.variants import did_you_mean, find_variant, variants
+from kineray.config.problems import did_you_mean
+from kineray.config.variants import find_variant, variants
 from kineray.data.importers.base import Importer, Source, folder_of
 from kineray.data.importers.files import Files, as_list
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
@@ -122,11 +121,6 @@ def _importer(name: str, options: dict[str, Any], source: str) -> Importer:
         )
     try:
         return kind(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = first["msg"].removeprefix("Value error, ")
-        raise ManifestError(
-            problem[0].lower() + problem[1:],
-            code="bad_value",
-            key=".".join(map(str, first["loc"])) or name,
-        ) from None
+    except ConfigError as error:
+        key = error.key.partition(".")[2] or name
+        raise ManifestError(error.problem, code=error.code, key=key) from None

@@ -183,7 +183,7 @@ def class_names(value: object) -> object:
     """Class names from a file that holds one a line, or from text such as ``A,B``; other values unchanged.
 
     Text without a comma is a file: one class alone is ``A,``. Raises ManifestError for a file that cannot be
-    read, and where there are no names.
+    read, and if there are no names.
     """
     if not isinstance(value, str | Path):
         return value

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray import storage
-from kineray.config.variants import did_you_mean
+from kineray.config.problems import did_you_mean
 from kineray.data.importers.base import Classes, Importer, Source, Videos, folder_of
 from kineray.data.importers.files import (
     HEAD,
@@ -110,10 +110,10 @@ def clips_of(file: str | Path, class_names: Sequence[str] = ()) -> Iterator[Kine
         label = row.get("label") or ""
         if label and classes and label not in classes:
             raise ManifestError(
-                f"the label '{label}' is not one of the {len(classes)} class names"
-                + did_you_mean(label, list(class_names)),
+                f"the label '{label}' is not one of the {len(classes)} class names",
                 code="unknown_value",
                 key=where,
+                remedy=did_you_mean(label, class_names),
             )
         yield KineticsClip(youtube_id, f"{youtube_id}_{start:06d}_{end:06d}", label, split)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kineray import storage
-from kineray.config.variants import did_you_mean
+from kineray.config.problems import did_you_mean
 from kineray.data.importers.base import Classes, Importer, Source, Videos, folder_of
 from kineray.data.importers.files import (
     HEAD,

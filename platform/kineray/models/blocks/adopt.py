@@ -59,7 +59,7 @@ def _has_running_average(layer: Any) -> bool:
 def replace_input_conv(network: Module, in_channels: int) -> Module:
     """Replace the first convolution of ``network`` by a new one for ``in_channels``, unless that is 3.
 
-    It is initialised as in He et al., arXiv 1502.01852, by fan-out. Returns ``network``.
+    The new one is initialised as in He et al., arXiv 1502.01852, by fan-out. Returns ``network``.
     """
     if in_channels == 3:
         return network

@@ -47,7 +47,7 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         return self.group_size * (rows // clips)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions will do."""
+        """Accept any number of dimensions."""
 
     def _normalise(self, group: Tensor) -> Tensor:
         statistics = torch.zeros(2, self.num_features, device=group.device)
@@ -72,9 +72,9 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
     """Move the running statistics of every layer, once, towards the mean over the groups of a step.
 
     ``all_reduce`` sums a float64 tensor in place over all workers; it is called exactly once. Workers
-    may hold different numbers of groups.
+    may have different numbers of groups.
     """
-    layers = [layer for layer in _layers(model) if layer.training]  # what is frozen stays as it is
+    layers = [layer for layer in _layers(model) if layer.training]  # frozen layers do not change
     if not layers:
         return
     assert layers[0].running_mean is not None
@@ -85,7 +85,7 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
         else torch.zeros(2 * layer.num_features, dtype=torch.float64, device=device)
         for layer in layers
     ]
-    # A layer that is used several times in a pass (in recurrent networks) has more groups than others.
+    # A layer that is called several times in a pass (in recurrent networks) has more groups than others.
     counts = torch.tensor([len(layer.pending) for layer in layers], dtype=torch.float64, device=device)
     total = torch.cat([counts, *sums])
     if all_reduce is not None:
@@ -104,7 +104,7 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
 
 
 def discard_batch_norm(model: nn.Module) -> None:
-    """Forget the groups seen since the last commit: the step is not going to happen."""
+    """Forget the groups seen since the last commit, for a step that is given up."""
     for layer in _layers(model):
         layer.pending.clear()
 

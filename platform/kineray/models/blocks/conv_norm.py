@@ -1,4 +1,4 @@
-"""Convolution, batch norm and rectifier; whole, or split into space and time."""
+"""Convolution, batch norm and ReLU; either full, or separated into space and time."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,8 +35,8 @@ class SeparableConvNorm(nn.Module):
     """A ``ConvNorm`` over height and width, 1 x k x l, then one over time, t x 1 x 1.
 
     The separable convolution of S3D (Xie et al., arXiv 1712.04851, section 4.3): both halves have batch
-    norm and rectifier, and ``out_channels`` channels. The arguments are those of the convolution that it
-    takes the place of.
+    norm, a ReLU and ``out_channels`` channels. The arguments are those of the full convolution that it
+    replaces.
     """
 
     def __init__(

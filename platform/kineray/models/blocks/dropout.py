@@ -1,4 +1,4 @@
-"""Dropout that does not depend on how a batch is cut."""
+"""Dropout that does not depend on how a batch is split."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from kineray.models.blocks.batch_norm import GhostBatchNorm
 
 
 class ClipDropout(nn.Module):
-    """Dropout; given ``clip_seeds``, the mask of a clip is a pure function of the seed of that clip.
+    """Dropout whose mask for a clip is a pure function of that clip's seed, if ``clip_seeds`` are set.
 
     So a clip loses the same features on every device, in every micro-batch and on every worker, and a
     resumed run needs no random state. The frames of a clip may lie one after the other in the batch
@@ -41,7 +41,7 @@ class ClipDropout(nn.Module):
 
 
 def set_clip_seeds(model: nn.Module, seeds: Sequence[int] | None) -> None:
-    """Seeds for the clips of the next forward pass, one each; None returns to ordinary dropout.
+    """Set one seed per clip for the next forward pass; None returns to ordinary dropout.
 
     Every dropout makes its own seeds of them and of its name in ``model``: layers of equal shape drop
     different features. Batch norms take from them how many clips there are.

@@ -10,9 +10,9 @@ from kineray.models.blocks.batch_norm import GhostBatchNorm
 def factorised(
     in_channels: int, out_channels: int, temporal_kernel: int = 3, *, stride: tuple[int, int] = (1, 1)
 ) -> nn.Sequential:
-    """1 x 3 x 3, batch norm, ReLU, temporal_kernel x 1 x 1, in place of a 3D convolution.
+    """What replaces a 3D convolution: 1 x 3 x 3, batch norm, ReLU, ``temporal_kernel`` x 1 x 1.
 
-    Tran et al., arXiv 1711.11248, section 3.5. ``stride``: over frames and in space.
+    Tran et al., arXiv 1711.11248, section 3.5. ``stride``: in time and in space.
     """
     frames, space = stride
     middle = middle_channels(in_channels, out_channels, temporal_kernel)
@@ -35,7 +35,7 @@ def factorised(
 
 
 def middle_channels(in_channels: int, out_channels: int, temporal_kernel: int = 3) -> int:
-    """As many channels between the two as give both the parameters of the temporal_kernel x 3 x 3 one.
+    """Channels between both convolutions that keep the number of parameters of the 3D convolution.
 
     >>> middle_channels(64, 64), middle_channels(64, 128)
     (144, 230)

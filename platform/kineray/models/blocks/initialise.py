@@ -1,4 +1,4 @@
-"""Random weights of 3D ResNets."""
+"""Random initialisation of 3D ResNets."""
 
 from torch import nn
 

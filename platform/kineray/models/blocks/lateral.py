@@ -8,10 +8,10 @@ from kineray.models.blocks.batch_norm import GhostBatchNorm
 
 
 class Lateral(nn.Module):
-    """A time-strided convolution of the Fast features, concatenated to the Slow ones.
+    """Concatenates a time-strided convolution of the Fast features to the Slow ones.
 
-    "Time-strided convolution" of SlowFast, section 3.4: kernel x 1 x 1 with temporal stride alpha and
-    ``ratio`` times the channels of the Fast pathway.
+    The "time-strided convolution" of SlowFast, section 3.4: kernel x 1 x 1, with temporal stride ``alpha``
+    and ``ratio`` times the channels of the Fast pathway.
     """
 
     def __init__(self, fast_channels: int, ratio: int, kernel: int, alpha: int) -> None:

@@ -14,9 +14,9 @@ class NonLocal(nn.Module):
     """x + norm(out(y)), where y at every position is a weighted mean of g over all positions.
 
     Wang et al., arXiv 1711.07971, equation 1, with half the channels inside, and keys and values
-    max-pooled by 2 in space. The weights are theta . phi / positions (``dot_product``, equation 4, as
-    SlowFast uses it) or softmax(theta . phi / sqrt(channels inside)) (``softmax``, equation 3, scaled as in
-    PySlowFast). The norm starts at zero: a new block is the identity.
+    max-pooled by 2 in space. The weights are theta . phi / positions (``dot_product``, equation 4, as in
+    SlowFast) or softmax(theta . phi / sqrt(channels inside)) (``softmax``, equation 3, scaled as in
+    PySlowFast). The norm's weight is initialised to zero, so a new block is the identity.
     """
 
     def __init__(self, channels: int, form: Form = "dot_product") -> None:
@@ -43,7 +43,7 @@ class NonLocal(nn.Module):
 
 
 def _dot_product_mean(theta_bcn: Tensor, phi_bcp: Tensor, g_bcp: Tensor) -> Tensor:
-    """(theta^T phi) g^T without a softmax is linear, so phi g^T goes first: [c, c] in place of [n, p]."""
+    """(theta^T phi) g^T is linear without a softmax, so phi g^T goes first: [c, c] instead of [n, p]."""
     context_bcc = (phi_bcp / phi_bcp.shape[2]) @ g_bcp.transpose(1, 2)
     return context_bcc.transpose(1, 2) @ theta_bcn
 

@@ -1,11 +1,10 @@
-"""A stem and the residual stages res2 to res5: a pathway of SlowFast, or the whole of a 3D ResNet."""
+"""A stem and the residual stages res2 to res5: a pathway of SlowFast, or the backbone of a 3D ResNet."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from kineray.errors import ConfigError
 from kineray.models.blocks.batch_norm import GhostBatchNorm
 from kineray.models.blocks.non_local import Form, NonLocal
 from kineray.models.blocks.residual import ResidualBlock
@@ -14,10 +13,11 @@ from kineray.models.blocks.residual import ResidualBlock
 class Pathway(nn.Module):
     """A stem and res2 to res5.
 
-    ``width``: channels of the stem; every stage has twice those of the one before. ``fused_width``:
-    channels that a lateral connection adds in front of res2 (twice as many in front of each further
-    stage). ``temporal_kernels``: of conv1, and of every block of res2 to res5. ``nonlocal_blocks``: stage
-    (3 for res3) -> the blocks, counted from 0, that a non-local block of the form ``nonlocal_form`` follows.
+    ``width``: channels of the stem; every stage has twice as many as the previous one. ``fused_width``:
+    channels that a lateral connection adds before res2; before res3 they are ``block.expansion`` times as
+    many, and twice as many before each further stage. ``stem_kernel`` and ``temporal_kernels``: temporal
+    kernel size of conv1, and of every block of res2 to res5. ``nonlocal_blocks``: {stage (3 for res3): the
+    blocks, counted from 0, that a non-local block of the form ``nonlocal_form`` follows}.
     """
 
     def __init__(
@@ -55,16 +55,6 @@ class Pathway(nn.Module):
         return self.res2, self.res3, self.res4, self.res5
 
 
-def check_frame_size(clips_bcthw: Tensor, smallest_side: int) -> None:
-    """Raise ConfigError for clips that are too small for the non-local blocks."""
-    height, width = clips_bcthw.shape[3:]
-    if height < smallest_side or width < smallest_side:
-        raise ConfigError(
-            f"data.crop: clips of {height} x {width} pixels are too small for the non-local blocks, which "
-            f"pool 2 x 2; give {smallest_side} x {smallest_side} or more"
-        )
-
-
 def _stem(in_channels: int, width: int, temporal_kernel: int) -> nn.Sequential:
     """``in_channels`` -> ``width`` channels, a quarter of the height and width."""
     conv = nn.Conv3d(
@@ -95,7 +85,7 @@ def _stage(
     nonlocal_blocks: Sequence[int],
     nonlocal_form: Form,
 ) -> nn.Sequential:
-    """One block for each of ``temporal_kernels``; the first has the stride."""
+    """One block for each of ``temporal_kernels``; the first one has the stride."""
     stage: OrderedDict[str, nn.Module] = OrderedDict()
     channels = inner * block.expansion
     for index, kernel in enumerate(temporal_kernels):

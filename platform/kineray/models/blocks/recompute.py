@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks keep their input alone and compute the rest again in the backward pass."""
+"""Activation checkpointing: blocks store only their input and recompute the rest in the backward pass."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,11 +14,11 @@ from kineray.models.blocks.batch_norm import GhostBatchNorm
 def checkpoint_activations(model: nn.Module) -> int:
     """Train ``model`` with less memory and a second forward pass; returns the number of its blocks.
 
-    Blocks are the members of every ``nn.Sequential`` that have layers of their own (residual blocks,
-    inception modules), and each ``nn.Sequential`` of nothing but layers, such as a stem. Logits, gradients
-    and batch-norm statistics are the same to the bit; so are the names of modules and weights, and a deep
-    copy is checkpointed like the original. After Chen et al., Training Deep Nets with Sublinear Memory Cost,
-    arXiv 1604.06174.
+    Blocks are the members of every ``nn.Sequential`` that contain layers (residual blocks, inception
+    modules), and each ``nn.Sequential`` of single layers, such as a stem. Logits, gradients and batch-norm
+    statistics are bitwise equal, the names of modules and weights do not change, and a deep copy is
+    checkpointed like the original. Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv
+    1604.06174.
     """
     blocks = [block for block in _blocks(model) if not _has_hooks_inside(block)]
     kinds = {type(block) for block in blocks if not isinstance(block, _Recomputed)}
@@ -29,7 +29,7 @@ def checkpoint_activations(model: nn.Module) -> int:
 
 
 class _Recomputed(nn.Module):
-    """Goes in front of the class of a block: its activations are computed again in the backward pass."""
+    """A mix-in before the class of a block: its activations are recomputed in the backward pass."""
 
     def forward(self, features: Tensor) -> Any:
         run = super().forward
@@ -42,7 +42,7 @@ class _Recomputed(nn.Module):
 
 
 def _recomputed(kind: type[nn.Module]) -> type[nn.Module]:
-    """``kind`` with ``_Recomputed``, under its own name. A class, not a closure: copies are independent."""
+    """``kind`` with ``_Recomputed``, under the name of ``kind``. A class, so that copies are independent."""
     return type(kind.__name__, (_Recomputed, kind), {"__doc__": kind.__doc__})
 
 
@@ -59,7 +59,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _has_hooks_inside(block: nn.Module) -> bool:
-    """Whether a hook waits for an output inside the block (mid fusion); it must not be called twice."""
+    """Whether a layer inside the block has a hook (mid fusion), which must not be called twice."""
     return any(module._forward_hooks for module in block.modules() if module is not block)
 
 
@@ -69,7 +69,7 @@ def _has_layers(module: nn.Module) -> bool:
 
 @contextmanager
 def _again(block: nn.Module) -> Iterator[None]:
-    """Do not record batch-norm statistics: the first pass has recorded those of these clips."""
+    """Do not record batch-norm statistics, since the first forward pass of these clips has."""
     layers = [module for module in block.modules() if isinstance(module, GhostBatchNorm)]
     for layer in layers:
         layer.is_repeated = True

@@ -10,9 +10,9 @@ from kineray.models.blocks.factorised import factorised
 class Bottleneck(nn.Module):
     """relu(shortcut + c(b(a(x)))): a temporal_kernel x 1 x 1, b 1 x 3 x 3 with the stride, c 1 x 1 x 1.
 
-    ``inner`` channels inside, four times as many at the end. The shortcut is a strided 1 x 1 x 1
-    convolution if channels or stride change, else the identity. The last batch norm of the branch
-    starts at zero, so that a new block is the identity (Goyal et al., arXiv 1706.02677).
+    It has ``inner`` channels inside and four times as many at the end. The shortcut is a strided 1 x 1 x 1
+    convolution if the shape changes, otherwise the identity. The weight of the branch's last batch norm is
+    initialised to zero, so a new block is the identity (Goyal et al., arXiv 1706.02677).
     """
 
     expansion = 4
@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
 
 
 class _TwoConvolutions(nn.Module):
-    """relu(shortcut + b(a(x))), ``inner`` channels inside and at the end; the rest as in the bottleneck."""
+    """relu(shortcut + b(a(x))), ``inner`` channels inside and at the end; otherwise like ``Bottleneck``."""
 
     expansion = 1
 
@@ -65,9 +65,9 @@ class _TwoConvolutions(nn.Module):
 class BasicBlock(_TwoConvolutions):
     """relu(shortcut + b(a(x))): a temporal_kernel x 3 x 3 with the stride, b 1 x 3 x 3.
 
-    The block of ResNet-18 and 34 (He et al., arXiv 1512.03385), inflated as the bottleneck is in
-    SlowFast: the first convolution of a block is temporal, the others are not. So a stage of n blocks
-    sees as many frames as one of n bottlenecks, and ``temporal_kernel`` means the same in both.
+    The block of ResNet-18 and 34 (He et al., arXiv 1512.03385), inflated like the bottleneck of SlowFast:
+    only the first convolution of a block is temporal. So a stage of n blocks sees as many frames as one of
+    n bottlenecks, and ``temporal_kernel`` means the same in both.
     """
 
     def __init__(self, in_channels: int, inner: int, temporal_kernel: int, stride: int) -> None:
@@ -76,10 +76,10 @@ class BasicBlock(_TwoConvolutions):
 
 
 class R2Plus1dBlock(_TwoConvolutions):
-    """The basic block of R(2+1)D: both convolutions temporal, and factorised in space and time.
+    """The basic block of R(2+1)D: both convolutions are temporal, and factorised in space and time.
 
-    Tran et al., arXiv 1711.11248, section 3.5. With temporal_kernel 1 there is nothing to factorise: the
-    convolutions are 1 x 3 x 3.
+    Tran et al., arXiv 1711.11248, section 3.5. If ``temporal_kernel`` is 1, there is nothing to factorise:
+    the convolutions are 1 x 3 x 3.
     """
 
     def __init__(self, in_channels: int, inner: int, temporal_kernel: int, stride: int) -> None:

@@ -1,4 +1,4 @@
-"""Temporal subsystems: what makes features of a clip of the feature maps of its frames. One file for each."""
+"""Temporal subsystems, one file each: they turn the feature maps of frames into features of the clip."""
 
 from kineray.models.temporal.base import Temporal
 

@@ -1,14 +1,14 @@
-"""Spatial attention led by a memory.
+"""Spatial attention guided by a memory.
 
-The idea is that of LSTA (Sudhakaran, Escalera, Lanz, arXiv 1811.10698): where to look in a frame is decided
-with what was seen before. It is simpler than LSTA: the attention has no recurrent state of its own and no
-pooling by class, and the output gate is that of an ordinary ConvLSTM. For every frame x with state h:
+The idea is that of LSTA (Sudhakaran, Escalera, Lanz, arXiv 1811.10698): what was seen before decides where to
+look in a frame. It is simpler than LSTA: the attention has no separate recurrent state and no pooling by
+class, and the output gate is that of an ordinary ConvLSTM. For every frame x, with state h:
 
     a = softmax over positions of (v * x + u * h)       v: 1x1, u: kernel x kernel convolution, to one map
-    x' = H W a x                                        of mean weight 1, so that maps of any size are alike
+    x' = H W a x                                        the mean weight is 1, whatever the size of the map
     h, c = ConvLSTM(x', h, c)
 
-and the features of the clip are the mean of the last memory c over its positions.
+The features of the clip are the mean of the last memory c over its positions.
 """
 
 import torch
@@ -19,7 +19,7 @@ from kineray.models.temporal.conv_lstm import ConvLstmCell
 
 
 class Attention(Temporal):
-    """The subsystem; its memory has ``filters`` channels and kernels of an odd size ``kernel``."""
+    """The subsystem; its memory has ``filters`` channels, and kernels of the odd size ``kernel``."""
 
     def __init__(self, channels: int, filters: int, kernel: int) -> None:
         super().__init__(filters)
@@ -39,7 +39,7 @@ class Attention(Temporal):
         return memory.mean((2, 3))
 
     def weights(self, frame_bchw: Tensor, state_bchw: Tensor) -> Tensor:
-        """How much of every position is seen: [B, 1, H, W], of mean 1."""
+        """The weight of every position: [B, 1, H, W], with mean 1."""
         scores: Tensor = self.look(frame_bchw) + self.recall(state_bchw)
         share = torch.softmax(scores.flatten(1), dim=1) * scores[0].numel()
         return share.view_as(scores)

@@ -1,4 +1,4 @@
-"""Frames without an order: the average of their features, and the frames' features themselves."""
+"""Subsystems that ignore the order of frames: the average of their features, and the features themselves."""
 
 from torch import Tensor
 

@@ -1,12 +1,13 @@
-"""What the temporal subsystems have in common."""
+"""The base of the temporal subsystems, and what several of them use."""
 
 from torch import Tensor, nn
 
 
 class Temporal(nn.Module):
-    """Feature maps of every frame, [B, T, C, H, W] -> ``features`` of the clip, [B, F].
+    """Feature maps of every frame, [B, T, C, H, W] -> features of the clip, [B, F].
 
-    ``keeps_frames``: it gives features of every frame, [B, T, F], whose logits are averaged.
+    ``features``: their number, F. ``keeps_frames``: whether it returns features of every frame instead,
+    [B, T, F]; the head then averages the frames' logits.
     """
 
     keeps_frames = False

@@ -1,4 +1,4 @@
-"""Convolutions in time over the frames' features, until one position is left.
+"""Temporal convolutions over the frames' features, until one position is left.
 
 layers                                               channels    frames
 input                                                C           20
@@ -13,7 +13,7 @@ from kineray.models.temporal.base import Temporal, kaiming_init_, pool_space
 
 
 class Conv1d(Temporal):
-    """The subsystem for clips of exactly 20 frames, which has no padding."""
+    """The subsystem; it has no padding and takes clips of exactly 20 frames."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(100)

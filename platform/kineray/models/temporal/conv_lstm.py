@@ -4,7 +4,7 @@
     c' = f c + i tanh(W_xc * x + W_hc * h + b_c)  o = sigmoid(W_xo * x + W_ho * h + b_o)
     h' = o tanh(c')
 
-without the paper's terms W_c c ("peepholes"), as in Keras and as the published sizes show.
+without the paper's terms W_c c ("peepholes"), which Keras and the published parameter counts do not have.
 """
 
 import math
@@ -18,10 +18,11 @@ from kineray.models.temporal.base import Temporal, kaiming_init_
 
 
 class ConvLstmCell(nn.Module):
-    """One step. The gates lie in the order i, f, c, o along the channels of both convolutions.
+    """One step. Along the channels of both convolutions the gates are in the order i, f, c, o.
 
-    ``kernel`` is of both; ``stride`` is of the input's alone, so that the state has maps of ceil(H / stride).
-    The borders are those of TensorFlow's "same": an odd row of zeros goes behind the map.
+    ``kernel``: size of both convolutions. ``stride``: that of the input convolution alone, so the maps of the
+    state have a side of ceil(H / stride). The padding is TensorFlow's "same": if the number of zeros is odd,
+    there is one more after the map than before it.
     """
 
     def __init__(self, channels: int, filters: int, kernel: int, stride: int = 1) -> None:
@@ -33,18 +34,18 @@ class ConvLstmCell(nn.Module):
         nn.init.orthogonal_(self.recurrent.weight)
         assert self.input.bias is not None
         nn.init.zeros_(self.input.bias)
-        nn.init.ones_(self.input.bias[filters : 2 * filters])  # a new network remembers
+        nn.init.ones_(self.input.bias[filters : 2 * filters])  # forget gates start open
 
     def gates(self, maps_nchw: Tensor) -> Tensor:
-        """The input's part of the gates: [N, C, H, W] -> [N, 4 filters, ceil(H / stride), ceil(W / stride)].
+        """What the input contributes to the gates: [N, C, H, W] -> [N, 4 filters, H / stride, W / stride].
 
-        It does not depend on the state, so all frames can be given at once.
+        Height and width are rounded up. It does not depend on the state, so all frames can be given at once.
         """
         gates: Tensor = self.input(_pad(maps_nchw, self.kernel, self.stride))
         return gates
 
     def forward(self, gates_nchw: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """The input's part of the gates, and state and memory of the step before -> state and memory."""
+        """``gates`` of the input, and state and memory of the previous step -> new state and memory."""
         gates = gates_nchw + self.recurrent(_pad(state, self.kernel, 1))
         take, keep, content, give = gates.chunk(4, dim=1)
         memory = torch.sigmoid(keep) * memory + torch.sigmoid(take) * torch.tanh(content)
@@ -54,7 +55,7 @@ class ConvLstmCell(nn.Module):
 class ConvLstm(Temporal):
     """The last state of a convolutional LSTM, a batch norm, a global max pool and a hidden layer.
 
-    ``norm`` and ``dense`` (0: without) say which of the last parts there are.
+    ``norm``: whether there is a batch norm. ``dense``: units of the hidden layer; 0 for none.
     """
 
     def __init__(
@@ -83,6 +84,6 @@ def _pad(maps_nchw: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 def _border(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after ``side`` positions, so that ceil(side / stride) windows fit."""
+    """How many zeros before and after ``side`` positions make ceil(side / stride) windows fit."""
     total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2

@@ -11,8 +11,8 @@ from kineray.models.temporal.z_norm import build_z_norm
 class Lstm(Temporal):
     """The last state of an LSTM, through a batch norm.
 
-    torch adds two biases in every gate where one decides the function. The second one is kept at 0 and
-    not trained, which leaves 4 units (channels + units + 1) parameters, as in Keras.
+    torch adds two biases in every gate, where one is enough. The second one stays 0 and is not trained, which
+    leaves 4 units (channels + units + 1) trainable parameters, as in Keras.
     """
 
     def __init__(self, channels: int, units: int) -> None:
@@ -21,7 +21,7 @@ class Lstm(Temporal):
         self.norm = GhostBatchNorm(units)
         _initialise(self.lstm)
         forget_bias = self.lstm.get_parameter("bias_ih_l0")[units : 2 * units]
-        nn.init.ones_(forget_bias)  # a new network remembers
+        nn.init.ones_(forget_bias)  # forget gates start open
         self.lstm.get_parameter("bias_hh_l0").requires_grad_(False)
 
     def forward(self, maps_btchw: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A residual block (He et al., arXiv 1512.03385) of convolutions in time over the frames' features."""
+"""A residual block (He et al., arXiv 1512.03385) of temporal convolutions over the frames' features."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

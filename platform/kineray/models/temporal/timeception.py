@@ -1,6 +1,6 @@
 """Timeception: Hussein, Gavves, Smeulders, arXiv 1812.01289, section 3.3 and figure 3.
 
-A layer, with ``groups`` groups of channels that do not see each other, and w = channels / (4 groups):
+A layer has ``groups`` groups of channels, which are convolved separately; w = channels / (4 groups):
 
     in every group     1x1x1 conv w
                        1x1x1 conv w, depthwise conv along time (kernel 3)
@@ -33,8 +33,10 @@ class Timeception(Temporal):
     def __init__(self, channels: int, layers: int, groups: int, *, dilated: bool) -> None:
         if channels % groups or channels < 4 * groups:
             raise ConfigError(
-                f"model.temporal.groups {groups} does not divide the {channels} channels of the backbone "
-                "into four or more each"
+                f"does not divide the {channels} channels of the backbone into four or more each",
+                code="out_of_range",
+                key="model.temporal.groups",
+                value=groups,
             )
         scales = _DILATED_SCALES if dilated else _SCALES
         stack: list[TimeceptionLayer] = []
@@ -58,7 +60,7 @@ class TimeceptionLayer(nn.Module):
         super().__init__()
         self.groups, self.width = groups, channels // (4 * groups)
         self.out_channels = groups * BRANCHES * self.width
-        # The 1x1x1 convolutions of all branches are one; its channels lie by group, then by branch.
+        # One convolution does the 1x1x1 ones of all branches; its channels are ordered by group, then branch.
         self.reduce = nn.Conv3d(channels, self.out_channels, 1, groups=groups, bias=False)
         self.scales = nn.ModuleList(
             nn.Conv3d(

@@ -1,4 +1,4 @@
-"""Z-scores of the frames' features: mean 0 and variance 1, [B, T, C] -> the same shape."""
+"""Z-scores of the frames' features, which have mean 0 and variance 1: [B, T, C] -> the same shape."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,10 +8,10 @@ from kineray.models.blocks import GhostBatchNorm
 
 
 class PerDimension(nn.Module):
-    """Every dimension over the training set, as is usual for features in front of a linear classifier.
+    """Normalises every dimension over the training set, as is usual for features before a linear classifier.
 
-    A batch norm without scale and shift: evaluation uses the running statistics of the training set, training
-    those of the batch-norm group.
+    It is a batch norm without scale and shift: training uses the statistics of the batch-norm group,
+    evaluation the running statistics of the training set.
     """
 
     def __init__(self, channels: int) -> None:
@@ -25,7 +25,7 @@ class PerDimension(nn.Module):
 
 
 class PerFrame(nn.Module):
-    """The features of a frame over its dimensions; it needs no statistics of other frames."""
+    """Normalises the features of each frame over their dimensions, without statistics of other frames."""
 
     def forward(self, features_btc: Tensor) -> Tensor:
         """[B, T, C] -> the same shape."""

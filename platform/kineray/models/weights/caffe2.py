@@ -1,7 +1,7 @@
-"""Caffe2's .pkl files, read without executing what is in them.
+"""Caffe2's .pkl files, read without executing their content.
 
-The model zoo of SlowFast has them: a pickle, {"blobs": {name: array}}. Pickles can call any function by
-its name; this reader knows the few that build NumPy arrays and refuses all others.
+The model zoo of SlowFast has such files: a pickle of {"blobs": {name: array}}. A pickle can call any function
+by name; this reader allows the few that build NumPy arrays and refuses all others.
 """
 
 import pickle
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from kineray.errors import CheckpointError
 
-_NOT_WEIGHTS = ("momentum", "lr", "model_iter")  # the optimizer's blobs
+_NOT_WEIGHTS = ("momentum", "lr", "model_iter")  # in names of the optimizer's blobs
 
 
 def read_caffe2(path: Path) -> dict[str, Tensor]:
-    """{blob: float32 tensor} of a Caffe2 .pkl file, without those of the optimizer.
+    """{blob: float32 tensor} of a Caffe2 .pkl file, without the optimizer's blobs.
 
-    Raises CheckpointError for a file that is damaged, holds something else, or would call a function.
+    Raises CheckpointError for a file that is damaged, contains something else, or would call a function.
     """
     try:
         with path.open("rb") as file:
@@ -30,10 +30,10 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
     except (CheckpointError, OSError):
         raise
     except Exception:  # a damaged pickle raises any kind of error
-        raise CheckpointError("damaged, or not a Caffe2 file") from None
+        raise CheckpointError("damaged, or not a Caffe2 file", code="damaged") from None
     blobs = content.get("blobs") if isinstance(content, dict) else None
     if not isinstance(blobs, dict):
-        raise CheckpointError("not a Caffe2 file of weights: it has no 'blobs'")
+        raise CheckpointError("not a Caffe2 file of weights: it has no 'blobs'", code="not_weights")
     return {
         str(name): torch.from_numpy(np.array(value, dtype=np.float32))
         for name, value in blobs.items()
@@ -44,7 +44,7 @@ def read_caffe2(path: Path) -> dict[str, Tensor]:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Stands for ``codecs.encode``, by which Python 3 writes bytes for Python 2."""
     if encoding != "latin1":
         raise ValueError(encoding)
     return text.encode("latin1")
@@ -62,13 +62,14 @@ _ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Containers, strings, numbers and NumPy arrays."""
+    """Unpickles containers, strings, numbers and NumPy arrays, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         allowed = _ALLOWED.get((module, name))
         if allowed is None:
             raise CheckpointError(
-                f"refused: it would use {module}.{name}, and files of weights hold only arrays; "
-                "take the file from its publisher again"
+                f"refused: it would call {module}.{name}, and files of weights hold only arrays",
+                code="unsafe",
+                remedy="download the file from its publisher again",
             )
         return allowed

@@ -1,4 +1,4 @@
-"""Loading weights into a model: what must fit, what may differ, and what is reported."""
+"""Loading weights into a model: which must fit, which may differ, and what is reported."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -14,19 +14,19 @@ from kineray.models.weights.inflation import across_modalities, inflate
 from kineray.models.weights.read import Weights
 from kineray.models.weights.renames import ANY_HEAD
 
-_FREE = {"init", "dropout", "frozen"}  # settings that weights do not depend on
+_FREE = {"init", "dropout", "frozen"}  # settings that do not affect the weights
 _CLASSIFIER = re.compile(r"(?:.*\.)?linear\.([^.]+)\.(?:weight|bias)")
 _NON_LOCAL = r".*\.nonlocal\d+\..*"
 _FUSION = r"head\.fuse\..*"
-_COUNTER = "num_batches_tracked"  # not in every file, and nothing depends on it
+_COUNTER = "num_batches_tracked"  # missing in some files, and nothing depends on it
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded from ``init``: ``tensors`` tensors of ``origin``.
+    """The report of ``load_weights``: how many ``tensors`` were loaded from ``init``.
 
-    ``new``: names of the parameters and buffers that keep their initialisation. ``notes``: what the user
-    should know, without full stops.
+    ``origin``: the project that wrote the file. ``new``: names of the parameters and buffers that keep their
+    initialisation. ``notes``: for the user, without full stops.
     """
 
     init: str
@@ -41,7 +41,7 @@ class Loaded:
 
 
 def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
-    """Load ``weights`` into ``model``. Raises CheckpointError if they are of another network."""
+    """Load ``weights`` into ``model``. Raises CheckpointError if they belong to another network."""
     ours = model.state_dict()
     heads = {head for name in ours if (head := _head_of(name))}
     theirs = _without_other_fusion(_with_named_head(weights.tensors, heads), ours)
@@ -75,9 +75,13 @@ def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
         }
         if "type" not in settings:
             settings |= overrides_for(theirs, ours)
-        raise CheckpointError(_misfit(problems, _advice(settings, _settings_of(model).get("type"))))
+        raise CheckpointError(
+            _misfit(problems),
+            code="other_model",
+            remedy=_advice(settings, _settings_of(model).get("type")),
+        )
     model.load_state_dict(chosen, strict=False)
-    notes += [f"trained with model.{key}={value}, which is another here" for key, value in settings.items()]
+    notes += [f"trained with model.{key}={value}, which differs here" for key, value in settings.items()]
     notes += [f"{part} new" for part in new_parts]
     notes += [_about_head(head, theirs, ours) for head in sorted(heads) if not _is_loaded(head, ours, chosen)]
     new = tuple(name for name in ours if name not in chosen and not name.endswith(_COUNTER))
@@ -85,7 +89,7 @@ def fit(model: nn.Module, init: str, weights: Weights) -> Loaded:
 
 
 def _head_of(name: str) -> str | None:
-    """The head whose classifier ``name`` belongs to."""
+    """The head to whose classifier the parameter ``name`` belongs, if any."""
     found = _CLASSIFIER.fullmatch(name)
     return found[1] if found else None
 
@@ -95,13 +99,13 @@ def _must_fit(name: str) -> bool:
 
 
 def _with_named_head(tensors: Mapping[str, Tensor], heads: Collection[str]) -> dict[str, Tensor]:
-    """A file's one classifier is that of our one head, if we have just one."""
+    """Use the file's only classifier for our only head, if we have just one."""
     only = next(iter(heads)) if len(heads) == 1 else ANY_HEAD
     return {name.replace(f"linear.{ANY_HEAD}.", f"linear.{only}."): value for name, value in tensors.items()}
 
 
 def _shaped(given: Tensor, wanted: Tensor) -> Tensor | None:
-    """``given`` in the shape of ``wanted``: inflated in time, and for other channels of the clip."""
+    """``given`` in the shape of ``wanted``: inflated in time, and adapted to other clip channels; or None."""
     if given.ndim == 4 and wanted.ndim == 5:
         given = inflate(given, wanted.shape[2])
     if given.ndim > 3 and given.shape[1] == RGB != wanted.shape[1]:
@@ -112,10 +116,10 @@ def _shaped(given: Tensor, wanted: Tensor) -> Tensor | None:
 def _new_parts(
     missing: Collection[str], theirs: Mapping[str, Tensor], may_be_new: Mapping[str, str]
 ) -> dict[str, str]:
-    """What to say of parts of the network that are missing as a whole, and may be -> their names.
+    """{how to report a part of the network that is missing as a whole, and may be: a regex of its names}.
 
-    A new non-local block is the identity: networks with them start from those without (arXiv 1711.07971,
-    section 4.1).
+    A new non-local block is the identity, so networks with such blocks start from those without (arXiv
+    1711.07971, section 4.1).
     """
     parts = {**may_be_new, "the non-local blocks are": _NON_LOCAL, "the fusion is": _FUSION}
     return {
@@ -127,7 +131,7 @@ def _new_parts(
 
 
 def _without_other_fusion(theirs: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The fusion of two streams for other classes is no use: it is made of theirs."""
+    """``theirs`` without a fusion of two streams for other classes, which cannot be reused."""
     fused = [name for name in theirs if re.fullmatch(_FUSION, name) and name in ours]
     if all(theirs[name].shape == ours[name].shape for name in fused):
         return theirs
@@ -140,7 +144,7 @@ def _settings_of(model: nn.Module) -> dict[str, str]:
 
 
 def _other_settings(model: nn.Module, weights: Weights) -> dict[str, str]:
-    """Settings that the weights were trained with and that are others in ``model``."""
+    """Settings that the weights were trained with and that differ in ``model``."""
     ours, theirs = _settings_of(model), weights.settings
     if theirs.get("type", ours.get("type")) != ours.get("type"):
         return {"type": theirs["type"]}
@@ -168,16 +172,16 @@ def _advice(settings: Mapping[str, str], our_type: str | None) -> str:
         return "set model.rgb.init or model.flow.init to start a stream from it"
     if settings:
         return "set " + " ".join(f"model.{key}={value}" for key, value in settings.items())
-    return "choose the model that they are of"
+    return "choose the model that they belong to"
 
 
-def _misfit(problems: Mapping[str, list[str]], advice: str) -> str:
+def _misfit(problems: Mapping[str, list[str]]) -> str:
     parts = [
         f"{len(names)} weights {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
         for what, names in problems.items()
         if names
     ]
-    return f"not the weights of this model: {'; '.join(parts)}; {advice}"
+    return f"not the weights of this model: {'; '.join(parts)}"
 
 
 def _size(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""What can be known of the configuration that weights of the SlowFast family were trained with."""
+"""The configuration that weights of the SlowFast family were trained with, as far as it can be inferred."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,10 +21,10 @@ def overrides_for(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> d
 
 
 def public_settings(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Settings without weights that all public networks of these shapes have.
+    """Settings that do not show in the shapes, but are the same in all public networks of these shapes.
 
-    SlowFast R101, and R50 with laterals of 7 frames, is 8x8 or 16x8: alpha 4. The non-local blocks of
-    C2D and I3D are softmax ones, those of SlowFast dot products.
+    SlowFast R101, and R50 with laterals of 7 frames, are 8x8 or 16x8 networks: alpha is 4. The non-local
+    blocks of C2D and I3D use the softmax, those of SlowFast dot products.
     """
     lateral = tensors.get("laterals.0.conv.weight")
     has_nonlocal = any(".nonlocal" in name for name in tensors)
@@ -38,7 +38,7 @@ def public_settings(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _seen_in_shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Fields of SlowFastConfig or ResNet3dConfig, as overrides are written; none for other networks."""
+    """Fields of SlowFastConfig or ResNet3dConfig, written as in overrides; empty for other networks."""
     is_slowfast = "fast.stem.conv.weight" in tensors
     main = "slow." if "slow.stem.conv.weight" in tensors else "backbone."
     slow = _temporal_kernels(tensors, main)
@@ -51,7 +51,7 @@ def _seen_in_shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         seen["block"] = "basic"
     elif main == "slow.":
         seen["block"] = "bottleneck"
-    if stem.ndim == 4:  # of images
+    if stem.ndim == 4:  # an image network
         return seen
     seen["type"] = "slowfast" if is_slowfast else "resnet3d"
     for stage in (3, 4):
@@ -77,7 +77,7 @@ def _variant(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _temporal_kernels(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, list[int]]:
-    """Stage -> frames that the first convolution of each block sees (1 in networks of images)."""
+    """{stage: temporal kernel size of the first convolution of each block (1 in image networks)}."""
     kernels: dict[int, list[int]] = {}
     for name, tensor in tensors.items():
         found = _TEMPORAL.fullmatch(name.removeprefix(prefix)) if name.startswith(prefix) else None

@@ -5,23 +5,23 @@ from torch import Tensor
 
 
 def inflate(weight_oihw: Tensor, frames: int) -> Tensor:
-    """A kernel of an image, repeated over ``frames`` and divided by their number: [O, I, T, H, W].
+    """A 2D kernel repeated over ``frames`` frames and divided by their number: [O, I, T, H, W].
 
-    So a video that repeats one image gives what the image gives.
+    So a video that repeats one image has the same output as the image.
     """
     return weight_oihw.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
 
 
 def mean_over_time(channels: int, frames: int) -> Tensor:
-    """The kernel of a convolution over time, [channels, channels, ``frames``, 1, 1], that averages.
+    """The kernel of a temporal convolution that averages: [channels, channels, ``frames``, 1, 1].
 
-    Behind an inflated convolution over space it keeps what ``inflate`` promises.
+    After a spatial convolution it keeps the property that ``inflate`` has.
     """
     return inflate(torch.eye(channels)[:, :, None, None], frames)
 
 
 def across_modalities(weight: Tensor, channels: int) -> Tensor:
-    """The first kernel of an RGB network, [O, 3, ...], for clips of other channels, [O, ``channels``, ...].
+    """The first kernel of an RGB network, [O, 3, ...], adapted to other channels, [O, ``channels``, ...].
 
     Each channel gets the mean over red, green and blue (Wang et al., arXiv 1608.00859, section 3.2).
     """

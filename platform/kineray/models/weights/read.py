@@ -1,4 +1,4 @@
-"""Files and names of weights -> tensors by our names."""
+"""Reading files of weights, and weights that torchvision names: tensors by our names."""
 
 import json
 import sys
@@ -29,11 +29,11 @@ TORCHVISION = "torchvision"
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by our names (torchvision's by their own), and what else their file says.
+    """Tensors by our names (those of torchvision by torchvision's names), and other content of their file.
 
-    ``origin``: whose file it is. ``settings``: fields of the configuration that they were trained with, as
-    far as known, as arguments are written. ``notes``: for the user. ``may_be_new``: what to say of parts of
-    the network that these weights cannot have -> the names in it, a regular expression.
+    ``origin``: the project that wrote the file. ``settings``: fields of the configuration that they were
+    trained with, as far as known, written as in overrides. ``notes``: for the user. ``may_be_new``: {how to
+    report a part of the network that these weights cannot have: a regular expression of its names}.
     """
 
     tensors: dict[str, Tensor]
@@ -44,27 +44,30 @@ class Weights:
 
 
 def read(init: str, path: Path) -> Weights:
-    """Read the file or folder ``path``, or what ``init`` names at torchvision. Raises CheckpointError."""
+    """Read the file or folder ``path``, or torchvision's weights ``init``. Raises CheckpointError."""
     if init.startswith(f"{TORCHVISION}:"):
         return _torchvision(init.removeprefix(f"{TORCHVISION}:"))
     try:
         return _read(path, Path(init).suffix)
     except FileNotFoundError:
         raise CheckpointError(
-            "no such file or folder; give a checkpoint folder, a file of weights or torchvision:NAME"
+            "no such file or folder",
+            code="not_found",
+            remedy="give a checkpoint folder, a file of weights or torchvision:NAME",
         ) from None
     except OSError as error:
-        raise CheckpointError(error.strerror or str(error)) from None
+        raise CheckpointError(error.strerror or str(error), code="not_readable") from None
 
 
 def _read(path: Path, suffix: str) -> Weights:
-    """``suffix`` of the name that was given; a local copy may have another."""
+    """``suffix``: that of the original name; a local copy may have another."""
     if path.is_dir():
         file = path / CHECKPOINT_WEIGHTS
         if not file.exists():
             raise CheckpointError(
-                f"a folder without {CHECKPOINT_WEIGHTS}; give a checkpoint folder, such as "
-                "RUN/checkpoints/step-00001000"
+                f"a folder without {CHECKPOINT_WEIGHTS}",
+                code="not_a_checkpoint",
+                remedy="give a checkpoint folder, such as RUN/checkpoints/step-00001000",
             )
         return _kineray(path / _evaluated(path))
     if suffix == ".safetensors":
@@ -76,7 +79,7 @@ def _read(path: Path, suffix: str) -> Weights:
 
 
 def _evaluated(folder: Path) -> str:
-    """The file of the weights that a checkpoint is evaluated with: its state may name those of an average."""
+    """The file of the weights that a checkpoint is evaluated with; its state may name averaged ones."""
     try:
         name = json.loads((folder / CHECKPOINT_STATE).read_bytes())["weights"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -88,12 +91,12 @@ def _kineray(file: Path) -> Weights:
     try:
         tensors = safetensors.torch.load_file(file)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"not a safetensors file, or damaged: {error}") from None
+        raise CheckpointError(f"not a safetensors file, or damaged: {error}", code="damaged") from None
     return Weights(tensors, "kineray", _kineray_settings(file.with_name(CHECKPOINT_EXPERIMENT)))
 
 
 def _kineray_settings(path: Path) -> dict[str, str]:
-    """From the experiment beside the weights; nothing for a model.safetensors that is alone."""
+    """The settings in the experiment beside the weights; empty for a model.safetensors without one."""
     try:
         return as_arguments(yaml.safe_load(path.read_text())["model"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
@@ -101,17 +104,19 @@ def _kineray_settings(path: Path) -> dict[str, str]:
 
 
 def _torch(path: Path) -> Weights:
-    with path.open("rb"):  # says why a file cannot be read; torch would say it is damaged
+    with path.open("rb"):  # raises the reason if the file cannot be read; torch would call it damaged
         pass
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many kinds for a damaged file; none of them runs its content
         raise CheckpointError(
-            "damaged, or it holds more than weights, which is not loaded; take it from its publisher again"
+            "damaged, or it holds more than weights and is therefore not loaded",
+            code="damaged",
+            remedy="download it from its publisher again",
         ) from None
     tensors = content.get("model_state", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict) or not any(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError("there are no weights by name in it")
+        raise CheckpointError("there are no weights by name in it", code="not_weights")
     named = {str(name): value for name, value in tensors.items() if isinstance(value, Tensor)}
     for wrapper in ("module.", "model."):
         if all(name.startswith(wrapper) for name in named):
@@ -126,7 +131,7 @@ def _torch(path: Path) -> Weights:
 
 
 def _pyslowfast_settings(content: Mapping[str, Any]) -> dict[str, str]:
-    """From the configuration that PySlowFast keeps with the weights, as YAML."""
+    """The settings in the configuration that PySlowFast stores with the weights, as YAML."""
     try:
         config = yaml.safe_load(str(content.get("cfg", "")))
     except yaml.YAMLError:
@@ -143,28 +148,33 @@ def _pyslowfast_settings(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _torchvision(name: str) -> Weights:
-    """Weights by the name of a torchvision network, or of one of its weights."""
+    """The weights that torchvision has under the name of a network, or of one of its weights enums."""
     from torchvision import models
 
     try:
         weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
     except (ValueError, AttributeError, KeyError):
         raise CheckpointError(
-            "not a network of torchvision; write it as torchvision:resnet50 or "
-            "torchvision:ResNet50_Weights.IMAGENET1K_V2"
+            "not a network of torchvision",
+            code="unknown_model",
+            remedy="write it as torchvision:resnet50 or torchvision:ResNet50_Weights.IMAGENET1K_V2",
         ) from None
     copy = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
-        with redirect_stdout(sys.stderr):  # it announces the download
+        with redirect_stdout(sys.stderr):  # torchvision prints a line about the download
             tensors = weights.get_state_dict(
                 progress=False, check_hash=True, map_location="cpu", weights_only=True
             )
     except Exception as error:  # torch raises many kinds for a damaged file
         if copy.exists():
-            raise CheckpointError(f"{copy} is damaged; remove it to download it again") from None
+            raise CheckpointError(
+                f"{copy} is damaged", code="damaged", remedy="remove it to download it again"
+            ) from None
         reason = str(getattr(error, "reason", error)).partition("\n")[0]
         raise CheckpointError(
-            f"{weights.url} cannot be downloaded ({reason}); fetch it elsewhere and give the file"
+            f"{weights.url} cannot be downloaded ({reason})",
+            code="not_downloaded",
+            remedy="download it elsewhere and give the file",
         ) from None
     return Weights(tensors, TORCHVISION, {}, (f"trained with {_normalisation(weights)}",))
 
@@ -174,6 +184,6 @@ def _normalisation(weights: Any) -> str:
     preset = weights.transforms()
     mean, std = preset.mean, preset.std
     if type(weights).__name__ in {"GoogLeNet_Weights", "Inception_V3_Weights"}:
-        mean = std = (0.5, 0.5, 0.5)  # they come from TensorFlow; torchvision's networks undo its own
+        mean = std = (0.5, 0.5, 0.5)  # from TensorFlow; torchvision's networks convert theirs to it
     mean_and_std = (",".join(f"{value:g}" for value in values) for values in (mean, std))
     return "data.mean={} data.std={}".format(*mean_and_std)

@@ -1,11 +1,13 @@
-"""What the public files of the SlowFast family call the weights that we call ``slow.res4.block0.conv_a``.
+"""Names of weights in the public files of the SlowFast family, and ours for them.
+
+Ours is ``slow.res4.block0.conv_a.weight``; theirs are:
 
     PySlowFast     s4.pathway0_res0.branch2.a.weight
     PyTorchVideo   blocks.3.multipathway_blocks.0.res_blocks.0.branch2.conv_a.weight
     Caffe2         res4_0_branch2a_w
 
-Networks with one pathway have ``backbone.`` in place of ``slow.``. ``head.linear.*`` is the one classifier
-that these files have.
+Networks with one pathway have ``backbone.`` instead of ``slow.``. ``head.linear.*`` is the only classifier of
+these files.
 """
 
 import re
@@ -19,12 +21,12 @@ Table = list[tuple[re.Pattern[str], str]]
 
 
 def table(*rows: tuple[str, str]) -> Table:
-    """Rows of a regular expression for a whole name, and what our name is."""
+    """Compile rows of (regular expression for a whole name, our name)."""
     return [(re.compile(pattern), ours) for pattern, ours in rows]
 
 
 def rename(name: str, rows: Table) -> str:
-    """The first row of ``rows`` that fits ``name`` says its new name; without one it stays as it is."""
+    """The new name of ``name``, by the first row that matches; unchanged if none does."""
     for pattern, ours in rows:
         found = pattern.fullmatch(name)
         if found:
@@ -32,7 +34,7 @@ def rename(name: str, rows: Table) -> str:
     return name
 
 
-# In the columns on the right "0:" stands for the Slow, "1:" for the Fast pathway.
+# In our names "0:" stands for the Slow pathway, and "1:" for the Fast one, until ``_named``.
 _PYSLOWFAST = table(
     (r"s1\.pathway(\d)_stem\.conv\.(.*)", r"\1:stem.conv.\2"),
     (r"s1\.pathway(\d)_stem\.bn\.(.*)", r"\1:stem.norm.\2"),
@@ -47,7 +49,7 @@ _PYSLOWFAST = table(
     (r"head\.projection\.(.*)", rf"head.linear.{ANY_HEAD}.\1"),
 )
 
-# After the number of the stage was put in place of that of the block: see ``_number_stages``.
+# For names in which ``_number_stages`` has replaced the number of the block by that of the stage.
 _PYTORCHVIDEO = table(
     (r"stem\.(\d)\.(conv|norm)\.(.*)", r"\1:stem.\2.\3"),
     (r"res(\d)\.(\d)\.res_blocks\.(\d+)\.branch1_conv\.(.*)", r"\2:res\1.block\3.shortcut.0.\4"),
@@ -76,18 +78,18 @@ _CAFFE2_LEAVES = {"s": "weight", "w": "weight", "b": "bias", "rm": "running_mean
 
 
 def from_pyslowfast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a PySlowFast checkpoint by our names; names that are not known stay as they are."""
+    """The weights of a PySlowFast checkpoint by our names; unknown names are kept."""
     return _named({name: rename(name, _PYSLOWFAST) for name in tensors}, tensors)
 
 
 def from_pytorchvideo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a PyTorchVideo checkpoint by our names; names that are not known stay as they are."""
+    """The weights of a PyTorchVideo checkpoint by our names; unknown names are kept."""
     numbered = _number_stages(tensors)
     return _named({name: rename(numbered[name], _PYTORCHVIDEO) for name in tensors}, tensors)
 
 
 def from_caffe2(blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The blobs of a Caffe2 file by our names; names that are not known stay as they are."""
+    """The blobs of a Caffe2 file by our names; unknown names are kept."""
     names: dict[str, str] = {}
     for name in blobs:
         stem, dot, leaf = rename(name, _CAFFE2).rpartition(".")
@@ -95,13 +97,13 @@ def from_caffe2(blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names[name] = re.sub(r"^(t_|):", lambda found: "1:" if found[1] else "0:", names[name])
     tensors = _named(names, blobs)
     classifier = f"head.linear.{ANY_HEAD}.weight"
-    if classifier in tensors:  # some files have it as a convolution
+    if classifier in tensors:  # in some files it is a convolution
         tensors[classifier] = tensors[classifier].flatten(1)
     return tensors
 
 
 def _named(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by our names: pathways by theirs, laterals counted from 0."""
+    """The tensors by the finished names: pathways by name, laterals counted from 0."""
     has_fast = any(name.startswith("1:") for name in names.values())
 
     def finished(name: str) -> str:
@@ -115,7 +117,7 @@ def _named(names: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str,
 def _number_stages(names: Iterable[str]) -> dict[str, str]:
     """``blocks.3.multipathway_blocks.1.res_blocks`` -> ``res4.1.res_blocks``.
 
-    Which number a stage has depends on the network: c2d and i3d have a pooling block between two stages.
+    The numbers of the blocks depend on the network: c2d and i3d have a pooling block between two stages.
     """
     found = (re.match(r"blocks\.(\d+)\..*\bres_blocks\.", name) for name in names)
     stages = sorted({match[1] for match in found if match}, key=int)

@@ -1,7 +1,7 @@
-"""torchvision's networks: their weights by our names.
+"""The weights of torchvision's networks by our names.
 
     theirs                         ours
-    any network                    the same network in ``backbone`` (up to where it is cut)
+    any network                    the same network in ``backbone``, up to the layer where it is cut
     ResNets of images              3D ResNets, and the Slow pathway of SlowFast
     googlenet, inception_v3        S3D and I3D, S3D-v3
     s3d                            S3D
@@ -31,7 +31,7 @@ _RESNET = table(
     (r"layer(\d)\.(\d+)\.downsample\.(.*)", r"res\1.block\2.shortcut.\3"),
 )
 
-# The others are pools.
+# Layers of torchvision's ``s3d`` that are not here are pools.
 _S3D_LAYERS = {
     "0": "conv1", "2": "conv2", "3": "conv3",
     "5": "inception3a", "6": "inception3b",
@@ -43,7 +43,7 @@ _S3D_LAYERS = {
 def by_our_names(weights: Weights, ours: Mapping[str, Tensor]) -> Weights:
     """``weights`` of a torchvision network by the names of the network whose state is ``ours``.
 
-    Others, and those of networks that have nothing in common with it, stay as they are.
+    Weights of other origins, and of networks that have nothing in common with it, are returned unchanged.
     """
     if weights.origin != TORCHVISION:
         return weights
@@ -63,12 +63,12 @@ def by_our_names(weights: Weights, ours: Mapping[str, Tensor]) -> Weights:
 
 
 def _without_dot(name: str) -> str:
-    """Files of DenseNet have ``denselayer1.norm.1.weight`` for ``denselayer1.norm1.weight``."""
+    """``denselayer1.norm.1.weight``, as in files of DenseNet, -> ``denselayer1.norm1.weight``."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", name)
 
 
 def _same_network(weights: Weights, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> Weights:
-    """Up to the last layer that we have: the classifier is left out, and what is behind a cut.
+    """Up to the last layer that our network has: the classifier, and layers after a cut, are left out.
 
     The classifier of a video network is kept.
     """
@@ -80,12 +80,12 @@ def _same_network(weights: Weights, theirs: Mapping[str, Tensor], ours: Mapping[
         tensors |= {
             name.replace("fc", f"head.linear.{ANY_HEAD}"): value for name, value in classifier.items()
         }
-    parts = {"what is behind the backbone is": r"(?!backbone\.|head\.).*"}
+    parts = {"everything after the backbone is": r"(?!backbone\.|head\.).*"}
     return replace(weights, tensors=tensors, may_be_new=parts)
 
 
 def _resnet(weights: Weights, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> Weights:
-    """For a 3D ResNet, or for the Slow pathway, which begins as the image network: see ``_fused``."""
+    """For a 3D ResNet, or for the Slow pathway, which then starts as the image network: see ``_fused``."""
     prefix = "slow." if "slow.stem.conv.weight" in ours else "backbone."
     tensors = {
         prefix + _numbered(rename(name, _RESNET)): value
@@ -100,7 +100,7 @@ def _resnet(weights: Weights, theirs: Mapping[str, Tensor], ours: Mapping[str, T
 
 
 def _fused(name: str, value: Tensor, ours: Mapping[str, Tensor]) -> Tensor:
-    """With zeros for the channels that a lateral connection adds, whatever the Fast pathway says."""
+    """``value`` with zeros for the channels of the lateral connection, which have no effect at first."""
     if not re.fullmatch(r"slow\.res\d\.block0\.(conv_a|shortcut\.0)\.weight", name) or name not in ours:
         return value
     added = max(ours[name].shape[1] - value.shape[1], 0)
@@ -108,7 +108,7 @@ def _fused(name: str, value: Tensor, ours: Mapping[str, Tensor]) -> Tensor:
 
 
 def _identities(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A shortcut of res2 that is a convolution only since channels are added: the identity of the others."""
+    """Identity weights for the shortcut of res2, if it is a convolution only because channels are added."""
     conv, norm = (f"slow.res2.block0.shortcut.{index}." for index in (0, 1))
     if f"{conv}weight" in theirs or f"{conv}weight" not in ours:
         return {}
@@ -129,7 +129,7 @@ def _inception(
     ours: Mapping[str, Tensor],
     name_there: Callable[[str], str | None],
 ) -> Weights:
-    """For an Inception over space and time: convolutions over time begin as means."""
+    """For an inflated Inception network; its temporal convolutions are initialised as means."""
     there = {name: name_there(name) or "" for name in ours}
     tensors = {name: theirs[there[name]] for name in ours if there[name] in theirs}
     unknown = theirs.keys() - there.values()
@@ -138,7 +138,7 @@ def _inception(
         if name.endswith(".temporal.conv.weight"):
             tensors[name] = mean_over_time(value.shape[0], value.shape[2])
     parts = {
-        "the norms of convolutions over time, which begin as means, are": r".*\.temporal\.norm\..*",
+        "the norms of the temporal convolutions, which start as means, are": r".*\.temporal\.norm\..*",
         "the auxiliary classifier is": r"auxiliary\..*",
     }
     return replace(weights, tensors=tensors, may_be_new=parts)
@@ -160,8 +160,8 @@ def _s3d_name(name: str) -> str:
     number, branch, inside, leaf = found.groups()
     *before, last = inside.split(".")
     place = [_S3D_LAYERS[number], f"branch{int(branch) + 1}"] if branch else [_S3D_LAYERS[number]]
-    # A convolution is (conv, norm), a separable one (spatial, temporal) of two such pairs. A branch is one
-    # convolution, or a sequence whose second is separable; that of the last begins with a pool.
+    # A convolution is (conv, norm), a separable one is (spatial, temporal), each such a pair. A branch is one
+    # convolution, or a sequence whose second element is separable; the last branch starts with a pool.
     if branch and before:
         place.append(before.pop(0))
     place += [("spatial", "temporal")[int(half)] for half in before]

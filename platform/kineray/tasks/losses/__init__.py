@@ -1,6 +1,6 @@
-"""Losses: one file for each, and its configuration in ``config/losses``.
+"""Losses: one file each, with a configuration in ``config/losses``.
 
-The same thing in a user's own file:
+A user's loss is a class in a plug-in:
 
     class FocalConfig(kineray.LossSection, type="focal"):
         gamma: float = 2.0

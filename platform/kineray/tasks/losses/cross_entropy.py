@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy:
-    """-sum of q log softmax(logits), where q is 1 for the class of the clip, or its soft label."""
+    """-sum of q log softmax(logits), where q is one-hot for the class of the clip, or its soft label."""
 
     def __init__(self, _config: "CrossEntropyConfig") -> None:
         pass
