@@ -43,7 +43,7 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         if self.group_size is None or rows % clips:
             return rows
         if clips % self.group_size:
-            raise ValueError(f"{clips} clips are no multiple of the batch-norm group {self.group_size}")
+            raise ValueError(f"{clips} clips are not a multiple of the batch-norm group {self.group_size}")
         return self.group_size * (rows // clips)
 
     def _check_input_dim(self, input: Tensor) -> None:
