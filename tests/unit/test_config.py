@@ -418,7 +418,7 @@ def test_every_override_in_the_documentation_survives_an_unquoted_shell():
         (lambda: DataConfig(croop=112), "unknown_key", "DataConfig.croop"),
         (lambda: Experiment(data={"crop": "x"}), "bad_value", "Experiment.data.crop"),
         (lambda: Experiment(model={"type": "slowfst"}), "unknown_variant", "Experiment.model"),
-        (lambda: Experiment(data=DataConfig(frames=2)), "bad_value", "Experiment"),
+        (lambda: Experiment(data=DataConfig(frames=2)), "wrong_shape", "data.frames"),
     ],
 )
 def test_a_section_made_in_python_with_a_bad_value_is_an_error_of_kineray(make, code, key):
