@@ -11,7 +11,7 @@ import click
 import kineray
 from kineray import data
 from kineray.cli.app import cli
-from kineray.config import DataConfig, Experiment, TrainConfig, families, variants
+from kineray.config import DataConfig, Experiment, TrainConfig, variants
 from kineray.config.data import ClipSection
 from kineray.config.tree import families_by_key
 from kineray.config.variants import default_tree
@@ -64,8 +64,8 @@ def _sections() -> Iterator[str]:
 
 def _families() -> Iterator[str]:
     keys = {family: key for key, family in families_by_key().items()}
-    for family in (*keys, *(family for family in families() if family not in keys)):
-        yield f"## `{keys.get(family, 'kineray data import --format')}`: `{family.__name__}`\n"
+    for family, key in {**keys, data.Importer: "kineray data import --format"}.items():
+        yield f"## `{key}`: `{family.__name__}`\n"
         yield f"{_first(family.__doc__)}\n"
         own = (item for item in variants(family).items() if item[1].__module__.startswith("kineray."))
         yield from (_item(name, variant) for name, variant in own)
@@ -92,7 +92,8 @@ def _verbs(path: str, group: click.Group) -> Iterator[str]:
         words, context = f"{path} {name}", click.Context(command)
         rows = [one.get_help_record(context) for one in command.get_params(context)]
         yield f"### `{words} {' '.join(command.collect_usage_pieces(context))}`\n\n{_text(command.help)}\n"
-        yield "\n".join(f"* `{row[0]}` {_text(row[1])}" for row in rows if row and row[0] != "--help") + "\n"
+        yield from (f"* `{row[0]}` {_text(row[1])}" for row in rows if row and row[1] and row[0] != "--help")
+        yield ""
         if isinstance(command, click.Group):
             yield from _verbs(words, command)
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 import kineray
-from kineray.models.blocks import fold_frames
-from kineray.models.heads import FeatureHead
 
 
 class TsmConfig(kineray.ModelSection, type="tsm"):
@@ -25,7 +23,7 @@ class TsmConfig(kineray.ModelSection, type="tsm"):
     dropout: float = 0.5
 
     def build(self, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
-        """The network."""
+        """The network; ``heads``: number of classes of each head."""
         return Tsm(self, heads, in_channels)
 
 
@@ -36,19 +34,19 @@ class Tsm(nn.Module):
         super().__init__()
         self.shift = config.shift
         self.stem = nn.Conv2d(in_channels, config.width, 7, stride=4, padding=3, bias=False)
-        self.blocks = nn.ModuleList(
-            BasicBlock(config.width, config.width, norm_layer=_layer_norm) for _ in range(3)
-        )
-        self.head = FeatureHead(config.width, heads, config.dropout)
+        self.blocks = nn.ModuleList(BasicBlock(config.width, config.width) for _ in range(3))
+        self.dropout = nn.Dropout(config.dropout)
+        self.heads = nn.ModuleDict({head: nn.Linear(config.width, n) for head, n in heads.items()})
 
     def forward(self, clips_bcthw: Tensor) -> dict[str, Tensor]:
         """Normalised clips, float [B, C, T, H, W] -> {head: logits [B, classes]}."""
-        maps_btchw = fold_frames(self.stem, clips_bcthw)
+        of_clips = (-1, clips_bcthw.shape[2])
+        maps_nchw = self.stem(clips_bcthw.transpose(1, 2).flatten(0, 1))  # N = B x T
         for block in self.blocks:
-            shifted = shift_channels(maps_btchw, self.shift)
-            maps_btchw = block(shifted.flatten(0, 1)).unflatten(0, shifted.shape[:2])
-        logits: dict[str, Tensor] = self.head(maps_btchw.mean((1, 3, 4)))
-        return logits
+            shifted_btchw = shift_channels(maps_nchw.unflatten(0, of_clips), self.shift)
+            maps_nchw = block(shifted_btchw.flatten(0, 1))
+        features_bc = self.dropout(maps_nchw.unflatten(0, of_clips).mean((1, 3, 4)))
+        return {head: classify(features_bc) for head, classify in self.heads.items()}
 
 
 def shift_channels(maps_btchw: Tensor, share: float) -> Tensor:
@@ -59,7 +57,3 @@ def shift_channels(maps_btchw: Tensor, share: float) -> Tensor:
     later = torch.cat([later[:, 1:], none], dim=1)
     earlier = torch.cat([none, earlier[:, :-1]], dim=1)
     return torch.cat([later, earlier, still], dim=2)
-
-
-def _layer_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(1, channels)

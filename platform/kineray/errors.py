@@ -13,13 +13,11 @@ class KinerayError(Exception):
     message is ``key=value: problem; remedy``, as far as each is given.
     """
 
-    code = "error"
-
     def __init__(
-        self, problem: str, *, code: str = "", key: object = "", value: object = None, remedy: str = ""
+        self, problem: str, *, code: str, key: object = "", value: object = None, remedy: str = ""
     ) -> None:
-        self.problem, self.key, self.remedy = problem, str(key), remedy
-        self.code = code or type(self).code
+        self.problem, self.code, self.key = problem, code, str(key)
+        self.value, self.remedy = value, remedy
         shown = self.key if value is None else f"{key}={value}"
         super().__init__(f"{shown}: " * bool(self.key) + problem + f"; {remedy}" * bool(remedy))
 

@@ -75,7 +75,7 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
         (["train", "raises.py"], "raises.py:2: ZeroDivisionError"),
         (["train", "syntax.py"], "syntax.py:1: SyntaxError"),
         (["train", "empty.py"], "empty.py: defines no 'experiment'"),
-        (["train", "typo.py"], "typo.py:2: ValidationError"),
+        (["train", "typo.py"], "typo.py:2: Experiment.optimizer: unknown key"),
         (["train", "text.parquet"], "text.parquet: expected a .py script or a .yaml file"),
         (["sweep", "bad.yaml", "--smoke"], "bad.yaml"),
         (["sweep", "plain.yaml"], "plain.yaml: defines no 'search_space'"),

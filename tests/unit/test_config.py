@@ -16,7 +16,6 @@ from kineray.config import (
     DataConfig,
     Experiment,
     LogUniform,
-    SgdConfig,
     Uniform,
     apply_overrides,
     check_space,
@@ -36,11 +35,6 @@ ROOT = Path(__file__).parents[2]
 def test_an_experiment_cannot_be_changed_in_place():
     with pytest.raises(ValidationError, match="frozen"):
         Experiment().seed = 1
-
-
-def test_unknown_keys_are_refused_in_python():
-    with pytest.raises(ValidationError, match="lrr"):
-        SgdConfig(lrr=0.1)
 
 
 @pytest.mark.parametrize("text", ["1e-2", "0.01", "1E-2", ".01"])
@@ -138,7 +132,7 @@ def test_a_file_without_newer_keys_loads():
         ("data.frames=12", "wrong_shape", "data.frames"),
         ("data.crop=300", "bad_value", "data"),
         ("data.short_side=320,256", "bad_value", "data"),
-        ("schedule.warmup_epochs=400", "bad_value", "schedule.warmup_epochs"),
+        ("schedule.warmup_epochs=400", "out_of_range", "schedule.warmup_epochs"),
         ("model.nonlocal_res4=9", "bad_value", "model"),
         ("model.nonlocal_res3=1,4", "bad_value", "model"),
         ("name=a/b", "bad_value", "name"),

@@ -116,3 +116,15 @@ def test_an_augmentation_that_changes_the_shape_or_type_is_refused(tmp_path, own
         decoded(preprocessing_of("data.augment.bad.strength=1"), write_video(tmp_path / "a.mp4", frames=20))
     assert (error.value.code, error.value.key) == ("wrong_shape", "data.augment.bad")
     assert "uint8 [8, 32, 32, 3] into uint8 [1, 32, 32, 3]" in str(error.value)
+
+
+def test_one_that_fails_in_the_child_is_named_with_its_line(tmp_path, own_plugins):
+    plugin = tmp_path / "bad.py"
+    plugin.write_text(OWN.replace("- clip_thwc", "@ clip_thwc[0, 0, :2]").replace('"invert"', '"worse"'))
+    load_plugins(str(plugin))
+    with pytest.raises(ConfigError) as error:
+        decoded(preprocessing_of("data.augment.worse.strength=1"), write_video(tmp_path / "a.mp4", frames=20))
+    assert (error.value.code, error.value.key) == ("augmentation_failed", "data.augment.worse")
+    line = 1 + OWN.splitlines().index("        return np.uint8(self.strength * 255) - clip_thwc")
+    assert "ValueError: matmul" in error.value.problem
+    assert f"({plugin}:{line} in augment)" in error.value.problem

@@ -316,5 +316,5 @@ def test_from_videos_to_a_model_of_their_flow(tiny_experiment, kineray, tmp_path
     assert "4 of 4 samples in val have no optical flow" in err
     code, out, err = kineray("predict", result.last_uri, manifest[0].uri)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
-    reason = "holds RGB frames, but" if modality == "flow" else "has no optical flow beside it, which"
+    reason = "contains RGB frames, but" if modality == "flow" else "has no optical flow beside it, which"
     assert f"{manifest[0].uri}: {reason} data.modality" in err

@@ -493,7 +493,7 @@ def test_an_interrupted_call_continues_where_it_stopped(tmp_path, kineray):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on" in err
+    assert "run the same command again" in err
     made = sorted(out.glob("*.mp4"))
     assert 2 <= len(made) < 12
     for path in made:  # whole

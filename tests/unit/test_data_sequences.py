@@ -42,7 +42,7 @@ def test_the_only_sequence_of_each_span_is_a_sequence_of_the_whole(first, length
     np.testing.assert_array_equal(*(np.floor(np.multiply(some, 25) + 1e-6) for some in (times, expected)))
 
 
-def test_the_number_of_sequences_is_that_of_the_thesis():
+def test_the_number_of_sequences_is_that_of_table_5_6():
     """Table 5.6: videos of 7.2 s at 25 fps, sequences of two frames."""
     counts = [len(sequence_spans(0.0, 7.2, frames=2, stride=stride, fps=25)) for stride in (2, 5, 10, 15)]
     assert counts == [45, 18, 9, 6]

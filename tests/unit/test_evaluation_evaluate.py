@@ -165,8 +165,8 @@ def test_what_does_not_fit_the_checkpoint_is_one_clear_error(checkpoint, manifes
     flow = {"modality": "flow", "mean": (0.5, 0.5), "std": (0.2, 0.2)}
     of_flow = dataclasses.replace(checkpoint, preprocessing=checkpoint.preprocessing.model_copy(update=flow))
     for code, evaluated, name, samples, classes in [
-        ("unknown_class", checkpoint, "other", manifest.samples, {"action": (*CLASSES[:3], "jumps")}),
-        ("unknown_head", checkpoint, "verbs", verbs, {"verb": CLASSES}),
+        ("unknown_value", checkpoint, "other", manifest.samples, {"action": (*CLASSES[:3], "jumps")}),
+        ("unknown_value", checkpoint, "verbs", verbs, {"verb": CLASSES}),
         ("no_labels", checkpoint, "none", unlabelled, {"action": CLASSES}),
     ]:
         with pytest.raises(ManifestError) as error:

@@ -33,7 +33,7 @@ def test_every_way_to_import_is_seen(tmp_path):
 
 def test_nothing_unpickles():
     # A decoding process reads pickled requests from its parent, and answers without pickles.
-    from_the_parent = SOURCE / "video" / "worker.py"
+    from_the_parent = SOURCE / "video" / "process.py"
     # Its unpickler refuses everything except arrays: see test_models_weights_published.
     arrays_only = SOURCE / "models" / "weights" / "caffe2.py"
     for path in SOURCE.rglob("*.py"):

@@ -41,8 +41,12 @@ def test_it_drops_the_given_share_and_scales_the_rest():
     assert {round(value, 5) for value in out.unique().tolist()} == {0.0, round(1 / 0.7, 5)}
     assert (out == 0).float().mean().item() == pytest.approx(0.3, abs=0.03)  # 3.6 standard deviations
     assert dropped([1] * 6, FEATURES.bfloat16()).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="2 clip seeds for 6 clips"):
-        dropped([1, 2])
+
+
+def test_the_frames_of_a_clip_may_lie_in_the_batch_dimension():
+    folded = dropped([1, 2], torch.ones(2 * 3, 500))
+    assert torch.equal(folded[3:], dropped([2], torch.ones(3, 500)))
+    assert dropped([1, 2], torch.ones(3, 500)).shape == (3, 500)  # rows that are no clips
 
 
 def test_it_is_ordinary_dropout_without_seeds_and_does_nothing_in_evaluation_or_at_zero():

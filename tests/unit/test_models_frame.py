@@ -10,7 +10,7 @@ from torchvision.models import get_model
 from kineray.config import AverageConfig, FrameConfig, LstmConfig, TimeceptionConfig
 from kineray.config.models.frame import Backbone
 from kineray.errors import ConfigError
-from kineray.models import GhostBatchNorm, build_model, create_model, set_batch_norm_group
+from kineray.models import GhostBatchNorm, build_model, create_model, set_batch_norm_group, set_clip_seeds
 from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.highway import HighwayLayer
 
@@ -204,6 +204,7 @@ def test_a_trained_backbone_takes_its_statistics_over_all_frames_of_a_group_of_c
     norms = [m for m in model.backbone.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     assert norms and all(isinstance(norm, GhostBatchNorm) for norm in norms)
     set_batch_norm_group(model, 2)
+    set_clip_seeds(model, range(4))
     seen = []
     norms[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():

@@ -89,9 +89,18 @@ def test_an_error_of_kineray_is_reported_unchanged():
 
 
 def test_only_errors_with_an_external_cause_are_not_permanent(plugin):
-    for error in (ConfigError("x"), CheckpointError("x"), caught(plugin.shapes, torch.ones(2, 5))):
+    for error in (
+        ConfigError("x", code="x"),
+        CheckpointError("x", code="x"),
+        caught(plugin.shapes, torch.ones(2, 5)),
+    ):
         assert is_permanent(error)
-    for error in (StorageError("x"), OSError("x"), ConnectionError("x"), torch.OutOfMemoryError("x")):
+    for error in (
+        StorageError("x", code="x"),
+        OSError("x"),
+        ConnectionError("x"),
+        torch.OutOfMemoryError("x"),
+    ):
         assert not is_permanent(error)
 
 

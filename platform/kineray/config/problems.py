@@ -1,7 +1,6 @@
-"""What is wrong with a value, in words, and what may be meant."""
+"""Errors about values, in words, and suggestions of what was meant."""
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
@@ -26,11 +25,8 @@ def bad_value(
     key = ".".join(str(part) for part in (*path, *first["loc"]) if not str(part).isdigit())
     message = first["msg"].removeprefix("Value error, ")
     problem = message[:1].lower() + message[1:]
-    code = "unknown_variant" if first["type"] == "unknown_variant" else "bad_value"
     if first["type"] == "extra_forbidden":
         remedy = did_you_mean(str(first["loc"][-1]), known)
         return ConfigError("unknown key", code="unknown_key", key=key, remedy=remedy)
-    made = ConfigError(problem, code=code, key=key, value=given.get(key))
-    if not key and (named := re.match(r"[a-z_]+\.[a-z_.]+(?= )", problem)):
-        made.key = named[0]  # if two sections do not go together, the message begins with a key
-    return made
+    code = "unknown_variant" if first["type"] == "unknown_variant" else "bad_value"
+    return ConfigError(problem, code=code, key=key, value=given.get(key))

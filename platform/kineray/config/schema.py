@@ -20,6 +20,7 @@ from kineray.config.schedules.cosine import CosineConfig
 from kineray.config.tasks.base import TaskSection
 from kineray.config.tasks.classification import ClassificationConfig
 from kineray.config.variants import Pieces
+from kineray.errors import ConfigError
 
 
 class TrainConfig(Section):
@@ -62,10 +63,18 @@ class Experiment(Section):
         self.model.check_clip(self.data.frames, self.data.crop, self.data.eval_crop)
         self.schedule.check(self.train.epochs)
         if self.data.balance != "none" and self.task.labels != "single":
-            raise ValueError(f"data.balance={self.data.balance} needs clips that have one class each")
+            raise ConfigError(
+                f"needs clips that have one class each, and those of task.type={self.task.type} have several",
+                code="bad_value",
+                key="data.balance",
+                value=self.data.balance,
+                remedy="use data.balance=none",
+            )
         if self.train.global_batch % self.data.clips_per_sample:
-            raise ValueError(
-                f"train.global_batch {self.train.global_batch} is not a multiple of data.clips_per_sample "
-                f"{self.data.clips_per_sample}"
+            raise ConfigError(
+                f"not a multiple of data.clips_per_sample={self.data.clips_per_sample}",
+                code="bad_value",
+                key="train.global_batch",
+                value=self.train.global_batch,
             )
         return self

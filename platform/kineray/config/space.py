@@ -89,10 +89,10 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
             apply_overrides(experiment, point)
         except ConfigError as error:
             raise ConfigError(
-                f"{error.problem.removeprefix(f'{error.key} ')} (at a point of the search space)",
+                f"{error.problem} (at a point of the search space)",
                 code=error.code,
                 key=error.key,
-                value=point.get(error.key),
+                value=error.value,
                 remedy=error.remedy,
             ) from None
 

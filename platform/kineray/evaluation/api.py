@@ -77,7 +77,7 @@ def evaluate(
         if not uri:
             raise ConfigError(
                 "the checkpoint names no manifest",
-                code="no_manifest",
+                code="not_set",
                 key="manifest",
                 remedy="give a `manifest`",
             )

@@ -183,7 +183,7 @@ def _index_in(names: Sequence[str], samples: Manifest, head: str) -> list[int]:
     if head not in samples.vocabularies:
         raise ManifestError(
             f"has no labels for the head '{head}' of the checkpoint",
-            code="unknown_head",
+            code="unknown_value",
             key=samples.name,
             remedy=f"its heads are {', '.join(samples.vocabularies)}",
         )
@@ -194,7 +194,7 @@ def _index_in(names: Sequence[str], samples: Manifest, head: str) -> list[int]:
         raise ManifestError(
             f"the checkpoint's head '{head}' has no class '{unknown[0]}' ({len(unknown)} of "
             f"{len(vocabulary)} classes are unknown)",
-            code="unknown_class",
+            code="unknown_value",
             key=samples.name,
             remedy="evaluate on the data set that it was trained for",
         )

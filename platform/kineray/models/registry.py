@@ -18,6 +18,7 @@ from kineray.config.problems import did_you_mean
 from kineray.config.variants import variants
 from kineray.errors import ConfigError
 from kineray.models import frame
+from kineray.models.blocks import adopt
 from kineray.models.preset import ModelPreset
 from kineray.models.weights import load_weights
 
@@ -104,7 +105,8 @@ def find_preset(name: str) -> ModelPreset:
 def build_model(config: ModelSection, heads: Mapping[str, int], in_channels: int = 3) -> nn.Module:
     """A new, randomly initialised model of a configuration; its ``init`` is not loaded.
 
-    ``heads``: number of classes of each head; ``in_channels``: number of clip channels (3 for RGB). Raises
+    ``heads``: number of classes of each head; ``in_channels``: number of clip channels (3 for RGB). Batch
+    norms and dropout layers of torch in the network, such as a plug-in's, become exact (``adopt``). Raises
     ConfigError for unusable heads or channels.
     """
     if not isinstance(in_channels, int) or in_channels < 1:
@@ -115,4 +117,4 @@ def build_model(config: ModelSection, heads: Mapping[str, int], in_channels: int
             value=repr(in_channels),
             remedy="RGB has 3, flow 2",
         )
-    return config.build(heads, in_channels)
+    return adopt(config.build(heads, in_channels))

@@ -139,8 +139,6 @@ class STResNet(nn.Module):
 def _each_frame(layer: nn.Module, features_btchw: Tensor) -> Tensor:
     """Apply a layer for images to all frames at once."""
     frames = features_btchw.shape[1]
-    if isinstance(layer, GhostBatchNorm):
-        layer.rows_per_clip = frames
     output: Tensor = layer(features_btchw.flatten(0, 1))
     return torch.unflatten(output, 0, (-1, frames))
 

@@ -25,7 +25,7 @@ def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
     if not experiment.data.manifest:
         raise ConfigError(
             "no manifest given",
-            code="missing_manifest",
+            code="not_set",
             key="data.manifest",
             remedy="pass data.manifest=PATH (kineray data import makes one)",
         )

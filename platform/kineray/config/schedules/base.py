@@ -7,6 +7,7 @@ from pydantic import Field
 
 from kineray.config.fields import NonNegativeFloat
 from kineray.config.variants import Variant
+from kineray.errors import ConfigError
 
 
 class ScheduleSection(Variant, home="kineray.config.schedules"):
@@ -35,8 +36,12 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
         return 1.0
 
     def check(self, epochs: int) -> None:
-        """Raise ValueError, naming the key, if the schedule does not fit ``train.epochs``."""
+        """Raise ConfigError, with its key, if the schedule does not fit ``train.epochs``."""
         if self.warmup_epochs >= epochs and self.warmup_epochs > 0:
-            raise ValueError(
-                f"schedule.warmup_epochs {self.warmup_epochs:g} must be less than train.epochs {epochs}"
+            raise ConfigError(
+                f"not less than train.epochs={epochs}",
+                code="out_of_range",
+                key="schedule.warmup_epochs",
+                value=f"{self.warmup_epochs:g}",
+                remedy="give fewer epochs of warm-up, or 0",
             )

@@ -1,6 +1,7 @@
 """Augmentation of uint8 clips, in the processes that decode them."""
 
 import json
+import traceback
 from functools import lru_cache
 
 import numpy as np
@@ -19,10 +20,17 @@ def augment_clip(
 ) -> None:
     """Apply ``augmentations`` in order to a clip, in place: uint8 [T, H, W, C].
 
-    Raises ConfigError for an augmentation that returns another shape or type.
+    Raises ConfigError for an augmentation that fails, with the line, or returns another shape or type.
     """
     for augmentation in augmentations.values():
-        changed = np.asarray(augmentation.augment(clip_thwc, rgb_channels, rng))
+        try:
+            changed = np.asarray(augmentation.augment(clip_thwc, rgb_channels, rng))
+        except Exception as error:
+            raise ConfigError(
+                f"{type(error).__name__}: {error}{_place(error)}",
+                code="augmentation_failed",
+                key=f"data.augment.{augmentation.type}",
+            ) from error
         if changed.shape != clip_thwc.shape or changed.dtype != np.uint8:
             raise ConfigError(
                 f"turned a clip of uint8 {list(clip_thwc.shape)} into {changed.dtype} {list(changed.shape)}",
@@ -32,6 +40,13 @@ def augment_clip(
             )
         if changed is not clip_thwc:
             clip_thwc[...] = changed
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised, below ``augment_clip``; the innermost line outside of libraries' folders."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    return "".join(f" ({frame.filename}:{frame.lineno} in {frame.name})" for frame in (own or frames)[-1:])
 
 
 def to_child(augmentations: Pieces[ClipAugmentation]) -> str:

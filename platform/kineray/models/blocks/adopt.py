@@ -11,22 +11,49 @@ from kineray.models.blocks.dropout import ClipDropout
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def adopt(network: Module) -> Module:
-    """Replace the batch norms and dropout layers inside ``network``, in place.
+class GhostBatchNorm1d(GhostBatchNorm, nn.BatchNorm1d):
+    """An adopted ``nn.BatchNorm1d``."""
 
-    Batch-norm statistics are then taken over groups of clips (``GhostBatchNorm``), and dropout depends on the
-    clip alone (``ClipDropout``). Names, weights and evaluation do not change. Returns ``network``.
+
+class GhostBatchNorm2d(GhostBatchNorm, nn.BatchNorm2d):
+    """An adopted ``nn.BatchNorm2d``."""
+
+
+class GhostBatchNorm3d(GhostBatchNorm, nn.BatchNorm3d):
+    """An adopted ``nn.BatchNorm3d``."""
+
+
+class AdoptedDropout(ClipDropout, nn.Dropout):
+    """An adopted ``nn.Dropout``."""
+
+
+_ADOPTED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: GhostBatchNorm1d,
+    nn.BatchNorm2d: GhostBatchNorm2d,
+    nn.BatchNorm3d: GhostBatchNorm3d,
+    nn.Dropout: AdoptedDropout,
+}
+
+
+def adopt(network: Module) -> Module:
+    """Make the batch norms and the dropout inside ``network`` exact; names, weights and evaluation stay.
+
+    The statistics of ``nn.BatchNorm*`` are then taken over groups of clips (``GhostBatchNorm``), and what
+    ``nn.Dropout`` drops depends on the clip alone (``ClipDropout``). Batch norms that keep no running
+    statistics, or their cumulative average, stay as they are. Returns ``network``.
     """
-    for name, child in network.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GhostBatchNorm):
-            norm = GhostBatchNorm(child.num_features, child.eps, child.momentum)
-            norm.load_state_dict(child.state_dict())
-            setattr(network, name, norm)
-        elif isinstance(child, nn.Dropout):
-            setattr(network, name, ClipDropout(child.p))
-        else:
-            adopt(child)
+    for layer in network.modules():
+        is_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        if type(layer) not in _ADOPTED or (is_norm and not _has_running_average(layer)):
+            continue
+        layer.__class__ = _ADOPTED[type(layer)]  # it stays the same object, which others may share
+        if isinstance(layer, GhostBatchNorm):
+            layer.pending = []
     return network
+
+
+def _has_running_average(layer: Any) -> bool:
+    return layer.track_running_stats and layer.momentum is not None
 
 
 def replace_input_conv(network: Module, in_channels: int) -> Module:
@@ -57,12 +84,8 @@ def replace_input_conv(network: Module, in_channels: int) -> Module:
 def fold_frames(network: nn.Module, clips_bcthw: Tensor) -> Tensor:
     """Apply an image network to every frame: [B, C, T, H, W] -> [B, T, ...].
 
-    ``network`` takes [N, C, H, W]; its batch norms and dropout have been replaced by ``adopt``.
+    ``network`` takes [N, C, H, W].
     """
-    frames = clips_bcthw.shape[2]
-    for module in network.modules():
-        if isinstance(module, GhostBatchNorm | ClipDropout):
-            module.rows_per_clip = frames
     images_nchw = clips_bcthw.transpose(1, 2).flatten(0, 1)
     outputs: Tensor = network(images_nchw)
-    return torch.unflatten(outputs, 0, (-1, frames))
+    return torch.unflatten(outputs, 0, (-1, clips_bcthw.shape[2]))

@@ -10,34 +10,41 @@ from torch.nn import functional as F
 class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation whose training statistics are taken over groups of ``group_size`` clips.
 
-    If ``group_size`` is None, it behaves like ``nn.BatchNorm1d``, ``2d`` or ``3d``, depending on the input.
-    Otherwise every ``group_size`` consecutive clips are normalised by their mean and variance ("BN statistics
-    are computed within each 8 clips", SlowFast, arXiv 1812.03982, appendix A), and the running statistics
-    change in ``commit_batch_norm`` only: once per step they move towards the mean over all groups of the
-    step, so they depend neither on the micro-batch nor on the number of workers. Parameters, buffers and
-    evaluation are those of ``nn.BatchNorm3d``. ``rows_per_clip``: number of frames of a clip if the frames
-    are in the batch dimension (``fold_frames``), otherwise 1.
+    With ``group_size`` None it is ``nn.BatchNorm1d``, ``2d`` or ``3d``, by its input. Otherwise each run of
+    ``group_size`` consecutive clips is normalised by its own mean and variance ("BN statistics are
+    computed within each 8 clips", SlowFast, arXiv 1812.03982, appendix A), and the running statistics wait
+    for ``commit_batch_norm``: they then move once per step towards the mean over all groups of the step,
+    so that they depend neither on the micro-batch nor on the number of workers. Parameters, buffers and
+    evaluation are those of ``nn.BatchNorm3d``. The frames of a clip may lie one after the other in the batch
+    dimension (``fold_frames``): ``set_clip_seeds`` says how many clips there are.
     """
+
+    group_size: int | None = None
+    clips: int | None = None  # of the next forward pass; None: as many as rows
+    is_repeated = False  # this forward pass was made before: its statistics are already pending
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, *, affine: bool = True
     ) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum, affine=affine)
-        self.group_size: int | None = None
-        self.rows_per_clip = 1
-        self.is_repeated = False  # in a second forward pass of clips whose statistics are pending
-        self.pending: list[Tensor] = []  # mean and unbiased variance, [2, C], of each group
+        self.pending: list[Tensor] = []  # [2, C] per group since the last commit: mean, unbiased variance
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, C, ...] -> the same shape; in training B must be a multiple of ``group_size``."""
+        """[B, C, ...] -> the same shape; in training there must be a multiple of ``group_size`` clips."""
         if not self.training or (self.group_size is None and not self.is_repeated):
             return super().forward(features)
-        rows = self.group_size * self.rows_per_clip if self.group_size else features.shape[0]
-        if features.shape[0] % rows:
-            clips = features.shape[0] / self.rows_per_clip
-            raise ValueError(f"{clips:g} clips are not a multiple of the batch-norm group {self.group_size}")
-        normalised = [self._normalise(group) for group in torch.split(features, rows)]
+        groups = torch.split(features, self._group_rows(len(features)))
+        normalised = [self._normalise(group) for group in groups]
         return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
+
+    def _group_rows(self, rows: int) -> int:
+        """How many of ``rows`` are a group: all of them where they are not those of whole clips."""
+        clips = self.clips or rows
+        if self.group_size is None or rows % clips:
+            return rows
+        if clips % self.group_size:
+            raise ValueError(f"{clips} clips are no multiple of the batch-norm group {self.group_size}")
+        return self.group_size * (rows // clips)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any number of dimensions."""

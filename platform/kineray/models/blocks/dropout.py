@@ -7,31 +7,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kineray.models.blocks.batch_norm import GhostBatchNorm
+
 
 class ClipDropout(nn.Module):
     """Dropout whose mask for a clip is a pure function of that clip's seed, if ``clip_seeds`` are set.
 
-    So the same features of a clip are dropped on every device, in every micro-batch and on every worker, and
-    a resumed run needs no random state. ``rows_per_clip``: number of frames of a clip if the frames are in
-    the batch dimension (``fold_frames``), otherwise 1.
+    So a clip loses the same features on every device, in every micro-batch and on every worker, and a
+    resumed run needs no random state. The frames of a clip may lie one after the other in the batch
+    dimension (``fold_frames``). What has another first dimension than clips gets ordinary dropout.
     """
+
+    clip_seeds: Sequence[int] | None = None
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.rows_per_clip = 1
-        self.clip_seeds: Sequence[int] | None = None
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, ...] -> the same shape, scaled by 1 / (1 - p) in training."""
         if not self.training or self.p == 0:
             return features
-        if self.clip_seeds is None:
+        if self.clip_seeds is None or len(features) % len(self.clip_seeds):
             return F.dropout(features, self.p)
-        of_clip = torch.unflatten(features, 0, (-1, self.rows_per_clip))
-        if len(self.clip_seeds) != of_clip.shape[0]:
-            raise ValueError(f"{len(self.clip_seeds)} clip seeds for {of_clip.shape[0]} clips")
-        kept = torch.cat([self._kept(seed, of_clip.shape[1:]) for seed in self.clip_seeds])
+        of_clip = torch.Size([len(features) // len(self.clip_seeds), *features.shape[1:]])
+        kept = torch.cat([self._kept(seed, of_clip) for seed in self.clip_seeds])
         scale = kept.to(features.dtype).div_(1 - self.p)
         return features * scale.to(features.device, non_blocking=True)
 
@@ -43,12 +43,14 @@ class ClipDropout(nn.Module):
 def set_clip_seeds(model: nn.Module, seeds: Sequence[int] | None) -> None:
     """Set one seed per clip for the next forward pass; None returns to ordinary dropout.
 
-    Each layer's seeds are derived from these and the layer's name in ``model``, so layers of equal shape
-    drop different features.
+    Every dropout makes its own seeds of them and of its name in ``model``: layers of equal shape drop
+    different features. Batch norms take from them how many clips there are.
     """
     for name, module in model.named_modules():
         if isinstance(module, ClipDropout):
             module.clip_seeds = None if seeds is None else [_layer_seed(seed, name) for seed in seeds]
+        elif isinstance(module, GhostBatchNorm):
+            module.clips = None if seeds is None else len(seeds)
 
 
 def _layer_seed(seed: int, layer: str) -> int:
