@@ -3,7 +3,6 @@
 import pytest
 import torch
 from published_numbers import multiply_adds, size
-from pydantic import ValidationError
 from pytorchvideo_names import as_pytorchvideo, randomise
 from slow_cases import slow_after
 from torch import nn
@@ -163,5 +162,6 @@ def test_frames_that_are_too_small_for_non_local_blocks():
 
 
 def test_non_local_blocks_must_exist():
-    with pytest.raises(ValidationError, match="nonlocal_res3 4 is not one of the 4 res3 blocks"):
+    with pytest.raises(ConfigError, match="nonlocal_res3 4 is not one of the 4 blocks of res3") as error:
         ResNet3dConfig(nonlocal_res3=(1, 4))
+    assert error.value.code == "bad_value"

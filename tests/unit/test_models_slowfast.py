@@ -200,7 +200,8 @@ def test_same_function_as_a_second_implementation(config, positions):
     randomise(model, clips)
     with torch.no_grad():
         ours = model(clips)["action"]
-        theirs = Reference(pyslowfast_keys(model.state_dict()), model.alpha).probabilities(clips, pool=2)
+        reference = Reference(pyslowfast_keys(model.state_dict()), model.config.alpha)
+        theirs = reference.probabilities(clips, pool=2)
     assert ours.shape == (2, 9)
     assert theirs.std() > 1e-3  # not a constant
     torch.testing.assert_close(ours.softmax(1), theirs, rtol=1e-5, atol=1e-7)

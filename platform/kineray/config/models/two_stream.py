@@ -34,7 +34,6 @@ class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.tw
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ConfigError for clips that one of the streams cannot take."""
-        given = {"data.frames": frames, "data.crop": crop, "data.eval_crop": eval_crop}
         for name, stream in (("rgb", self.rgb), ("flow", self.flow)):
             try:
                 stream.check_clip(frames, crop, eval_crop)
@@ -43,5 +42,5 @@ class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.tw
                     text.replace("model.", f"model.{name}.") for text in (error.problem, error.remedy)
                 )
                 raise ConfigError(
-                    problem, code=error.code, key=error.key, value=given.get(error.key), remedy=remedy
+                    problem, code=error.code, key=error.key, value=error.value, remedy=remedy
                 ) from None
