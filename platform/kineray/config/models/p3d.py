@@ -1,8 +1,6 @@
 """Pseudo-3D residual networks."""
 
-from typing import Self
-
-from pydantic import model_validator
+from pydantic import field_validator
 
 from kineray.config.clip_checks import wrong_clip
 from kineray.config.fields import Names, PositiveInt, PositiveInts4, Probability
@@ -24,14 +22,12 @@ class P3DConfig(ModelSection, type="p3d", builds="kineray.models.p3d.P3D"):
     blocks: Names = ("A", "B", "C")
     dropout: Probability = 0.5
 
-    @model_validator(mode="after")
-    def _kinds_are_known(self) -> Self:
-        if not self.blocks:
-            raise ValueError("blocks is empty; give some of A, B, C, as in A,B,C")
-        unknown = [kind for kind in self.blocks if kind not in {"A", "B", "C"}]
-        if unknown:
-            raise ValueError(f"blocks {unknown[0]} is not one of A, B, C")
-        return self
+    @field_validator("blocks")
+    @classmethod
+    def _kinds_are_known(cls, blocks: tuple[str, ...]) -> tuple[str, ...]:
+        if not blocks or not set(blocks) <= {"A", "B", "C"}:
+            raise ValueError("give some of A, B, C, as in A,B,C")
+        return blocks
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ConfigError unless the number of frames can be halved four times."""
