@@ -35,7 +35,7 @@ which explains the source's training times (161, 61, 35 and 23 h). With an updat
 Its baselines are linear classifiers of ResNet-50 features. All of them need
 
     model.type=frame model.init=torchvision:resnet50 model.frozen=true model.dropout=0 optim.lr=0.01
-    data.sampling=uniform data.sequences=one data.frames=16
+    data.sampling=uniform data.frames=16
 
 and their error rates without and with z-normalisation are as follows (the source does not define it: per
 dimension over the training set is usual before a linear classifier; per_frame is the alternative):
@@ -47,8 +47,7 @@ dimension over the training set is usual before a linear classifier; per_frame i
 The ResNet-50 can be fine-tuned on single frames first; the checkpoint is then model.init of these baselines
 (with average: block 4 .255 without and .260 with z-normalisation, block 3 .410 and .389):
 
-    model.type=frame model.init=torchvision:resnet50 model.dropout=0 data.sampling=uniform data.sequences=one
-        data.frames=1
+    model.type=frame model.init=torchvision:resnet50 model.dropout=0 data.sampling=uniform data.frames=1
 
 On a laptop, on video files that kineray makes, in about two minutes (4 motion classes, about 70 % top-1):
 

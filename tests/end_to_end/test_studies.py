@@ -38,10 +38,10 @@ STUDIED = [
     ("st_resnet", "model.delays=1,2 data.frames=3"),
     ("st_resnet", "train.global_batch=8584 optim.reference_batch=8584"),
     ("st_resnet", "optim.type=rprop train.global_batch=8584"),
-    ("st_resnet", "data.stride=2 train.epochs=450 train.global_batch=4288 optim.reference_batch=4288"),
-    ("st_resnet", "data.stride=5 train.epochs=180 train.global_batch=1720 optim.reference_batch=1720"),
-    ("st_resnet", "data.stride=10 train.epochs=90 train.global_batch=856 optim.reference_batch=856"),
-    ("st_resnet", "data.stride=15 train.epochs=60 train.global_batch=576 optim.reference_batch=576"),
+    ("st_resnet", "data.stride=2 train.global_batch=4288 optim.reference_batch=4288"),
+    ("st_resnet", "data.stride=5 train.global_batch=1720 optim.reference_batch=1720"),
+    ("st_resnet", "data.stride=10"),
+    ("st_resnet", "data.stride=15 train.global_batch=576 optim.reference_batch=576"),
     (
         "st_resnet",
         "model.type=frame model.init=torchvision:resnet50 model.frozen=true model.dropout=0 optim.lr=0.01"
@@ -56,14 +56,14 @@ STUDIED = [
         "convnets",
         "model.type=c3d data.frames=16 data.short_side=128,128 data.crop=112 data.eval_short_side=128"
         " data.eval_crop=112 optim.lr=0.003 optim.reference_batch=30 train.global_batch=30 train.bn_group=10"
-        " train.epochs=16 schedule.decay_epochs=4,8,12",
+        " train.epochs=16 schedule.type=steps schedule.decay_epochs=4,8,12",
     ),
     (
         "convnets",
         "model.type=frame model.backbone=vgg16 model.init=torchvision:vgg16 data.sampling=segments"
         " data.frames=8 data.mean=0.485,0.456,0.406 data.std=0.229,0.224,0.225 optim.lr=0.01"
         " optim.reference_batch=256 optim.nesterov=false optim.weight_decay=5e-4 train.global_batch=256"
-        " train.bn_group=8 schedule.decay_epochs=30,40,50",
+        " train.bn_group=8",
     ),
 ]
 

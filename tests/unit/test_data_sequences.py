@@ -59,8 +59,8 @@ def test_every_sequence_is_a_sample_with_the_labels_of_its_video(motion_manifest
     ]
     np.testing.assert_array_equal(sequences.labels("action"), np.repeat(train_set.labels("action"), 3))
     assert [sample.start_s for sample in sequences][:3] == pytest.approx([0.1, 0.5, 0.9])
-    one = ALL.model_copy(update={"sequences": "one"})
-    assert samples_of_epoch(bounded, one, None) is bounded
+    for changes in ({"sequences": "one"}, {"sampling": "dense"}):
+        assert samples_of_epoch(bounded, ALL.model_copy(update=changes), None) is bounded
 
 
 def test_samples_of_unknown_length_are_refused(motion_manifest, tmp_path):
@@ -70,14 +70,12 @@ def test_samples_of_unknown_length_are_refused(motion_manifest, tmp_path):
     assert (error.value.code, error.value.key) == ("unknown_length", train_set.name)
 
 
-def test_sequences_need_the_sampling_of_sequences(tiny_experiment):
-    for changes in (
-        ["data.sampling=dense"],
-        ["data.sampling=sequences", "data.modality=flow_stack", "data.mean=0.5,0.5", "data.std=1,1"],
-    ):
-        with pytest.raises(ConfigError) as error:
-            apply_overrides(tiny_experiment, ["data.sequences=all", *changes])
-        assert error.value.code == "bad_value"
+def test_sequences_of_stacked_flow_cannot_be_counted(tiny_experiment):
+    changes = ["data.modality=flow_stack", "data.mean=0.5,0.5", "data.std=1,1", "data.sequences=all"]
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(tiny_experiment, ["data.sampling=sequences", *changes])
+    assert (error.value.code, error.value.key) == ("bad_value", "data")
+    assert apply_overrides(tiny_experiment, changes).data.sequences == "all"  # other samplings have none
 
 
 @pytest.mark.slow

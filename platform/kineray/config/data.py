@@ -143,9 +143,11 @@ class DataConfig(ClipSection):
         repeated = [name for name in self.heads if self.heads.count(name) > 1]
         if repeated:
             raise ValueError(f"heads names {repeated[0]} twice")
-        if self.sequences == "all" and (self.sampling != "sequences" or self.modality.endswith("stack")):
-            raise ValueError(
-                "sequences=all needs sampling=sequences and a modality without stacks, not"
-                f" sampling={self.sampling} and modality={self.modality}"
-            )
+        if self.epoch_of_sequences and self.modality.endswith("stack"):
+            raise ValueError(f"sequences=all needs a modality without stacks, not modality={self.modality}")
         return self
+
+    @property
+    def epoch_of_sequences(self) -> bool:
+        """Whether an epoch goes through all sequences of every sample."""
+        return self.sampling == "sequences" and self.sequences == "all"

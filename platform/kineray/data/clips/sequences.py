@@ -20,7 +20,7 @@ def samples_of_epoch(manifest: Manifest, data: DataConfig, indexes: IndexCache |
     ``indexes``: of the videos, from which their lengths are known. Raises ManifestError for a sample without
     ``end_s`` whose video was not indexed.
     """
-    if data.sequences == "one":
+    if not data.epoch_of_sequences:
         return manifest
     return manifest.with_samples(_sequences(manifest, data, indexes))
 
