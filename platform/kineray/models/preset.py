@@ -34,7 +34,6 @@ class ModelPreset:
         data = self.data
         keys = ["frames", "sampling", "modality", "eval_short_side", "eval_crop"]
         keys += ["short_side", "crop"] if self.side != USUAL_SIDE else []
-        keys += ["sequences"] if self.sampling != "sequences" else []  # an experiment may go through all
         keys += ["stride", "fps"] if self.stride else []
         keys += ["mean", "std"] if self.channels != RGB else []
         keys += ["stack"] if data.modality.endswith("stack") else []
