@@ -90,7 +90,7 @@ def _signature(function: Any) -> str:
 def _verbs(path: str, group: click.Group) -> Iterator[str]:
     for name, command in sorted(group.commands.items()):
         words, context = f"{path} {name}", click.Context(command)
-        rows = [one.get_help_record(context) for one in command.get_params(context)]
+        rows = filter(None, (one.get_help_record(context) for one in command.get_params(context)))
         yield f"### `{words} {' '.join(command.collect_usage_pieces(context))}`\n\n{_text(command.help)}\n"
         yield from (
             f"* `{row[0]}` {_text(row[1])}" for row in rows if row and row[1] and "--help" not in row[0]
