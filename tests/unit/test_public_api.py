@@ -1,5 +1,6 @@
 """``import kineray``: a readable help page, names that complete, the command line's results."""
 
+import inspect
 import json
 import pydoc
 import re
@@ -38,6 +39,13 @@ def test_dir_completes_functions_sections_and_variants():
 @pytest.mark.parametrize("name", ["validate", "stats", "split", "reencode", "flow", "describe", "synthesize"])
 def test_the_tools_of_data_are_public(name):
     assert getattr(package.data, name).__doc__
+
+
+def test_all_functions_take_the_storage_of_the_environment_unless_told_otherwise():
+    functions = [getattr(package, name) for name in package._HOMES]
+    kinds = [inspect.signature(function).parameters.get("storage") for function in functions]
+    defaults = [kind.default for kind in kinds if kind is not None]
+    assert len(defaults) > 5 and set(defaults) == {None}
 
 
 def test_an_import_alone_loads_nothing_slow():

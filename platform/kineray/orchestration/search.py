@@ -29,7 +29,7 @@ from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
 from kineray.orchestration.trial import run_trial
-from kineray.storage import absolute, is_remote, join
+from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_folder
 from kineray.training import Event, check_micro_batch
 
 
@@ -39,7 +39,7 @@ def sweep(
     *,
     trials: int = 6,
     overrides: Iterable[str] | Mapping[str, object] = (),
-    storage: str = "./runs",
+    storage: str | None = None,
     name: str | None = None,
     resume: bool = False,
     concurrent: int | None = None,
@@ -52,13 +52,14 @@ def sweep(
     ``space`` maps dotted keys to ``Choice``, ``Uniform`` or ``LogUniform``; it is checked against the
     experiment before any trial starts. Every trial trains in one process (on one GPU if the cluster has
     GPUs) and is an MLflow child run named by its dotted keys. A trial ends after the epochs of its own
-    experiment, or earlier if ASHA stops it. ``overrides``: changes to the experiment that all trials share.
-    ``storage``: folder or s3:// prefix of all runs. ``name``: of the sweep (default: the experiment's with
-    ``-sweep``, numbered). ``resume`` continues the sweep ``name``, or the newest one of this experiment and
-    space: finished trials are kept, interrupted ones continue from their last checkpoint. ``concurrent``:
-    number of trials at the same time (default: one for every GPU, or CPU, of the cluster). ``options``: how
-    the process of a trial does its work. ``on_event(trial name, event)`` is called with all training
-    events. ``command``: the words of the command line, for the record.
+    experiment, or earlier if ASHA stops it. ``overrides``: changes to the experiment that all trials
+    share. ``storage``: folder or s3:// prefix of all runs (default: KINERAY_STORAGE, or ``./runs``).
+    ``name``: of the sweep (default: the experiment's with ``-sweep``, numbered). ``resume`` continues the
+    sweep ``name``, or the newest one of this experiment and space: finished trials are kept, interrupted
+    ones continue from their last checkpoint. ``concurrent``: number of trials at the same time (default:
+    one for every GPU, or CPU, of the cluster). ``options``: how the process of a trial does its work.
+    ``on_event(trial name, event)`` is called with all training events. ``command``: the words of the
+    command line, for the record.
 
     Raises ConfigError for a space that does not fit the experiment, and KinerayError
     ``every_trial_failed``.
@@ -72,6 +73,7 @@ def sweep(
     check_space(experiment, space, fixed=fixed)
     for group in _values(experiment, space, "train.bn_group"):
         check_micro_batch(options.micro_batch, group)
+    storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment)
     space_json = _space_to_json(space)
     connect()
@@ -153,7 +155,7 @@ def _search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A resumed sweep reads Optuna's SQLite file, and no pickle.
     name = board.parent.name
-    folder = Path("./runs" if is_remote(storage) else storage) / name
+    folder = Path(DEFAULT_STORAGE if is_remote(storage) else storage) / name
     folder.mkdir(parents=True, exist_ok=True)
     study_storage = optuna.storages.RDBStorage(f"sqlite:///{folder.absolute()}/optuna.db")
     study = optuna.create_study(

@@ -20,7 +20,7 @@ from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStart
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
 from kineray.orchestration.worker import run_worker
-from kineray.storage import absolute, join
+from kineray.storage import absolute, join, runs_folder
 from kineray.tracking import PROBLEM, Run
 from kineray.training import Event, TrainResult, check_micro_batch
 
@@ -50,7 +50,7 @@ class RunOutcome:
 def train(
     experiment: Experiment,
     *,
-    storage: str = "./runs",
+    storage: str | None = None,
     workers: int | None = None,
     name: str | None = None,
     resume: bool = False,
@@ -60,17 +60,18 @@ def train(
 ) -> RunOutcome:
     """Train ``experiment`` with Ray Train and record it; returns when it is done.
 
-    ``storage``: folder or s3:// prefix of all runs. ``workers``: number of training processes (default:
-    KINERAY_WORKERS, or one for every GPU of the cluster, or one). ``name``: of the run (default: the
-    experiment's, numbered). ``resume`` continues the run ``name``, or the newest unfinished run of this
-    experiment, at its exact step. ``options``: how workers do their work. ``on_event`` is called in this
-    process with every event of the training loop, in order. ``command``: the words of the command line,
-    for the record.
+    ``storage``: folder or s3:// prefix of all runs (default: KINERAY_STORAGE, or ``./runs``).
+    ``workers``: number of training processes (default: KINERAY_WORKERS, or one for every GPU of the
+    cluster, or one). ``name``: of the run (default: the experiment's, numbered). ``resume`` continues the
+    run ``name``, or the newest unfinished run of this experiment, at its exact step. ``options``: how
+    workers do their work. ``on_event`` is called in this process with every event of the training loop,
+    in order. ``command``: the words of the command line, for the record.
 
     Raises KinerayError for problems that the user can fix; the status of the run is then FAILED. Any other
     error in a worker (from a plug-in, for example) becomes a KinerayError ``worker_exception``: its message
     has the type, message, file and line of the error, and its notes have the worker's traceback.
     """
+    storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
     joined = connect()
