@@ -88,6 +88,10 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
         try:
             apply_overrides(experiment, point)
         except ConfigError as error:
+            if error.code == "unknown_key":  # at every point, whatever its value
+                raise ConfigError(
+                    error.problem, code=error.code, key=error.key, remedy=error.remedy
+                ) from None
             raise ConfigError(
                 f"{error.problem} (at a point of the search space)",
                 code=error.code,
