@@ -222,6 +222,42 @@ def test_ctrl_c_ends_a_run_as_killed_and_the_message_explains_how_to_continue(ti
     assert list_runs(str(tmp_path / "runs"))[0].status == "KILLED"
 
 
+def test_an_error_of_on_event_ends_the_workers(tiny_experiment, tmp_path):
+    def fail(event):
+        if isinstance(event, StepEvent) and event.step == 3:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        start(apply_overrides(tiny_experiment, {"train.epochs": 500}), tmp_path, fail, name="run")
+    run = get_run(str(tmp_path), "run")
+    pids = [int(run.tags[f"worker.{rank}"].split()[-1]) for rank in range(2)]
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert run.status == "FAILED"
+
+
+def test_the_record_of_a_resumed_run_has_checkpoints_whose_events_were_missed(
+    uninterrupted, tiny_experiment, tmp_path
+):
+    def stop(event):
+        if isinstance(event, StepEvent):
+            index = tmp_path / "run" / "checkpoints" / "index.json"
+            while not index.exists() or json.loads(index.read_text())["last"] != "step-00000009":
+                time.sleep(0.1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tiny_experiment, tmp_path, stop, name="run")
+    assert get_run(str(tmp_path), "run").last_checkpoint is None
+    outcome = start(tiny_experiment, tmp_path, name="run", resume=True)
+    assert_bit_identical(outcome.best_checkpoint, uninterrupted[0].best_checkpoint)
+    detail = get_run(str(tmp_path), "run")
+    assert (detail.best_checkpoint, detail.best) == (outcome.best_checkpoint, outcome.best)
+    assert detail.last_checkpoint == outcome.last_checkpoint
+
+
 def failures_of(caplog):
     """Every failure that a worker reported: ``(rank, traceback)``."""
     records = [record for record in caplog.records if record.msg.startswith("worker %d on %s")]

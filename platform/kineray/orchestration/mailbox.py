@@ -22,6 +22,14 @@ def open_mailbox() -> Any:
     return ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=driver_node()).remote()
 
 
+def stop_workers(mailbox: Any) -> None:
+    """End all workers at once; those that Ray then starts in their place return without training."""
+    import ray
+
+    for worker in ray.get(mailbox.stop.remote()):
+        ray.kill(worker)
+
+
 def drain(mailbox: Any) -> list[Any]:
     """Remove and return all messages, in the order in which they arrived."""
     import ray
@@ -36,6 +44,8 @@ class _Mailbox:
     def __init__(self) -> None:
         self._messages: list[FromWorker | FromTrial] = []
         self._failed_ranks: set[int] = set()
+        self._workers: list[Any] = []
+        self._is_stopped = False
 
     def put(self, message: FromWorker | FromTrial) -> None:
         self._messages.append(message)
@@ -45,6 +55,16 @@ class _Mailbox:
     def drain(self) -> list[FromWorker | FromTrial]:
         messages, self._messages = self._messages, []
         return messages
+
+    def admit(self, worker: Any) -> bool:
+        """Whether ``worker``, the handle of its actor, is to train: not if the run has failed or was stopped."""
+        self._workers.append(worker)
+        return not self._is_stopped and not self._failed_ranks
+
+    def stop(self) -> list[Any]:
+        """Admit no more workers; returns the handles of those that were admitted."""
+        self._is_stopped = True
+        return self._workers
 
     def failed_workers(self) -> int:
         """How many workers have failed permanently: a new worker would fail in the same way."""
@@ -74,9 +94,15 @@ def record(run: Run, message: Event | WorkerStarted) -> None:
         case ValidationEvent():
             run.log_metrics(message.metrics | {SCORE: message.score}, message.step)
         case CheckpointEvent():
-            tags = {"checkpoint.last": message.uri, "checkpoint.last_step": str(message.step)}
-            if message.best:
-                tags |= {"checkpoint.best": message.uri, BEST_SCORE: repr(message.score)}
-            run.set_tags(tags)
+            best = message.uri if message.best else None
+            record_checkpoints(run, message.step, message.uri, best, message.score)
         case ReplacedEvent():
             run.log_metrics({"train/replaced_clips": float(len(message.failures))}, message.step)
+
+
+def record_checkpoints(run: Run, step: int, last_uri: str, best_uri: str | None, score: float | None) -> None:
+    """Write where a run's last checkpoint is, made at ``step``, and its best one, which has ``score``."""
+    tags = {"checkpoint.last": last_uri, "checkpoint.last_step": str(step)}
+    if best_uri is not None:
+        tags |= {"checkpoint.best": best_uri, BEST_SCORE: repr(score)}
+    run.set_tags(tags)

@@ -15,7 +15,7 @@ from kineray.cluster import connect
 from kineray.config import Experiment, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
-from kineray.orchestration.mailbox import drain, open_mailbox, record
+from kineray.orchestration.mailbox import drain, open_mailbox, record, record_checkpoints, stop_workers
 from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
@@ -95,6 +95,8 @@ def train(
     status = "FAILED"
     try:
         result = _fit(task, run, count, use_gpu, on_event or _ignore)
+        if result.last_uri is not None:  # a driver that was lost may have missed the event of a checkpoint
+            record_checkpoints(run, result.step, result.last_uri, result.best_uri, result.score)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -207,6 +209,9 @@ def _fit(
         result: TrainResult | None = fit.result().return_value
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise _cause(failures, error, run.name) from error
+    except BaseException:  # Ctrl-C, or an error of ``on_event``: they must not train on without a record
+        stop_workers(mailbox)
+        raise
     finally:
         scratch.cleanup()
     if result is None:

@@ -20,7 +20,7 @@ _FAIL_TOGETHER_S = 5.0  # workers that meet the same error report it within this
 
 
 def run_worker(task_json: str, mailbox: Any) -> TrainResult | None:
-    """Train as one rank; returns None if the run has failed and the driver has been sent the reason.
+    """Train as one rank; returns None if the run has failed (the driver has the reason) or was stopped.
 
     Ray restarts the whole worker group if a worker raises, which is right if a host was lost, but not for an
     error that would occur again. If every worker has such an error, none raises and all return. If only one
@@ -30,7 +30,7 @@ def run_worker(task_json: str, mailbox: Any) -> TrainResult | None:
     import ray.train
     from ray.train.torch import get_device
 
-    if ray.get(mailbox.failed_workers.remote()):
+    if not ray.get(mailbox.admit.remote(ray.get_runtime_context().current_actor)):
         return None
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
