@@ -95,6 +95,18 @@ class Tiny(nn.Module):
     def forward(self, clips):
         features = self.features(clips.mean((2, 3, 4)))
         return {name: head(features) for name, head in self.heads.items()}
+
+class PickyConfig(kineray.ModelSection, type="wants_16_frames"):
+    def build(self, heads, in_channels=3):
+        return Picky(TinyConfig(), heads, in_channels)
+
+class Picky(Tiny):
+    def forward(self, clips):
+        assert clips.shape[2] == 16
+        return super().forward(clips)
+
+class WidthConfig(kineray.ModelSection, type="needs_a_width"):
+    width: int
 """
 
 
@@ -113,6 +125,7 @@ def test_a_plug_ins_model_is_listed_with_its_costs(tmp_path):
     mine = found.pop("tiny_of_mine")
     assert found == kept()
     assert (mine["type"], mine["source"], mine["study"]) == ("tiny_of_mine", "mine.py", "")
+    assert "wants_16_frames" in done.stderr
     assert mine["parameters"] == 3 * 5 + 5 + 5 * 400 + 400
     assert mine["gflops"] == (3 * 5 + 5 * 400) / 1e9
 

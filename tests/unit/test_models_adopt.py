@@ -81,11 +81,18 @@ def test_a_layer_that_is_used_twice_stays_one_layer():
     assert network[0][0] is network[1] is shared and isinstance(shared, GhostBatchNorm)
 
 
-def test_what_keeps_no_running_average_stays_as_it_is():
-    layers = [nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm1d(3, momentum=None)]
-    network = adopt(nn.ModuleList(layers))
-    assert [type(layer) for layer in network] == [nn.BatchNorm1d] * 2
-    adopt(network)
+def test_what_cannot_be_exact_stays_as_it_is_with_a_warning(caplog):
+    layers = [
+        nn.BatchNorm1d(3, track_running_stats=False),
+        nn.BatchNorm1d(3, momentum=None),
+        nn.AlphaDropout(),
+    ]
+    network = adopt(nn.ModuleList([*layers, nn.Dropout()]))
+    assert [type(layer) for layer in network][:3] == [nn.BatchNorm1d, nn.BatchNorm1d, nn.AlphaDropout]
+    assert [record.args[0] for record in caplog.records] == ["0", "1", "2"]
+
+
+def test_a_batch_norm_without_weights_is_exact():
     bare = adopt(nn.Sequential(nn.BatchNorm1d(3, affine=False))).train()
     set_batch_norm_group(bare, 2)
     assert bare(torch.randn(4, 3)).mean().abs() < 1e-6

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from kineray.config import C3DConfig, SlowFastConfig, TwoStreamConfig
 from kineray.models import build_model, checkpoint_activations, set_clip_seeds
-from kineray.models.blocks import ClipDropout
+from kineray.models.blocks import ClipDropout, adopt
 from kineray.training.step import clip_seed
 
 FEATURES = torch.ones(6, 1, 500)
@@ -54,6 +55,26 @@ def test_it_is_ordinary_dropout_without_seeds_and_does_nothing_in_evaluation_or_
     assert 0 < (dropped(None) == 0).float().mean() < 1
     assert torch.equal(dropped([1] * 6, p=0.0), FEATURES)
     assert torch.equal(ClipDropout(0.9).eval()(FEATURES), FEATURES)
+
+
+def test_channels_are_dropped_whole_and_by_the_clip_alone():
+    torch.manual_seed(0)
+    channels = torch.ones(4, 50, 2, 3)
+    for dropout, features in (
+        (nn.Dropout1d(0.3), channels[..., 0]),
+        (nn.Dropout2d(0.3), channels),
+        (nn.Dropout3d(0.3), channels[..., None]),
+    ):
+        layer = adopt(nn.Sequential(dropout)).train()
+        for seeds in (range(4), None):
+            set_clip_seeds(layer, seeds)
+            kept = layer(features).flatten(2)
+            assert torch.equal(kept, kept[..., :1].expand_as(kept))
+            assert {round(value, 5) for value in kept.unique().tolist()} == {0.0, round(1 / 0.7, 5)}
+        set_clip_seeds(layer, range(4))
+        whole = layer(features)
+        set_clip_seeds(layer, [3])
+        assert torch.equal(layer(features[3:]), whole[3:])
 
 
 def masks(model, clips, seeds):

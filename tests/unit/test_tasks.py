@@ -312,6 +312,20 @@ def test_a_loss_and_a_metric_of_a_user_are_one_class_each(epic):
     assert MultiLabelConfig(metrics={"confidence_of_tests": {}}).build(SCENES).score_of({"scene/map": 1}) == 1
 
 
+@pytest.mark.parametrize("clips", [3, 4])
+def test_a_users_loss_of_another_shape_is_refused(clips):
+    name = f"per_class_of_tests_{clips}"
+
+    class PerClassConfig(LossSection, type=name):
+        def build(self):
+            return lambda logits_bk, targets: -logits_bk.log_softmax(1)
+
+    task = ClassificationConfig(loss={"type": name}).build({"action": "abcd"})
+    with pytest.raises(ConfigError) as error:
+        task.loss({"action": torch.zeros(clips, 4)}, {"action": torch.zeros(clips, dtype=torch.int64)})
+    assert (error.value.code, error.value.key) == ("wrong_shape", f"task.loss.type={name}")
+
+
 def test_views_are_averaged_or_the_highest_is_taken(epic):
     views = np.array([[0.9, 0.1, 0.4], [0.2, 0.3, 0.4]], np.float32)
     highest = MultiLabelConfig(aggregation="max").build(SCENES)

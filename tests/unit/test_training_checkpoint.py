@@ -105,6 +105,19 @@ def test_the_folder_opens_without_kineray_and_without_pickle(tmp_path):
     assert len(torch.load(uri / "optimizer.pt", weights_only=True)["param_groups"]) == 2
 
 
+def test_tied_weights_are_saved_under_each_name(tmp_path):
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    optimizer = build_optimizer(model, EXPERIMENT.optim)
+    store = CheckpointStore(str(tmp_path))
+    uri, _ = store.save(model, optimizer, EXPERIMENT, PREPROCESSING, {"step": 1}, score=None)
+    saved = load_training_state(uri).weights
+    assert saved.keys() == model.state_dict().keys()
+    assert torch.equal(saved["a.weight"], model["a"].weight) and torch.equal(
+        saved["b.weight"], saved["a.weight"]
+    )
+
+
 def test_code_in_a_checkpoint_is_not_executed(tmp_path):
     uri = Path(save(CheckpointStore(str(tmp_path)), 1)[0])
 

@@ -207,6 +207,34 @@ def test_the_average_validates_and_is_what_a_checkpoint_loads(alone, experiment,
     assert plain.state["weights"] == "model" and plain.pieces == {}
 
 
+def test_a_state_that_appears_in_a_step_is_loaded_and_one_that_is_missing_is_an_error(experiment):
+    class CounterConfig(RecipePiece, type="counter_of_tests"):
+        def build(self):
+            return Counter(self)
+
+    class Counter(Piece):
+        count = None
+
+        def after_step(self, model, step):
+            self.count = (0 if self.count is None else self.count) + torch.ones(1)
+
+        def state(self):
+            return {} if self.count is None else {"count": self.count}
+
+        def load_state(self, state):
+            self.count = state["count"]
+
+    first, second = (Recipe(apply_overrides(experiment, ["recipe.counter_of_tests=on"])) for _ in range(2))
+    model = torch.nn.Linear(1, 1)
+    for recipe in (first, second):
+        recipe.begin(model)
+    first.after_step(model, step_of(index=0))
+    second.load_states(first.states())
+    assert second.states() == {"counter_of_tests": {"count": torch.ones(1)}}
+    with pytest.raises(KeyError):
+        second.load_states({})
+
+
 def test_initial_weights_are_those_that_evaluate(alone, experiment):
     folder, _ = alone("ema")
     uri = CheckpointStore(str(folder / "checkpoints")).last()

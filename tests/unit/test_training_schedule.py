@@ -11,6 +11,7 @@ from kineray.config import (
     AdamConfig,
     CosineConfig,
     Experiment,
+    OptimSection,
     PlateauConfig,
     RpropConfig,
     SgdConfig,
@@ -152,6 +153,18 @@ def test_only_batch_norms_are_not_decayed(model, config):
     is_norm = {name for name in decay if ".norm" in name or ".shortcut.1." in name}
     assert undecayed == is_norm
     assert decay["slow.res4.nonlocal0.theta.bias"] == decay["head.linear.action.bias"] == 0.5
+
+
+def test_the_weight_decay_of_a_users_optimizer_is_its_field():
+    class MineConfig(OptimSection, type="decaying_of_tests"):
+        weight_decay: float = 0.01
+
+        def build(self, groups):
+            return torch.optim.SGD(groups, lr=self.lr)
+
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    groups = build_optimizer(model, MineConfig()).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
 
 
 @pytest.mark.parametrize("nesterov", [True, False])

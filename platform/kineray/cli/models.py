@@ -1,6 +1,7 @@
 """``kineray models`` and ``kineray models show``."""
 
 import json
+import logging
 from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from kineray.cli.plugins import plugin_option
 
 if TYPE_CHECKING:
     from kineray.models import ModelPreset, Summary
+
+log = logging.getLogger(__name__)
 
 _CLASSES = 400  # of the one head that models are listed with
 _UNITS = f"""parameters: millions, with {_CLASSES} classes
@@ -99,7 +102,13 @@ def _listed() -> list[dict[str, Any]]:
         from kineray.models.catalogue import describe
 
         names = {model["name"] for model in listed}
-        listed += [describe(name) for name in list_models() if name not in names]
+        for name in sorted(set(list_models()) - names):
+            try:
+                listed.append(describe(name))
+            except Exception as error:  # whatever a user's network raises for the default clips
+                log.warning(
+                    "%s is not listed: %s: %s; give its file PRESETS", name, type(error).__name__, error
+                )
     return sorted(listed, key=lambda model: model["name"])
 
 

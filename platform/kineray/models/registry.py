@@ -39,15 +39,18 @@ def _kineray_presets() -> dict[str, ModelPreset]:
 def model_presets() -> dict[str, ModelPreset]:
     """The published models by name, and the architectures of plug-ins by their ``type``.
 
-    A plug-in's module may define presets instead, as ``PRESETS``: {name: ModelPreset}.
+    A plug-in's module may define presets instead, as ``PRESETS``: {name: ModelPreset}, and has to if its
+    configuration has fields without defaults.
     """
     found = dict(_kineray_presets())
     for name, variant in variants(ModelSection).items():
         if variant.__module__.startswith("kineray."):
             continue
         module = sys.modules[variant.__module__]
-        own = getattr(module, "PRESETS", {})
-        found |= own or {name: _plain_preset(variant)}
+        own = getattr(module, "PRESETS", None)
+        if own is None and not any(field.is_required() for field in variant.model_fields.values()):
+            own = {name: _plain_preset(variant)}
+        found |= own or {}
     return found
 
 

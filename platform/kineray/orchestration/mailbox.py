@@ -57,7 +57,7 @@ class _Mailbox:
         return messages
 
     def admit(self, worker: Any) -> bool:
-        """Whether ``worker``, the handle of its actor, is to train: not if the run has failed or was stopped."""
+        """Whether ``worker``, an actor's handle, is to train: not if the run has failed or was stopped."""
         self._workers.append(worker)
         return not self._is_stopped and not self._failed_ranks
 

@@ -61,6 +61,7 @@ class Task(ABC):
     def __init__(self, config: "TaskSection", labels: Mapping[str, Sequence[str]]) -> None:
         self.classes = {head: tuple(names) for head, names in labels.items()}
         self._loss = config.loss.build()
+        self._loss_type = config.loss.type
         self._metrics = list(config.metrics.values())
         self._score = config.score
 
@@ -108,6 +109,18 @@ class Task(ABC):
             loss = self._head_loss(logits_bk.float(), targets[head])
             losses.append(loss if head == name else _AUXILIARY_WEIGHT * loss)
         return torch.stack(losses).sum(0)
+
+    def _loss_of_clips(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
+        """The loss of every clip, [B]. Raises ConfigError if it has another shape, as a user's loss may."""
+        loss_b = self._loss(logits_bk, targets)
+        if loss_b.shape != logits_bk.shape[:1]:
+            raise ConfigError(
+                f"returned {list(loss_b.shape)} for {list(logits_bk.shape)} logits",
+                code="wrong_shape",
+                key=f"task.loss.type={self._loss_type}",
+                remedy="return the loss of each clip, [B]",
+            )
+        return loss_b
 
     def aggregate(self, scores_vc: np.ndarray) -> np.ndarray:
         """Combine the scores of a video's views: [V, classes] -> float64 [classes]."""

@@ -74,4 +74,4 @@ class Classification(Task):
             known_b = targets.any(dim=1)
         else:
             known_b, targets = targets >= 0, targets.clamp(min=0)  # any class, as the loss does not count
-        return torch.where(known_b, self._loss(logits_bk, targets), 0.0)
+        return torch.where(known_b, self._loss_of_clips(logits_bk, targets), 0.0)

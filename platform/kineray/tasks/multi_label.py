@@ -94,4 +94,4 @@ class MultiLabel(Task):
 
     def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
         known_b = ~targets.isnan().any(dim=1)
-        return torch.where(known_b, self._loss(logits_bk, targets.nan_to_num()), 0.0)
+        return torch.where(known_b, self._loss_of_clips(logits_bk, targets.nan_to_num()), 0.0)

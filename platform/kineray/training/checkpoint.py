@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -232,8 +233,7 @@ def _write(
         (folder / PREPROCESSING).write_text(preprocessing.to_json())
         torch.save(optimizer.state_dict(), folder / OPTIMIZER)
         for name, named in tensors.items():
-            copied = {key: value.detach().cpu().contiguous() for key, value in named.items()}
-            safetensors.torch.save_file(copied, folder / name, metadata={"format": "pt"})
+            safetensors.torch.save_file(_unshared(named), folder / name, metadata={"format": "pt"})
             with (folder / name).open("rb") as file:
                 hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
         plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
@@ -243,6 +243,16 @@ def _write(
         raise StorageError(
             error.strerror or str(error), code="not_writable", key=folder, remedy="free some space"
         ) from None
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU; those that share memory, such as tied weights, are copied."""
+    on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    uses = Counter(value.untyped_storage().data_ptr() for value in on_cpu.values())
+    return {
+        key: value.clone() if uses[value.untyped_storage().data_ptr()] > 1 else value
+        for key, value in on_cpu.items()
+    }
 
 
 def _file_of(name: str) -> str:

@@ -246,8 +246,10 @@ def _new_model(
 ) -> nn.Module:
     torch.manual_seed(experiment.seed)
     model = task.build_model(experiment.model, preprocessing.channels)
-    if activation_checkpointing:
-        checkpoint_activations(model)
+    if activation_checkpointing and not checkpoint_activations(model):
+        log.warning(
+            "`activation_checkpointing` has no effect: the model has no nn.Sequential of several blocks"
+        )
     return model
 
 

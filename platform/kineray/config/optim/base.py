@@ -25,8 +25,9 @@ class OptimSection(Variant, home="kineray.config.optim"):
         return 1.0
 
     def decay(self) -> float:
-        """Weight decay of all parameters except those of batch norms."""
-        return 0.0
+        """Weight decay of all parameters except those of batch norms: the field ``weight_decay``, or 0."""
+        decay: float = getattr(self, "weight_decay", 0.0)
+        return decay
 
 
 class BatchScaledOptimSection(OptimSection):
@@ -42,7 +43,3 @@ class BatchScaledOptimSection(OptimSection):
     def scale(self, global_batch: int) -> float:
         """Linear in the global batch."""
         return global_batch / self.reference_batch
-
-    def decay(self) -> float:
-        """``weight_decay``."""
-        return self.weight_decay

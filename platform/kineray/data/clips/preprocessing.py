@@ -70,8 +70,8 @@ class Preprocessing(ClipSection):
     all use this value and no other code. Clips have ``channels`` C: 3 for RGB; u and v for flow;
     u1, v1, u2, v2, ... for stacked flow; for RGB with flow, the channels of RGB and then those of flow.
 
-    ``augment`` changes training clips only and is not stored with a model, so that evaluation and serving do
-    not need the augmentations of plug-ins.
+    ``augment`` changes training clips only and is not stored with a model: evaluation and serving never use
+    it.
     """
 
     labels: dict[str, tuple[str, ...]]
@@ -109,11 +109,6 @@ class Preprocessing(ClipSection):
             # A default may not be what the model was trained with.
             raise ConfigError("field required", code="not_set", key=f"preprocessing.{missing}")
         return value
-
-    @property
-    def clip_span_s(self) -> float:
-        """Seconds of video that a clip covers if its frames are ``stride / fps`` seconds apart."""
-        return self.frames * self.stride / self.fps
 
     def sources(self, sample: Located) -> tuple[str, str | None]:
         """URIs from which clips of a sample are read: of a video or flow, and of the flow beside the video

@@ -1,14 +1,16 @@
 """Adapting the networks of other libraries: batch norm, dropout, input channels, frames of a clip."""
 
+import logging
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from kineray.models.blocks.batch_norm import GhostBatchNorm
-from kineray.models.blocks.dropout import ClipDropout
+from kineray.models.blocks.dropout import ClipChannelDropout, ClipDropout
 
 Module = TypeVar("Module", bound=nn.Module)
+log = logging.getLogger(__name__)
 
 
 class GhostBatchNorm1d(GhostBatchNorm, nn.BatchNorm1d):
@@ -27,24 +29,43 @@ class AdoptedDropout(ClipDropout, nn.Dropout):
     """An adopted ``nn.Dropout``."""
 
 
+class AdoptedDropout1d(ClipChannelDropout, nn.Dropout1d):
+    """An adopted ``nn.Dropout1d``."""
+
+
+class AdoptedDropout2d(ClipChannelDropout, nn.Dropout2d):
+    """An adopted ``nn.Dropout2d``."""
+
+
+class AdoptedDropout3d(ClipChannelDropout, nn.Dropout3d):
+    """An adopted ``nn.Dropout3d``."""
+
+
 _ADOPTED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: GhostBatchNorm1d,
     nn.BatchNorm2d: GhostBatchNorm2d,
     nn.BatchNorm3d: GhostBatchNorm3d,
     nn.Dropout: AdoptedDropout,
+    nn.Dropout1d: AdoptedDropout1d,
+    nn.Dropout2d: AdoptedDropout2d,
+    nn.Dropout3d: AdoptedDropout3d,
 }
+
+_INEXACT = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 def adopt(network: Module) -> Module:
     """Make the batch norms and the dropout inside ``network`` exact; names, weights and evaluation stay.
 
     The statistics of ``nn.BatchNorm*`` are then taken over groups of clips (``GhostBatchNorm``), and what
-    ``nn.Dropout`` drops depends on the clip alone (``ClipDropout``). Batch norms that keep no running
-    statistics, or their cumulative average, stay as they are. Returns ``network``.
+    ``nn.Dropout*`` drop depends on the clip alone (``ClipDropout``). Other layers of these kinds stay as they
+    are, with a warning: what they compute depends on how many workers there are. Returns ``network``.
     """
-    for layer in network.modules():
+    for name, layer in network.named_modules():
         is_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
         if type(layer) not in _ADOPTED or (is_norm and not _has_running_average(layer)):
+            if isinstance(layer, _INEXACT) and not isinstance(layer, GhostBatchNorm | ClipDropout):
+                log.warning("%s: the results of %s depend on the number of workers", name, layer)
             continue
         layer.__class__ = _ADOPTED[type(layer)]  # it stays the same object, which others may share
         if isinstance(layer, GhostBatchNorm):

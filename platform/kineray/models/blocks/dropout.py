@@ -29,7 +29,7 @@ class ClipDropout(nn.Module):
         if not self.training or self.p == 0:
             return features
         if self.clip_seeds is None or len(features) % len(self.clip_seeds):
-            return F.dropout(features, self.p)
+            return self._ordinary(features)
         of_clip = torch.Size([len(features) // len(self.clip_seeds), *features.shape[1:]])
         kept = torch.cat([self._kept(seed, of_clip) for seed in self.clip_seeds])
         scale = kept.to(features.dtype).div_(1 - self.p)
@@ -38,6 +38,19 @@ class ClipDropout(nn.Module):
     def _kept(self, seed: int, shape: torch.Size) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(shape, generator=generator) >= self.p
+
+    def _ordinary(self, features: Tensor) -> Tensor:
+        return F.dropout(features, self.p)
+
+
+class ClipChannelDropout(ClipDropout):
+    """``ClipDropout`` that drops whole channels: [B, C, ...], as ``nn.Dropout1d`` to ``nn.Dropout3d`` do."""
+
+    def _kept(self, seed: int, shape: torch.Size) -> Tensor:
+        return super()._kept(seed, torch.Size([*shape[:2], *(1 for _ in shape[2:])]))
+
+    def _ordinary(self, features: Tensor) -> Tensor:
+        return torch.feature_dropout(features, self.p, train=True)
 
 
 def set_clip_seeds(model: nn.Module, seeds: Sequence[int] | None) -> None:

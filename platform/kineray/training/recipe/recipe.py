@@ -43,6 +43,7 @@ class Recipe:
 
     def begin(self, model: nn.Module) -> None:
         """Let every piece see the model's initial weights."""
+        self._device = next(model.parameters()).device
         for piece in self._pieces.values():
             piece.begin(model)
 
@@ -91,9 +92,10 @@ class Recipe:
         return {name: state for name, state in states.items() if state}
 
     def load_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continue from ``states()``. Raises KeyError or RuntimeError if they do not fit."""
-        for name in self.states():
-            self._pieces[name].load_state(states[name])
+        """Continue from ``states()``, after ``begin``. Raises KeyError or RuntimeError if they do not fit."""
+        for name in self.states() | states.keys():
+            state = {key: value.to(self._device) for key, value in states[name].items()}
+            self._pieces[name].load_state(state)
 
     @contextmanager
     @torch.no_grad()
