@@ -4,13 +4,17 @@ import json
 import resource
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 from slow_cases import slow_after
 from small_models import PARAMETERS
 
+from kineray.config import SlowFastConfig
+from kineray.errors import ConfigError
 from kineray.models import list_models, model_presets, summarise
 from kineray.models.catalogue import FILE, as_text, describe
+from kineray.models.registry import _own_presets
 
 # One of every architecture's file; all models would take half a minute.
 FAST = {
@@ -128,6 +132,14 @@ def test_a_plug_ins_model_is_listed_with_its_costs(tmp_path):
     assert "wants_16_frames" in done.stderr
     assert mine["parameters"] == 3 * 5 + 5 + 5 * 400 + 400
     assert mine["gflops"] == (3 * 5 + 5 * 400) / 1e9
+
+
+def test_what_is_no_preset_is_refused_by_name():
+    module = ModuleType("mine")
+    module.__file__, module.PRESETS = "mine.py", {"odd": SlowFastConfig()}
+    with pytest.raises(ConfigError) as error:
+        _own_presets(module)
+    assert (error.value.code, error.value.key) == ("not_a_preset", "mine.py: PRESETS['odd']")
 
 
 def test_show_explains_a_model_block_by_block(kineray):

@@ -7,6 +7,7 @@ from functools import cache
 from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -47,11 +48,25 @@ def model_presets() -> dict[str, ModelPreset]:
         if variant.__module__.startswith("kineray."):
             continue
         module = sys.modules[variant.__module__]
-        own = getattr(module, "PRESETS", None)
+        own = _own_presets(module)
         if own is None and not any(field.is_required() for field in variant.model_fields.values()):
             own = {name: _plain_preset(variant)}
         found |= own or {}
     return found
+
+
+def _own_presets(module: ModuleType) -> dict[str, ModelPreset] | None:
+    """``PRESETS`` of a plug-in's module, None if it has none. Raises ConfigError for what is no preset."""
+    own: dict[str, ModelPreset] | None = getattr(module, "PRESETS", None)
+    for name, value in (own or {}).items():
+        if not isinstance(value, ModelPreset):
+            raise ConfigError(
+                f"is a {type(value).__name__}, not a ModelPreset",
+                code="not_a_preset",
+                key=f"{module.__file__}: PRESETS[{name!r}]",
+                remedy="make it a kineray.models.ModelPreset, with the clips that it takes",
+            )
+    return own
 
 
 def _plain_preset(variant: type[ModelSection]) -> ModelPreset:

@@ -118,5 +118,5 @@ def _what_differs(experiment: Experiment, storage: str, name: str) -> str:
     recorded = from_yaml(read_bytes(path).decode(), path)
     keys = [key for key in differing_keys(recorded, experiment) if key not in {"name", "data.manifest"}]
     if not keys:
-        return "was started with other contents of the manifest, or another search space"
+        return "was started with other contents of the manifest or of a plug-in, or another search space"
     return f"was started with other values of {', '.join(keys[:6])}"
