@@ -198,3 +198,60 @@ def test_the_importer_of_a_plugin_is_one_of_the_formats(tmp_path, own_plugins, k
     assert "toy " in text and "--prefix" in text and "Files that end in .toy" in text
     with pytest.raises(ManifestError, match="did you mean toy"):
         read_dataset(listing, format="toi")
+
+
+@pytest.fixture
+def toys(tmp_path, own_plugins, monkeypatch):
+    """Load an importer whose ``read`` is ``body``: ``toys("return None")`` gives its file and its source."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.toy").write_text("a run\n")
+
+    def made(body, method="read(self, sources)"):
+        plugin = tmp_path / "toy.py"
+        head = TOY.partition("    def read")[0]
+        plugin.write_text(
+            f"{head}    {'@classmethod' * ('cls' in method)}\n    def {method}:\n        {body}\n"
+        )
+        load_plugins(plugin)
+        return str(plugin), "list.toy"
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return {}['gone']", "KeyError: 'gone'"),
+        ("import json; json.loads('no')", "JSONDecodeError: Expecting value"),
+        ("open('/nowhere')", "FileNotFoundError: "),
+        ("raise ValueError", "ValueError"),
+        ("b'\\xff'.decode()", "UnicodeDecodeError: "),
+        ("from kineray import storage; storage.join(None)", "TypeError: "),
+    ],
+)
+def test_what_a_plugins_importer_raises_is_one_line_with_its_file_and_line(toys, kineray, body, told):
+    plugin, source = toys(body)
+    line = len((TOY.partition("    def read")[0]).splitlines()) + 3
+    with refused("plugin_failed", f"{plugin}:{line}") as error:
+        read_dataset(source)
+    assert error.value.problem.startswith(told) and error.value.__cause__ is not None
+    code, out, err = kineray("data", "import", source, "--plugin", plugin)
+    assert (code, out) == (2, "") and err.startswith(f"kineray: {plugin}:{line}: ") and err.count("\n") == 1
+    assert "Traceback" in kineray("--verbose", "data", "import", source, "--plugin", plugin)[2]
+
+
+def test_every_method_of_a_plugins_importer_is_called_like_that(toys):
+    plugin, source = toys("return sources[0].nam", "recognises(cls, sources)")
+    with pytest.raises(ManifestError) as error:
+        read_dataset(source)
+    assert error.value.code == "plugin_failed" and error.value.key.startswith(f"{plugin}:")
+    assert "'nam'" in error.value.problem
+
+
+def test_what_a_plugins_importer_raises_for_the_user_and_returns_wrongly(toys):
+    plugin, source = toys("self.one_of([sources[0], 'b'])")
+    with refused("several_sources", "b"):
+        read_dataset(source)
+    plugin, source = toys("return None")
+    with refused("wrong_type", plugin):
+        read_dataset(source)

@@ -1,5 +1,6 @@
 """The synthetic classes differ in motion and in nothing that a single frame shows."""
 
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from slow_cases import slow_after
 
-from kineray.data import load_manifest, synthesize
+from kineray.data import load_manifest, read_dataset, reencode, save_manifest, synthesize
 from kineray.data.derive import synth
-from kineray.errors import ConfigError
+from kineray.data.derive.validate import drop_samples
+from kineray.errors import ConfigError, ManifestError
 from kineray.video import probe, read_clip
 
 TRAIN, VAL, FPS = 480, 160, 10
@@ -203,3 +205,28 @@ def test_values_that_make_no_video_are_refused(tmp_path, name, value):
         synthesize(tmp_path / "set", **({"train": 1, "val": 0} | {name: value}))
     assert (error.value.code, error.value.key) == ("out_of_range", name)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_manifest_that_another_command_wrote_is_not_replaced(tmp_path):
+    small = {"train": 4, "val": 4, "size": 32, "seconds": 0.2}
+    folder = tmp_path / "set"
+    made = synthesize(folder, **small)
+    assert synthesize(folder, **small | {"train": 8}, seed=1) == made  # its own one is
+    reencode(made, str(tmp_path / "copy"))
+    own, imported = load_manifest(made), read_dataset(folder)
+    split = own.with_samples(replace(sample, split="val") for sample in own)
+    clean = drop_samples(own, {own[0].id})
+    assert len(own) == 12
+    for other in (imported, split, clean, None):
+        if other:
+            save_manifest(other, made)
+        taken = folder if other else tmp_path / "copy"
+        before = contents(taken)
+        with pytest.raises(ManifestError) as error:
+            synthesize(taken, **small)
+        assert (error.value.code, error.value.key, error.value.value) == ("folder_taken", "folder", taken)
+        assert contents(taken) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -68,6 +68,7 @@ def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) 
         click.echo(f"kineray: {' '.join(error.format_message().split())}", err=True)
         sys.exit(2)
     except KinerayError as error:
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
         words = tuple(sys.argv[1:] if arguments is None else arguments)
         click.echo(f"kineray: {one_line(error, called(command, words))}", err=True)
         sys.exit(2)

@@ -14,11 +14,14 @@ import av
 import numpy as np
 
 from kineray.data.clips.seeds import sample_rng
-from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
+from kineray.data.derive.reencode import SETTINGS_FILE
+from kineray.data.manifest.manifest import FILE_NAME, Manifest, load_manifest, save_manifest
 from kineray.data.manifest.samples import Sample
 from kineray.data.manifest.sizes import record_sizes
-from kineray.errors import ConfigError
+from kineray.errors import ConfigError, ManifestError
 from kineray.storage.os_errors import os_errors_about
+
+_NAME = "synthetic-drift"
 
 # Direction (x, y) in which the texture moves on the screen; y points down.
 DRIFTS: dict[str, tuple[int, int]] = {
@@ -48,8 +51,8 @@ def synthesize(
     Frames are ``size`` x ``size`` pixels; the texture moves ``speed`` pixels per frame and is correlated over
     about ``smoothness`` pixels. The classes alternate, so that every split is balanced. The same arguments
     give the same videos. ``threads``: number of videos that are written at a time. ``progress`` is called
-    with (videos done, all videos). Raises ConfigError for values that make no video, StorageError if
-    ``folder`` cannot be written.
+    with (videos done, all videos). Raises ConfigError for values that make no video, ManifestError if
+    ``folder`` has a manifest of other videos, StorageError if it cannot be written.
     """
     if size % 2 or size < 16:
         raise ConfigError("must be even and at least 16", code="out_of_range", key="size", value=size)
@@ -61,6 +64,7 @@ def synthesize(
             f"less than a frame at {fps} fps", code="out_of_range", key="seconds", value=seconds
         )
     folder = Path(folder)
+    _check_own(folder)
     classes = tuple(DRIFTS)
     samples = []
     for split, count in (("train", train), ("val", val)):
@@ -87,7 +91,7 @@ def synthesize(
             if progress:
                 progress(done, len(samples))
     path = folder / FILE_NAME
-    save_manifest(record_sizes(Manifest("synthetic-drift", tuple(samples), {"action": classes})), path)
+    save_manifest(record_sizes(Manifest(_NAME, tuple(samples), {"action": classes})), path)
     return path
 
 
@@ -111,6 +115,36 @@ def drifting_texture(
     texture_tchw = np.fft.irfft2(moved_tchw, s=(size, size))
     texture_tchw /= texture_tchw[0].std()
     return np.clip(128 + 48 * texture_tchw, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise ManifestError if ``folder`` has a manifest or copies that another command wrote."""
+    if (folder / FILE_NAME).exists() and not _is_own(folder):
+        raise ManifestError(
+            "contains a manifest of other videos",
+            code="folder_taken",
+            key="folder",
+            value=folder,
+            remedy="name another folder",
+        )
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        manifest = load_manifest(folder)
+    except ManifestError:
+        return False
+    return (
+        manifest.name == _NAME
+        and not manifest.missing
+        and not (folder / SETTINGS_FILE).exists()
+        and all(
+            sample.uri == str((folder / f"{sample.id}.mp4").absolute())
+            and sample.split == sample.id.partition("/")[0]
+            and not sample.flow
+            for sample in manifest
+        )
+    )
 
 
 def _write_video(

@@ -1,6 +1,9 @@
 """From annotations of any format to a manifest, in one call."""
 
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kineray import storage
@@ -11,7 +14,7 @@ from kineray.data.importers.files import Files, as_list
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.manifest.sizes import record_sizes
 from kineray.data.manifest.summary import ManifestSummary, summary_of
-from kineray.errors import ConfigError, ManifestError
+from kineray.errors import ConfigError, KinerayError, ManifestError
 
 
 def import_dataset(
@@ -44,7 +47,7 @@ def read_dataset(sources: Files, *, format: str | None = None, **options: Any) -
 
     The sizes of the video files are recorded, so a re-encoded copy has another ``content_hash``. Clips that
     are listed and were not found are named in ``Manifest.missing``. Raises ManifestError for sources that
-    cannot be read and for options that the format does not have.
+    cannot be read, for options that the format does not have, and for a plug-in's importer that fails.
     """
     named = [str(source) for source in as_list(sources)]
     if not named:
@@ -53,7 +56,17 @@ def read_dataset(sources: Files, *, format: str | None = None, **options: Any) -
         )
     given = {name: value for name, value in options.items() if value is not None}
     name = format or format_of(named)
-    return record_sizes(_importer(name, given, named[0]).read(named))
+    importer = _importer(name, given, named[0])
+    with _one_line_of_plugin(type(importer)):
+        manifest: object = importer.read(named)
+    if not isinstance(manifest, Manifest):
+        raise ManifestError(
+            f"read returned {type(manifest).__name__}, not a Manifest",
+            code="wrong_type",
+            key=_file_of(type(importer)),
+            remedy="return kineray.data.Manifest(...)",
+        )
+    return record_sizes(manifest)
 
 
 def format_of(sources: Sequence[str]) -> str:
@@ -95,8 +108,12 @@ def check_manifest_name(parameter: str, path: str) -> None:
 
 
 def _recognised(sources: Sequence[Source], *, fallback: bool) -> list[str]:
-    known = variants(Importer).items()
-    return [name for name, one in known if one.fallback is fallback and one.recognises(sources)]
+    found = []
+    for name, one in variants(Importer).items():
+        with _one_line_of_plugin(one):
+            if one.fallback is fallback and one.recognises(sources):
+                found.append(name)
+    return found
 
 
 def _importer(name: str, options: dict[str, Any], source: str) -> Importer:
@@ -120,7 +137,44 @@ def _importer(name: str, options: dict[str, Any], source: str) -> Importer:
             or (f"formats that have it: {', '.join(owners)}" if owners else ""),
         )
     try:
-        return kind(**options)
+        with _one_line_of_plugin(kind):
+            return kind(**options)
     except ConfigError as error:
         key = error.key.partition(".")[2] or name
         raise ManifestError(error.problem, code=error.code, key=key) from None
+
+
+@contextmanager
+def _one_line_of_plugin(kind: type[Importer]) -> Iterator[None]:
+    """Turn what the code of a plug-in's importer raises into a ManifestError with its file and line."""
+    try:
+        yield
+    except KinerayError:
+        raise
+    except Exception as error:
+        if _package(kind.__module__) == "kineray":
+            raise
+        raise ManifestError(
+            f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "),
+            code="plugin_failed",
+            key=_place(error, kind),
+            remedy="correct the file (kineray --verbose prints the whole traceback)",
+        ) from error
+
+
+def _place(error: Exception, kind: type[Importer]) -> str:
+    """``file:line`` of the innermost call in the importer's own module or package."""
+    places = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if _package(frame.f_globals.get("__name__", "")) == _package(kind.__module__)
+    ]
+    return places[-1] if places else _file_of(kind)
+
+
+def _file_of(kind: type[Importer]) -> str:
+    return getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__qualname__
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
