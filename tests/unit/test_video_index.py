@@ -105,7 +105,7 @@ def test_decoding_starts_at_the_previous_key_frame(folder, name):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_garbage_is_refused(data):
-    for text in (data, zlib.compress(data), zlib.compress(b'{"version": 2}\n' + data)):
+    for text in (data, zlib.compress(data), zlib.compress(b'{"version": 3}\n' + data)):
         with pytest.raises(ValueError):
             PacketIndex.from_bytes(text)
 
@@ -211,6 +211,69 @@ def test_wrong_packets_in_the_index_never_give_broken_frames(folder, suffix, dat
     _, images = decode_all(path)
     for row in clip:
         assert (images == row).all(axis=(1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mp4"])
+@pytest.mark.parametrize("last", [0.04, 5.0])
+def test_the_last_frame_may_stay_longer_than_the_others(tmp_path, name, last):
+    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    given_file = write_video(tmp_path / f"given.{name[2:]}", codec=codec, frames=25)
+    with av.open(str(given_file)) as given, av.open(str(tmp_path / name), "w") as made:
+        copy = made.add_stream_from_template(given.streams.video[0])
+        packets = [packet for packet in given.demux(video=0) if packet.size]
+        latest = max(packets, key=lambda packet: packet.pts)
+        latest.duration = int(last / latest.time_base)
+        if packets[-1] is not latest and name.endswith("mp4"):
+            packets[-1].duration = latest.duration  # MP4 stores durations in decoding order
+        for packet in packets:
+            packet.stream = copy
+            made.mux(packet)
+    index = index_video(tmp_path / name)
+    assert (index.frames, index.truncated) == (25, False)
+    if not name.endswith("mp4"):
+        assert index.duration_s == pytest.approx(0.96 + last, abs=0.001)
+    np.testing.assert_array_equal(
+        read_clip(tmp_path / name, [0.96, 3.0])[0], decode_all(tmp_path / name)[1][-1]
+    )
+
+
+def without_rate(path, times_ms):
+    """A recording of a browser: VP8 whose container names no frame rate."""
+    write_video(
+        path, codec="libvpx", frames=len(times_ms), times=times_ms, time_base=Fraction(1, 1000), bframes=0
+    )
+    data = bytearray(path.read_bytes())
+    at = data.find(b"\x23\xe3\x83")  # DefaultDuration becomes a void element of the same size
+    if at >= 0:
+        data[at : at + 4] = b"\xec" + bytes([0x80 | (data[at + 3] & 0x7F) + 2]) + data[at + 2 : at + 4]
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("step", [33, 40, 100, 2000])
+def test_the_rate_of_a_stream_without_one_is_that_of_its_timestamps(tmp_path, step):
+    jitter = np.random.default_rng(step).integers(-step // 4, step // 4, 60)
+    times = [int(time) for time in np.arange(60) * step + jitter - jitter[0]]
+    path = without_rate(tmp_path / "browser.webm", times)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate is None
+    index = index_video(path)
+    assert index.fps == pytest.approx(59 / (times[-1] / 1000), rel=1e-6)
+    assert (index.frames, index.truncated) == (60, False)
+
+
+def test_a_pause_does_not_change_the_rate(tmp_path):
+    """Of a header that says 25 frames per second, and steps that confirm it."""
+    times = [*range(20), *range(520, 540)]
+    path = write_video(tmp_path / "pause.mkv", times=times)
+    assert index_video(path).fps == pytest.approx(25)
+
+
+def test_a_rate_that_the_timestamps_deny_is_not_used(tmp_path):
+    path = write_video(tmp_path / "lies.mkv", fps=25, times=[3 * n for n in range(40)])
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate == 25
+    assert index_video(path).fps == pytest.approx(25 / 3, rel=1e-3)
 
 
 def test_frames_of_a_stream_without_times_are_counted(tmp_path):

@@ -15,7 +15,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_cases import slow_after
-from video_files import copy_packets, decode_all, moving, numbered_image, reference_clip, write_video
+from video_files import (
+    copy_packets,
+    cut_copy,
+    decode_all,
+    moving,
+    numbered_image,
+    reference_clip,
+    write_video,
+)
 
 from kineray.video import PacketIndex, decode, index_video, open_video, probe, read_clip
 
@@ -365,6 +373,32 @@ def test_an_edit_list_hides_frames_at_the_start(tmp_path, hidden):
     struct.pack_into(">i", data, entry + 4, media_time + ticks)
     path.write_bytes(data)
     assert every(path) == 60 - hidden
+
+
+CUTS = {
+    "b_frames": {},
+    "one_gop": {"gop": 250},
+    "hevc": {"codec": "libx265"},
+    "open_hevc": {"codec": "libx265", "params": OPEN},
+    "mpeg4": {"codec": "mpeg4"},
+    "turned": {"rotation": 90},
+    "gradual_refresh": {"params": "intra-refresh=1:scenecut=0", "bframes": 0},
+}
+
+
+@pytest.mark.parametrize("options", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("shown", [3, 20, 29])
+def test_a_cut_whose_key_frames_are_all_hidden_is_read(tmp_path, options, shown):
+    """An edit list hides the only frames that can be decoded alone."""
+    whole = write_video(tmp_path / "whole.mp4", frames=30, **({"gop": 15} | options))
+    path = cut_copy(whole, tmp_path / "cut.mp4", 0, shown)
+    index = index_video(path)
+    images = decode_all(path)[1]
+    assert index.frames == len(images) == 30 - shown
+    turns = index.rotation // 90
+    assert turns == ("rotation" in options)
+    np.testing.assert_array_equal(read_clip(path, index.times_s), np.rot90(images, turns, axes=(1, 2)))
+    assert index.duration_s == pytest.approx((30 - shown) / 25, abs=0.001)
 
 
 @settings(max_examples=40, deadline=None)

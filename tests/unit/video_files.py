@@ -111,6 +111,21 @@ def copy_packets(source, path, change):
     return Path(path)
 
 
+def cut_copy(source, path, first, shown):
+    """Cut ``source`` without encoding, as ``ffmpeg -ss -c copy`` does: packets from ``first`` on are copied,
+    and an edit list hides those before ``shown`` (both in frames at 25 per second)."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as made:
+        stream = given.streams.video[0]
+        copy = made.add_stream_from_template(stream)
+        frame = int(1 / (25 * stream.time_base))
+        for packet in given.demux(stream):
+            if packet.size and packet.pts >= first * frame:
+                packet.pts, packet.dts = packet.pts - shown * frame, packet.dts - shown * frame
+                packet.stream = copy
+                made.mux(packet)
+    return Path(path)
+
+
 def write_sound(path, seconds=1):
     """A file with an audio stream and nothing else."""
     with av.open(str(path), "w") as container:

@@ -1,7 +1,7 @@
 """The packets of a video: when each one is presented, and where decoding can start.
 
-An index is made by reading the file once without decoding it, except for its first frame, which gives the
-true size and rotation. It is small enough to be kept for every video of a data set.
+An index is made by reading the file once without decoding it, except for one frame, which gives the true
+size and rotation. It is small enough to be kept for every video of a data set.
 """
 
 import json
@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import cast
 
 import av
 import numpy as np
@@ -24,11 +25,12 @@ from kineray.video.container import (
     size_of,
     video_stream,
 )
+from kineray.video.ending import announced_end_s, ends_early
 
 _KEY, _HIDDEN = 1, 2
-_EARLY_END_S = 1.0  # a stream that ends earlier than announced by more than this counts as cut off
 _VP8_SHOWN = 0x10  # bit of a packet's first byte; frames without it are only referred to
-VERSION = 2
+_SAME_RATE = 1.5  # a header's frame rate that differs by more from the timestamps is not used
+VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,23 +184,26 @@ def index_video(source: Source) -> PacketIndex:
         # AVI and ASF store decoding times only.
         counted = container.format.name in ("avi", "asf")
         packets = _scan(name, container, stream, counted)
-        check_size(name, packets.first.width, packets.first.height)
+        first = packets.first or _first_presented(source, name)
+        check_size(name, first.width, first.height)
         time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
-        rate = stream.average_rate or stream.guessed_rate
-        step = next(filter(None, packets.durations), 0) or round(1 / (rate or 25) / time_base)
+        step = _usual_duration(packets.durations) or round(1 / (stream.average_rate or 25) / time_base)
         times = packets.times
         if None in times:
             counted, times = True, [step * position for position in range(len(times))]
         pts, flags = np.array(times, np.int64), np.array(packets.flags, np.uint8)
         if not counted and _starts_incomplete(pts, flags):
-            flags[pts < _first_presented(source, name)] |= _HIDDEN
+            flags[pts < (_first_presented(source, name).pts or 0)] |= _HIDDEN
+        durations = np.array([duration or step for duration in packets.durations], np.int64)
+        end_s = float(int((pts + durations).max()) * time_base)
+        size_bytes = size_of(source)
         index = PacketIndex(
-            size_bytes=size_of(source),
+            size_bytes=size_bytes,
             codec=stream.codec.canonical_name,
-            width=packets.first.width,
-            height=packets.first.height,
-            rotation=rotation_of(packets.first),
-            fps=float(rate or 0),
+            width=first.width,
+            height=first.height,
+            rotation=rotation_of(first),
+            fps=0.0,
             time_base=time_base,
             pts=pts,
             flags=flags,
@@ -206,19 +211,30 @@ def index_video(source: Source) -> PacketIndex:
             announced=stream.frames or None,
             counted=counted,
             truncated=packets.cut
-            or _ends_early(container.format.name, stream, packets.last_dts, pts, time_base, step),
+            or ends_early(source, size_bytes, container.format.name, stream, packets.last_dts, end_s),
         )
         if index.frames == 0:
             raise _no_frames(name, stream, packets.cut)
-        last_gap = int(index.shown_pts[-1] - index.shown_pts[-2]) if index.frames > 1 else 0
-        return replace(index, last_duration=packets.durations[int(index.shown[-1])] or last_gap or step)
+        last_duration = packets.durations[int(index.shown[-1])] or _until_end(index, stream) or step
+        return replace(index, fps=_rate(stream, index.times_s), last_duration=last_duration)
+
+
+def _until_end(index: PacketIndex, stream: av.VideoStream) -> int:
+    """Duration of a last frame whose packet has none: to the end of the track, or that of the one before."""
+    announced_s = announced_end_s(stream)
+    last = int(index.shown_pts[-1])
+    if announced_s is not None and not index.truncated:
+        left = round(announced_s / index.time_base) - last
+        if left > 0:
+            return left
+    return last - int(index.shown_pts[-2]) if index.frames > 1 else 0
 
 
 @dataclass
 class _Packets:
-    """What was read from a file; ``first``: the first frame that is decodable from one packet alone."""
+    """What was read from a file; ``first``: the first frame that can be decoded from one packet alone."""
 
-    first: av.VideoFrame
+    first: av.VideoFrame | None
     times: list[int | None]
     flags: list[int]
     durations: list[int]
@@ -264,7 +280,7 @@ def _scan(name: str, container: InputContainer, stream: av.VideoStream, counted:
         if first is None:
             raise damaged(name, f"its first frame cannot be decoded ({error.strerror})") from None
         cut = True
-    if first is None:
+    if not times:
         raise _no_frames(name, stream, cut)
     return _Packets(first, times, flags, durations, last_dts, cut)
 
@@ -274,13 +290,31 @@ def _starts_incomplete(pts: np.ndarray, flags: np.ndarray) -> bool:
     return not flags[0] & _KEY or bool((pts[(flags & _HIDDEN) == 0] < pts[0]).any())
 
 
-def _first_presented(source: Source, name: str) -> int:
-    """The presentation time of the first frame that can be decoded."""
+def _usual_duration(durations: list[int]) -> int:
+    """The median of the durations that are known, in units of the time base; 0 if none is."""
+    known = sorted(filter(None, durations))
+    return known[len(known) // 2] if known else 0
+
+
+def _rate(stream: av.VideoStream, times_s: np.ndarray) -> float:
+    """Frames per second: the header's if the timestamps confirm it, otherwise theirs; 0 if unknown."""
+    header = float(stream.average_rate or 0)
+    steps_s = np.diff(times_s)
+    steps_s = steps_s[steps_s > 0]
+    if len(steps_s) == 0:
+        return header
+    header = header or float(stream.guessed_rate or 0)
+    ratio = header * float(np.median(steps_s))
+    return header if 1 / _SAME_RATE < ratio < _SAME_RATE else len(steps_s) / float(steps_s.sum())
+
+
+def _first_presented(source: Source, name: str) -> av.VideoFrame:
+    """The first frame that can be decoded."""
     with video_stream(source, probe=True) as (container, stream):
         try:
             for frame in container.decode(stream):
-                if frame.pts is not None:
-                    return frame.pts
+                if frame.pts is not None or frame.dts is not None:
+                    return frame
         except av.FFmpegError as error:
             raise damaged(name, f"its first frame cannot be decoded ({error.strerror})") from None
         raise _no_frames(name, stream, cut=True)
@@ -294,8 +328,10 @@ def rotation_of(frame: av.VideoFrame) -> int:
 def _decode_alone(
     context: "av.VideoCodecContext", packet: "av.Packet[av.VideoStream]"
 ) -> av.VideoFrame | None:
-    """The frame of ``packet`` if it needs no other packet; the decoder is reset afterwards."""
-    frames = [*context.decode(packet), *context.decode(None)]
+    """The frame of ``packet`` if it needs no other packet, even if an edit list hides it; then a reset."""
+    alone = cast("av.Packet[av.VideoStream]", av.Packet(bytes(packet))) if packet.is_discard else packet
+    alone.is_keyframe = packet.is_keyframe
+    frames = [*context.decode(alone), *context.decode(None)]
     context.flush_buffers()
     return frames[0] if frames else None
 
@@ -304,30 +340,3 @@ def _no_frames(name: str, stream: av.VideoStream, cut: bool) -> DecodeError:
     if cut or stream.frames or len(stream.index_entries):
         return damaged(name, "cut off before its first frame")
     return DecodeError("the video stream holds no frames", code="empty", key=name)
-
-
-def _ends_early(
-    container: str,
-    stream: av.VideoStream,
-    last_dts: int | None,
-    pts: np.ndarray,
-    time_base: Fraction,
-    duration: int,
-) -> bool:
-    """Whether the data ends before the last frame that the file announces."""
-    entries = stream.index_entries
-    if container.startswith("mov") and len(entries):  # MP4 lists every packet by its decoding time
-        return last_dts is None or last_dts < entries[-1].timestamp
-    announced_s = _announced_end_s(stream)
-    end_s = float((int(pts.max()) + duration) * time_base) if len(pts) else 0.0
-    return announced_s is not None and end_s + _EARLY_END_S < announced_s
-
-
-def _announced_end_s(stream: av.VideoStream) -> float | None:
-    """The end of a Matroska track, from its DURATION tag (``00:00:04.040000000``)."""
-    parts = stream.metadata.get("DURATION", "").split(":")
-    try:
-        hours, minutes, seconds = (float(part) for part in parts)
-    except ValueError:
-        return None
-    return hours * 3600 + minutes * 60 + seconds
