@@ -110,11 +110,17 @@ def list_files(uri: str | Path) -> list[str]:
         with os_errors_about(uri):
             return sorted(
                 Path(folder, name).relative_to(root).as_posix()
-                for folder, _, names in os.walk(root, followlinks=True)
+                for folder, _, names in os.walk(root, onerror=_unless_gone, followlinks=True)
                 for name in names
             )
     _, key = s3.bucket_and_key(str(uri))
     return sorted(name.removeprefix(_folder(key)) for name in _keys(str(uri), _folder(key)))
+
+
+def _unless_gone(error: OSError) -> None:
+    """Raise ``error``, which os.walk would ignore, unless the folder does not exist or is a file."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def file_sizes(uris: Iterable[str]) -> dict[str, int]:

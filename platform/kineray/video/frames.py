@@ -26,6 +26,7 @@ from kineray.errors import DecodeError
 from kineray.video.container import MAX_PIXELS, check_size
 from kineray.video.pixels import Box, Converter
 from kineray.video.reader import Reader, VideoInfo, checked_times
+from kineray.video.suffixes import is_video_name
 
 _TOLERANCE_S = 1e-6  # absorbs the rounding of timestamps held in floats, as for video files
 # Matches every attempt at the URI of a frame folder, well-formed or not; the rest are names of video files.
@@ -66,12 +67,18 @@ class FramesUri:
 
 def is_frames_uri(source: object) -> bool:
     """Whether ``source`` names a frame folder rather than a video file."""
-    return isinstance(source, str | Path) and _FRAMES.search(str(source)) is not None
+    return _matches(source, _FRAMES)
 
 
 def is_flow_uri(source: object) -> bool:
     """Whether ``source`` names folders of optical flow."""
-    return isinstance(source, str | Path) and _FLOW.search(str(source)) is not None
+    return _matches(source, _FLOW)
+
+
+def _matches(source: object, pattern: re.Pattern[str]) -> bool:
+    """Whether ``source`` is a URI with ``pattern``, and not a video file called like ``x #fps=60.mp4``."""
+    uri = str(source) if isinstance(source, str | Path) else ""
+    return pattern.search(uri) is not None and not is_video_name(uri)
 
 
 def frames_uri(pattern: str | Path, *, fps: float, bound: float | None = None) -> str:

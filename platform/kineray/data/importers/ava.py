@@ -17,7 +17,6 @@ from kineray.data.importers.files import (
     Files,
     as_list,
     beside,
-    by_stem,
     csv_lines,
     file_name,
     files_of,
@@ -27,6 +26,7 @@ from kineray.data.importers.files import (
     text_of,
 )
 from kineray.data.importers.kinetics import clip_span
+from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import BoxLabel, Sample

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from kineray import storage
 from kineray.config.variants import Variant
-from kineray.data.importers.files import class_names, file_name
+from kineray.data.importers.files import class_names, file_name, visible_names
 from kineray.data.manifest.manifest import Manifest
 from kineray.errors import ConfigError, ManifestError
 
@@ -41,7 +41,7 @@ class Source:
     @classmethod
     def at(cls, uri: str | Path) -> Self:
         """The file or folder at a path or URI. Raises StorageError."""
-        names = tuple(storage.list_names(uri))
+        names = tuple(visible_names(uri))
         is_folder = bool(names) or (not storage.is_remote(uri) and Path(uri).is_dir())
         return cls(str(uri), is_folder, names)
 

@@ -12,7 +12,6 @@ from kineray.data.importers.files import (
     Files,
     a_sample,
     beside,
-    by_stem,
     csv_rows,
     file_name,
     files_of,
@@ -21,6 +20,7 @@ from kineray.data.importers.files import (
     split_of,
     stem,
 )
+from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError

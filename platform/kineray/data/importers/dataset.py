@@ -10,11 +10,13 @@ from kineray import storage
 from kineray.config.problems import did_you_mean
 from kineray.config.variants import find_variant, variants
 from kineray.data.importers.base import Importer, Source, folder_of
-from kineray.data.importers.files import Files, as_list
+from kineray.data.importers.files import Files, as_list, logger
+from kineray.data.importers.videos import check_utf8
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, save_manifest
 from kineray.data.manifest.sizes import record_sizes
 from kineray.data.manifest.summary import ManifestSummary, summary_of
 from kineray.errors import ConfigError, KinerayError, ManifestError
+from kineray.video import is_frames_uri
 
 
 def import_dataset(
@@ -54,6 +56,7 @@ def read_dataset(sources: Files, *, format: str | None = None, **options: Any) -
         raise ManifestError(
             "no annotations named", code="not_set", key="sources", remedy="name a file or folder"
         )
+    check_utf8(*named)
     given = {name: value for name, value in options.items() if value is not None}
     name = format or format_of(named)
     importer = _importer(name, given, named[0])
@@ -66,7 +69,9 @@ def read_dataset(sources: Files, *, format: str | None = None, **options: Any) -
             key=_file_of(type(importer)),
             remedy="return kineray.data.Manifest(...)",
         )
-    return record_sizes(manifest)
+    sized = record_sizes(manifest)
+    _warn_of_empty(sized)
+    return sized
 
 
 def format_of(sources: Sequence[str]) -> str:
@@ -93,6 +98,16 @@ def format_of(sources: Sequence[str]) -> str:
         problem = f"may be {' or '.join(found)}" if found else "no format has both files and folders"
         raise ManifestError(problem, code="unclear_format", key=sources[0], remedy="give the `format`")
     return found[0]
+
+
+def _warn_of_empty(manifest: Manifest) -> None:
+    uris, recorded = (manifest.columns.column(name).to_pylist() for name in ("uri", "size_bytes"))
+    sizes = dict(zip(uris, recorded, strict=True))
+    empty = [uri for uri, size in sizes.items() if not size and not is_frames_uri(uri)]
+    if empty:
+        logger.warning(
+            "%d of %d video files are empty or do not exist, such as %s", len(empty), len(sizes), empty[0]
+        )
 
 
 def check_manifest_name(parameter: str, path: str) -> None:

@@ -23,6 +23,7 @@ from kineray.data.importers.files import (
     split_of,
     stem,
     text_of,
+    visible_names,
 )
 from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
@@ -236,7 +237,7 @@ def _segment_files(sources: Files) -> list[str]:
     """The CSV files of segments in ``sources``."""
     files = []
     for source in as_list(sources):
-        names = storage.list_names(source)
+        names = visible_names(source)
         segments = [storage.join(source, name) for name in SEGMENT_FILES if name in names]
         if names and not segments:
             raise ManifestError(

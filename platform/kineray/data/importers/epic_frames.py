@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray import storage
-from kineray.data.importers.files import by_stem, logger
+from kineray.data.importers.files import logger
+from kineray.data.importers.videos import by_stem
 from kineray.errors import ManifestError
 
 # The folder of a video such as P01_01, as downloaded and as other loaders expect it.

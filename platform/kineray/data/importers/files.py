@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kineray import storage
+from kineray.data.importers.videos import composed, is_hidden
 from kineray.data.manifest.labels import Label
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample, Samples
@@ -15,7 +16,6 @@ from kineray.errors import ManifestError
 logger = logging.getLogger(__name__)
 
 HEAD = "action"
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -65,11 +65,6 @@ def a_sample(sample_id: str, uri: str, label: Label, split: str, group: str | No
     return Sample(sample_id, storage.absolute(uri), 0.0, None, {HEAD: label}, group or sample_id, split)
 
 
-def is_video(path: str) -> bool:
-    """Whether a file name has the suffix of a video."""
-    return path.lower().endswith(VIDEO_SUFFIXES)
-
-
 def base_name(root: str | Path) -> str:
     """The last part of a path; for ``.`` the name of the current folder."""
     return storage.absolute(root).rstrip("/").rpartition("/")[2] or str(root)
@@ -94,9 +89,14 @@ def files_of(sources: Files) -> list[str]:
     """Annotation files: those named in ``sources``, and all that lie directly in a folder named there."""
     found = []
     for source in as_list(sources):
-        names = storage.list_names(source)
+        names = visible_names(source)
         found += [storage.join(source, name) for name in names] if names else [str(source)]
     return found
+
+
+def visible_names(folder: str | Path) -> list[str]:
+    """Names of the files and folders directly in ``folder``, without hidden ones such as ``._train.csv``."""
+    return [name for name in storage.list_names(folder) if not is_hidden(name)]
 
 
 def beside(files: Iterable[str]) -> list[str]:
@@ -106,10 +106,14 @@ def beside(files: Iterable[str]) -> list[str]:
 
 def text_of(file: str | Path) -> str:
     """The text of an annotation file, without a byte order mark. Raises ManifestError, StorageError."""
+    data = storage.read_bytes(file)
     try:
-        return storage.read_bytes(file).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ManifestError("not a text file in UTF-8", code="not_text", key=file) from None
+        return composed(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ManifestError(
+            f"not a text file in UTF-8 (line {line})", code="not_text", key=file, remedy="save it as UTF-8"
+        ) from None
 
 
 def lines_of(file: str | Path) -> Iterator[tuple[str, str]]:
@@ -159,12 +163,6 @@ def csv_rows(file: str | Path, columns: Iterable[str]) -> Iterator[tuple[str, di
         if len(row) < len(header):
             raise ManifestError("fewer values than columns", code="bad_line", key=where)
         yield where, dict(zip(header, row, strict=False))
-
-
-def by_stem(root: str | Path) -> dict[str, str]:
-    """Videos below ``root``: file name without suffix -> relative path, the first by name of two copies."""
-    paths = [path for path in storage.list_files(root) if is_video(path)]
-    return {stem(path): path for path in reversed(paths)}
 
 
 def split_of(text: str, file: str | Path) -> str:

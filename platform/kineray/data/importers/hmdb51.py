@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kineray import storage
 from kineray.data.importers.base import Importer, Source, SplitNumber, Videos, folder_of
-from kineray.data.importers.files import HEAD, is_video, lines_of, made_manifest, stem
+from kineray.data.importers.files import HEAD, lines_of, made_manifest, stem, visible_names
+from kineray.data.importers.videos import composed, videos_below
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
@@ -48,7 +49,7 @@ def from_hmdb51(annotations: str | Path, videos_root: str | Path, *, split: int 
     suffix = f"_test_split{split}.txt"
     files = {
         name.removesuffix(suffix): storage.join(annotations, name)
-        for name in storage.list_names(annotations)
+        for name in visible_names(annotations)
         if name.endswith(suffix)
     }
     if not files:
@@ -90,8 +91,8 @@ def _source(file: str, class_name: str) -> str:
 def _videos(root: str | Path) -> dict[str, str]:
     """Videos below ``root``: ``<folder>/<name>`` and ``<name>``, without suffix -> relative path."""
     videos: dict[str, str] = {}
-    for path in storage.list_files(root):
-        if is_video(path):
-            videos.setdefault("/".join([*path.split("/")[-2:-1], stem(path)]), path)
-            videos.setdefault(stem(path), path)
+    for path in videos_below(root):
+        name = composed(stem(path))
+        videos.setdefault("/".join([*path.split("/")[-2:-1], name]), path)
+        videos.setdefault(name, path)
     return videos

@@ -14,12 +14,12 @@ from kineray.data.importers.files import (
     a_sample,
     as_list,
     base_name,
-    by_stem,
     csv_rows,
     made_manifest,
     split_of,
     stem,
 )
+from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample

@@ -16,7 +16,6 @@ from kineray.data.importers.files import (
     a_sample,
     as_list,
     base_name,
-    is_video,
     lines_of,
     made_manifest,
     split_of,
@@ -26,6 +25,7 @@ from kineray.data.manifest.labels import ABSENT, Label
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
+from kineray.video.suffixes import is_video_name
 
 _MAX_CLASSES = 1_000_000  # a higher label is an error; names are not generated for this many classes
 
@@ -134,7 +134,7 @@ def _indices(label: Label) -> tuple[int, ...]:
 def _path_and_label(line: str, separator: str | None, columns: Columns, where: str) -> tuple[str, Label]:
     path, numbers = _split_line(line, separator, columns)
     if not numbers:
-        if not is_video(line):
+        if not is_video_name(line):
             raise ManifestError(
                 f"expected 'path label', got '{line[:200]}'",
                 code="bad_line",
@@ -166,7 +166,7 @@ def _split_line(line: str, separator: str | None, columns: Columns) -> tuple[str
     if found is None:
         return line, []
     path, numbers = found[1].rstrip(), [int(number) for number in re.findall(r"-?[0-9]+", found[2])]
-    if columns == "label" and len(numbers) > 1 and not is_video(path):
+    if columns == "label" and len(numbers) > 1 and not is_video_name(path):
         # A path without a suffix may end in numbers that belong to it.
         last = re.fullmatch(rf"(.*\S)\s*{between}\s*-?[0-9]+", line)
         return (last[1] if last else path), numbers[-1:]

@@ -12,7 +12,6 @@ from kineray.data.importers.files import (
     HEAD,
     Files,
     a_sample,
-    by_stem,
     files_of,
     lines_of,
     logger,
@@ -21,6 +20,7 @@ from kineray.data.importers.files import (
     stem,
 )
 from kineray.data.importers.kinetics import clips_of, is_kinetics_csv
+from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError

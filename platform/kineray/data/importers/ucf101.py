@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kineray import storage
 from kineray.data.importers.base import Importer, Source, SplitNumber, Videos, folder_of
-from kineray.data.importers.files import HEAD, by_stem, lines_of, made_manifest, stem
+from kineray.data.importers.files import HEAD, lines_of, made_manifest, stem
+from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
