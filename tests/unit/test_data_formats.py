@@ -351,10 +351,10 @@ def test_a_separator_is_not_guessed_if_it_is_given(tmp_path):
 @pytest.mark.parametrize(
     ("text", "code", "key"),
     [
-        ("a.mp4 0\na.mp4 123456789012\n", "out_of_range", "train.csv:2"),
+        ("a.mp4 0\nb.mp4 123456789012\n", "out_of_range", "train.csv:2"),
         ("a.mp4 0\nwhat is this\n", "bad_line", "train.csv:2"),
         ("a.mp4 -3\n", "out_of_range", "train.csv:1"),
-        ("a.mp4 0\n\na.mp4 2\n", "out_of_range", "train.csv:3"),
+        ("a.mp4 0\n\nb.mp4 2\n", "out_of_range", "train.csv:3"),
         ("\n", "empty", "train.csv"),
     ],
 )

@@ -26,6 +26,7 @@ from kineray.data.importers.files import (
     text_of,
 )
 from kineray.data.importers.kinetics import clip_span
+from kineray.data.importers.listed import Listed
 from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
@@ -153,11 +154,13 @@ def import_ava(sources: Files, videos_root: str | Path, offset_s: float, *, kine
         if span:
             clips[span[0]].append((span[1], span[2], path))
     missing: dict[str, list[str]] = defaultdict(list)
+    listed = Listed()
 
     def samples() -> Iterator[Sample]:
         for file in files.annotations:
             for key in _key_frames(file, len(names), kinetics=file in of_kinetics):
-                if (key.video, key.time_s) in excluded:
+                is_new = listed.is_new(key.id, key.where, key.boxes, key.split)
+                if not is_new or (key.video, key.time_s) in excluded:
                     continue
                 if key.kinetics:
                     found = _clip_of(key.time_s, clips.get(key.video, ()))
@@ -177,6 +180,7 @@ def import_ava(sources: Files, videos_root: str | Path, offset_s: float, *, kine
                 uri = storage.absolute(storage.join(videos_root, path))
                 labels = {HEAD: ABSENT}
                 yield Sample(key.id, uri, time_s, time_s, labels, key.video, key.split, key.boxes)
+        listed.log()
 
     return made_manifest(_name(files, of_kinetics), samples(), {HEAD: names}, missing, {HEAD: evaluated})
 

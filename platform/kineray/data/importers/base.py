@@ -61,7 +61,7 @@ class Source:
             else:
                 with Path(self.uri).open("rb") as file:
                     start = file.readline(_LONGEST_LINE)
-            line = start.decode("utf-8-sig")
+            line = start.decode("utf-8-sig", "ignore" if len(start) == _LONGEST_LINE else "strict")
         except FileNotFoundError:
             raise ManifestError(
                 "no such file or folder", code="not_found", key=self.uri, remedy=_REMEDY

@@ -20,6 +20,7 @@ from kineray.data.importers.files import (
     split_of,
     stem,
 )
+from kineray.data.importers.listed import Listed
 from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
@@ -84,17 +85,21 @@ def from_charades(sources: Files, videos_root: str | Path) -> Manifest:
     names = _classes(maps[0])
     videos = by_stem(videos_root)
     missing: dict[str, list[str]] = defaultdict(list)
+    listed = Listed()
 
     def samples() -> Iterator[Sample]:
         for file in files:
             split = split_of(stem(file), file)
             for where, row in csv_rows(file, ("id", "subject", "actions")):
                 actions = _actions(row["actions"], len(names), where)
+                if not listed.is_new(row["id"], where, actions, split):
+                    continue
                 if row["id"] in videos:
                     uri = storage.join(videos_root, videos[row["id"]])
                     yield a_sample(row["id"], uri, actions, split, row["subject"])
                 else:
                     missing[split].append(row["id"])
+        listed.log()
 
     return made_manifest("charades", samples(), {HEAD: names}, missing, multi_label=(HEAD,))
 

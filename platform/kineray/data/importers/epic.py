@@ -25,6 +25,7 @@ from kineray.data.importers.files import (
     text_of,
     visible_names,
 )
+from kineray.data.importers.listed import Listed
 from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
@@ -105,8 +106,9 @@ def _is_epic(source: Source) -> bool:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A row of an annotation file. ``frames``: first and last, counted from 1."""
+    """A row of an annotation file, at ``where``. ``frames``: first and last, counted from 1."""
 
+    where: str
     id: str
     video: str
     person: str
@@ -163,11 +165,14 @@ def from_epic(
         split: frozenset(person for _, person in _column(near, name, "participant_id"))
         for split, name in _UNSEEN
     }
+    listed = Listed()
     segments = [
         segment
         for file in files
         for segment in _segments(file, edition, (len(verbs.names), len(nouns.names)), tails, unseen)
+        if listed.is_new(segment.id, segment.where, (segment.verb, segment.noun), segment.split)
     ]
+    listed.log()
     pairs = _pairs(segments)
     index_of = {pair: index for index, pair in enumerate(pairs)}
     vocabularies = {
@@ -343,6 +348,7 @@ def _segments(
         elif split == "test":
             subsets = {"unseen" if "_s2_" in stem(file) else "seen"}
         yield _Segment(
+            where,
             row[edition.id_column],
             row["video_id"],
             row["participant_id"],

@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from kineray.errors import ManifestError
 logger = logging.getLogger(__name__)
 
 HEAD = "action"
+_LINE_END = re.compile(r"\r\n?|\n")
+_LONGEST_LINE = 65536  # characters
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -117,30 +120,39 @@ def text_of(file: str | Path) -> str:
 
 
 def lines_of(file: str | Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank: (``train.txt:17``, the text without white space around it)."""
-    for number, line in enumerate(text_of(file).splitlines(), start=1):
+    """The lines that are not blank: (``train.txt:17``, the text without white space around it).
+
+    Raises ManifestError for a line that is too long to be one of a list.
+    """
+    for number, line in enumerate(_LINE_END.split(text_of(file)), start=1):
+        if len(line) > _LONGEST_LINE:
+            raise ManifestError(f"a line of {len(line)} characters", code="bad_line", key=f"{file}:{number}")
         if line.strip():
             yield f"{file}:{number}", line.strip()
 
 
 def csv_lines(file: str | Path) -> Iterator[tuple[str, list[str]]]:
     """The rows of a CSV file that are not blank: (``train.csv:17``, the values). Raises ManifestError."""
-    reader = csv.reader(io.StringIO(text_of(file), newline=""))
+    lines = io.StringIO(text_of(file), newline="").readlines()
+    reader = csv.reader(lines)
     while True:
-        line = reader.line_num + 1
+        line = reader.line_num
         try:
             row = next(reader, None)
+            if row and (reader.line_num > line + 1 or reader.line_num == len(lines)):
+                # A row of several lines, or to the end, may have a quotation mark that is never closed.
+                next(csv.reader(lines[line : reader.line_num], strict=True))
         except csv.Error as error:
             raise ManifestError(
                 f"not CSV ({error})",
                 code="bad_line",
-                key=f"{file}:{line}",
+                key=f"{file}:{line + 1}",
                 remedy="see whether a quotation mark is never closed",
             ) from None
         if row is None:
             return
         if row:
-            yield f"{file}:{line}", row
+            yield f"{file}:{line + 1}", row
 
 
 def csv_rows(file: str | Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -160,21 +172,27 @@ def csv_rows(file: str | Path, columns: Iterable[str]) -> Iterator[tuple[str, di
             remedy=f"the first line must name the columns {', '.join(needed)}",
         )
     for where, row in lines:
-        if len(row) < len(header):
-            raise ManifestError("fewer values than columns", code="bad_line", key=where)
+        if len(row) < len(header) or any(row[len(header) :]):
+            raise ManifestError(
+                f"{len(row)} values in {len(header)} columns",
+                code="bad_line",
+                key=where,
+                remedy="put values that contain a comma between quotation marks",
+            )
         yield where, dict(zip(header, row, strict=False))
 
 
 def split_of(text: str, file: str | Path) -> str:
-    """The split that a word or a file's name means. Raises ManifestError."""
+    """The split that a word or a file's name means. Raises ManifestError if it names none or several."""
     # "validate" in a CSV; "val", "kinetics-400_val" or "train_list" as the name of a file.
-    words = text.lower().replace("-", "_").replace(".", "_").split("_")
-    known = [SPLITS[word] for word in words if word in SPLITS]
-    if not known:
+    words = re.findall("[a-z]+", text.lower())
+    known = list(dict.fromkeys(SPLITS[word] for word in words if word in SPLITS))
+    if len(known) != 1:
+        problem = f"names several splits, {' and '.join(known)}" if known else "names no split"
         raise ManifestError(
-            f"'{text}' names no split", code="unknown_value", key=file, remedy="name it train, val or test"
+            f"'{text[:80]}' {problem}", code="unknown_value", key=file, remedy="name it train, val or test"
         )
-    return known[-1]
+    return known[0]
 
 
 def class_names(value: object) -> object:

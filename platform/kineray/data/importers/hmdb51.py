@@ -8,6 +8,7 @@ from pathlib import Path
 from kineray import storage
 from kineray.data.importers.base import Importer, Source, SplitNumber, Videos, folder_of
 from kineray.data.importers.files import HEAD, lines_of, made_manifest, stem, visible_names
+from kineray.data.importers.listed import Listed
 from kineray.data.importers.videos import composed, videos_below
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
@@ -57,6 +58,7 @@ def from_hmdb51(annotations: str | Path, videos_root: str | Path, *, split: int 
     classes = sorted(files)
     videos = _videos(videos_root)
     missing: dict[str, list[str]] = defaultdict(list)
+    listed = Listed()
 
     def samples() -> Iterator[Sample]:
         for label, class_name in enumerate(classes):
@@ -68,16 +70,17 @@ def from_hmdb51(annotations: str | Path, videos_root: str | Path, *, split: int 
                         f"expected '<file> 0|1|2', got '{line[:200]}'", code="bad_line", key=where
                     )
                 used_in = _USES[use[0]]
-                if used_in is None:
+                sample_id = f"{class_name}/{stem(file)}"
+                if used_in is None or not listed.is_new(sample_id, where, class_name, used_in):
                     continue
                 video = videos.get(f"{class_name}/{stem(file)}") or videos.get(stem(file))
                 if video is None:
                     missing[used_in].append(f"{class_name}/{file}")
                     continue
                 uri = storage.absolute(storage.join(videos_root, video))
-                sample_id = f"{class_name}/{stem(file)}"
                 group = _source(file, class_name) or sample_id
                 yield Sample(sample_id, uri, 0.0, None, {HEAD: label}, group, used_in)
+        listed.log()
 
     return made_manifest(f"hmdb51-split{split}", samples(), {HEAD: classes}, missing)
 

@@ -19,6 +19,7 @@ from kineray.data.importers.files import (
     split_of,
     stem,
 )
+from kineray.data.importers.listed import Listed
 from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.labels import ABSENT
 from kineray.data.manifest.manifest import Manifest
@@ -28,12 +29,14 @@ from kineray.errors import ManifestError
 
 @dataclass(frozen=True, slots=True)
 class KineticsClip:
-    """A row of a CSV file. ``name``: of the video file, without suffix; ``label``: "" if the row has none."""
+    """A row of a CSV file. ``name``: of the video file, without suffix; ``label``: "" if the row has none;
+    ``where``: file and line."""
 
     youtube_id: str
     name: str
     label: str
     split: str
+    where: str
 
 
 class KineticsImporter(Importer, type="kinetics-csv"):
@@ -69,7 +72,14 @@ def from_kinetics_csv(
     """
     files = as_list(csv_files)
     names = list(class_names or ())
-    clips = [clip for file in files for clip in clips_of(file, names)]
+    listed = Listed()
+    clips = [
+        clip
+        for file in files
+        for clip in clips_of(file, names)
+        if listed.is_new(clip.name, clip.where, clip.label, clip.split)
+    ]
+    listed.log()
     names = names or sorted({clip.label for clip in clips if clip.label})
     if not names:
         raise ManifestError(
@@ -115,7 +125,7 @@ def clips_of(file: str | Path, class_names: Sequence[str] = ()) -> Iterator[Kine
                 key=where,
                 remedy=did_you_mean(label, class_names),
             )
-        yield KineticsClip(youtube_id, f"{youtube_id}_{start:06d}_{end:06d}", label, split)
+        yield KineticsClip(youtube_id, f"{youtube_id}_{start:06d}_{end:06d}", label, split, where)
 
 
 def clip_span(name: str) -> tuple[str, float, float] | None:

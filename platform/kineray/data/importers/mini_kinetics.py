@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kineray import storage
@@ -20,6 +20,7 @@ from kineray.data.importers.files import (
     stem,
 )
 from kineray.data.importers.kinetics import clips_of, is_kinetics_csv
+from kineray.data.importers.listed import Listed
 from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
@@ -74,12 +75,16 @@ def from_mini_kinetics(
             remedy="name the train and val CSV of Kinetics-400 too",
         )
     known = {clip.youtube_id: clip for file in tables for clip in clips_of(file) if clip.label}
+    once = Listed()
     listed = [
-        (split_of(stem(file), file), youtube_id)
+        (split, youtube_id)
         for file in files
         if file.endswith(".txt")
-        for youtube_id in _youtube_ids(file)
+        for split in (split_of(stem(file), file),)
+        for where, youtube_id in _youtube_ids(file)
+        if once.is_new(youtube_id, where, None, split)
     ]
+    once.log()
     if not listed:
         raise ManifestError(
             "no list of ids",
@@ -136,10 +141,10 @@ def _mini_name(names: Sequence[str], *, whole: bool) -> str:
     return f"mini-kinetics-{len(names)}: {', '.join(names[:_NAMED])}{more}"
 
 
-def _youtube_ids(file: str | Path) -> Iterable[str]:
+def _youtube_ids(file: str | Path) -> Iterator[tuple[str, str]]:
     for where, line in lines_of(file):
         if not _YOUTUBE_ID.fullmatch(line):
             raise ManifestError(
                 f"expected a YouTube id of 11 characters, got '{line[:80]}'", code="bad_line", key=where
             )
-        yield line
+        yield where, line

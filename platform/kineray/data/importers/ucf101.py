@@ -8,6 +8,7 @@ from pathlib import Path
 from kineray import storage
 from kineray.data.importers.base import Importer, Source, SplitNumber, Videos, folder_of
 from kineray.data.importers.files import HEAD, lines_of, made_manifest, stem
+from kineray.data.importers.listed import Listed
 from kineray.data.importers.videos import by_stem
 from kineray.data.manifest.manifest import Manifest
 from kineray.data.manifest.samples import Sample
@@ -51,6 +52,7 @@ def from_ucf101(annotations: str | Path, videos_root: str | Path, *, split: int 
     videos = {name.casefold(): path for name, path in by_stem(videos_root).items()}
     missing: dict[str, list[str]] = defaultdict(list)
     split_of_group: dict[str, str] = {}
+    listed = Listed()
 
     def samples() -> Iterator[Sample]:
         for name, listing in (("train", "trainlist"), ("test", "testlist")):
@@ -75,12 +77,15 @@ def from_ucf101(annotations: str | Path, videos_root: str | Path, *, split: int 
                     raise ManifestError(
                         f"the group {group} is in both lists of the split", code="leak", key=where
                     )
+                if not listed.is_new(sample_id, where, directory, name):
+                    continue
                 video = videos.get(stem(path).casefold())
                 if video is None:
                     missing[name].append(path)
                     continue
                 uri = storage.absolute(storage.join(videos_root, video))
                 yield Sample(sample_id, uri, 0.0, None, {HEAD: index_of[directory]}, group, name)
+        listed.log()
 
     return made_manifest(f"ucf101-split{split}", samples(), {HEAD: classes}, missing)
 
