@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_files import write_sound, write_video
+from video_files import decode_all, edit, reference_clip, write_dropped, write_sound, write_video
 
 from kineray import storage
 from kineray.data.derive.validate import check_video, drop_samples, outside_of, quarantine_path, validate
@@ -23,7 +23,7 @@ from kineray.data.manifest.manifest import Manifest, load_manifest, save_manifes
 from kineray.data.manifest.samples import BoxLabel, Sample
 from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import DecodeError
-from kineray.video import PacketIndex, frames_uri, index_video
+from kineray.video import PacketIndex, frames_uri, index_video, read_clip
 
 
 def clip(uri, *, start=0.0, end=None, name=None, split="train", boxes=(), flow=""):
@@ -61,6 +61,13 @@ def write_wrong_count(path, announced=431, frames=40):
     path.write_bytes(data)
 
 
+def write_cut_avi(path):
+    write_video(path, frames=100, codec="mjpeg", pix_fmt="yuvj420p")
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+    bytes_of(path, ends[70] + ends[70] % 2)  # between two frames
+
+
 def write_text(path):
     path.write_text("Dear diary,\n" * 200)
 
@@ -74,6 +81,7 @@ BAD = {
     "codec.mkv": (write_garbage_codec, "codec_unsupported"),
     "no_index.mp4": (lambda path: bytes_of(write_video(path), -2000), "truncated"),
     "truncated.mp4": (write_truncated, "truncated"),
+    "cut.avi": (write_cut_avi, "truncated"),
     "lies.avi": (write_wrong_count, "wrong_frame_count"),
 }
 GOOD = {
@@ -111,7 +119,7 @@ def test_bad_files_are_named_and_good_ones_are_not(folder, full):
     assert all(
         "\n" not in problem.message and problem.uri not in problem.message for problem in found.problems
     )
-    assert found.codes["truncated"] == 2
+    assert found.codes["truncated"] == 3
     assert found.videos == len(BAD) + len(GOOD)
     assert seen[-1] == (found.videos, found.videos, len(BAD))
     assert {Path(uri).name for uri in found.indexes} == set(GOOD)
@@ -128,6 +136,35 @@ def test_a_header_may_be_wrong_by_one(tmp_path, announced, is_bad):
         assert caught.value.code == "wrong_frame_count"
     else:
         assert check_video(tmp_path / "a.avi")[0] == pytest.approx(1.6)
+
+
+JPEG = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "gop": 1, "bframes": 0}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("dropped", [range(4, 50, 5), [3], range(30, 50), range(1, 50), [0, 1, 2]], ids=str)
+def test_dropped_frames_of_an_avi_are_no_fault(tmp_path, dropped, full):
+    """An empty chunk leaves the frame before it on the screen."""
+    path = write_dropped(tmp_path / "a.avi", dropped, **JPEG)
+    duration_s, index = check_video(path, full=full)
+    kept = [frame for frame in range(50) if frame not in dropped]
+    assert index.frames == len(kept)
+    np.testing.assert_allclose(index.times_s, (np.array(kept) - kept[0]) / 25, atol=1e-9)
+    assert duration_s == pytest.approx((50 - kept[0]) / 25)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("options", [{"bframes": 0}, {}, {"codec": "libx265"}, {"codec": "mpeg4"}], ids=str)
+@pytest.mark.parametrize(
+    "spans", [[(0.4, 1.4)], [(0, 1), (0, 1)], [(0, 0.2), (1, 2)], [(2, 2.4), (0.4, 0.8)]], ids=str
+)
+def test_an_edit_list_presents_other_frames_than_are_stored(tmp_path, spans, options, full):
+    path = edit(write_video(tmp_path / "a.mp4", frames=75, **options), *spans)
+    duration_s, index = check_video(path, full=full)
+    times, images = decode_all(path)
+    assert duration_s == pytest.approx(float(times[-1]) + 0.04, abs=0.001)
+    assert len(images) == pytest.approx(25 * sum(end - start for start, end in spans), abs=3)
+    np.testing.assert_array_equal(read_clip(path, index.times_s), reference_clip(path, index.times_s))
 
 
 def test_full_finds_frames_that_are_stored_and_cannot_be_decoded(tmp_path):

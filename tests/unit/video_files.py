@@ -1,5 +1,6 @@
 """Small real videos for the tests, and a reference decoder that shares no code with kineray's."""
 
+import struct
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -124,6 +125,46 @@ def cut_copy(source, path, first, shown):
                 packet.stream = copy
                 made.mux(packet)
     return Path(path)
+
+
+def edit(path, *spans_s):
+    """Let the edit list of an MP4 (its tables at the end) present these (start, end) one after the other."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") - 4
+    old = struct.unpack_from(">I", data, at)[0]
+    offset = struct.unpack_from(">i", data, at + 20)[0]  # of the first frame, due to the order of decoding
+    with av.open(str(path)) as container:
+        ticks = 1 / container.streams.video[0].time_base
+    entries = b"".join(
+        struct.pack(">IiI", round((end - start) * 1000), offset + round(start * ticks), 1 << 16)
+        for start, end in spans_s
+    )
+    data[at : at + old] = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(spans_s)) + entries
+    for name in (b"edts", b"trak", b"moov"):
+        size_at = data.index(name) - 4
+        size = struct.unpack_from(">I", data, size_at)[0] + 16 + len(entries) - old
+        struct.pack_into(">I", data, size_at, size)
+    path.write_bytes(data)
+    return path
+
+
+def write_dropped(path, dropped, frames=50, **options):
+    """An AVI file in which the chunks of the frames ``dropped`` are empty: the frame before stays."""
+    write_video(path, frames=frames, **options)
+    data = bytearray(path.read_bytes())
+    index = data.index(b"idx1") + 8
+    movi = data.index(b"movi")
+    for frame in sorted(dropped, reverse=True):
+        entry = index + 16 * frame
+        offset, size = struct.unpack_from("<II", data, entry + 8)
+        struct.pack_into("<I", data, entry + 12, 0)
+        at = movi + offset
+        assert struct.unpack_from("<I", data, at + 4)[0] == size
+        # What was there is padding that no reader looks at.
+        struct.pack_into("<I", data, at + 4, 0)
+        data[at + 8 : at + 16] = b"JUNK" + struct.pack("<I", (size + size % 2 - 8))
+    path.write_bytes(data)
+    return path
 
 
 def write_sound(path, seconds=1):

@@ -1,5 +1,7 @@
-"""Whether a file ends before it should."""
+"""Where a file ends: whether before it should, and how long its last frame stays."""
 
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -9,6 +11,9 @@ from kineray.video.container import Source
 _EARLY_END_S = 1.0  # a stream that ends earlier than announced by more than this counts as cut off
 _HEAD = 4096  # bytes in which a Matroska file begins its segment
 _SEGMENT = b"\x18\x53\x80\x67"
+_CHUNK = struct.Struct("<4sI")
+_CHUNKS = 64  # that are looked at: headers, the frames, the index, and some padding
+_INDEX_ENTRY = 16  # bytes of AVI's index for each chunk, an empty one too
 
 
 def ends_early(
@@ -26,7 +31,10 @@ def ends_early(
     entries = stream.index_entries
     if container.startswith("mov") and len(entries):  # MP4 lists every packet by its decoding time
         return last_dts is None or last_dts < entries[-1].timestamp
-    if container.startswith("matroska") and (end := _segment_end(head_of(source))) is not None:
+    if container == "avi":  # the index is the last thing in the file
+        chunks = list(_avi_chunks(source, size_bytes))
+        return bool(chunks) and chunks[-1][0] != b"idx1" and chunks[-1][2] > size_bytes
+    if container.startswith("matroska") and (end := _segment_end(_read(source, 0, _HEAD))) is not None:
         return size_bytes < end
     announced_s = announced_end_s(stream)
     return announced_s is not None and end_s + _EARLY_END_S < announced_s
@@ -42,13 +50,29 @@ def announced_end_s(stream: av.VideoStream) -> float | None:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def head_of(source: Source) -> bytes:
-    """The first bytes of a file."""
-    if isinstance(source, str | Path):
-        with Path(source).open("rb") as file:
-            return file.read(_HEAD)
-    source.seek(0)
-    return source.read(_HEAD)
+def avi_slots(source: Source, size_bytes: int, stream: int) -> int:
+    """How many frames' time the index of an AVI file lists for ``stream``; 0 without an index.
+
+    A slot whose chunk is empty shows the frame before it.
+    """
+    for name, start, end in _avi_chunks(source, size_bytes):
+        if name == b"idx1":
+            index = _read(source, start, end - start)
+            names = (index[at : at + 4] for at in range(0, len(index), _INDEX_ENTRY))
+            return sum(name in (b"%02ddc" % stream, b"%02ddb" % stream) for name in names)
+    return 0
+
+
+def _avi_chunks(source: Source, size_bytes: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and end of the chunks in the first part of an AVI file, as far as the file reaches."""
+    at = 12
+    for _ in range(_CHUNKS):
+        if at + _CHUNK.size > size_bytes:
+            return
+        name, size = _CHUNK.unpack(_read(source, at, _CHUNK.size))
+        at += _CHUNK.size
+        yield name, at, at + size
+        at += size + size % 2
 
 
 def _segment_end(head: bytes) -> int | None:
@@ -59,3 +83,12 @@ def _segment_end(head: bytes) -> int | None:
     length = 9 - head[at].bit_length()  # the zeros before the first one tell the length of the number
     size = int.from_bytes(head[at : at + length]) & (1 << 7 * length) - 1
     return None if size == (1 << 7 * length) - 1 else at + length + size
+
+
+def _read(source: Source, start: int, size: int) -> bytes:
+    if isinstance(source, str | Path):
+        with Path(source).open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+    source.seek(start)
+    return source.read(size)

@@ -25,7 +25,7 @@ from kineray.video.container import (
     size_of,
     video_stream,
 )
-from kineray.video.ending import announced_end_s, ends_early
+from kineray.video.ending import announced_end_s, avi_slots, ends_early
 
 _KEY, _HIDDEN = 1, 2
 _VP8_SHOWN = 0x10  # bit of a packet's first byte; frames without it are only referred to
@@ -41,9 +41,10 @@ class PacketIndex:
     ``flags`` uint8 [N]: 1 for a key frame, 2 for a packet whose frame is not presented (an edit list hides
     it, other frames only refer to it, or it cannot be decoded). ``last_duration``: duration of the last
     frame in units of ``time_base``. ``rotation``: degrees (0, 90, 180, 270) by which the coded frame of
-    ``width`` x ``height`` pixels is rotated counterclockwise for display. ``announced``: the header's number
-    of frames, or None. ``counted``: the container stores no presentation times (AVI), so frames are timed by
-    counting. ``truncated``: the file ends earlier than its header says.
+    ``width`` x ``height`` pixels is rotated counterclockwise for display. ``announced``: number of frames,
+    dropped ones included, in the header of an AVI file, otherwise None. ``counted``: the container stores no
+    presentation times (AVI), so frames are timed by counting. ``truncated``: the file ends earlier than its
+    header says.
     """
 
     size_bytes: int
@@ -208,14 +209,18 @@ def index_video(source: Source) -> PacketIndex:
             pts=pts,
             flags=flags,
             last_duration=step,
-            announced=stream.frames or None,
+            # The table of an MP4 lists what is stored, not what its edit list presents.
+            announced=(stream.frames or None) if container.format.name == "avi" else None,
             counted=counted,
             truncated=packets.cut
             or ends_early(source, size_bytes, container.format.name, stream, packets.last_dts, end_s),
         )
         if index.frames == 0:
             raise _no_frames(name, stream, packets.cut)
-        last_duration = packets.durations[int(index.shown[-1])] or _until_end(index, stream) or step
+        slots = avi_slots(source, size_bytes, stream.index) if container.format.name == "avi" else 0
+        # A frame that was dropped at the end of an AVI file leaves the one before it on the screen.
+        last_duration = max(slots - int(index.shown_pts[-1]), packets.durations[int(index.shown[-1])])
+        last_duration = last_duration or _until_end(index, stream) or step
         return replace(index, fps=_rate(stream, index.times_s), last_duration=last_duration)
 
 

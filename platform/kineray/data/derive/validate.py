@@ -109,8 +109,8 @@ def validate(
 def check_video(source: Source, *, full: bool = False) -> tuple[float, PacketIndex | None]:
     """Decode the first, middle and last frame of a video, or with ``full`` all; (duration in s, index).
 
-    Folders of frames have no index. Raises DecodeError, also (``wrong_frame_count``) for a file whose number
-    of frames differs by more than 1 % from its header: headers of AVI and FLV are often not exact.
+    Folders of frames have no index. Raises DecodeError, also (``wrong_frame_count``) for an AVI file whose
+    number of slots for frames differs by more than 1 % from its header, which is often not exact.
     """
     with open_video(source) as video:
         info = video.info
@@ -118,10 +118,10 @@ def check_video(source: Source, *, full: bool = False) -> tuple[float, PacketInd
         if not isinstance(video, Video):
             return info.duration_s, None
         index = video.index
-    announced = index.announced
-    if announced is not None and abs(announced - len(index.pts)) > max(announced * COUNT_TOLERANCE, 1):
+    announced, slots = index.announced, int(index.shown_pts[-1]) + index.last_duration
+    if announced is not None and abs(announced - slots) > max(announced * COUNT_TOLERANCE, 1):
         raise DecodeError(
-            f"its header announces {announced} frames, but it has {len(index.pts)}",
+            f"its header announces {announced} frames, but it has {slots}",
             code="wrong_frame_count",
             key=video.name,
         )
