@@ -1,6 +1,7 @@
 """Fixtures that several kinds of tests share: videos, a small experiment, a Ray cluster, an S3 server."""
 
 import os
+import subprocess
 import sys
 from contextlib import contextmanager
 
@@ -135,6 +136,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB, half of which a file called filler takes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        (folder / "filler").write_bytes(bytes(2 * 2**20))
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextmanager

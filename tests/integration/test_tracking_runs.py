@@ -1,6 +1,7 @@
 """Runs against a real MLflow: on SQLite, and on a server that stops and starts again."""
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -114,6 +115,15 @@ def test_the_database_and_the_artifacts_are_in_the_storage(store):
     assert Path(store, "mlflow.db").exists()
     client = MlflowClient(tracking_uri(store))
     assert client.get_run(run.run_id).info.artifact_uri.startswith(f"{store}/artifacts/")
+
+
+def test_a_group_that_shares_a_storage_can_write_its_database(tmp_path):
+    before = os.umask(0o002)
+    try:
+        list_runs(str(tmp_path))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "mlflow.db").stat().st_mode & 0o777 == 0o664
 
 
 def test_runs_are_listed_newest_first_with_their_parents(store):
@@ -237,6 +247,72 @@ os.kill(os.getpid(), signal.SIGKILL)
     run.log_metrics({"train/loss": 0.0}, 2001)
     run.finish()
     assert get_run(store, "killed").status == "FINISHED"
+
+
+def abandon(run):
+    """End a run as a killed process does; returns the file of its journal."""
+    run.log_metrics({"train/loss": 1.0}, 1)
+    run._sender.stop()
+    os.close(run._journal._descriptor)
+    return run._journal.path
+
+
+def warnings_of(caplog):
+    caplog.clear()
+    list_runs(caplog.store)
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_what_one_run_left_does_not_stop_the_commands_of_others(store, caplog):
+    """Each is set aside, dropped or left with one warning, and none is tried again."""
+    caplog.store = store
+    empty, deleted = map(abandon, [start(store, name) for name in ("power-cut", "deleted-since")])
+    empty.write_bytes(b"")
+    MlflowClient(tracking_uri(store)).delete_run(deleted.stem)
+    unheard_of = empty.with_stem("0" * 32)
+    unheard_of.write_text(json.dumps({"run_id": unheard_of.stem, "tracking_uri": None}) + "\n")
+
+    found = warnings_of(caplog)
+    assert len(found) == 3
+    assert [sum(path.stem in text for text in found) for path in (empty, deleted, unheard_of)] == [1, 1, 1]
+    assert get_run(store, "power-cut").status == "KILLED"
+    (aside,) = Path(store, "pending").iterdir()
+    assert aside.name.startswith(empty.stem)
+    assert warnings_of(caplog) == []
+    resume_run(store, "power-cut").finish()
+    aside.unlink()
+
+
+def test_what_mlflow_refuses_is_left_out_and_the_rest_is_recorded(store, caplog):
+    run = start(store, "refused")
+    for step in range(1, 6):
+        run.log_metrics({"train/loss": 1.0, **({"a;b\\c": 1.0} if step == 3 else {})}, step)
+    run.set_tags({"t" * 300: "x"})
+    run.finish("FAILED")
+    assert get_run(store, "refused").status == "FAILED"
+    assert [step for step, _ in history(store, "refused", "train/loss")] == [1, 2, 4, 5]
+    (aside,) = Path(store, "pending").iterdir()
+    assert len([r for r in caplog.records if str(aside) in r.getMessage()]) == 1
+    aside.unlink()
+
+
+def test_a_run_that_is_deleted_while_it_is_written_ends_quietly(store, caplog):
+    run = start(store, "deleted-meanwhile")
+    MlflowClient(tracking_uri(store)).delete_run(run.run_id)
+    run.log_metrics({"train/loss": 1.0}, 1)
+    run.finish()
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+    assert not list(Path(store, "pending").iterdir())
+
+
+def test_a_tracker_that_is_gone_is_asked_once_for_all_its_runs(tmp_path, monkeypatch, caplog):
+    gone = f"http://127.0.0.1:{free_port()}"
+    for path in map(abandon, [start(str(tmp_path), name) for name in ("a", "b")]):
+        header = {"run_id": path.stem, "tracking_uri": gone}
+        path.write_text(json.dumps(header) + "\n" + path.read_text().split("\n", 1)[1])
+    assert send_pending(str(tmp_path)) == 2
+    assert len([r for r in caplog.records if gone in r.getMessage()]) == 1
+    assert len(list(Path(tmp_path, "pending").glob("*.jsonl"))) == 2
 
 
 def test_a_tracker_that_does_not_answer_is_one_line_without_its_password(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kineray.errors import TrackingError
+from kineray.errors import StorageError, TrackingError
 from kineray.tracking.journal import Journal
 
 
@@ -126,3 +126,92 @@ def test_the_header_names_the_run_and_the_tracker_that_the_user_named(tmp_path, 
     Journal.create(tmp_path, "r1")
     header = json.loads((tmp_path / "r1.jsonl").read_text().splitlines()[0])
     assert header == {"run_id": "r1", "tracking_uri": "http://head:5000"}
+
+
+def journal_of(folder, steps):
+    """The file of a journal with one metric per step, whose writer has died."""
+    journal = Journal.create(folder, "r1")
+    for step in range(steps):
+        journal.append({"metrics": {"loss": 1.0}, "step": step})
+    os.close(journal._descriptor)
+    return folder / "r1.jsonl"
+
+
+def steps_of(journal):
+    batch = journal.next_batch()
+    return [metric["step"] for metric in batch.metrics] if batch else []
+
+
+def closed(journal):
+    """What is in the folder after all of a journal was sent."""
+    journal.append({"status": "KILLED"})
+    while (batch := journal.next_batch()) is not None:
+        journal.mark_sent(batch.end)
+    journal.close()
+    return sorted(path.suffix for path in journal.path.parent.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 3_000_000, b"{\n", b"[1]\n", b"\xff\xfe\n", b"noise"])
+def test_a_journal_with_nothing_readable_in_it_is_set_aside(tmp_path, content):
+    (tmp_path / "r1.jsonl").write_bytes(content)
+    journal = reopened(tmp_path / "r1.jsonl")
+    assert journal.run_id == "r1"  # by the name of the file
+    assert steps_of(journal) == []
+    assert closed(journal) == [".aside"]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0" * 2_000_000, b"\0\0\n", b"{\n", b"[1]\n", b'{"metrics": 1, "time_ms": 1}\n']
+)
+def test_lines_around_damaged_ones_are_read_and_the_file_is_set_aside(tmp_path, damage):
+    path = journal_of(tmp_path, 3)
+    with path.open("ab") as file:
+        file.write(damage)
+    journal = reopened(path)
+    journal.append({"metrics": {"loss": 1.0}, "step": 3})
+    assert steps_of(journal) == [0, 1, 2, 3]
+    assert closed(journal) == [".aside"]
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0", b"-1", b"99999999", b"a"])
+def test_without_a_readable_offset_everything_is_sent_again(tmp_path, sent):
+    path = journal_of(tmp_path, 3)
+    path.with_suffix(".sent").write_bytes(sent)
+    journal = reopened(path)
+    assert steps_of(journal) == [0, 1, 2]
+    assert closed(journal) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to give files away")
+def test_the_journal_of_another_user_is_left_to_that_user(tmp_path):
+    path = journal_of(tmp_path, 1)
+    os.chown(path, 12345, -1)
+    before = path.read_bytes()
+    assert Journal.open_abandoned(path) is None
+    assert path.read_bytes() == before
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_no_part_of_it(small_disk):
+    journal = Journal.create(small_disk, "r1")
+    with pytest.raises(StorageError) as error:
+        for step in range(100_000):
+            journal.append({"tags": {"text": "x" * 1000}, "metrics": {"loss": 1.0}, "step": step})
+    assert (error.value.code, error.value.key) == ("disk_full", str(journal.path))
+    (small_disk / "filler").unlink()
+    journal.append({"metrics": {"loss": 2.0}, "step": 200_000})
+    read = []
+    while (batch := journal.next_batch()) is not None:
+        read += [metric["step"] for metric in batch.metrics]
+        journal.mark_sent(batch.end)
+    assert read == [*range(step), 200_000]
+
+
+def test_files_follow_the_umask(tmp_path):
+    for mask, mode in ((0o002, 0o664), (0o027, 0o640)):
+        before = os.umask(mask)
+        try:
+            journal = Journal.create(tmp_path / str(mask), "r1")
+            journal.mark_sent(0)
+        finally:
+            os.umask(before)
+        assert {path.stat().st_mode & 0o777 for path in journal.path.parent.iterdir()} == {mode}

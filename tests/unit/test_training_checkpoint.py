@@ -1,6 +1,7 @@
 """Checkpoint folders: what is in them, what survives a crash, what is refused."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from kineray import storage
 from kineray.config import DataConfig, Experiment, SlowFastConfig, from_yaml
 from kineray.data import Preprocessing
-from kineray.errors import CheckpointError
+from kineray.errors import CheckpointError, StorageError
 from kineray.models import build_model
 from kineray.training import CheckpointStore, build_optimizer, load_checkpoint
 from kineray.training.checkpoint import load_training_state
@@ -148,6 +149,34 @@ def test_a_save_that_fails_leaves_everything_as_it_was(run):
     assert store.last() == store.best() == uri
     assert storage.list_names(store.uri) == ["index.json", "step-00000001"]
     assert {name: storage.read_bytes(storage.join(uri, name)) for name in FILES} == before
+
+
+def test_a_full_disk_is_named_and_leaves_the_checkpoint_before(small_disk):
+    store = CheckpointStore(str(small_disk / "run" / "checkpoints"))
+    uri, _ = save(store, 1, 0.5)
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    sizes = sorted(path.stat().st_size for path in Path(uri).iterdir())
+    for room in (0, sizes[0], sizes[-2] // 2, sum(sizes[:-1]) + sizes[-1] // 2):  # for some of the files only
+        (small_disk / "more").write_bytes(bytes(max(free - room, 0)))
+        with pytest.raises(StorageError) as error:
+            save(store, 2, 0.9)
+        assert (error.value.code, error.value.remedy) == ("disk_full", "free some space there")
+        assert error.value.key.startswith(store.uri)
+        assert storage.list_names(store.uri) == ["index.json", "step-00000001"]
+        (small_disk / "more").unlink()
+    assert load_checkpoint(str(small_disk / "run")).state["step"] == 1
+    (small_disk / "filler").unlink()
+    save(store, 2, 0.9)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o002, 0o664), (0o077, 0o600)])
+def test_files_follow_the_umask(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        uri = Path(save(CheckpointStore(str(tmp_path / "run")), 1)[0])
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in [*uri.iterdir(), uri.parent / "index.json"]} == {mode}
 
 
 SAVE_FOREVER = """

@@ -157,6 +157,7 @@ def _search(
     name = board.parent.name
     folder = Path(DEFAULT_STORAGE if is_remote(storage) else storage) / name
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "optuna.db").touch()  # SQLite would let only its owner write it, whatever the umask
     study_storage = optuna.storages.RDBStorage(f"sqlite:///{folder.absolute()}/optuna.db")
     study = optuna.create_study(
         study_name="sweep", storage=study_storage, direction="maximize", load_if_exists=True

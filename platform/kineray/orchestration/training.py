@@ -232,10 +232,7 @@ def _deliver(
             log.debug("worker %d on %s:\n%s", message.rank, message.host, message.traceback)
             failures = [*failures, message]
             continue
-        try:
-            record(run, message)
-        except OSError as error:  # a full disk on this host must not stop the workers
-            log.error("not recorded: %s", error)
+        record(run, message)
         if isinstance(message, WorkerStarted):
             failures = [failure for failure in failures if failure.permanent]
         else:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray.errors import ConfigError, StorageError
+from kineray.storage.durable import write_all
 from kineray.storage.os_errors import os_errors_about
 from kineray.storage.sizes import bytes_of
 
@@ -118,7 +119,7 @@ class Cache:
         """The part of ``name``, locked; None if another process has it, or had it while we waited."""
         path = self._part_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             locked = _lock(descriptor)
             if not locked and wait:
@@ -169,7 +170,7 @@ class Cache:
     @contextmanager
     def _used(self) -> Iterator["_Used"]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / "used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self.folder / "used", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             used = _Used(_number(os.pread(descriptor, 32, 0)))
@@ -247,10 +248,8 @@ class Part:
 
     def write(self, data: bytes) -> None:
         """Append ``data``."""
-        view = memoryview(data)
         with self._cache._os_errors():
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            write_all(self._descriptor, data)
 
     def discard(self) -> None:
         """Remove a file whose fetch failed; if that is impossible now, it is removed when room is made."""

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from kineray.errors import DecodeError, StorageError
 from kineray.storage import s3
 from kineray.storage.cache import Cache, Part, from_environment, name_of
+from kineray.storage.durable import make_folder, sync_folder, write_file
 from kineray.storage.os_errors import os_errors_about
 from kineray.storage.remote_file import RemoteFile, RemoteObject, recall, remember
 from kineray.storage.s3 import retry_for
@@ -155,17 +156,18 @@ def read_bytes(uri: str | Path) -> bytes:
 
 
 def write_bytes(uri: str | Path, data: bytes) -> None:
-    """Write a file; a reader sees the old contents or the new, never a part."""
+    """Write a file; a reader sees the old contents or the new, never a part, also after a loss of power."""
     if is_remote(uri):
         bucket, key = s3.bucket_and_key(str(uri))
         s3.call(str(uri), "put_object", Bucket=bucket, Key=key, Body=data)
         return
     with os_errors_about(uri):
         path = Path(uri)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with _temporary_name(path) as temporary:
-            temporary.write_bytes(data)
+            write_file(temporary, data)
             temporary.replace(path)
+        sync_folder(path.parent)
 
 
 def check_writable(uri: str | Path) -> None:

@@ -15,6 +15,7 @@ _CODES = {
     errno.ENOSPC: "disk_full",
     errno.EDQUOT: "disk_full",
 }
+_REMEDIES = {"disk_full": "free some space there"}
 
 
 @contextmanager
@@ -27,4 +28,5 @@ def os_errors_about(key: str | Path, *, remedy: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         code = _CODES.get(error.errno or 0, "io_error")
+        remedy = remedy or _REMEDIES.get(code, "")
         raise StorageError(error.strerror or str(error), code=code, key=key, remedy=remedy) from None

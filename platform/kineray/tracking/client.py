@@ -26,6 +26,8 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_AGENT_HINT": "true",
 }
 
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}  # MLflow would answer the same again
+
 
 def tracking_uri(storage_uri: str) -> str:
     """``MLFLOW_TRACKING_URI``, or the SQLite file of the storage folder ``storage_uri``.
@@ -61,7 +63,9 @@ def open_client(storage_uri: str, uri: str | None = None) -> "MlflowClient":
     uri = uri or tracking_uri(storage_uri)
     if uri.startswith("sqlite:///"):
         with contextlib.suppress(OSError):  # SQLite reports the same problem below
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            path = Path(uri.removeprefix("sqlite:///"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()  # SQLite would let only its owner write it, whatever the umask
     with tracking_errors(uri):
         client = MlflowClient(uri, registry_uri=uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
@@ -95,7 +99,10 @@ def _create_experiment(client: "MlflowClient", artifacts: str | None) -> None:
 
 @contextlib.contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow, its database or its artifact store raises into a TrackingError."""
+    """Turn what MLflow, its database or its artifact store raises into a TrackingError.
+
+    Its code is ``refused`` if MLflow answered and would answer the same again, else ``unreachable``.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
@@ -105,6 +112,10 @@ def tracking_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except failures as error:
+        if getattr(error, "error_code", "") in _REFUSALS:
+            raise TrackingError(
+                f"MLflow refuses it: {_reason(error)}", code="refused", key=without_password(uri)
+            ) from error
         raise TrackingError(
             f"MLflow cannot be reached: {_reason(error)}",
             code="unreachable",

@@ -1,5 +1,6 @@
 """The records of runs in MLflow: starting, writing, resuming and listing them."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kineray import storage
 from kineray.config import Experiment, leaf_keys
 from kineray.data import Manifest
-from kineray.errors import ConfigError, TrackingError
+from kineray.errors import ConfigError, StorageError, TrackingError
 from kineray.tracking.client import (
     experiment_id,
     open_client,
@@ -22,6 +23,8 @@ from kineray.tracking.source import git_state, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 SCORE = "val/score"  # the metric that every validation logs
 PROBLEM = "problem"  # the tag with the reason why a run failed
@@ -77,6 +80,7 @@ class Run:
         self.run_id = run_id
         self._journal = journal
         self._steps = steps
+        self._is_incomplete = False
         self._sender = Sender(client, journal, name)
         self._sender.start()
 
@@ -89,20 +93,29 @@ class Run:
         new = {key: float(value) for key, value in metrics.items() if step > self._steps.get(key, -1)}
         if new:
             self._steps.update(dict.fromkeys(new, step))
-            self._journal.append({"metrics": new, "step": step})
+            self._write({"metrics": new, "step": step})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set ``tags``, replacing those of the same name."""
-        self._journal.append({"tags": dict(tags)})
+        self._write({"tags": dict(tags)})
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED and send what MLflow does not have yet.
 
         If MLflow cannot be reached, that is logged, and a later ``send_pending`` sends the rest.
         """
-        self._journal.append({"status": status})
+        self._write({"status": status})
         self._sender.stop()
         self._journal.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        """Write one line of the record; a full disk must not stop what is recorded."""
+        try:
+            self._journal.append(line)
+        except StorageError as error:
+            if not self._is_incomplete:
+                log.error("the record of run %s is incomplete: %s", self.name, error)
+            self._is_incomplete = True
 
 
 def start_run(

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -24,6 +26,8 @@ from kineray.config import Experiment, from_yaml, plugins_of, to_yaml
 from kineray.config.plugins import require_plugins
 from kineray.data import Preprocessing
 from kineray.errors import CheckpointError, ConfigError, KinerayError, StorageError
+from kineray.storage.durable import make_folder, sync_folder, write_file
+from kineray.storage.os_errors import os_errors_about
 from kineray.tasks import Task
 
 WEIGHTS = "model.safetensors"
@@ -118,12 +122,15 @@ class CheckpointStore:
         folder = self._scratch_folder()
         try:
             described = state | {"score": score, "weights": weights}
-            _write(folder, model, optimizer, experiment, preprocessing, pieces or {}, described)
+            with os_errors_about(folder if storage.is_remote(uri) else uri):
+                _write(folder, model, optimizer, experiment, preprocessing, pieces or {}, described)
             if storage.is_remote(uri):
                 storage.put_folder(folder, uri, commit_last=STATE)
             else:
                 storage.delete_folder(uri)  # left by a save that did not reach the index
-                folder.rename(uri)
+                with os_errors_about(uri):
+                    folder.rename(uri)
+                    sync_folder(folder.parent)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         index = self._index()
@@ -142,15 +149,11 @@ class CheckpointStore:
         """An empty folder to assemble a checkpoint in; beside its destination if local, for a rename."""
         parent = Path(tempfile.gettempdir() if storage.is_remote(self.uri) else self.uri)
         folder = parent / f"{SCRATCH}{uuid.uuid4().hex}"
-        try:
-            folder.mkdir(parents=True)
+        with os_errors_about(parent):
+            make_folder(folder)
             if not storage.is_remote(self.uri):
                 for left_by_a_killed_process in set(parent.glob(f"{SCRATCH}*")) - {folder}:
                     shutil.rmtree(left_by_a_killed_process)
-        except OSError as error:
-            raise StorageError(
-                str(error.strerror), code="not_writable", key=parent, remedy="choose another `storage`"
-            ) from None
         return folder
 
     def _named(self, role: str) -> str | None:
@@ -226,23 +229,45 @@ def _write(
     pieces: Mapping[str, Mapping[str, Tensor]],
     state: dict[str, Any],
 ) -> None:
+    """Write the files of a checkpoint; on return the disk has them. Raises OSError."""
     tensors = {WEIGHTS: model.state_dict()} | {_file_of(name): piece for name, piece in pieces.items()}
     hashes: dict[str, str] = {}
+    write_file(folder / EXPERIMENT, to_yaml(experiment).encode())
+    write_file(folder / PREPROCESSING, preprocessing.to_json().encode())
+    _save_optimizer(folder / OPTIMIZER, optimizer)
+    for name, named in tensors.items():
+        hashes[name] = _save_tensors(folder / name, named)
+    plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
+    described = {"format": FORMAT, **state, "plugins": plugins, "pieces": list(pieces), "sha256": hashes}
+    write_file(folder / STATE, json.dumps(described, indent=2).encode())
+    sync_folder(folder)
+
+
+def _save_optimizer(path: Path, optimizer: Optimizer) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(optimizer.state_dict(), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides why the file could not be written
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write a safetensors file; returns its SHA-256."""
+    write_file(path, b"")
+    mode = path.stat().st_mode  # safetensors gives its files to their owner alone, whatever the umask
     try:
-        (folder / EXPERIMENT).write_text(to_yaml(experiment))
-        (folder / PREPROCESSING).write_text(preprocessing.to_json())
-        torch.save(optimizer.state_dict(), folder / OPTIMIZER)
-        for name, named in tensors.items():
-            safetensors.torch.save_file(_unshared(named), folder / name, metadata={"format": "pt"})
-            with (folder / name).open("rb") as file:
-                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
-        described = {"format": FORMAT, **state, "plugins": plugins, "pieces": list(pieces), "sha256": hashes}
-        (folder / STATE).write_text(json.dumps(described, indent=2))
-    except OSError as error:
-        raise StorageError(
-            error.strerror or str(error), code="not_writable", key=folder, remedy="free some space"
-        ) from None
+        safetensors.torch.save_file(_unshared(tensors), path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from None
+    path.chmod(mode)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
