@@ -158,17 +158,21 @@ def plugins_of_its_own():
     """Plug-ins that are loaded inside are gone after it; those that were loaded before it."""
     from kineray.config import families, loaded_plugins, variants
     from kineray.config.plugins import _LOADED
+    from kineray.config.sources import SOURCES
     from kineray.data import Importer  # noqa: F401 - a family that the configuration does not have
 
     before = loaded_plugins()
     for family in families():
         variants(family)  # imports kineray's own, which must stay
-    modules, members = dict(_LOADED), {family: dict(family._members) for family in families()}
+    modules, sources = dict(_LOADED), dict(SOURCES)
+    members = {family: dict(family._members) for family in families()}
     try:
         yield before
     finally:
-        for module in set(_LOADED) - set(modules):
-            del _LOADED[module], sys.modules[module]
+        for module in SOURCES.keys() - sources.keys():
+            del SOURCES[module]
+            sys.modules.pop(module, None)
+        _LOADED.clear()
         _LOADED.update(modules)
         for family in families():
             family._members.clear()

@@ -240,6 +240,40 @@ def test_a_script_brings_its_own_variants(folder, tiny_experiment):
     assert answer("eval", "by-program", "--plugin", "mine.py", "--views", "1", "--crops", "1")["metrics"]
 
 
+def test_a_plugin_of_several_files_reaches_workers_and_trials(folder, tmp_path):
+    """Its folder is not on the path of any process, and its layers are imported when the model is built."""
+    source = (EXAMPLES / "tsm.py").read_text()
+    package = tmp_path / "my_models"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "layers.py").write_text(source.replace('type="tsm"', 'type="unused"'))
+    (package / "tsm.py").write_text(PACKAGED)
+    plugin = ("--plugin", str(package / "tsm.py"))
+    model = ("model.type=packaged", "train.epochs=1", "schedule.warmup_epochs=0")
+    outcome = answer("train", "tiny.yaml", *model, *plugin, "--workers", "2", "--name", "packaged")
+    state = json.loads(Path(outcome["last_checkpoint"], "state.json").read_text())
+    assert list(state["plugins"]) == ["my_models.tsm"]
+    assert answer("eval", "packaged", *plugin, "--views", "1", "--crops", "1")["metrics"]
+    found = answer("sweep", "tiny.yaml", *model, *plugin, "--search", "optim.lr=0.01,0.02", "--trials", "2")
+    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 2
+
+
+PACKAGED = """
+import kineray
+
+
+class PackagedConfig(kineray.ModelSection, type="packaged"):
+    shift: float = 0.25
+    width: int = 8
+    dropout: float = 0.5
+
+    def build(self, heads, in_channels=3):
+        from .layers import Tsm
+
+        return Tsm(self, heads, in_channels)
+"""
+
+
 def test_an_augmentation_that_fails_is_named_with_its_line(tiny_experiment, folder, tmp_path):
     text = (EXAMPLES / "grayscale.py").read_text()
     line = 1 + next(number for number, line in enumerate(text.splitlines()) if "np.rint" in line)

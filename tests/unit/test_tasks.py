@@ -234,7 +234,7 @@ def test_a_score_that_no_metric_gives_is_refused_before_training(epic):
     ClassificationConfig(score="top2", metrics=Pieces(TopKConfig(k=(2,)))).build(EPIC).check(val_set)
 
 
-def test_the_check_of_a_validation_set_scores_only_as_many_clips_as_it_needs():
+def test_the_check_of_a_validation_set_scores_only_as_many_clips_as_it_needs(own_plugins):
     scored = []
 
     class CountConfig(MetricSection, type="count_of_tests"):
@@ -280,7 +280,7 @@ def test_only_clips_of_a_single_class_can_be_balanced():
     assert error.value.code == "bad_value"
 
 
-def test_a_loss_and_a_metric_of_a_user_are_one_class_each(epic):
+def test_a_loss_and_a_metric_of_a_user_are_one_class_each(epic, own_plugins):
     class FocalConfig(LossSection, type="focal_of_tests"):
         gamma: float = 2.0
 
@@ -313,7 +313,7 @@ def test_a_loss_and_a_metric_of_a_user_are_one_class_each(epic):
 
 
 @pytest.mark.parametrize("clips", [3, 4])
-def test_a_users_loss_of_another_shape_is_refused(clips):
+def test_a_users_loss_of_another_shape_is_refused(clips, own_plugins):
     name = f"per_class_of_tests_{clips}"
 
     class PerClassConfig(LossSection, type=name):

@@ -207,7 +207,9 @@ def test_the_average_validates_and_is_what_a_checkpoint_loads(alone, experiment,
     assert plain.state["weights"] == "model" and plain.pieces == {}
 
 
-def test_a_state_that_appears_in_a_step_is_loaded_and_one_that_is_missing_is_an_error(experiment):
+def test_a_state_that_appears_in_a_step_is_loaded_and_one_that_is_missing_is_an_error(
+    experiment, own_plugins
+):
     class CounterConfig(RecipePiece, type="counter_of_tests"):
         def build(self):
             return Counter(self)

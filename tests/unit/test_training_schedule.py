@@ -155,7 +155,7 @@ def test_only_batch_norms_are_not_decayed(model, config):
     assert decay["slow.res4.nonlocal0.theta.bias"] == decay["head.linear.action.bias"] == 0.5
 
 
-def test_the_weight_decay_of_a_users_optimizer_is_its_field():
+def test_the_weight_decay_of_a_users_optimizer_is_its_field(own_plugins):
     class MineConfig(OptimSection, type="decaying_of_tests"):
         weight_decay: float = 0.01
 

@@ -23,7 +23,7 @@ from kineray.config.overrides import (
     leaf_keys,
     overrides_of,
 )
-from kineray.config.plugins import Plugin, load_plugins, loaded_plugins, plugins_of
+from kineray.config.plugins import Plugin, check_main_guard, load_plugins, loaded_plugins, plugins_of
 from kineray.config.recipe.base import RecipePiece
 from kineray.config.schedules.base import ScheduleSection
 from kineray.config.schema import Experiment, TrainConfig
@@ -68,6 +68,7 @@ __all__ = [
     "as_arguments",
     "as_pairs",
     "change_model",
+    "check_main_guard",
     "check_space",
     "differing_keys",
     "families",

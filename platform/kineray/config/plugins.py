@@ -4,10 +4,12 @@ A plug-in is a Python file or module that declares variants. It is named by a ca
 the option ``--plugin``, in ``KINERAY_PLUGINS`` (several are separated by commas) or by an entry point of the
 group ``kineray.plugins``, or it is the experiment script itself. Nothing else is ever executed.
 
-Processes on other hosts get its source as a ``Plugin``, whose ``execute`` declares the variants there. The
-hash of the source of every plug-in that an experiment uses is part of its fingerprint.
+Processes on other hosts get its source as a ``Plugin``, whose ``execute`` declares the variants there; the
+modules that it imports from its own folder or package travel with it. The hash of the source of every plug-in
+that an experiment uses is part of its fingerprint.
 """
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -15,15 +17,17 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
+from itertools import takewhile
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Self
 
 from pydantic import BaseModel
 
+from kineray.config.sources import SOURCES, ModuleSource, importable, modules_beside
 from kineray.config.variants import Pieces, Variant, families, redeclare, undeclare
 from kineray.errors import ConfigError, KinerayError
 
@@ -37,33 +41,43 @@ _PREFIX = "kineray_plugin_"  # of module names made from files: none hides an in
 class Plugin:
     """The source of a file that declares variants.
 
-    ``name``: of the file, such as ``my_tsm.py``; ``module``: name of the module that its classes belong to;
-    ``path``: where the file was read.
+    ``name``: of the file, such as ``my_tsm.py``, or in a package that of the module; ``module``: name of the
+    module that its classes belong to; ``path``: where the file was read; ``imports``: the modules that it
+    imports from its own folder or package.
     """
 
     name: str
     module: str
     path: str
     source: str
+    imports: tuple[ModuleSource, ...] = ()
 
     @property
     def sha256(self) -> str:
-        """Hash of the source, in hex: it identifies the plug-in in fingerprints and checkpoints."""
-        return hashlib.sha256(self.source.encode()).hexdigest()
+        """Hash of the source and of what it imports, in hex: it identifies the plug-in in fingerprints and
+        checkpoints.
+        """
+        texts = [self.source, *(f"{module.name}\n{module.text}" for module in self.imports)]
+        return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+    @property
+    def own(self) -> ModuleSource:
+        """Its own module."""
+        return ModuleSource(self.module, self.path, self.source, Path(self.path).name == "__init__.py")
 
     @property
     def reference(self) -> str:
         """What ``load_plugins`` knows it by: its path, or the name of an installed module."""
         return self.path if self.module.startswith(_PREFIX) else self.module
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values, source included."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, str]) -> Self:
+    def from_json(cls, value: dict[str, Any]) -> Self:
         """What ``to_json`` gave."""
-        return cls(**value)
+        return cls(**value | {"imports": tuple(ModuleSource(**module) for module in value["imports"])})
 
     def execute(self) -> ModuleType:
         """Declare its variants in this process, unless that is done already; returns its module.
@@ -122,9 +136,12 @@ def require_plugins(needed: Mapping[str, str], key: str) -> None:
 
 
 def loaded_plugins() -> tuple[Plugin, ...]:
-    """The plug-ins whose variants are declared in this process, the script of ``__main__`` included."""
-    main = _source_of("__main__") if _declares("__main__") else None
-    return (*_LOADED.values(), *((main,) if main else ()))
+    """The plug-ins whose variants are declared in this process.
+
+    The script of ``__main__`` and modules that were simply imported are among them.
+    """
+    imported = (_plugin_of(module) for module in _declaring() if not module.startswith("kineray."))
+    return tuple(dict.fromkeys((*_LOADED.values(), *filter(None, imported))))
 
 
 def plugins_of(section: BaseModel) -> tuple[Plugin, ...]:
@@ -137,7 +154,7 @@ def plugins_of(section: BaseModel) -> tuple[Plugin, ...]:
         module = type(variant).__module__
         if module.startswith("kineray."):
             continue
-        plugin = _LOADED.get(module) or _source_of(module)
+        plugin = _plugin_of(module)
         if plugin is None:
             raise ConfigError(
                 "is not declared in a file, so other processes cannot load it",
@@ -166,7 +183,52 @@ def is_loading() -> bool:
     return bool(_EXECUTING)
 
 
+def check_main_guard(function: str) -> None:
+    """Raise ConfigError if a process that loads the calling script would call ``function`` once more.
+
+    ``function``: the public function that is called, such as ``kineray.train``.
+    """
+    if is_loading():
+        raise ConfigError(
+            "is called while a script is loaded for what it declares",
+            code="no_main_guard",
+            key=function,
+            remedy=_GUARD,
+        )
+    plugin = _plugin_of("__main__") if "__main__" in _declaring() else None
+    line = plugin and _unguarded_line(ast.parse(plugin.source))
+    if plugin and line:
+        raise ConfigError(
+            f"calls {function} in every process that loads it, and workers load it for what it declares",
+            code="no_main_guard",
+            key=f"{plugin.path}:{line}",
+            remedy=_GUARD,
+        )
+
+
+def _unguarded_line(script: ast.Module) -> int:
+    """The line of ``__main__`` that is being executed; 0 if only ``python SCRIPT`` executes it."""
+    frames = [frame for frame, _ in traceback.walk_stack(None)]
+    if any(frame.f_globals.get("__name__") == "kineray.cli.app" for frame in frames):
+        return 0  # ``kineray.main``, which does nothing while a script is loaded
+    lines = [
+        f.f_lineno
+        for f in frames
+        if (f.f_globals.get("__name__"), f.f_code.co_name) == ("__main__", "<module>")
+    ]
+    line = lines[-1] if lines else 0
+    is_guarded = any(
+        isinstance(node, ast.If)
+        and "__name__" in ast.dump(node.test)
+        and node.lineno <= line <= (node.end_lineno or 0)
+        for node in script.body
+    )
+    return 0 if is_guarded else line
+
+
 _EXECUTING: list[str] = []
+
+_GUARD = 'put the call under `if __name__ == "__main__":`'
 
 
 def _installed() -> Iterator[str]:
@@ -189,62 +251,78 @@ def _load(reference: str) -> Plugin:
 
 
 def _read(file: Path, module: str) -> Plugin:
-    source = read_text(file, "name a Python file or an installed module")
-    return Plugin(file.name, module or _module_of(file), str(file.absolute()), source)
+    text, path = read_text(file, "name a Python file or an installed module"), file.absolute()
+    return _with_imports(
+        ModuleSource(module or _module_of(path), str(path), text, file.name == "__init__.py")
+    )
+
+
+def _with_imports(source: ModuleSource, known: Mapping[str, ModuleSource] = MappingProxyType({})) -> Plugin:
+    name = source.name if source.package else Path(source.path).name
+    return Plugin(name, source.name, source.path, source.text, modules_beside(source, known))
 
 
 def _module_of(file: Path) -> str:
-    """The name of the module for a file, different for every path."""
-    digest = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:8]
+    """The name of the module for a file: in a package its own, elsewhere one for every path."""
+    packages = list(takewhile(lambda folder: (folder / "__init__.py").is_file(), file.parents))
+    if packages:
+        stem = () if file.name == "__init__.py" else (file.stem,)
+        return ".".join((*(folder.name for folder in reversed(packages)), *stem))
+    digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
     return f"{_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', file.stem)}_{digest}"
 
 
 def _execute(plugin: Plugin) -> None:
-    module = ModuleType(plugin.module)
-    module.__file__ = plugin.path
-    if package := plugin.module.rpartition(".")[0]:
-        importlib.import_module(package)
-        module.__package__ = package
-    before, replaced = sys.modules.get(plugin.module), undeclare(plugin.module)
-    sys.modules[plugin.module] = module
+    sources, needed = dict(SOURCES), (plugin.own, *plugin.imports)
+    before = {module.name: sys.modules[module.name] for module in needed if module.name in sys.modules}
+    changed = sources.keys() & before.keys() if importable(needed) else set()
+    replaced = [variant for name in changed for variant in undeclare(name)]
+    for name in changed:
+        del sys.modules[name]
     _EXECUTING.append(plugin.module)
     try:
-        exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)  # the user named it
+        importlib.import_module(plugin.module)  # the user named it
     except Exception as error:
-        undeclare(plugin.module)
+        for name in {module.name for module in needed} - (before.keys() - changed):
+            undeclare(name)
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+        SOURCES.clear()
+        SOURCES.update(sources)
         redeclare(replaced)
-        if before is None:
-            del sys.modules[plugin.module]
-        else:
-            sys.modules[plugin.module] = before
-        where = f"{plugin.path}:{_line_of(error, plugin.path)}"
-        if isinstance(error, KinerayError):
-            raise ConfigError(str(error), code=error.code, key=where) from None
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(
-            problem, code="plugin_failed", key=where, remedy="correct the file, or leave it out"
-        ) from error
+        raise _failure(error, {module.path for module in needed}) from error
     finally:
         _EXECUTING.pop()
     _LOADED[plugin.module] = plugin
 
 
-def _line_of(error: Exception, path: str) -> int:
+def _failure(error: Exception, paths: Container[str]) -> ConfigError:
+    """What a plug-in raised while it was executed, at its innermost line in ``paths``."""
+    places = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
-        return error.lineno or 0
-    lines = [
-        frame.lineno or 0 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path
-    ]
-    return lines[-1] if lines else 0
+        places.append((error.filename or "", error.lineno or 0))
+    file, line = [place for place in places if place[0] in paths][-1]
+    if isinstance(error, KinerayError):
+        return ConfigError(str(error), code=error.code, key=f"{file}:{line}")
+    return ConfigError(
+        f"{type(error).__name__}: {' '.join(str(error).split())}",
+        code="plugin_failed",
+        key=f"{file}:{line}",
+        remedy="correct the file, or leave it out",
+    )
 
 
-def _declares(module: str) -> bool:
-    """Whether a variant of any family was declared in a module."""
-    return any(cls.__module__ == module for family in families() for cls in family._members.values())
+def _declaring() -> list[str]:
+    """The names of the modules that declare variants."""
+    return list({cls.__module__: None for family in families() for cls in family._members.values()})
 
 
-def _source_of(name: str) -> Plugin | None:
-    """An imported module as a plug-in; None if it has no source file."""
+def _plugin_of(name: str) -> Plugin | None:
+    """The plug-in that is an imported module; None if it has no source file."""
+    if name in _LOADED:
+        return _LOADED[name]
+    if name in SOURCES:
+        return _with_imports(SOURCES[name], SOURCES)
     path = getattr(sys.modules.get(name), "__file__", None)
     if path is None or not path.endswith(".py") or not Path(path).is_file():
         return None

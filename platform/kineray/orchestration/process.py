@@ -15,7 +15,7 @@ from kineray.orchestration.messages import WorkerFailed, WorkerStarted, WorkerTa
 WORKER_EXCEPTION = "worker_exception"  # the code of an error that is not one of kineray's own
 
 # Packages that are not the user's: an error is reported with the innermost line outside of them.
-_LIBRARIES = {"kineray", "numpy", "ray", "torch", "torchvision"} | set(sys.stdlib_module_names)
+_LIBRARIES = {"kineray", "numpy", "pydantic", "ray", "torch", "torchvision"} | set(sys.stdlib_module_names)
 
 
 def set_up_process(task: WorkerTask, cpus: int) -> Experiment:

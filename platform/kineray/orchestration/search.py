@@ -17,6 +17,7 @@ from kineray.config import (
     LogUniform,
     SearchSpace,
     apply_overrides,
+    check_main_guard,
     check_space,
     leaf_keys,
     loaded_plugins,
@@ -64,6 +65,7 @@ def sweep(
     Raises ConfigError for a space that does not fit the experiment, and KinerayError
     ``every_trial_failed``.
     """
+    check_main_guard("kineray.sweep")
     _check_count("trials", trials)
     _check_count("concurrent", concurrent)
     if not isinstance(overrides, Mapping):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from kineray.cluster import connect
-from kineray.config import Experiment, loaded_plugins, to_yaml
+from kineray.config import Experiment, check_main_guard, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.mailbox import drain, open_mailbox, record, record_checkpoints, stop_workers
@@ -71,6 +71,7 @@ def train(
     error in a worker (from a plug-in, for example) becomes a KinerayError ``worker_exception``: its message
     has the type, message, file and line of the error, and its notes have the worker's traceback.
     """
+    check_main_guard("kineray.train")
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)

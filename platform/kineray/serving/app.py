@@ -62,7 +62,7 @@ class AppArgs(BaseModel):
     top_k: int
     max_bytes: int
     gpus: float
-    plugins: list[dict[str, str]] = []
+    plugins: list[dict[str, Any]] = []
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from kineray import storage as store
 from kineray.cluster import connect
-from kineray.config import loaded_plugins
+from kineray.config import check_main_guard, loaded_plugins
 from kineray.errors import ServingError
 from kineray.evaluation import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
 from kineray.tracking import CHAMPION, DEFAULT_MODEL, ModelVersion, fetch, get_version
@@ -290,6 +290,7 @@ def _run(
 
 def _pin(version: ModelVersion) -> dict[str, Any]:
     """The arguments of the application that pin the version it serves and the version's plug-ins."""
+    check_main_guard("kineray.promote or kineray.serve")
     plugins = [plugin.to_json() for plugin in loaded_plugins()]
     return {**dataclasses.asdict(version), "plugins": plugins}
 
