@@ -127,8 +127,8 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
 )
 def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, monkeypatch, words, message):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "foo")
-    Path("folder/runs/one").mkdir(parents=True)
-    Path("folder/runs/one/a.mp4").write_bytes(b"x")
+    Path("folder/runs/train/one").mkdir(parents=True)
+    Path("folder/runs/train/one/a.mp4").write_bytes(b"x")
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     Path("tagged.yaml").write_text("optim: {type: [1]}")
     Path("loop.yaml").write_text("a: &a {b: *a}")

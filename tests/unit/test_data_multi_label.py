@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kineray.data import Manifest, Sample, load_manifest, save_manifest
-from kineray.data.derive.split import divide
 from kineray.data.derive.stats import class_balance
 from kineray.data.derive.validate import drop_samples
 from kineray.data.manifest.checks import check_task
+from kineray.data.manifest.division import divide
 from kineray.data.manifest.labels import class_counts, known_labels, label_array
 from kineray.data.manifest.samples import BoxLabel
 from kineray.errors import ManifestError

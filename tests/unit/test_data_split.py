@@ -9,8 +9,9 @@ from annotation_files import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kineray.data.derive.split import divide
-from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.division import divide
+from kineray.data.manifest.manifest import Manifest, load_manifest, save_manifest
+from kineray.data.manifest.names import regroup
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 
@@ -178,3 +179,63 @@ def test_what_cannot_be_divided_is_refused(shares, source, code, key):
     samples.append(sample(4, "g4", {"verb": 0, "noun": 0}, "old"))
     with refused(code, key):
         divide(Manifest("set", tuple(samples), CLASSES), shares, source=source)
+
+
+# -- groups by a pattern in the path ------------------------------------------------------------------
+
+
+def named(*names, folder="/data/p99"):
+    samples = [
+        Sample(name, f"{folder}/{name}.mp4", 0.0, None, {"verb": 0, "noun": 0}, name, "train")
+        for name in names
+    ]
+    return Manifest("set", samples, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "groups"),
+    [
+        (r"p\d+", ["p07", "p07", "p12"]),
+        (r"(p\d+)_", ["p07", "p07", "p12"]),
+        (r"(\w)/.*cam(\d)", ["a/1", "b/2", "b/1"]),
+        (r"^\w", ["a", "b", "b"]),
+        (r"cam\d$", ["cam1", "cam2", "cam1"]),
+        (r"cam(?:1|(2))", ["cam1", "2", "cam1"]),
+        (r"^.*$", ["a/p07_cam1", "b/p07_cam2", "b/p12_cam1"]),
+    ],
+)
+def test_groups_are_what_a_pattern_finds_in_paths_below_the_folder(pattern, groups):
+    manifest = regroup(named("a/p07_cam1", "b/p07_cam2", "b/p12_cam1"), pattern)  # p4 is in every .mp4
+    assert [sample.group for sample in manifest] == groups
+
+
+def test_a_pattern_that_finds_nothing_or_is_none_is_refused():
+    manifest = named("a/p07", "a/q12")
+    for pattern in ("p\\d+", "p\\d*|$"):
+        with refused("no_match", "group_by") as error:
+            regroup(manifest, pattern)
+        assert "1 of 2" in error.value.problem and "a/q12" in error.value.problem
+    with refused("bad_value", "group_by"):
+        regroup(manifest, "(p")
+
+
+def test_ids_with_dots_are_paths_too():
+    assert [s.group for s in regroup(named("a/p07.1", "a/p08.1"), r"^a/p\d+\.1$")] == ["a/p07.1", "a/p08.1"]
+
+
+def test_paths_of_other_ids_are_whole():
+    whole = [replace(sample, id=str(n)) for n, sample in enumerate(named("a/p07", "a/p08"))]
+    assert [s.group for s in regroup(named("x").with_samples(whole), "p9.")] == ["p99", "p99"]
+
+
+def test_the_verb_divides_by_a_pattern(tmp_path, kineray):
+    manifest = tmp_path / "set.parquet"
+    save_manifest(named(*(f"{c}/p{n:02d}_{k}" for n in range(10) for c in "ab" for k in range(3))), manifest)
+    out = tmp_path / "divided.parquet"
+    words = ("data", "split", str(manifest), "--out", str(out), "--val", "0.3")
+    assert kineray(*words, "--group-by", r"p\d+", "--json")[0] == 0
+    divided = load_manifest(out)
+    assert divided.found == {"train": 42, "val": 18}
+    assert {s.group for s in divided.split("val")} & {s.group for s in divided.split("train")} == set()
+    code, _, err = kineray(*words, "--group-by", "q")
+    assert code == 2 and err.startswith("kineray: --group-by=q: ")

@@ -175,3 +175,83 @@ def test_a_video_may_be_called_like_a_folder_of_frames(tmp_path, name):
     write_video(tmp_path / "train/run" / name, frames=10, codec=codec)
     (sample,) = read_dataset(tmp_path)
     assert sample.size_bytes and probe(sample.uri).frames == 10
+
+
+# -- what is held out ---------------------------------------------------------------------------------
+
+
+def persons(folder, count=10):
+    """Videos of persons: each does both actions, from two cameras."""
+    names = [
+        f"{action}/p{n:02d}_cam{c}.mp4" for action in ("jump", "run") for n in range(count) for c in "12"
+    ]
+    return touch(folder, *names)
+
+
+def groups(manifest, split):
+    return {sample.group for sample in manifest.split(split)}
+
+
+def test_the_share_that_is_held_out_without_split_folders_is_said(tmp_path, caplog):
+    persons(tmp_path / "set")
+    manifest = read_dataset(tmp_path / "set")
+    said = "set has no folders of splits: 8 of its 40 videos become val (val_share 0.2), video by video"
+    assert manifest.found == {"train": 32, "val": 8} and said in caplog.text
+    caplog.clear()
+    persons(tmp_path / "set/train")
+    shutil.rmtree(tmp_path / "set/run")
+    shutil.rmtree(tmp_path / "set/jump")
+    assert read_dataset(tmp_path / "set").found == {"train": 40}
+    assert "become val" not in caplog.text
+
+
+def test_which_videos_are_held_out_stays_the_same(tmp_path):
+    touch(tmp_path, *(f"run/{n}.mp4" for n in range(10)), *(f"jump/{n}.avi" for n in range(10)))
+    assert ids(from_folders(tmp_path).split("val")) == ["jump/0", "jump/3", "run/2", "run/7"]
+
+
+def test_files_of_one_name_are_held_out_together(tmp_path):
+    touch(tmp_path, *(f"run/{n}.{suffix}" for n in range(10) for suffix in ("mp4", "avi")))
+    manifest = from_folders(tmp_path, val_share=0.3)
+    assert manifest.found == {"train": 14, "val": 6}
+    assert not groups(manifest, "train") & groups(manifest, "val")
+
+
+@pytest.mark.parametrize("pattern", [r"p\d+", r"/(p\d+)_"])
+def test_a_person_is_in_one_split_if_the_paths_name_persons(tmp_path, kineray, pattern):
+    persons(tmp_path / "set")
+    by_video = from_folders(tmp_path / "set")
+    assert {s.id.partition("_")[0] for s in by_video.split("val")} & {
+        s.id.partition("_")[0] for s in by_video.split("train")
+    }
+    code, _, err = kineray("data", "import", str(tmp_path / "set"), "--group-by", pattern, "--json")
+    assert code == 0, err
+    manifest = load_manifest(tmp_path / "set")
+    assert manifest.found == {"train": 32, "val": 8}
+    assert not groups(manifest, "train") & groups(manifest, "val")
+    assert groups(manifest, "train") | groups(manifest, "val") == {f"p{n:02d}" for n in range(10)}
+    assert manifest.split("val").labels("action").sum() == 4
+    assert "become val (val_share 0.2), by groups" in err
+    (tmp_path / "set/manifest.parquet").unlink()
+    assert read_dataset(tmp_path / "set", group_by=pattern, val_share=0).found == {"train": 40}
+
+
+def test_groups_of_split_folders_that_are_in_two_splits_are_counted(tmp_path, caplog):
+    touch(tmp_path, "train/run/p01_a.mp4", "train/run/p02_a.mp4", "val/run/p02_b.mp4")
+    assert groups(from_folders(tmp_path, group_by=r"p\d+"), "val") == {"p02"}
+    assert "groups in several splits: 1, such as p02 in train and val" in caplog.text
+    (tmp_path / "train.txt").write_text("train/run/p01_a.mp4 0\ntrain/run/p02_a.mp4 0\n")
+    manifest = read_dataset(tmp_path / "train.txt", group_by=r"p\d+")
+    assert [sample.group for sample in manifest] == ["p01", "p02"]
+
+
+def test_a_pattern_that_does_not_find_a_group_everywhere_is_refused(tmp_path, kineray):
+    touch(tmp_path, "run/p01.mp4", "run/x.mp4")
+    with refused("no_match", "group_by") as error:
+        read_dataset(tmp_path, group_by=r"p\d+")
+    assert "1 of 2 paths, but not in run/x" in error.value.problem
+    for pattern in ("(", r"p\d+"):
+        code, _, err = kineray("data", "import", str(tmp_path), "--group-by", pattern)
+        assert code == 2 and err.startswith(f"kineray: --group-by={pattern}: ")
+    with refused("empty_split", tmp_path.name):
+        read_dataset(tmp_path, group_by="run")

@@ -23,10 +23,23 @@ _SHARE = click.FloatRange(0, 1, max_open=True)
     metavar="SPLIT",
     help="Divide this split; may be repeated. The first one keeps the remaining samples.",
 )
+@click.option(
+    "--group-by",
+    metavar="PATTERN",
+    help="Regular expression that finds the person or source video in each path, such as 'p[0-9]+'; a (part)"
+    " in parentheses is what counts [default: the groups that were imported].",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives another division.")
 @json_option
 def command(
-    manifest: str, out: str, val: float, test: float, source: tuple[str, ...], seed: int, as_json: bool
+    manifest: str,
+    out: str,
+    val: float,
+    test: float,
+    source: tuple[str, ...],
+    group_by: str | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Divide MANIFEST into train, val and test, with every group (video, person) in only one of them.
 
@@ -34,7 +47,7 @@ def command(
     """
     from kineray.data import split
 
-    made = split(manifest, out, val=val, test=test, source=source, seed=seed)
+    made = split(manifest, out, val=val, test=test, source=source, group_by=group_by, seed=seed)
     rows = [
         {
             "split": report.split,

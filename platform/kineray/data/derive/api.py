@@ -13,13 +13,13 @@ from kineray import storage
 from kineray.data.clips.decoding import usable_cores
 from kineray.data.derive import flow as flows
 from kineray.data.derive import reencode as copies
-from kineray.data.derive import split as splits
 from kineray.data.derive import stats as measures
 from kineray.data.derive import validate as checks
 from kineray.data.importers.dataset import check_manifest_name
-from kineray.data.manifest import index_cache
+from kineray.data.manifest import division, index_cache
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, load_manifest, save_manifest
+from kineray.data.manifest.names import regroup
 from kineray.errors import DecodeError
 from kineray.video import encode
 
@@ -71,7 +71,7 @@ class SplitManifest:
     manifest: str
     name: str
     hash: str
-    splits: tuple[splits.SplitReport, ...]
+    splits: tuple[division.SplitReport, ...]
     leaks: tuple[str, ...]
 
 
@@ -188,19 +188,23 @@ def split(
     val: float = 0.1,
     test: float = 0.0,
     source: Sequence[str] = ("train",),
+    group_by: str | None = None,
     seed: int = 0,
 ) -> SplitManifest:
     """Write to ``out`` the manifest divided into train, val and test so that no group is in two of them.
 
     ``val`` and ``test``: shares of the samples of the splits ``source``, the first of which keeps the rest;
-    classes are distributed as evenly as the groups (videos, persons) allow. Raises ManifestError,
-    StorageError.
+    classes are distributed as evenly as the groups (videos, persons) allow. ``group_by``: a regular
+    expression; what it finds in the path of a video, or its own groups, becomes the group (None: as
+    imported). Raises ManifestError, StorageError.
     """
     check_manifest_name("out", out)
-    division = splits.divide(load_manifest(manifest), {"val": val, "test": test}, source=source, seed=seed)
-    made = division.manifest
+    loaded = load_manifest(manifest)
+    grouped = regroup(loaded, group_by) if group_by else loaded
+    divided = division.divide(grouped, {"val": val, "test": test}, source=source, seed=seed)
+    made = divided.manifest
     save_manifest(made, out)
-    return SplitManifest(out, made.name, made.content_hash, division.splits, division.leaks)
+    return SplitManifest(out, made.name, made.content_hash, divided.splits, divided.leaks)
 
 
 def reencode(

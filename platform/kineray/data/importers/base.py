@@ -24,6 +24,13 @@ Classes = Annotated[
     BeforeValidator(class_names),
     Field(description="Class names: a FILE with one a line, or A,B; mini-kinetics: the classes to keep."),
 ]
+GroupBy = Annotated[
+    str,
+    Field(
+        description="Regular expression that finds the person or source video in each path, such as"
+        " 'p[0-9]+'; a (part) in parentheses is what counts [default: every video for itself]."
+    ),
+]
 SplitNumber = Annotated[int, Field(ge=1, le=3, description="Which of the three splits.")]
 
 

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kineray import storage
-from kineray.data.importers.videos import composed, is_hidden
+from kineray.data.importers.videos import is_hidden
 from kineray.data.manifest.labels import Label
 from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.names import composed
 from kineray.data.manifest.samples import Sample, Samples
 from kineray.errors import ManifestError
 

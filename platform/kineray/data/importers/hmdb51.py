@@ -9,8 +9,9 @@ from kineray import storage
 from kineray.data.importers.base import Importer, Source, SplitNumber, Videos, folder_of
 from kineray.data.importers.files import HEAD, lines_of, made_manifest, stem, visible_names
 from kineray.data.importers.listed import Listed
-from kineray.data.importers.videos import composed, videos_below
+from kineray.data.importers.videos import videos_below
 from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.names import composed
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError
 

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from kineray import storage
-from kineray.data.importers.base import Classes, Importer, Source, Videos, folder_of
+from kineray.data.importers.base import Classes, GroupBy, Importer, Source, Videos, folder_of
 from kineray.data.importers.files import (
     HEAD,
     Files,
@@ -24,9 +24,10 @@ from kineray.data.importers.files import (
     stem,
 )
 from kineray.data.importers.listed import Listed
-from kineray.data.importers.videos import composed, sample_ids
+from kineray.data.importers.videos import sample_ids, video_groups, warn_of_leaks
 from kineray.data.manifest.labels import ABSENT, Label
 from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.names import composed
 from kineray.data.manifest.samples import Sample
 from kineray.errors import ManifestError, StorageError
 from kineray.video.suffixes import is_video_name
@@ -52,6 +53,7 @@ class ListImporter(Importer, type="list"):
         Columns,
         Field(description="What follows the path: a label; a number of frames and a label; several labels."),
     ] = "label"
+    group_by: GroupBy = ""
 
     @classmethod
     def recognises(cls, sources: Sequence[Source]) -> bool:
@@ -66,6 +68,7 @@ class ListImporter(Importer, type="list"):
             class_names=self.classes,
             separator=self.separator or None,
             columns=self.columns,
+            group_by=self.group_by,
         )
 
 
@@ -76,6 +79,7 @@ def from_list(
     class_names: Sequence[str] | None = None,
     separator: str | None = None,
     columns: Columns = "label",
+    group_by: str = "",
 ) -> Manifest:
     """Import lists whose lines are a path and a label, which counts from 0.
 
@@ -87,7 +91,8 @@ def from_list(
     The columns are separated by ``separator``, or by default by a space, tab or comma. Paths are absolute, or
     relative to ``root``. The name of a list gives the split (``train.csv``, ``val.txt``). Lines that repeat
     another one are left out and counted in the log; those with another label or split than before are
-    refused. Without ``class_names``, classes are named by their numbers. Raises ManifestError.
+    refused. Without ``class_names``, classes are named by their numbers. ``group_by``: a regular expression
+    that finds the group in a path; without it, every video is one. Raises ManifestError.
     """
     entries = list(_entries(list_files, root, separator, columns))
     names = list(class_names or ()) or [str(index) for index in range(_count_classes(entries))]
@@ -99,18 +104,23 @@ def from_list(
             "no labels in the list", code="no_labels", key=first, remedy="give the names of the `classes`"
         )
     _check_labels(entries, len(names))
-    found, ids = _found(entries, root), _ids(entries, root)
+    found, names_of = _found(entries, root), _names(entries, root)
+    ids = sample_ids(list(names_of.values()))
+    groups = video_groups(list(names_of.values()), group_by)
     missing: dict[str, list[str]] = defaultdict(list)
 
     def samples() -> Iterator[Sample]:
         for entry in entries:
             if entry.uri in found:
-                yield a_sample(ids[entry.uri], found[entry.uri], entry.label, entry.split)
+                name = names_of[entry.uri]
+                yield a_sample(ids[name], found[entry.uri], entry.label, entry.split, groups[name])
             else:
                 missing[entry.split].append(_below(entry.uri, root) or entry.uri)
 
     multi_label = (HEAD,) if columns == "labels" else ()
-    return made_manifest(base_name(root), samples(), {HEAD: names}, missing, multi_label=multi_label)
+    made = made_manifest(base_name(root), samples(), {HEAD: names}, missing, multi_label=multi_label)
+    warn_of_leaks(made)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +187,8 @@ def _found(entries: Sequence[_Entry], root: str | Path) -> dict[str, str]:
     return found | {listed: uri for uri, listed in elsewhere.items() if uri in sizes}
 
 
-def _ids(entries: Sequence[_Entry], root: str | Path) -> dict[str, str]:
-    """Listed URI -> id: the path below ``root``, or for other files below the folder that they share."""
+def _names(entries: Sequence[_Entry], root: str | Path) -> dict[str, str]:
+    """Listed URI -> the path below ``root``, or for other files below the folder that they share."""
     names = {entry.uri: _below(entry.uri, root) for entry in entries}
     elsewhere = {uri: uri.split("/")[:-1] for uri, name in names.items() if not name}
     first, last = (choose(elsewhere.values(), default=[]) for choose in (min, max))
@@ -186,10 +196,8 @@ def _ids(entries: Sequence[_Entry], root: str | Path) -> dict[str, str]:
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     for uri in elsewhere:
         names[uri] = "/".join(uri.split("/")[shared:])
-    if len(set(names.values())) < len(names):
-        names = {uri: uri.lstrip("/") for uri in names}
-    ids = sample_ids(list(names.values()))
-    return {uri: ids[name] for uri, name in names.items()}
+    is_unique = len(set(names.values())) == len(names)
+    return names if is_unique else {uri: uri.lstrip("/") for uri in names}
 
 
 def _count_classes(entries: Sequence[_Entry]) -> int:

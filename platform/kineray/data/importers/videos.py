@@ -2,12 +2,13 @@
 
 import logging
 import os
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from kineray import storage
+from kineray.data.manifest.manifest import Manifest
+from kineray.data.manifest.names import composed, groups_of, without_suffix
 from kineray.errors import ManifestError
 from kineray.video.suffixes import is_video_name
 
@@ -56,14 +57,29 @@ def by_stem(root: str | Path) -> dict[str, str]:
 
 def sample_ids(paths: Sequence[str]) -> dict[str, str]:
     """Path -> id of its sample: the path without suffix, or with it if several would have the same id."""
-    ids = {path: composed(str(PurePosixPath(path).with_suffix(""))) for path in paths}
+    ids = {path: without_suffix(path) for path in paths}
     counts = Counter([*ids.values(), *paths])
     return {path: path if counts[name] > 1 else name for path, name in ids.items()}
 
 
-def composed(text: str) -> str:
-    """``text`` with accented letters as single characters (NFC); macOS stores them as two in file names."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+def video_groups(paths: Sequence[str], group_by: str) -> dict[str, str]:
+    """Path -> group: what the regular expression ``group_by`` finds in it, without suffix; if that is "", the
+    video. Files of one name with several suffixes are one video. Raises ManifestError."""
+    names = {path: without_suffix(path) for path in paths}
+    groups = groups_of(group_by, names.values()) if group_by else {}
+    return {path: groups.get(name, name) for path, name in names.items()}
+
+
+def warn_of_leaks(manifest: Manifest) -> None:
+    """Log how many groups are in more than one split."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    columns = (manifest.columns.column(name).to_pylist() for name in ("group", "split"))
+    for group, split in zip(*columns, strict=True):
+        splits[group].add(split)
+    leaks = [group for group, names in splits.items() if len(names) > 1]
+    if leaks:
+        in_splits = " and ".join(sorted(splits[leaks[0]]))
+        logger.warning("groups in several splits: %d, such as %s in %s", len(leaks), leaks[0], in_splits)
 
 
 def printable(path: str | Path) -> str:
