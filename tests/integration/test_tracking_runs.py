@@ -24,6 +24,7 @@ from kineray.tracking import (
     PROBLEM,
     SCORE,
     check_tracking,
+    claim_name,
     get_run,
     list_runs,
     resume_run,
@@ -31,7 +32,6 @@ from kineray.tracking import (
     send_pending,
     start_run,
     tracking_uri,
-    unused_name,
 )
 
 MANIFEST = Manifest(
@@ -171,13 +171,48 @@ def test_names_that_are_taken_or_not_valid_are_refused(store):
     for bad in ("", "../up", "a b", "x'y", "/abs", "a/../b", "n" * 251):
         with refused(ConfigError, "bad_name", "name"):
             start(store, bad)
-    assert unused_name(store, "taken") == "taken-2"
     start(store, "taken-2").finish()
-    assert unused_name(store, "taken") == "taken-3"
+    assert claim(store, "taken") == "taken-3"
+    assert claim(store, "taken") == "taken-4"  # its folder is there already
     Path(store, "folder").mkdir()  # a run's checkpoints, say, whose record is in another tracker
-    assert unused_name(store, "folder") == "folder-2"
-    assert run_exists(store, "folder")
     assert not run_exists(store, "folder-2")
+    assert claim(store, "folder") == "folder-2"
+    assert run_exists(store, "folder")
+    for name, code in (("taken", "name_taken"), ("folder", "name_taken"), ("../up", "bad_name")):
+        with refused(ConfigError, code, "name"):
+            claim(store, name, numbered=False)
+    assert not Path(store, "..", "up").exists()
+
+
+def claim(storage_uri, name, *, numbered=True):
+    return claim_name(storage_uri, name, numbered=numbered, file="experiment.yaml", data=b"")
+
+
+@pytest.mark.slow
+def test_runs_that_start_at_the_same_time_have_different_names(tmp_path):
+    """In a storage that is new, too: they make its database together."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import mlflow.store.tracking.sqlalchemy_store
+from {Path(__file__).stem} import claim, start
+print("ready", flush=True)
+sys.stdin.readline()
+name = claim({str(tmp_path)!r}, "run")
+start({str(tmp_path)!r}, name).finish()
+print(name)
+"""
+    arguments = [sys.executable, "-c", program]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(arguments, **pipes) for _ in range(4)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    names = {process.communicate()[0].strip() for process in processes}
+    assert names == {"run", "run-2", "run-3", "run-4"}
+    assert {run.name for run in list_runs(str(tmp_path))} == names
 
 
 def test_an_unknown_run_is_one_line_with_similar_names(store):

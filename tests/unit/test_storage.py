@@ -1,5 +1,6 @@
 """Local folders and a real S3 server (moto's, on a free port of the loopback) behave alike."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,25 @@ def test_the_committing_file_is_uploaded_last(s3, tmp_path):
     (folder / "z").symlink_to(tmp_path / "nowhere")
     assert refusal(storage.put_folder, folder, uri) == ("not_found", str(folder / "z"))
     assert storage.list_files(uri) == ["a", "z"]  # the old z
+
+
+def test_one_of_many_that_create_a_folder_at_once_gets_it(root):
+    for attempt in range(3):
+        uri = storage.join(root, "runs", f"run-{attempt}")
+        with ThreadPoolExecutor(8) as pool:
+            got = list(pool.map(lambda n: storage.create_folder(uri, "mine", b"%d" % n), range(8)))  # noqa: B023
+        assert got.count(True) == 1
+        assert storage.read_bytes(storage.join(uri, "mine")) == b"%d" % got.index(True)
+        assert storage.list_files(uri) == ["mine"]
+    storage.write_bytes(storage.join(root, "runs", "other", "file"), b"x")
+    assert not storage.create_folder(storage.join(root, "runs", "other"), "mine", b"")
+    assert storage.list_files(storage.join(root, "runs", "other")) == ["file"]
+
+
+def test_a_folder_whose_file_does_not_fit_is_not_created(small_disk):
+    folder = small_disk / "run"
+    assert refusal(storage.create_folder, folder, "mine", bytes(5 * 2**20))[0] == "disk_full"
+    assert not folder.exists()
 
 
 def test_an_error_names_the_file(root):

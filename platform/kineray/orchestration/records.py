@@ -13,8 +13,8 @@ from kineray.config import (
 )
 from kineray.data import Manifest, load_manifest
 from kineray.errors import ConfigError
-from kineray.storage import absolute, exists, join, read_bytes, write_bytes
-from kineray.tracking import Run, get_run, list_runs, resume_run, run_exists, start_run, unused_name
+from kineray.storage import absolute, delete_folder, exists, join, read_bytes, write_bytes
+from kineray.tracking import Run, claim_name, get_run, list_runs, resume_run, start_run
 from kineray.training import absolute_inits, init_hashes
 
 _EXPERIMENT = "experiment.yaml"
@@ -67,22 +67,21 @@ def open_record(
             )
         run = resume_run(storage, name)
     else:
-        if name is not None and run_exists(storage, name):
-            raise ConfigError(
-                f"{storage} already has a run of this name",
-                code="name_taken",
-                key="name",
-                value=name,
-                remedy="choose another `name`, or continue that run with `resume`",
+        text = to_yaml(experiment).encode()
+        base = name or experiment.name + kind
+        name = claim_name(storage, base, numbered=name is None, file=_EXPERIMENT, data=text)
+        try:
+            run = start_run(
+                storage,
+                name=name,
+                experiment=experiment,
+                fingerprint=run_hash,
+                manifest=manifest,
+                command=list(command),
             )
-        run = start_run(
-            storage,
-            name=name or unused_name(storage, experiment.name + kind),
-            experiment=experiment,
-            fingerprint=run_hash,
-            manifest=manifest,
-            command=list(command),
-        )
+        except BaseException:
+            delete_folder(join(storage, name))
+            raise
     try:
         run.set_tags({f"plugin.{plugin.name}": plugin.sha256 for plugin in plugins_of(experiment)})
         write_bytes(join(storage, run.name, _EXPERIMENT), to_yaml(experiment).encode())

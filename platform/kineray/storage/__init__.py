@@ -4,6 +4,7 @@ from kineray.storage.default import DEFAULT_STORAGE, runs_folder
 from kineray.storage.files import (
     absolute,
     check_writable,
+    create_folder,
     delete_file,
     delete_folder,
     exists,
@@ -26,6 +27,7 @@ __all__ = [
     "DEFAULT_STORAGE",
     "absolute",
     "check_writable",
+    "create_folder",
     "delete_file",
     "delete_folder",
     "exists",

@@ -26,6 +26,7 @@ from kineray.storage.s3 import retry_for
 __all__ = [
     "absolute",
     "check_writable",
+    "create_folder",
     "delete_file",
     "delete_folder",
     "exists",
@@ -168,6 +169,36 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
             write_file(temporary, data)
             temporary.replace(path)
         sync_folder(path.parent)
+
+
+def create_folder(uri: str | Path, name: str, data: bytes) -> bool:
+    """Create a folder with the file ``name`` in it; False if there is a folder or file of that name already.
+
+    Of several processes that try at the same time, on any hosts, one gets True.
+    """
+    if not is_remote(uri):
+        folder = Path(uri)
+        with os_errors_about(uri):
+            make_folder(folder.parent)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                return False
+        try:
+            write_bytes(folder / name, data)
+        except BaseException:
+            delete_folder(folder)
+            raise
+        return True
+    if exists(uri):
+        return False
+    path = join(uri, name)
+    bucket, key = s3.bucket_and_key(path)
+    try:
+        s3.call(path, "put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+    except s3.ReplacedError:
+        return False
+    return True
 
 
 def check_writable(uri: str | Path) -> None:

@@ -29,6 +29,7 @@ _PIECE = 2**20  # bytes
 
 _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"}
 _TRANSIENT_CODES |= {"ThrottlingException", "TooManyRequests", "RequestThrottled", "OperationAborted"}
+_TRANSIENT_CODES |= {"ConditionalRequestConflict"}  # another conditional request is being decided
 _CHECK = "check the credentials"
 # S3's error code -> code, problem and remedy of the StorageError
 _REASONS = {

@@ -21,12 +21,12 @@ from kineray.tracking.runs import (
     Run,
     RunDetail,
     RunSummary,
+    claim_name,
     get_run,
     list_runs,
     resume_run,
     run_exists,
     start_run,
-    unused_name,
 )
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "RunDetail",
     "RunSummary",
     "check_tracking",
+    "claim_name",
     "fetch",
     "get_run",
     "get_version",
@@ -54,5 +55,4 @@ __all__ = [
     "set_champion",
     "start_run",
     "tracking_uri",
-    "unused_name",
 ]

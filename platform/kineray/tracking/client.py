@@ -1,8 +1,10 @@
 """The connection to MLflow, and how its failures are reported to the user."""
 
 import contextlib
+import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "kineray"  # the MLflow experiment that holds all runs
+_LONGEST_WAIT_S = 60.0  # for another process that opens the same database
 
 # MLflow's own limits (two minutes, seven retries) would block a command for a quarter of an hour.
 _ENVIRONMENT = {
@@ -66,13 +69,36 @@ def open_client(storage_uri: str, uri: str | None = None) -> "MlflowClient":
             path = Path(uri.removeprefix("sqlite:///"))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()  # SQLite would let only its owner write it, whatever the umask
-    with tracking_errors(uri):
+    with tracking_errors(uri), _one_at_a_time(uri):
         client = MlflowClient(uri, registry_uri=uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
             # A server decides where its artifacts go; with a SQLite file they go into the storage.
             artifacts = storage.absolute(storage.join(storage_uri, "artifacts"))
             _create_experiment(client, artifacts if uri == default_uri(storage_uri) else None)
     return client
+
+
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Keep other processes from opening the same SQLite file: two that make its tables fail."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    with contextlib.ExitStack() as opened:
+        with contextlib.suppress(OSError):  # no such folder, or one without locks
+            folder = os.open(Path(uri.removeprefix("sqlite:///")).parent, os.O_RDONLY)
+            opened.callback(os.close, folder)
+            _lock(folder, time.monotonic() + _LONGEST_WAIT_S)
+        yield
+
+
+def _lock(descriptor: int, deadline: float) -> None:
+    """Lock a file until it is closed, or go on without: a process that was stopped must not stop others."""
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.05)
 
 
 def check_tracking(storage_uri: str) -> None:

@@ -1,5 +1,6 @@
 """The records of runs in MLflow: starting, writing, resuming and listing them."""
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -138,14 +139,7 @@ def start_run(
     """
     from mlflow.entities import Param
 
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise ConfigError(
-            "not a valid name of a run",
-            code="bad_name",
-            key="name",
-            value=name,
-            remedy=f"use letters, digits and _ . , = + - (at most {_LONGEST_NAME})",
-        )
+    _check_name(name)
     client = _open(storage_uri)
     tags = {
         "fingerprint": fingerprint,
@@ -161,14 +155,8 @@ def start_run(
         tags |= {"mlflow.source.git.commit": git.commit, "git.dirty": str(git.dirty).lower()}
     params = [Param(key, str(value)) for key, value in leaf_keys(experiment).items()]
     with tracking_errors(tracking_uri(storage_uri)):
-        if _find(client, f"attributes.run_name = '{name}'"):
-            raise ConfigError(
-                f"{without_password(tracking_uri(storage_uri))} already has a run of this name",
-                code="name_taken",
-                key="name",
-                value=name,
-                remedy="choose another `name`",
-            )
+        if _in_tracker(client, name):
+            raise _name_taken(storage_uri, name)
         run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
         for start in range(0, len(params), _PARAMS_PER_REQUEST):
             client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
@@ -224,18 +212,27 @@ def run_exists(storage_uri: str, name: str) -> bool:
     """Whether the tracker or the storage folder has a run of this name."""
     client = _open(storage_uri)
     with tracking_errors(tracking_uri(storage_uri)):
-        return _taken(client, storage_uri, name)
+        return _in_tracker(client, name) or storage.exists(storage.join(storage_uri, name))
 
 
-def unused_name(storage_uri: str, base: str) -> str:
-    """``base``, or the first of ``base-2``, ``base-3``, ... that neither tracker nor storage has."""
+def claim_name(storage_uri: str, base: str, *, numbered: bool, file: str, data: bytes) -> str:
+    """Create the folder of a new run, with a file in it, and return the run's name.
+
+    With ``numbered`` that is the first of ``base``, ``base-2``, ``base-3``, ... that neither tracker nor
+    storage has; runs that start at the same time get different ones. Raises ConfigError for a name with other
+    characters than letters, digits and ``_ . , = + - /``, and without ``numbered`` for a name that is taken.
+    """
+    _check_name(base)
     client = _open(storage_uri)
-    with tracking_errors(tracking_uri(storage_uri)):
-        name, number = base, 1
-        while _taken(client, storage_uri, name):
-            number += 1
-            name = f"{base}-{number}"
-    return name
+    for number in itertools.count(1):
+        name = base if number == 1 else f"{base}-{number}"
+        with tracking_errors(tracking_uri(storage_uri)):
+            is_free = not _in_tracker(client, name)
+        if is_free and storage.create_folder(storage.join(storage_uri, name), file, data):
+            return name
+        if not numbered:
+            break
+    raise _name_taken(storage_uri, base)
 
 
 def _open(storage_uri: str) -> "MlflowClient":
@@ -244,9 +241,30 @@ def _open(storage_uri: str) -> "MlflowClient":
     return client
 
 
-def _taken(client: "MlflowClient", storage_uri: str, name: str) -> bool:
-    in_tracker = bool(_NAME.fullmatch(name)) and bool(_find(client, f"attributes.run_name = '{name}'"))
-    return in_tracker or storage.exists(storage.join(storage_uri, name))
+def _in_tracker(client: "MlflowClient", name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and bool(_find(client, f"attributes.run_name = '{name}'"))
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ConfigError(
+            "not a valid name of a run",
+            code="bad_name",
+            key="name",
+            value=name,
+            remedy=f"use letters, digits and _ . , = + - (at most {_LONGEST_NAME})",
+        )
+
+
+def _name_taken(storage_uri: str, name: str) -> ConfigError:
+    places = {without_password(tracking_uri(storage_uri)), storage_uri}
+    return ConfigError(
+        f"there already is a run of this name in {' or '.join(sorted(places))}",
+        code="name_taken",
+        key="name",
+        value=name,
+        remedy="choose another `name`, or continue that run with `resume`",
+    )
 
 
 def _find(client: "MlflowClient", condition: str = "") -> list[Any]:
