@@ -116,6 +116,107 @@ def test_times_are_kept_whatever_they_are(tmp_path_factory, gaps, bframes, start
     assert np.abs(shown.astype(int) - wanted).mean(axis=(1, 2, 3)).max() < 6
 
 
+# Container -> encoders whose streams it holds, and this reader reads.
+HELD = {
+    "mp4": "libx264 libx265 libvpx-vp9 libsvtav1 mpeg4 mjpeg mpeg2video",
+    "mov": "libx264 libx265 mpeg4 msmpeg4 mjpeg prores_ks svq1 h263",
+    "mkv": "libx264 libx265 libvpx libvpx-vp9 libsvtav1 mpeg4 mjpeg ffv1 mpeg1video mpeg2video rawvideo",
+    "webm": "libvpx libvpx-vp9 libsvtav1",
+    "avi": "libx264 libvpx mpeg4 msmpeg4 msmpeg4v2 wmv1 flv h263p mjpeg ffv1 huffyuv mpeg2video rawvideo",
+    "ts": "libx264 libx265 mpeg4 mpeg1video mpeg2video",
+    "mpg": "libx264 libx265 mpeg1video mpeg2video",
+    "flv": "libx264 libx265 libvpx-vp9 libsvtav1 flv",
+    "wmv": "wmv1 wmv2 libx264 mpeg4 msmpeg4 mjpeg mpeg1video",
+    "ogv": "libvpx",
+    "3gp": "libx264 mpeg4 h263",
+}
+MATRIX = [(suffix, codec) for suffix, codecs in HELD.items() for codec in codecs.split()]
+OWN_FORMAT = {
+    "mjpeg": "yuvj420p",
+    "huffyuv": "yuv422p",
+    "prores_ks": "yuv422p10le",
+    "svq1": "yuv410p",
+}
+
+
+@pytest.mark.parametrize(("suffix", "codec"), MATRIX)
+def test_source_and_copy_show_the_same_at_every_time_in_any_container(tmp_path_factory, suffix, codec):
+    size = (128, 96) if codec == "h263" else (64, 48)  # which knows five sizes
+
+    @settings(max_examples=3, deadline=None)
+    @given(frames=st.integers(8, 40), gop=st.integers(1, 40), bframes=st.integers(0, 3), data=st.data())
+    def check(frames, gop, bframes, data):
+        folder = tmp_path_factory.mktemp("matrix")
+        source = write_video(
+            folder / f"a.{suffix}",
+            codec=codec,
+            frames=frames,
+            gop=gop,
+            bframes=bframes,
+            width=size[0],
+            height=size[1],
+            pix_fmt=OWN_FORMAT.get(codec, "yuv420p"),
+        )
+        before, after = encode(source, folder / "copy.mp4", FINE)
+        assert after.duration_s == pytest.approx(before.duration_s, abs=1e-6)
+        times = data.draw(st.lists(st.floats(-0.5, frames / 25 + 0.5), min_size=1, max_size=12))
+        times += [frame / 25 + 0.02 for frame in range(frames)]
+        shown, wanted = read_clip(folder / "copy.mp4", times), read_clip(source, times)
+        assert np.abs(shown.astype(int) - wanted).mean(axis=(1, 2, 3)).max() < 9  # neighbours differ by 80
+        images = np.stack([numbered_image(frame, *size) for frame in range(frames)]).astype(int)
+        of_frames = [np.abs(images - frame).mean(axis=(1, 2, 3)).argmin() for frame in shown[-frames:]]
+        assert of_frames == list(range(frames)) or suffix == "mpg"  # whose writer leaves gaps
+
+    check()
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    gaps=st.lists(st.integers(1, 4), min_size=1, max_size=30),
+    codec=st.sampled_from(["libx264", "mpeg4", "mjpeg", "wmv2"]),
+    suffix=st.sampled_from(["avi", "wmv"]),
+    bframes=st.integers(0, 3),
+)
+def test_gaps_in_containers_without_presentation_times_are_kept(
+    tmp_path_factory, gaps, codec, suffix, bframes
+):
+    folder = tmp_path_factory.mktemp("gaps")
+    times = [0, *(int(time) for time in np.cumsum(gaps))]
+    source = write_video(
+        folder / f"a.{suffix}",
+        codec=codec,
+        frames=len(times),
+        times=times,
+        bframes=bframes,
+        pix_fmt=OWN_FORMAT.get(codec, "yuv420p"),
+    )
+    before, after = encode(source, folder / "copy.mp4", FINE)
+    np.testing.assert_allclose(after.times_s, before.times_s, atol=1e-9)
+    assert after.duration_s == pytest.approx(before.duration_s, abs=1e-6)
+    at = np.arange(-1, 25 * before.duration_s + 2, 0.5) / 25
+    shown, wanted = read_clip(folder / "copy.mp4", at), read_clip(source, at)
+    assert np.abs(shown.astype(int) - wanted).mean(axis=(1, 2, 3)).max() < 6
+    if bframes == 0 or codec in ("mjpeg", "wmv2"):
+        np.testing.assert_allclose(after.times_s, np.array(times) / 25, atol=0.001)
+
+
+@pytest.mark.parametrize("frames", [25, 26, 27, 28])
+@pytest.mark.parametrize("bframes", [0, 2, 3])
+def test_a_last_frame_that_stays_does_so_in_the_copy(tmp_path, frames, bframes):
+    """Whether or not the copy stores it last."""
+    given_file = write_video(tmp_path / "given.mkv", frames=frames, bframes=bframes)
+    with av.open(str(given_file)) as given_one, av.open(str(tmp_path / "long.mkv"), "w") as made:
+        stream = made.add_stream_from_template(given_one.streams.video[0])
+        packets = [packet for packet in given_one.demux(video=0) if packet.size]
+        max(packets, key=lambda packet: packet.pts).duration = 5000
+        for packet in packets:
+            packet.stream = stream
+            made.mux(packet)
+    before, after = encode(tmp_path / "long.mkv", tmp_path / "copy.mp4", FINE)
+    assert before.duration_s == pytest.approx((frames - 1) / 25 + 5)
+    assert after.duration_s == pytest.approx(before.duration_s, abs=1e-6)
+
+
 @pytest.mark.parametrize("key_frames", [1, 8, 32])
 def test_key_frames_are_where_they_should_be_and_groups_are_closed(tmp_path, key_frames):
     source = write_video(tmp_path / "a.mp4", frames=100, gop=100, params="scenecut=0")

@@ -16,7 +16,8 @@ from kineray.video.frames import (
     is_frames_uri,
     open_frames,
 )
-from kineray.video.index import PacketIndex, index_video
+from kineray.video.index import index_video
+from kineray.video.packet_index import PacketIndex
 from kineray.video.pixels import Box, scaled_size
 from kineray.video.reader import Frame, Reader, VideoInfo
 

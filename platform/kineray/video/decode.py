@@ -24,9 +24,11 @@ from av.video.frame import PictureType
 
 from kineray.errors import DecodeError
 from kineray.video.container import Source, damaged, name_of, size_of, video_stream
-from kineray.video.index import PacketIndex, index_video, rotation_of
+from kineray.video.index import index_video, rotation_of
+from kineray.video.packet_index import PacketIndex
 from kineray.video.pixels import Box, Converter
 from kineray.video.reader import Reader, VideoInfo, checked_times
+from kineray.video.sequence import in_order, not_as_indexed
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Video(Reader):
         self._index_is_given = index is not None
         self.index = index_video(source) if index is None else index
         if self._index_is_given and self.index.size_bytes != size_of(source):
-            raise self._replaced()
+            raise not_as_indexed(self.name)
         self._is_exact = self.index.is_exact
         self._decoder: _IndexedDecoder | None = None
         self._closing = ExitStack()
@@ -107,8 +109,8 @@ class Video(Reader):
                 return
             except _NotAsIndexedError as error:
                 logger.debug("%s: decoded from its start: %s", self.name, error)
-                self._is_exact = False
                 self.close()
+                self._index_again()
         for rows, frame in self._from_start(times_s):
             yield rows, _VideoFrame(frame, self.index, converter)
 
@@ -141,18 +143,18 @@ class Video(Reader):
 
     def _from_start(self, times_s: np.ndarray) -> Iterator[tuple[list[int], av.VideoFrame]]:
         """Decode every frame up to the last wanted one: slow, but correct for every file."""
+        first_pts = int(self.index.shown_pts[0])
         with video_stream(self._source, probe=True) as (container, stream):
-            time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
-            frames = in_order(stream, container.demux(stream), self.index.counted)
+            frames = in_order(self.name, stream, container.demux(stream), self.index)
             try:
                 current = next(frames, None)
                 if current is None:
                     raise DecodeError("the video stream holds no frames", code="empty", key=self.name)
                 if self._index_is_given and not self._is_indexed(stream, current[1]):
-                    raise self._replaced()
+                    raise not_as_indexed(self.name)
                 rows: dict[int, list[int]] = defaultdict(list)
                 for row, time_s in enumerate(times_s.tolist()):
-                    rows[_pts_at(time_s, current[0], time_base)].append(row)
+                    rows[_pts_at(time_s, first_pts, self.index.time_base)].append(row)
                 ahead = next(frames, None)
                 for pts in sorted(rows):
                     while ahead is not None and ahead[0] <= pts:
@@ -163,23 +165,20 @@ class Video(Reader):
             except av.FFmpegError as error:
                 raise self._undecodable(error) from None
 
+    def _index_again(self) -> None:
+        """Replace a wrong index; of a file whose own index is not enough, every frame will be decoded."""
+        self._is_exact = False
+        if self._index_is_given:
+            given, self.index = self.index, index_video(self._source)
+            if self.index.format != given.format:
+                raise not_as_indexed(self.name)
+            self._index_is_given = False
+
     def _is_indexed(self, stream: av.VideoStream, frame: av.VideoFrame) -> bool:
         """Whether ``frame`` of ``stream`` has the format that the index holds."""
-        index = self.index
-        return (
-            (frame.width, frame.height) == (index.width, index.height)
-            and rotation_of(frame) == index.rotation
-            and stream.codec.canonical_name == index.codec
-            and stream.time_base == index.time_base
-        )
-
-    def _replaced(self) -> DecodeError:
-        return DecodeError(
-            "not the file that was indexed",
-            code="wrong_frame_count",
-            key=self.name,
-            remedy="validate the data set again",
-        )
+        codec = stream.codec.canonical_name
+        found = (codec, frame.width, frame.height, rotation_of(frame), stream.time_base)
+        return found == self.index.format
 
     def _undecodable(self, error: av.FFmpegError) -> DecodeError:
         return damaged(self.name, f"damaged or cut off ({error.strerror})")
@@ -298,22 +297,6 @@ def _runs(index: PacketIndex, positions: Sequence[int]) -> list[tuple[int, list[
             first, stretch = min(first, earlier_first), earlier + stretch
         runs.append((first, stretch))
     return runs
-
-
-def in_order(
-    stream: av.VideoStream, packets: Iterator["av.Packet[av.VideoStream]"], counted: bool
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(presentation time, frame) of a whole stream; ``counted`` as in PacketIndex."""
-    pts = duration = 0
-    for packet in packets:
-        if packet.is_corrupt:
-            return
-        for frame in stream.codec_context.decode(packet if packet.size else None):
-            # Without presentation times: frames leave the decoder in order, one per packet.
-            known = frame.dts if counted or frame.pts is None else frame.pts
-            pts = known if known is not None else pts + duration
-            duration = frame.duration or duration
-            yield pts, frame
 
 
 def _pts_at(time_s: float, first_pts: int, time_base: Fraction) -> int:

@@ -1,18 +1,22 @@
 """A training copy of one video: a small H.264 file with many key frames and the same timestamps."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from kineray.errors import DecodeError
 from kineray.video.container import Source, damaged, name_of
-from kineray.video.index import PacketIndex, index_video
+from kineray.video.index import index_video
+from kineray.video.packet_index import PacketIndex
 from kineray.video.sequence import every_frame
 
 COUNT_TOLERANCE = 0.01  # relative deviation of the number of frames from the header's that is accepted
@@ -64,10 +68,9 @@ def encode(
             yield max(pts - int(index.shown_pts[0]), 0) if decoded > 1 else 0, frame
 
     with _Encoder(target, index, settings) as encoder:
-        for pts, frame in _ascending(counted()):
-            if limit is not None and pts > limit:
-                break
-            encoder.write(frame, pts)
+        frames = takewhile(lambda timed: limit is None or timed[0] <= limit, _ascending(counted()))
+        for pts, frame, kind in _with_kinds(frames):
+            encoder.write(frame, pts, kind)
             times.append(pts)
         if not times:
             raise damaged(name, "none of its frames can be decoded")
@@ -104,19 +107,20 @@ class _Encoder:
         try:
             if kind is None and self._stream is not None:
                 self._mux(None)
-                # The durations of all others follow from the times.
                 last = cast("av.Packet[av.VideoStream]", self._packet)
+                # The durations of all others follow from the times.
                 last.duration = max(self._index.last_duration, 1)
                 self._container.mux(last)
         finally:
             self._container.close()
 
-    def write(self, frame: av.VideoFrame, pts: int) -> None:
+    def write(self, frame: av.VideoFrame, pts: int, kind: PictureType = PictureType.NONE) -> None:
         """Encode one frame; ``pts``: its time since the first one, in units of the source's time base."""
         converted = self._converted(frame)
         if self._stream is None:
             self._stream = self._open(converted, frame)
         converted.pts, converted.time_base = pts, self._index.time_base
+        converted.pict_type = kind
         self._mux(converted)
 
     def _open(self, converted: av.VideoFrame, source: av.VideoFrame) -> av.VideoStream:
@@ -193,6 +197,22 @@ def _ascending(frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[in
             waiting = (pts, frame)
     if waiting is not None:
         yield waiting
+
+
+def _with_kinds(
+    frames: Iterator[tuple[int, av.VideoFrame]],
+) -> Iterator[tuple[int, av.VideoFrame, PictureType]]:
+    """Let the last but one be no B-frame, so that the frame that is shown last is stored last.
+
+    A reader then finds its duration, which MP4 stores as a distance in decoding order.
+    """
+    held: deque[tuple[int, av.VideoFrame]] = deque()
+    for timed in frames:
+        held.append(timed)
+        if len(held) > 2:
+            yield *held.popleft(), PictureType.NONE
+    for number, timed in enumerate(held):
+        yield *timed, PictureType.P if number < len(held) - 1 else PictureType.NONE
 
 
 def _in_units(index: PacketIndex, time_base: Fraction) -> np.ndarray:

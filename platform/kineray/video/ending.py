@@ -1,12 +1,14 @@
 """Where a file ends: whether before it should, and how long its last frame stays."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import av
+from av.container import InputContainer
 
-from kineray.video.container import Source
+from kineray.video.container import Source, size_of
+from kineray.video.packet_index import PacketIndex
 
 _EARLY_END_S = 1.0  # a stream that ends earlier than announced by more than this counts as cut off
 _HEAD = 4096  # bytes in which a Matroska file begins its segment
@@ -17,30 +19,52 @@ _INDEX_ENTRY = 16  # bytes of AVI's index for each chunk, an empty one too
 
 
 def ends_early(
-    source: Source,
-    size_bytes: int,
-    container: str,
-    stream: av.VideoStream,
-    last_dts: int | None,
-    end_s: float,
+    source: Source, container: InputContainer, stream: av.VideoStream, last_dts: int | None, end_s: float
 ) -> bool:
     """Whether the data of ``source``, which lasts until ``end_s``, ends before what its header announces.
 
-    ``container``: name of the format; ``last_dts``: decoding time of the last packet.
+    ``last_dts``: decoding time of the last packet.
     """
-    entries = stream.index_entries
-    if container.startswith("mov") and len(entries):  # MP4 lists every packet by its decoding time
+    name, entries, size_bytes = container.format.name, stream.index_entries, size_of(source)
+    if name.startswith("mov") and len(entries):  # MP4 lists every packet by its decoding time
         return last_dts is None or last_dts < entries[-1].timestamp
-    if container == "avi":  # the index is the last thing in the file
+    if name == "avi":  # the index is the last thing in the file
         chunks = list(_avi_chunks(source, size_bytes))
         return bool(chunks) and chunks[-1][0] != b"idx1" and chunks[-1][2] > size_bytes
-    if container.startswith("matroska") and (end := _segment_end(_read(source, 0, _HEAD))) is not None:
+    if name.startswith("matroska") and (end := _segment_end(_read(source, 0, _HEAD))) is not None:
         return size_bytes < end
-    announced_s = announced_end_s(stream)
+    announced_s = _announced_end_s(stream)
     return announced_s is not None and end_s + _EARLY_END_S < announced_s
 
 
-def announced_end_s(stream: av.VideoStream) -> float | None:
+def last_duration(
+    source: Source,
+    container: InputContainer,
+    stream: av.VideoStream,
+    index: PacketIndex,
+    durations: Sequence[int],
+) -> int:
+    """Duration of the last frame in units of the time base.
+
+    ``durations``: those of the packets, 0 where the file contains none, in which case the frame stays to the
+    end of the track, or as long as the one before it.
+    """
+    pts, own = int(index.shown_pts[-1]), durations[int(index.shown[-1])]
+    if container.format.name == "avi":  # what was dropped at the end leaves this frame on the screen
+        return max(_avi_slots(source, stream.index) - pts, own, 1)
+    stored_last = int(index.shown[-1]) == len(durations) - 1
+    if container.format.name.startswith("mov") and not stored_last and len(set(durations)) > 1:
+        # MP4's durations are distances in decoding order; the end of the track is that of the presentation.
+        own = max((stream.start_time or 0) + (stream.duration or 0) - pts, 0) or own
+    announced_s = _announced_end_s(stream)
+    if not own and announced_s is not None and not index.truncated:
+        own = max(round(announced_s / index.time_base) - pts, 0)
+    if not own and index.frames > 1:
+        own = pts - int(index.shown_pts[-2])
+    return own or max(round(1 / (stream.average_rate or 25) / index.time_base), 1)
+
+
+def _announced_end_s(stream: av.VideoStream) -> float | None:
     """The end of a Matroska track, from its DURATION tag (``00:00:04.040000000``)."""
     parts = stream.metadata.get("DURATION", "").split(":")
     try:
@@ -50,12 +74,12 @@ def announced_end_s(stream: av.VideoStream) -> float | None:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def avi_slots(source: Source, size_bytes: int, stream: int) -> int:
+def _avi_slots(source: Source, stream: int) -> int:
     """How many frames' time the index of an AVI file lists for ``stream``; 0 without an index.
 
     A slot whose chunk is empty shows the frame before it.
     """
-    for name, start, end in _avi_chunks(source, size_bytes):
+    for name, start, end in _avi_chunks(source, size_of(source)):
         if name == b"idx1":
             index = _read(source, start, end - start)
             names = (index[at : at + 4] for at in range(0, len(index), _INDEX_ENTRY))

@@ -10,7 +10,7 @@ from typing import Self
 import pyarrow as pa
 
 from kineray import storage
-from kineray.video.index import VERSION
+from kineray.video.packet_index import VERSION
 
 _SUFFIX = ".index.arrow"
 _SCHEMA = pa.schema([("uri", pa.string()), ("index", pa.binary())], {"version": str(VERSION)})
