@@ -5,6 +5,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 from kineray.errors import KinerayError
 
@@ -27,6 +28,10 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+_LOCAL_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; a local Ray loses no hosts
 }
 
 
@@ -39,12 +44,8 @@ def connect(*, dashboard: bool = False) -> bool:
     KinerayError if ``RAY_ADDRESS`` names a cluster that does not answer (``unreachable``) and if a
     local one does not start in time (``ray_not_started``).
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    ray = import_ray()
     address = _address()
-    # RAY_AUTH_MODE is left to ray.init: set here, it would come too late for a Ray that is imported already.
-    import ray
-
     if ray.is_initialized():
         return address is not None
     if address is None:
@@ -57,9 +58,21 @@ def connect(*, dashboard: bool = False) -> bool:
     return True
 
 
+def import_ray() -> Any:
+    """The module, imported with kineray's settings."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # RAY_AUTH_MODE is left to ray.init: set here, it would come too late for a Ray that is imported already.
+    import ray
+
+    return ray
+
+
 def _start_local(dashboard: bool) -> None:
     import ray
 
+    for name, value in _LOCAL_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises no narrower class if one of its processes starts late

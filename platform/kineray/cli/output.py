@@ -186,11 +186,19 @@ class TrainingProgress:
             CheckpointEvent,
             InitialisedEvent,
             ReplacedEvent,
+            StartedEvent,
             StepEvent,
             ValidationEvent,
+            WaitingEvent,
         )
 
         match event:
+            case WaitingEvent():
+                if self._live:
+                    self._line(f"{prefix}waiting for {event.cause} ...", live=True)
+            case StartedEvent():
+                causes = ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in event.seconds.items())
+                self._line(f"{prefix}started in {duration(sum(event.seconds.values()))}: {causes}")
             case InitialisedEvent():
                 self._line(f"{prefix}{event.part or 'network'} initialised with {event.message}")
             case StepEvent():

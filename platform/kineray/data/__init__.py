@@ -3,8 +3,9 @@
 The names below are imported when they are first used: a process that only decodes needs no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kineray.lazy import lazy_names
 
 _WHERE = {
     "Batch": "batches.loader",
@@ -12,7 +13,7 @@ _WHERE = {
     "ClipDataset": "batches.dataset",
     "ClipShape": "batches.spec",
     "EvalClips": "batches.loader",
-    "Failure": "batches.loader",
+    "Failure": "batches.spec",
     "FlowCopy": "derive.api",
     "Importer": "importers.base",
     "Manifest": "manifest.manifest",
@@ -37,7 +38,7 @@ _WHERE = {
     "save_manifest": "manifest.manifest",
     "split": "derive.api",
     "stats": "derive.api",
-    "steps_per_epoch": "batches.loader",
+    "steps_per_epoch": "batches.order",
     "synthesize": "derive.synth",
     "training_batches": "batches.training",
     "validate": "derive.api",
@@ -49,13 +50,13 @@ if TYPE_CHECKING:
     from kineray.data.batches.dataset import ClipDataset as ClipDataset
     from kineray.data.batches.loader import Batch as Batch
     from kineray.data.batches.loader import EvalClips as EvalClips
-    from kineray.data.batches.loader import Failure as Failure
     from kineray.data.batches.loader import eval_clips as eval_clips
     from kineray.data.batches.loader import load_batches as load_batches
-    from kineray.data.batches.loader import steps_per_epoch as steps_per_epoch
     from kineray.data.batches.order import global_order as global_order
+    from kineray.data.batches.order import steps_per_epoch as steps_per_epoch
     from kineray.data.batches.spec import BatchSpec as BatchSpec
     from kineray.data.batches.spec import ClipShape as ClipShape
+    from kineray.data.batches.spec import Failure as Failure
     from kineray.data.batches.training import training_batches as training_batches
     from kineray.data.clips.preprocessing import Preprocessing as Preprocessing
     from kineray.data.clips.seeds import sample_rng as sample_rng
@@ -81,12 +82,4 @@ if TYPE_CHECKING:
     from kineray.data.manifest.summary import ManifestSummary as ManifestSummary
     from kineray.data.manifest.summary import describe as describe
 
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"kineray.data.{_WHERE[name]}"), name)
-    raise AttributeError(f"module 'kineray.data' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kineray.cluster import connect
 from kineray.config import (
     Choice,
     Experiment,
@@ -29,6 +28,7 @@ from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
+from kineray.orchestration.startup import connect_and_open
 from kineray.orchestration.trial import run_trial
 from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_folder
 from kineray.training import Event, check_micro_batch
@@ -78,7 +78,7 @@ def sweep(
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment)
     space_json = _space_to_json(space)
-    connect()
+    connect_and_open(storage)
     parent = open_record(
         experiment,
         manifest,

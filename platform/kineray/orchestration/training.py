@@ -3,15 +3,12 @@
 import logging
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from kineray.cluster import connect
 from kineray.config import Experiment, check_main_guard, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
@@ -19,6 +16,7 @@ from kineray.orchestration.mailbox import drain, open_mailbox, record, record_ch
 from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
+from kineray.orchestration.startup import StartUp, connect_and_open, in_thread
 from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join, runs_folder
 from kineray.tracking import PROBLEM, Run
@@ -75,7 +73,9 @@ def train(
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
-    joined = connect()
+    start = StartUp(on_event or _ignore)
+    start.wait_for("Ray and MLflow")
+    joined = connect_and_open(storage)
     count, use_gpu = _placement(workers, experiment, joined)
     run = open_record(
         experiment,
@@ -95,7 +95,7 @@ def train(
     )
     status = "FAILED"
     try:
-        result = _fit(task, run, count, use_gpu, on_event or _ignore)
+        result = _fit(task, run, count, use_gpu, start)
         if result.last_uri is not None:  # a driver that was lost may have missed the event of a checkpoint
             record_checkpoints(run, result.step, result.last_uri, result.best_uri, result.score)
         status = "FINISHED"
@@ -168,21 +168,20 @@ def _workers_from_environment() -> int | None:
     return int(text)
 
 
-def _fit(
-    task: WorkerTask, run: Run, workers: int, use_gpu: bool, on_event: Callable[[Event], None]
-) -> TrainResult:
+def _fit(task: WorkerTask, run: Run, workers: int, use_gpu: bool, start: StartUp) -> TrainResult:
     import ray.exceptions
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
 
+    from kineray.orchestration.trainer import Trainer
+
+    start.wait_for(f"{workers} worker{'s' * (workers > 1)}")
     mailbox = open_mailbox()
     # One CPU is reserved per worker so that every worker finds a place; it uses its share of the host's CPUs.
     resources = {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}
     # For Ray's own bookkeeping; kineray needs nothing from it.
     scratch = tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True)
-    trainer = TorchTrainer(
+    trainer = Trainer(
         partial(run_worker, task.to_json(), mailbox),
-        torch_config=TorchConfig(timeout_s=1800),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=use_gpu,
@@ -201,12 +200,12 @@ def _fit(
     )
     failures: list[WorkerFailed] = []
     # In the main thread Ray would handle Ctrl-C itself, and this process would not notice it.
-    fit = _in_thread(trainer.fit)
+    fit = in_thread(trainer.fit)
     try:
         while not fit.done():
             time.sleep(_POLL_S)
-            failures = _deliver(mailbox, run, on_event, failures)
-        failures = _deliver(mailbox, run, on_event, failures)
+            failures = _deliver(mailbox, run, start, failures)
+        failures = _deliver(mailbox, run, start, failures)
         result: TrainResult | None = fit.result().return_value
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise _cause(failures, error, run.name) from error
@@ -220,10 +219,8 @@ def _fit(
     return result
 
 
-def _deliver(
-    mailbox: Any, run: Run, on_event: Callable[[Event], None], failures: list[WorkerFailed]
-) -> list[WorkerFailed]:
-    """Pass new messages to the record and to ``on_event``; returns ``failures`` and the new ones.
+def _deliver(mailbox: Any, run: Run, start: StartUp, failures: list[WorkerFailed]) -> list[WorkerFailed]:
+    """Pass new messages to the record and to ``start``; returns ``failures`` and the new ones.
 
     A worker group that starts again has recovered from failures that were not permanent: they are dropped.
     """
@@ -236,8 +233,9 @@ def _deliver(
         record(run, message)
         if isinstance(message, WorkerStarted):
             failures = [failure for failure in failures if failure.permanent]
+            start.worker_started()
         else:
-            on_event(message)
+            start(message)
     return failures
 
 
@@ -264,20 +262,6 @@ def _innermost(error: BaseException | None) -> BaseException | None:
     while inner is not None:
         error, inner = inner, getattr(inner, "cause", None) or inner.__cause__
     return error
-
-
-def _in_thread(function: Callable[[], Any]) -> "Future[Any]":
-    """Call ``function`` in a thread that does not keep the process alive."""
-    future: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, name="kineray-fit", daemon=True).start()
-    return future
 
 
 def _ignore(_: Event) -> None:

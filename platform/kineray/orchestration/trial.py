@@ -10,7 +10,7 @@ from kineray.errors import NonFiniteLossError
 from kineray.orchestration.messages import TrialEnded, TrialEvent, TrialStarted, TrialTask
 from kineray.orchestration.process import failure_message, set_up_process, shared_manifest
 from kineray.storage import join
-from kineray.training import CheckpointEvent, CheckpointStore, Event, ValidationEvent, train
+from kineray.training import CheckpointEvent, Event, ValidationEvent
 
 
 def run_trial(params: dict[str, Any], *, task_json: str, mailbox: Any) -> None:
@@ -34,6 +34,8 @@ def run_trial(params: dict[str, Any], *, task_json: str, mailbox: Any) -> None:
 def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any], mailbox: Any) -> None:
     import torch
     from ray import tune
+
+    from kineray.training import CheckpointStore, train
 
     checkpoints = CheckpointStore(join(task.folder, name, "checkpoints"))
     before = checkpoints.best_score()  # of a trial that continues after an interruption

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kineray.cluster import cpus_of_this_node
 from kineray.orchestration.messages import WorkerTask
@@ -14,12 +14,14 @@ from kineray.orchestration.process import (
     start_message,
 )
 from kineray.storage import join
-from kineray.training import CheckpointStore, TrainResult, train
+
+if TYPE_CHECKING:
+    from kineray.training import TrainResult
 
 _FAIL_TOGETHER_S = 5.0  # workers that meet the same error report it within this time
 
 
-def run_worker(task_json: str, mailbox: Any) -> TrainResult | None:
+def run_worker(task_json: str, mailbox: Any) -> "TrainResult | None":
     """Train as one rank; returns None if the run has failed (the driver has the reason) or was stopped.
 
     Ray restarts the whole worker group if a worker raises, which is right if a host was lost, but not for an
@@ -28,7 +30,10 @@ def run_worker(task_json: str, mailbox: Any) -> TrainResult | None:
     """
     import ray
     import ray.train
+    import torch
     from ray.train.torch import get_device
+
+    from kineray.training import CheckpointStore, train
 
     if not ray.get(mailbox.admit.remote(ray.get_runtime_context().current_actor)):
         return None
@@ -39,6 +44,9 @@ def run_worker(task_json: str, mailbox: Any) -> TrainResult | None:
         cpus = max(1, cpus_of_this_node() // context.get_local_world_size())
         experiment = set_up_process(task, cpus)
         manifest = shared_manifest(task)
+        device = get_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         mailbox.put.remote(start_message(rank))
         return train(
             experiment,
@@ -48,7 +56,7 @@ def run_worker(task_json: str, mailbox: Any) -> TrainResult | None:
             on_event=mailbox.put.remote,
             rank=rank,
             world_size=world_size,
-            device=str(get_device()),
+            device=str(device),
             options=dataclasses.replace(task.options, decoders=task.options.decoders or cpus),
             resume=True,  # a worker group that replaces another continues from its checkpoints
         )

@@ -17,7 +17,7 @@ from kineray import storage
 from kineray.errors import CheckpointError, TrackingError
 from kineray.tracking.client import open_client, tracking_errors, tracking_uri, without_password
 from kineray.tracking.runs import get_run
-from kineray.training.checkpoint import weights_file
+from kineray.training.checkpoint_files import weights_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

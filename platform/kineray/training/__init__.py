@@ -1,38 +1,59 @@
-"""The recipe, the step, the loop and the checkpoint: plain PyTorch."""
+"""The recipe, the step, the loop and the checkpoint: plain PyTorch.
 
-from kineray.training.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
-from kineray.training.events import (
-    CheckpointEvent,
-    Event,
-    InitialisedEvent,
-    ReplacedEvent,
-    StepEvent,
-    ValidationEvent,
-)
-from kineray.training.initial import absolute_inits, init_hashes
-from kineray.training.loop import TrainResult, check_micro_batch, train
-from kineray.training.optim import build_optimizer
-from kineray.training.plan import ExperimentPlan, Step, StepPlan
-from kineray.training.schedule import learning_rate
+The names below are imported when they are first used: a driver that only starts a run needs no torch.
+"""
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointEvent",
-    "CheckpointStore",
-    "Event",
-    "ExperimentPlan",
-    "InitialisedEvent",
-    "ReplacedEvent",
-    "Step",
-    "StepEvent",
-    "StepPlan",
-    "TrainResult",
-    "ValidationEvent",
-    "absolute_inits",
-    "build_optimizer",
-    "check_micro_batch",
-    "init_hashes",
-    "learning_rate",
-    "load_checkpoint",
-    "train",
-]
+from typing import TYPE_CHECKING
+
+from kineray.lazy import lazy_names
+
+_WHERE = {
+    "Checkpoint": "checkpoint",
+    "CheckpointEvent": "events",
+    "CheckpointStore": "checkpoint",
+    "Event": "events",
+    "ExperimentPlan": "plan",
+    "InitialisedEvent": "events",
+    "ReplacedEvent": "events",
+    "Step": "plan",
+    "StartedEvent": "events",
+    "StepEvent": "events",
+    "StepPlan": "plan",
+    "TrainResult": "events",
+    "ValidationEvent": "events",
+    "WaitingEvent": "events",
+    "absolute_inits": "initial",
+    "build_optimizer": "optim",
+    "check_micro_batch": "plan",
+    "init_hashes": "initial",
+    "learning_rate": "schedule",
+    "load_checkpoint": "checkpoint",
+    "train": "loop",
+}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605 - a list of strings, made from the table above
+
+if TYPE_CHECKING:
+    from kineray.training.checkpoint import Checkpoint as Checkpoint
+    from kineray.training.checkpoint import CheckpointStore as CheckpointStore
+    from kineray.training.checkpoint import load_checkpoint as load_checkpoint
+    from kineray.training.events import CheckpointEvent as CheckpointEvent
+    from kineray.training.events import Event as Event
+    from kineray.training.events import InitialisedEvent as InitialisedEvent
+    from kineray.training.events import ReplacedEvent as ReplacedEvent
+    from kineray.training.events import StartedEvent as StartedEvent
+    from kineray.training.events import StepEvent as StepEvent
+    from kineray.training.events import TrainResult as TrainResult
+    from kineray.training.events import ValidationEvent as ValidationEvent
+    from kineray.training.events import WaitingEvent as WaitingEvent
+    from kineray.training.initial import absolute_inits as absolute_inits
+    from kineray.training.initial import init_hashes as init_hashes
+    from kineray.training.loop import train as train
+    from kineray.training.optim import build_optimizer as build_optimizer
+    from kineray.training.plan import ExperimentPlan as ExperimentPlan
+    from kineray.training.plan import Step as Step
+    from kineray.training.plan import StepPlan as StepPlan
+    from kineray.training.plan import check_micro_batch as check_micro_batch
+    from kineray.training.schedule import learning_rate as learning_rate
+
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -25,22 +25,27 @@ from kineray import storage
 from kineray.config import Experiment, from_yaml, plugins_of, to_yaml
 from kineray.config.plugins import require_plugins
 from kineray.data import Preprocessing
-from kineray.errors import CheckpointError, ConfigError, KinerayError, StorageError
+from kineray.errors import CheckpointError, ConfigError, KinerayError
 from kineray.storage.durable import make_folder, sync_folder, write_file
 from kineray.storage.os_errors import os_errors_about
 from kineray.tasks import Task
-
-WEIGHTS = "model.safetensors"
-OPTIMIZER = "optimizer.pt"
-STATE = "state.json"
-EXPERIMENT = "experiment.yaml"
-PREPROCESSING = "preprocessing.json"
-INDEX = "index.json"
-SCRATCH = ".unfinished-"
-FORMAT = 2
-MODEL_WEIGHTS = "model"
-
-_ANOTHER = "copy it again, or use another checkpoint"
+from kineray.training.checkpoint_files import (
+    ANOTHER,
+    EXPERIMENT,
+    FORMAT,
+    INDEX,
+    MODEL_WEIGHTS,
+    OPTIMIZER,
+    PREPROCESSING,
+    SCRATCH,
+    STATE,
+    WEIGHTS,
+    damaged,
+    file_of,
+    parse_json,
+    read_file,
+    read_json,
+)
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class CheckpointStore:
 
     def _index(self) -> dict[str, Any]:
         path = storage.join(self.uri, INDEX)
-        return _json(path, storage.read_bytes(path)) if storage.exists(path) else {}
+        return parse_json(path, storage.read_bytes(path)) if storage.exists(path) else {}
 
 
 def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
@@ -174,12 +179,12 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     state, experiment = _state_and_experiment(folder)
     path = storage.join(folder, PREPROCESSING)
     try:
-        preprocessing = Preprocessing.from_json(_read(path))
+        preprocessing = Preprocessing.from_json(read_file(path))
     except CheckpointError:
         raise
     except KinerayError as error:
-        raise _damaged(path, str(error)) from None
-    name = _file_of(state["weights"])
+        raise damaged(path, str(error)) from None
+    name = file_of(state["weights"])
     weights, sha256 = _tensors(folder, name, state)
     task = experiment.task.build(preprocessing.labels)
     model = task.build_model(experiment.model, preprocessing.channels)
@@ -191,32 +196,23 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
             f"{name} is not of the model in {EXPERIMENT}: {reason}",
             code="other_model",
             key=folder,
-            remedy=_ANOTHER,
+            remedy=ANOTHER,
         ) from None
     return Checkpoint(folder, model.to(device).eval(), experiment, preprocessing, state, sha256)
-
-
-def weights_file(folder: str) -> str:
-    """Name of the file, in a checkpoint folder, of the weights that evaluate, export and serve.
-
-    Raises CheckpointError.
-    """
-    path = storage.join(folder, STATE)
-    return _file_of(str(_json(path, _read(path)).get("weights", MODEL_WEIGHTS)))
 
 
 def load_training_state(uri: str) -> TrainingState:
     """Load what a run resumes from, of a checkpoint folder. Raises CheckpointError."""
     state, experiment = _state_and_experiment(uri)
     weights, _ = _tensors(uri, WEIGHTS, state)
-    pieces = {name: _tensors(uri, _file_of(name), state)[0] for name in state["pieces"]}
+    pieces = {name: _tensors(uri, file_of(name), state)[0] for name in state["pieces"]}
     path = storage.join(uri, OPTIMIZER)
     try:
-        optimizer = torch.load(io.BytesIO(_read(path)), map_location="cpu", weights_only=True)
+        optimizer = torch.load(io.BytesIO(read_file(path)), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception:  # torch raises many kinds of error for a damaged file; its content is never run
-        raise _damaged(path, "not the state of an optimizer") from None
+        raise damaged(path, "not the state of an optimizer") from None
     return TrainingState(weights, optimizer, pieces, state, experiment)
 
 
@@ -230,7 +226,7 @@ def _write(
     state: dict[str, Any],
 ) -> None:
     """Write the files of a checkpoint; on return the disk has them. Raises OSError."""
-    tensors = {WEIGHTS: model.state_dict()} | {_file_of(name): piece for name, piece in pieces.items()}
+    tensors = {WEIGHTS: model.state_dict()} | {file_of(name): piece for name, piece in pieces.items()}
     hashes: dict[str, str] = {}
     write_file(folder / EXPERIMENT, to_yaml(experiment).encode())
     write_file(folder / PREPROCESSING, preprocessing.to_json().encode())
@@ -280,10 +276,6 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _file_of(name: str) -> str:
-    return f"{name}.safetensors"
-
-
 def _resolve(uri: str) -> str:
     """The checkpoint folder that ``uri`` names: itself, or the best (else the last) of a run."""
     if storage.exists(storage.join(uri, STATE)):
@@ -304,7 +296,7 @@ def _resolve(uri: str) -> str:
 
 def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
     path = storage.join(folder, STATE)
-    state = _json(path, _read(path))
+    state = read_json(path)
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"has format {state.get('format')}, but this version of kineray reads format {FORMAT}",
@@ -315,9 +307,9 @@ def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
     path = storage.join(folder, EXPERIMENT)
     try:
         require_plugins(state.get("plugins", {}), folder)
-        return state, from_yaml(_read(path).decode(), path)
+        return state, from_yaml(read_file(path).decode(), path)
     except UnicodeDecodeError:
-        raise CheckpointError("not text in UTF-8", code="not_text", key=path, remedy=_ANOTHER) from None
+        raise CheckpointError("not text in UTF-8", code="not_text", key=path, remedy=ANOTHER) from None
     except ConfigError as error:
         raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
 
@@ -325,32 +317,11 @@ def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
 def _tensors(folder: str, name: str, state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
     """The content of a file of tensors, and its SHA-256."""
     path = storage.join(folder, name)
-    content = _read(path)
+    content = read_file(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if state["sha256"].get(name) != sha256:
-        raise _damaged(path, f"its sha256 is not the one in {STATE}")
+        raise damaged(path, f"its sha256 is not the one in {STATE}")
     try:
         return safetensors.torch.load(content), sha256
     except safetensors.SafetensorError as error:
-        raise _damaged(path, f"not a safetensors file: {error}") from None
-
-
-def _json(path: str, content: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except ValueError:
-        raise _damaged(path, "not valid JSON") from None
-    if not isinstance(value, dict):
-        raise _damaged(path, "not a JSON object")
-    return value
-
-
-def _damaged(path: str, problem: str) -> CheckpointError:
-    return CheckpointError(problem, code="damaged", key=path, remedy=_ANOTHER)
-
-
-def _read(path: str) -> bytes:
-    try:
-        return storage.read_bytes(path)
-    except StorageError as error:
-        raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
+        raise damaged(path, f"not a safetensors file: {error}") from None

@@ -6,6 +6,20 @@ from kineray.data import Failure
 
 
 @dataclass(frozen=True)
+class WaitingEvent:
+    """Before its first step the run waits for ``cause``, such as "Ray"."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class StartedEvent:
+    """The first step is done; ``seconds``: how long the run waited, by cause."""
+
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
 class InitialisedEvent:
     """A ``part`` of the network ("" for all of it) got its initial weights.
 
@@ -81,4 +95,22 @@ class ReplacedEvent:
     failures: tuple[Failure, ...]
 
 
-Event = InitialisedEvent | StepEvent | ValidationEvent | CheckpointEvent | ReplacedEvent
+Event = (
+    WaitingEvent
+    | StartedEvent
+    | InitialisedEvent
+    | StepEvent
+    | ValidationEvent
+    | CheckpointEvent
+    | ReplacedEvent
+)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Steps made, the best validation score (0 to 1) and where the best and last checkpoints are."""
+
+    step: int
+    score: float | None
+    best_uri: str | None
+    last_uri: str | None

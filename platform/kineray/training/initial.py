@@ -5,15 +5,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from kineray import storage
 from kineray.config import ModelSection
 from kineray.errors import CheckpointError, ConfigError, StorageError
-from kineray.models import load_weights
-from kineray.training.checkpoint import EXPERIMENT, STATE, WEIGHTS, weights_file
-from kineray.training.synchronise import Workers
+from kineray.training.checkpoint_files import EXPERIMENT, STATE, WEIGHTS, weights_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kineray.training.synchronise import Workers
 
 _NAMED = "torchvision:"
 
@@ -42,11 +44,13 @@ def _content_hash(init: str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def initialise(model: nn.Module, part: str, init: str, workers: Workers) -> str:
+def initialise(model: "nn.Module", part: str, init: str, workers: "Workers") -> str:
     """Load the weights ``init`` into a part of the ``model`` of every worker; returns a message about them.
 
     Rank 0 alone reads them, from a local path, s3:// or torchvision. Raises ConfigError on every worker.
     """
+    from kineray.models import load_weights
+
     message = problem = None
     if workers.rank == 0:
         try:

@@ -17,7 +17,7 @@ from kineray.data.clips.preprocessing import balance_of
 from kineray.data.clips.sequences import samples_of_epoch
 from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.errors import CheckpointError, ConfigError, ErrorBudgetError, NonFiniteLossError
+from kineray.errors import CheckpointError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import checkpoint_activations, frozen_at_random_note
 from kineray.options import WorkerOptions
 from kineray.tasks import Task
@@ -28,27 +28,18 @@ from kineray.training.events import (
     InitialisedEvent,
     ReplacedEvent,
     StepEvent,
+    TrainResult,
     ValidationEvent,
 )
 from kineray.training.initial import initialise
 from kineray.training.optim import build_optimizer
-from kineray.training.plan import ExperimentPlan, Step, StepPlan, differing_fields
+from kineray.training.plan import ExperimentPlan, Step, StepPlan, check_micro_batch, differing_fields
 from kineray.training.recipe import Recipe
 from kineray.training.step import Stepper, StepResult, shorten
 from kineray.training.synchronise import Workers
 from kineray.training.validation import validate
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Steps made, the best validation score (0 to 1) and where the best and last checkpoints are."""
-
-    step: int
-    score: float | None
-    best_uri: str | None
-    last_uri: str | None
 
 
 @dataclass
@@ -262,21 +253,6 @@ def _initialise(
         emit(InitialisedEvent(part, frozen_at_random_note(key)))
 
 
-def check_micro_batch(micro_batch: int | None, group: int) -> int:
-    """``micro_batch``, or ``group`` for None. Raises ConfigError unless it is a multiple of ``group``."""
-    if micro_batch is None:
-        return group
-    if micro_batch < 1 or micro_batch % group:
-        raise ConfigError(
-            f"{micro_batch} is not a multiple of train.bn_group={group}, the clips over which batch-norm "
-            "statistics are taken",
-            code="not_whole_groups",
-            key="micro_batch",
-            remedy=f"use `micro_batch` {max(micro_batch // group, 1) * group}",
-        )
-    return micro_batch
-
-
 def _outcome(workers: Workers, checkpoints: CheckpointStore, steps: int) -> TrainResult:
     """Rank 0's view, on every worker: others may get here before the last checkpoint is complete."""
     if workers.rank == 0:
@@ -354,10 +330,14 @@ def _check_finite(model: nn.Module, step: int) -> None:
 
 
 class _Speed:
-    """Measures the speed of training, smoothed over about ten steps."""
+    """Measures the speed of training, smoothed over about ten steps.
+
+    The first step also allocates memory and chooses kernels: it counts only until there is another one.
+    """
 
     def __init__(self) -> None:
         self._started = 0.0
+        self._steps = 0
         self._smooth_s = 0.0
         self._smooth_clips = 0.0
         self.step_s = 0.0
@@ -367,7 +347,8 @@ class _Speed:
 
     def stop(self, clips: int) -> None:
         self.step_s = time.perf_counter() - self._started
-        weight = 0.1 if self._smooth_s else 1.0
+        self._steps += 1
+        weight = max(0.1, 1 / max(self._steps - 1, 1))
         self._smooth_s += (self.step_s - self._smooth_s) * weight
         self._smooth_clips += (clips - self._smooth_clips) * weight
 

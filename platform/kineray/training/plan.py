@@ -147,3 +147,18 @@ def _alike(made: Any, wanted: Any) -> bool:
     if isinstance(wanted, float):
         return isinstance(made, float) and math.isclose(made, wanted, rel_tol=1e-9)
     return bool(made == wanted)
+
+
+def check_micro_batch(micro_batch: int | None, group: int) -> int:
+    """``micro_batch``, or ``group`` for None. Raises ConfigError unless it is a multiple of ``group``."""
+    if micro_batch is None:
+        return group
+    if micro_batch < 1 or micro_batch % group:
+        raise ConfigError(
+            f"{micro_batch} is not a multiple of train.bn_group={group}, the clips over which batch-norm "
+            "statistics are taken",
+            code="not_whole_groups",
+            key="micro_batch",
+            remedy=f"use `micro_batch` {max(micro_batch // group, 1) * group}",
+        )
+    return micro_batch

@@ -23,7 +23,7 @@ from kineray import storage
 from kineray.data.batches.labels import label_tensors
 from kineray.data.batches.memory import BatchMemory
 from kineray.data.batches.order import balanced_order, global_order, repeats
-from kineray.data.batches.spec import BatchSpec
+from kineray.data.batches.spec import BatchSpec, Failure
 from kineray.data.clips.decoding import ClipDecoder
 from kineray.data.clips.preprocessing import Preprocessing
 from kineray.data.clips.seeds import sample_rng
@@ -40,16 +40,6 @@ _FETCHERS = 8  # concurrent downloads: they wait for the network, not for a core
 _BATCHES_IN_USE = 2  # one in the model, one on its way there
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that could not be decoded; ``code`` is DecodeError's, or ``storage``."""
-
-    id: str
-    uri: str
-    code: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -70,20 +60,6 @@ class Batch:
 EvalClips = tuple[Sample, np.ndarray | None, np.ndarray | None, Failure | None]
 Targets: TypeAlias = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 """Makes the labels of a batch, by head, from its samples."""
-
-
-def steps_per_epoch(samples: int, global_batch: int, clips_per_sample: int = 1) -> int:
-    """Number of whole global batches in an epoch of ``samples``. Raises ConfigError if there is none."""
-    clips = samples * clips_per_sample
-    if clips < global_batch:
-        each = f" with {clips_per_sample} clips each" if clips_per_sample > 1 else ""
-        raise ConfigError(
-            f"{samples} samples{each} do not fill a global batch of {global_batch}",
-            code="batch_larger_than_epoch",
-            key="train.global_batch",
-            remedy="make the batch smaller",
-        )
-    return clips // global_batch
 
 
 def prefetched_batches(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kineray.data.clips.seeds import pcg64
+from kineray.errors import ConfigError
 
 _ONE = 2**32  # the weight of a class with one sample; weights are whole numbers
 
@@ -83,3 +84,17 @@ def _turns(count: int, first: int, last: int, seed: int, label: int) -> np.ndarr
     stream.advance(round_ * count)
     keys = stream.random_raw(rounds * count).reshape(rounds, count)
     return np.argsort(keys, axis=1, kind="stable").ravel()[first - round_ * count : last - round_ * count]
+
+
+def steps_per_epoch(samples: int, global_batch: int, clips_per_sample: int = 1) -> int:
+    """Number of whole global batches in an epoch of ``samples``. Raises ConfigError if there is none."""
+    clips = samples * clips_per_sample
+    if clips < global_batch:
+        each = f" with {clips_per_sample} clips each" if clips_per_sample > 1 else ""
+        raise ConfigError(
+            f"{samples} samples{each} do not fill a global batch of {global_batch}",
+            code="batch_larger_than_epoch",
+            key="train.global_batch",
+            remedy="make the batch smaller",
+        )
+    return clips // global_batch

@@ -67,3 +67,13 @@ class BatchSpec:
         """The positions of every micro-batch."""
         starts = self.positions[:: self.micro_batch]
         return [range(start, min(start + self.micro_batch, self.positions.stop)) for start in starts]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip that could not be decoded; ``code`` is DecodeError's, or ``storage``."""
+
+    id: str
+    uri: str
+    code: str
+    message: str

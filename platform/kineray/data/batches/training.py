@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from kineray.config import DataConfig
-from kineray.data.batches.loader import Batch, load_batches, steps_per_epoch
+from kineray.data.batches.loader import Batch, load_batches
+from kineray.data.batches.order import steps_per_epoch
 from kineray.data.batches.spec import BatchSpec, ClipShape
 from kineray.data.clips.decoding import usable_cores
 from kineray.data.clips.preprocessing import Preprocessing, balance_of

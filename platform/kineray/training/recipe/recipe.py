@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kineray.config import Experiment
 from kineray.data.clips.seeds import pcg64
 from kineray.errors import ConfigError
-from kineray.training.checkpoint import MODEL_WEIGHTS
+from kineray.training.checkpoint_files import MODEL_WEIGHTS
 from kineray.training.plan import Step
 from kineray.training.recipe.base import Group, Piece
 

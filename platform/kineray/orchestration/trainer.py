@@ -1,0 +1,76 @@
+"""Ray Train's trainer without the processes that kineray never uses, which would import for seconds.
+
+Its TorchTrainer imports torch on the driver and in its controller, too; every trainer starts an actor for
+data sets of Ray Data.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import ray
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+_TIMEOUT = timedelta(minutes=30)
+_LEAVE_S = 5.0
+
+
+class Trainer(DataParallelTrainer):
+    """Runs a function on workers that are one torch.distributed group."""
+
+    def __init__(self, run_one_worker: Callable[[], Any], **options: Any) -> None:
+        super().__init__(run_one_worker, backend_config=_TorchGroupConfig(), **options)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+
+
+class _TorchGroupConfig(BackendConfig):
+    """Makes workers one group: NCCL if each has a GPU, else gloo."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What Ray Train calls when workers start."""
+        return _TorchGroup
+
+
+class _TorchGroup(Backend):
+    share_cuda_visible_devices = True  # NCCL reaches other GPUs of the host directly
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        size = len(worker_group)
+        if size == 1:
+            return
+        url = worker_group.execute_single(0, _free_url)
+        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU") else "gloo"
+        joins = [
+            worker_group.execute_single_async(rank, _join, url, backend, rank, size) for rank in range(size)
+        ]
+        ray.get(joins)
+
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        with contextlib.suppress(ray.exceptions.GetTimeoutError, ray.exceptions.RayError):
+            ray.get(worker_group.execute_async(_leave), timeout=_LEAVE_S)
+
+
+def _free_url() -> str:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+
+def _join(url: str, backend: str, rank: int, size: int) -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group(backend, init_method=url, rank=rank, world_size=size, timeout=_TIMEOUT)
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

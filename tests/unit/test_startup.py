@@ -1,0 +1,69 @@
+"""What happens before a run's first step."""
+
+import subprocess
+import sys
+
+import pytest
+
+from kineray.orchestration.startup import StartUp, in_thread
+from kineray.training import StartedEvent, StepEvent, WaitingEvent
+from kineray.training.loop import _Speed
+
+
+def step(number):
+    return StepEvent(
+        step=number,
+        total_steps=9,
+        epoch=0.1,
+        loss=1.0,
+        lr=0.1,
+        clips_per_s=1.0,
+        data_wait=0.0,
+        copy=0.0,
+        seconds_left=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["orchestration", "orchestration.mailbox", "orchestration.worker", "orchestration.trainer", "tracking"],
+)
+def test_driver_mailbox_and_controller_import_no_torch(module):
+    """Each import of torch costs seconds of processor time and hundreds of megabytes."""
+    program = f"import sys, kineray.{module}; print([m for m in sys.modules if m in ('torch', 'torchvision')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_waits_are_announced_and_summed_up_before_the_first_step():
+    events = []
+    start = StartUp(events.append)
+    start.wait_for("Ray")
+    start.wait_for("2 workers")
+    start.worker_started()
+    start.worker_started()
+    start(step(1))
+    start.worker_started()  # a worker that replaces another later
+    start(step(2))
+    waits = ["Ray", "2 workers", "the first step"]
+    assert events[:3] == [WaitingEvent(cause) for cause in waits]
+    assert isinstance(events[3], StartedEvent) and list(events[3].seconds) == waits
+    assert all(seconds >= 0 for seconds in events[3].seconds.values())
+    assert [event.step for event in events[4:]] == [1, 2]
+
+
+def test_an_error_in_a_thread_is_raised_where_its_result_is_wanted():
+    with pytest.raises(ZeroDivisionError):
+        in_thread(lambda: 1 / 0).result()
+
+
+def test_the_first_step_does_not_count_for_the_speed(monkeypatch):
+    clock = iter([0, 10, 10, 11, 11, 14])
+    monkeypatch.setattr("kineray.training.loop.time.perf_counter", lambda: next(clock))
+    speed = _Speed()
+    shown = []
+    for _ in range(3):
+        speed.start()
+        speed.stop(clips=8)
+        shown.append(speed.clips_per_s)
+    assert shown == [0.8, 8.0, 4.0]
