@@ -10,6 +10,7 @@ import time
 import pytest
 
 from kineray.config import Choice, LogUniform, apply_overrides, load_plugins, to_yaml
+from kineray.data import load_manifest, save_manifest
 from kineray.data.derive.synth import synthesize
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
@@ -94,6 +95,32 @@ def test_no_point_is_tried_twice(tiny_experiment, tmp_path):
     quick = apply_overrides(tiny_experiment, ["train.epochs=1", "schedule.warmup_epochs=0"])
     outcome = sweep(quick, {"model.alpha": Choice(4, 8)}, trials=5, storage=str(tmp_path))
     assert sorted(trial.params["model.alpha"] for trial in outcome.trials) == [4, 8]
+
+
+def test_trials_of_many_keys_and_of_any_value_have_folders_and_records(tiny_experiment, tmp_path):
+    manifest = tmp_path / "a: b.parquet"
+    save_manifest(load_manifest(tiny_experiment.data.manifest), manifest)
+    keys = ("fps", "short_side", "crop", "eval_short_side", "eval_crop", "flip", "frames", "stride")
+    fixed = {f"data.{key}": getattr(tiny_experiment.data, key) for key in keys if key != "short_side"}
+    space = {key: Choice(value) for key, value in fixed.items()}
+    space |= {"data.manifest": Choice(str(manifest)), "schedule.warmup_epochs": Choice(0)}
+    space |= {"train.epochs": Choice(1), "optim.lr": Choice(0.1), "optim.momentum": Choice(0.9)}
+    assert len(space) == 12
+    outcome = sweep(tiny_experiment, space, trials=1, storage=str(tmp_path / "runs"))
+    (trial,) = outcome.trials
+    assert trial.state == "finished" and len(trial.name) <= len("tiny-sweep/") + 120
+    assert get_run(str(tmp_path / "runs"), trial.name).status == "FINISHED"
+    assert CheckpointStore(f"{tmp_path}/runs/{trial.name}/checkpoints").best_score() == trial.score
+
+
+def test_a_name_that_leaves_no_room_for_those_of_trials_is_refused_before_anything_starts(
+    tiny_experiment, tmp_path
+):
+    for given in ({"name": "n" * 130}, {"overrides": {"name": "n" * 120}}):
+        with pytest.raises(ConfigError) as error:
+            sweep(tiny_experiment, SPACE, trials=1, storage=str(tmp_path / "runs"), **given)
+        assert (error.value.code, error.value.key) == ("bad_name", "name")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_trial_that_crashes_is_recorded_as_failed(tiny_experiment, tmp_path):

@@ -1,6 +1,7 @@
 """The typed experiment: overrides in any order, exact errors, YAML both ways, the fingerprint."""
 
 import itertools
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -374,6 +375,25 @@ def test_a_trial_is_named_by_its_dotted_keys():
     name = trial_name(Experiment(), {"optim.lr": 0.031622, "model.alpha": 4})
     assert name == "model.alpha=4,optim.lr=0.03162"
     assert shlex.quote(name) == name
+
+
+LONG = dict.fromkeys([f"model.some_rather_long_key_{number}" for number in range(12)], 0.123456)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (LONG, LONG | {"model.some_rather_long_key_11": 0.2}),
+        ({"model.init": "a:b"}, {"model.init": "a-b"}),
+        ({"model.init": "s3://bucket/ck ü\n?"}, {"model.init": "s3://bucket/ck u\n?"}),
+        ({"model.init": "../../x"}, {"model.init": "../../y"}),
+        ({"model.init": "x" * 500}, {"model.init": "x" * 501}),
+    ],
+)
+def test_any_trial_has_a_name_of_its_own_that_a_folder_can_have(one, other):
+    names = [trial_name(Experiment(), chosen) for chosen in (one, other)]
+    assert names[0] != names[1] and names[0] == trial_name(Experiment(), dict(reversed(one.items())))
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.,=+-]*", name) and len(name) <= 120 for name in names)
 
 
 def test_every_override_in_the_documentation_survives_an_unquoted_shell():

@@ -1,7 +1,9 @@
 """Search spaces, written in an experiment's own dotted keys."""
 
+import hashlib
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +12,10 @@ from kineray.config.schema import Experiment
 from kineray.errors import ConfigError
 
 Scalar = bool | int | float | str
+
+LONGEST_TRIAL_NAME = 120  # characters; file systems allow 255 bytes
+_HASH = 8  # hexadecimal digits at the end of a name that does not say everything
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.,=+-]")
 
 _MOST_COMBINATIONS = 1000
 _EXAMPLE = "{'optim.lr': LogUniform(0.01, 1)}"
@@ -174,10 +180,19 @@ def _points(probes: Mapping[str, tuple[Scalar, ...]]) -> Iterator[dict[str, Scal
 
 
 def trial_name(experiment: Experiment, chosen: Mapping[str, object]) -> str:
-    """``model.alpha=4,optim.lr=0.03162``: a trial's name, its keys in the order of the experiment."""
+    """``model.alpha=4,optim.lr=0.03162``: a trial's name, its keys in the order of the experiment.
+
+    The name is also that of a folder: characters that a run's name cannot have are replaced, and what exceeds
+    120 characters is cut off. Such names end in a hash of the whole, so they differ if the values do.
+    """
     order = list(leaf_keys(experiment))
-    keys = sorted(chosen, key=lambda key: order.index(key) if key in order else len(order))
-    return ",".join(f"{key}={_short(chosen[key])}" for key in keys)
+    keys = sorted(chosen, key=lambda key: (order.index(key) if key in order else len(order), key))
+    whole = ",".join(f"{key}={_short(chosen[key])}" for key in keys)
+    name = _NOT_IN_NAMES.sub("-", whole)
+    if name == whole and len(name) <= LONGEST_TRIAL_NAME:
+        return name
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:_HASH]
+    return f"{name[: LONGEST_TRIAL_NAME - _HASH - 1]}-{digest}"
 
 
 def _short(value: object) -> str:

@@ -23,6 +23,7 @@ from kineray.config import (
     to_yaml,
     trial_name,
 )
+from kineray.config.space import LONGEST_TRIAL_NAME
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
@@ -32,6 +33,8 @@ from kineray.orchestration.startup import connect_and_open
 from kineray.orchestration.trial import run_trial
 from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_folder
 from kineray.training import Event, check_micro_batch
+
+_LONGEST_NAME = 250 - LONGEST_TRIAL_NAME - 1  # a run's has at most 250 characters
 
 
 def sweep(
@@ -75,6 +78,7 @@ def sweep(
     check_space(experiment, space, fixed=fixed)
     for group in _values(experiment, space, "train.bn_group"):
         check_micro_batch(options.micro_batch, group)
+    _check_length(name or f"{experiment.name}-sweep-000")
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment)
     space_json = _space_to_json(space)
@@ -111,6 +115,18 @@ def sweep(
             remedy="fix that, and continue the sweep with `resume`",
         )
     return outcome
+
+
+def _check_length(name: str) -> None:
+    """Raise ConfigError for a sweep's name after which those of its trials would be too long."""
+    if len(name) > _LONGEST_NAME:
+        raise ConfigError(
+            f"{len(name)} characters; names of trials are added to it",
+            code="bad_name",
+            key="name",
+            value=name,
+            remedy=f"set `name` to at most {_LONGEST_NAME} characters",
+        )
 
 
 def _check_count(name: str, value: int | None) -> None:
