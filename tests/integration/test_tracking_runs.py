@@ -451,3 +451,34 @@ def test_nothing_is_lost_if_the_server_stops_during_a_run_and_starts_again(tmp_p
         assert history(storage_uri, "gone", "train/loss") == [(step, 1 / step) for step in range(1, 300)]
     assert not list(Path(storage_uri, "pending").iterdir())
     assert any("answers again" in r.getMessage() for r in caplog.records)
+
+
+ODD = "what? 50%, a%20b#c d'ü"
+
+
+def test_any_path_can_hold_the_records(tmp_path, monkeypatch):
+    """Paths become URLs by quoting: nothing is written beside the folder."""
+    monkeypatch.chdir(tmp_path)
+    run = start(ODD, "one")
+    MlflowClient(tracking_uri(ODD)).log_text(run.run_id, "text", "diff.patch")
+    run.finish()
+    assert [each.name for each in list_runs(ODD)] == ["one"]
+    assert {"mlflow.db", "artifacts"} <= {path.name for path in (tmp_path / ODD).iterdir()}
+    assert len(list((tmp_path / ODD / "artifacts").rglob("diff.patch"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [ODD]
+
+
+def test_runs_of_a_bucket_and_of_the_local_folder_are_listed_apart(tmp_path, monkeypatch, s3):
+    """They share the file ./runs/mlflow.db."""
+    monkeypatch.chdir(tmp_path)
+    for storage_uri in ("runs", f"{s3}/a", f"{s3}/b/"):
+        start(storage_uri, "same").finish()
+    ids = {}
+    for storage_uri in ("runs", f"{s3}/a/", f"{s3}/b"):
+        (found,) = list_runs(storage_uri)
+        assert get_run(storage_uri, "same").run_id == found.run_id
+        ids[found.run_id] = get_run(storage_uri, "same").tags["storage"].rstrip("/")
+    assert sorted(ids.values()) == sorted([str(tmp_path / "runs"), f"{s3}/a", f"{s3}/b"])
+    assert list_runs(f"{s3}/c") == []
+    with refused(TrackingError, "unknown_run", "same"):
+        get_run(f"{s3}/c", "same")

@@ -394,3 +394,18 @@ def test_importing_storage_loads_no_heavy_package():
     heavy = "{'av', 'boto3', 'botocore', 'numpy', 'pyarrow', 'torch', 'urllib3'}"
     code = f"import sys, kineray.storage; print({heavy} & {{name.split('.')[0] for name in sys.modules}})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_without_credentials_the_error_says_what_to_set(s3, monkeypatch, tmp_path, kineray):
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for wanted in ("AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):  # a part of them, and then none
+        code, _, err = kineray("data", "show", f"{s3}/manifest.parquet")
+        assert code == 2 and err.startswith(f"kineray: {s3}/manifest.parquet: ") and err.count("\n") == 1
+        assert wanted in err
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    code, _, err = kineray("data", "show", f"{s3}/manifest.parquet")
+    assert code == 2 and "nobody" in err and "AWS_PROFILE" in err and err.count("\n") == 1

@@ -32,6 +32,7 @@ from kineray.orchestration.records import open_manifest, open_record, run_finger
 from kineray.orchestration.startup import connect_and_open
 from kineray.orchestration.trial import run_trial
 from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_folder
+from kineray.tracking.client import sqlite_uri
 from kineray.training import Event, check_micro_batch
 
 _LONGEST_NAME = 250 - LONGEST_TRIAL_NAME - 1  # a run's has at most 250 characters
@@ -176,7 +177,7 @@ def _search(
     folder = Path(DEFAULT_STORAGE if is_remote(storage) else storage) / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "optuna.db").touch()  # SQLite would let only its owner write it, whatever the umask
-    study_storage = optuna.storages.RDBStorage(f"sqlite:///{folder.absolute()}/optuna.db")
+    study_storage = optuna.storages.RDBStorage(sqlite_uri(folder.absolute() / "optuna.db"))
     study = optuna.create_study(
         study_name="sweep", storage=study_storage, direction="maximize", load_if_exists=True
     )

@@ -31,6 +31,9 @@ _TRANSIENT_CODES = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnava
 _TRANSIENT_CODES |= {"ThrottlingException", "TooManyRequests", "RequestThrottled", "OperationAborted"}
 _TRANSIENT_CODES |= {"ConditionalRequestConflict"}  # another conditional request is being decided
 _CHECK = "check the credentials"
+_SET = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; AWS_ENDPOINT_URL if it is not AWS's S3"
+)
 # S3's error code -> code, problem and remedy of the StorageError
 _REASONS = {
     "404": ("not_found", "no such object", ""),
@@ -204,13 +207,14 @@ def _permanent(uri: str, error: Exception) -> StorageError:
 
     if _code(error) in _REPLACED:
         return ReplacedError(uri)
-    no_credentials = (
-        exceptions.NoCredentialsError
-        | exceptions.PartialCredentialsError
-        | exceptions.CredentialRetrievalError
-    )
-    if isinstance(_cause(error), no_credentials):
+    cause = _cause(error)
+    if isinstance(cause, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
+        return StorageError(_text(error), code="access_denied", key=uri, remedy=_SET)
+    if isinstance(cause, exceptions.CredentialRetrievalError):
         return StorageError(_text(error), code="access_denied", key=uri, remedy=_CHECK)
+    if isinstance(cause, exceptions.ProfileNotFound):
+        remedy = "set AWS_PROFILE to one of ~/.aws/config"
+        return StorageError(_text(error), code="access_denied", key=uri, remedy=remedy)
     if isinstance(_cause(error), exceptions.EndpointProviderError):
         remedy = "check AWS_ENDPOINT_URL and the region"
         return StorageError(_text(error), code="bad_endpoint", key=uri, remedy=remedy)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from kineray import storage
 from kineray.errors import TrackingError
@@ -42,7 +42,26 @@ def tracking_uri(storage_uri: str) -> str:
 
 def default_uri(storage_uri: str) -> str:
     """The SQLite file that belongs to a storage folder."""
-    return f"sqlite:///{local_folder(storage_uri) / 'mlflow.db'}"
+    return sqlite_uri(local_folder(storage_uri) / "mlflow.db")
+
+
+def sqlite_uri(file: Path) -> str:
+    """The URI of a SQLite file, from which MLflow and Optuna read its path."""
+    path = str(file)
+    if path == _unquoted(path):
+        return f"sqlite:///{path}"
+    # With this scheme MLflow does not take the quoted path for one, and make its folders.
+    return f"sqlite+pysqlite:///{quote(path)}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite URI, None for that of a server."""
+    scheme, _, path = uri.partition(":///")
+    return Path(_unquoted(path)) if scheme in ("sqlite", "sqlite+pysqlite") else None
+
+
+def _unquoted(path: str) -> str:
+    return unquote(path.partition("?")[0])
 
 
 def local_folder(storage_uri: str) -> Path:
@@ -64,16 +83,17 @@ def open_client(storage_uri: str, uri: str | None = None) -> "MlflowClient":
         logging.getLogger(noisy).setLevel(level)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     uri = uri or tracking_uri(storage_uri)
-    if uri.startswith("sqlite:///"):
+    if (file := sqlite_file(uri)) is not None:
         with contextlib.suppress(OSError):  # SQLite reports the same problem below
-            path = Path(uri.removeprefix("sqlite:///"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()  # SQLite would let only its owner write it, whatever the umask
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()  # SQLite would let only its owner write it, whatever the umask
     with tracking_errors(uri), _one_at_a_time(uri):
         client = MlflowClient(uri, registry_uri=uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
             # A server decides where its artifacts go; with a SQLite file they go into the storage.
             artifacts = storage.absolute(storage.join(storage_uri, "artifacts"))
+            if artifacts != _unquoted(artifacts) and not storage.is_remote(storage_uri):
+                artifacts = Path(artifacts).as_uri()
             _create_experiment(client, artifacts if uri == default_uri(storage_uri) else None)
     return client
 
@@ -81,12 +101,13 @@ def open_client(storage_uri: str, uri: str | None = None) -> "MlflowClient":
 @contextlib.contextmanager
 def _one_at_a_time(uri: str) -> Iterator[None]:
     """Keep other processes from opening the same SQLite file: two that make its tables fail."""
-    if not uri.startswith("sqlite:///"):
+    file = sqlite_file(uri)
+    if file is None:
         yield
         return
     with contextlib.ExitStack() as opened:
         with contextlib.suppress(OSError):  # no such folder, or one without locks
-            folder = os.open(Path(uri.removeprefix("sqlite:///")).parent, os.O_RDONLY)
+            folder = os.open(file.parent, os.O_RDONLY)
             opened.callback(os.close, folder)
             _lock(folder, time.monotonic() + _LONGEST_WAIT_S)
         yield
@@ -104,7 +125,8 @@ def _lock(descriptor: int, deadline: float) -> None:
 def check_tracking(storage_uri: str) -> None:
     """Raise TrackingError unless the tracker of ``storage_uri`` answers. Creates no new database."""
     uri = tracking_uri(storage_uri)
-    if uri != default_uri(storage_uri) or Path(uri.removeprefix("sqlite:///")).exists():
+    file = sqlite_file(uri)
+    if uri != default_uri(storage_uri) or (file and file.exists()):
         open_client(storage_uri)
 
 

@@ -13,6 +13,7 @@ from kineray.config import Experiment, leaf_keys
 from kineray.data import Manifest
 from kineray.errors import ConfigError, StorageError, TrackingError
 from kineray.tracking.client import (
+    default_uri,
     experiment_id,
     open_client,
     tracking_errors,
@@ -155,7 +156,7 @@ def start_run(
         tags |= {"mlflow.source.git.commit": git.commit, "git.dirty": str(git.dirty).lower()}
     params = [Param(key, str(value)) for key, value in leaf_keys(experiment).items()]
     with tracking_errors(tracking_uri(storage_uri)):
-        if _in_tracker(client, name):
+        if _in_tracker(client, storage_uri, name):
             raise _name_taken(storage_uri, name)
         run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
         for start in range(0, len(params), _PARAMS_PER_REQUEST):
@@ -190,7 +191,7 @@ def list_runs(storage_uri: str) -> list[RunSummary]:
     """All runs in the tracker of ``storage_uri``, newest first. Raises TrackingError without an answer."""
     client = _open(storage_uri)
     with tracking_errors(tracking_uri(storage_uri)):
-        found = _find(client)
+        found = _find(client, storage_uri)
     names = {run.info.run_id: run.info.run_name for run in found}
     return [RunSummary(**_summary(run, names)) for run in found]
 
@@ -212,7 +213,7 @@ def run_exists(storage_uri: str, name: str) -> bool:
     """Whether the tracker or the storage folder has a run of this name."""
     client = _open(storage_uri)
     with tracking_errors(tracking_uri(storage_uri)):
-        return _in_tracker(client, name) or storage.exists(storage.join(storage_uri, name))
+        return _in_tracker(client, storage_uri, name) or storage.exists(storage.join(storage_uri, name))
 
 
 def claim_name(storage_uri: str, base: str, *, numbered: bool, file: str, data: bytes) -> str:
@@ -227,7 +228,7 @@ def claim_name(storage_uri: str, base: str, *, numbered: bool, file: str, data: 
     for number in itertools.count(1):
         name = base if number == 1 else f"{base}-{number}"
         with tracking_errors(tracking_uri(storage_uri)):
-            is_free = not _in_tracker(client, name)
+            is_free = not _in_tracker(client, storage_uri, name)
         if is_free and storage.create_folder(storage.join(storage_uri, name), file, data):
             return name
         if not numbered:
@@ -241,8 +242,8 @@ def _open(storage_uri: str) -> "MlflowClient":
     return client
 
 
-def _in_tracker(client: "MlflowClient", name: str) -> bool:
-    return bool(_NAME.fullmatch(name)) and bool(_find(client, f"attributes.run_name = '{name}'"))
+def _in_tracker(client: "MlflowClient", storage_uri: str, name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and bool(_find(client, storage_uri, f"attributes.run_name = '{name}'"))
 
 
 def _check_name(name: str) -> None:
@@ -267,8 +268,18 @@ def _name_taken(storage_uri: str, name: str) -> ConfigError:
     )
 
 
-def _find(client: "MlflowClient", condition: str = "") -> list[Any]:
-    return list(_pages(client, condition))
+def _find(client: "MlflowClient", storage_uri: str, condition: str = "") -> list[Any]:
+    return [run for run in _pages(client, condition) if _is_of(run, storage_uri)]
+
+
+def _is_of(run: Any, storage_uri: str) -> bool:
+    """Whether a run is one of this storage: remote ones share a file with the folder ``./runs``."""
+    recorded = run.data.tags.get("storage", "").rstrip("/")
+    if tracking_uri(storage_uri) != default_uri(storage_uri) or not recorded:
+        return True  # a server lists the runs of everyone
+    if storage.is_remote(storage_uri):
+        return bool(recorded == storage_uri.rstrip("/"))
+    return not storage.is_remote(recorded)  # a folder may have been moved
 
 
 def _pages(client: "MlflowClient", condition: str) -> Iterator[Any]:
@@ -286,12 +297,12 @@ def _pages(client: "MlflowClient", condition: str) -> Iterator[Any]:
 def _get(client: "MlflowClient", storage_uri: str, name_or_id: str) -> Any:
     if _NAME.fullmatch(name_or_id):
         for column in ("run_name", "run_id"):
-            found = _find(client, f"attributes.{column} = '{name_or_id}'")
+            found = _find(client, storage_uri, f"attributes.{column} = '{name_or_id}'")
             if found:
                 return found[0]
     import difflib
 
-    names = [run.info.run_name for run in _find(client)]
+    names = [run.info.run_name for run in _find(client, storage_uri)]
     similar = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.5) or names[:3]
     raise TrackingError(
         f"no such run in {without_password(tracking_uri(storage_uri))}",
