@@ -8,6 +8,7 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     train(experiment, ...)                 train it on one or many workers; stopped runs resume exactly
     sweep(experiment, space, ...)          search learning rates and model fields with Ray Tune
     list_runs()  get_run(run)              what was trained, with which config, data and code
+    tag_run(run, tags)  delete_run(run)    mark runs, or remove them with their checkpoints
     evaluate(checkpoint, ...)              accuracy over several views, and predictions of every video
     predict(checkpoint, video, ...)        classify one video
     export(checkpoint, out)                the model as one file: ONNX or PyTorch's exported program
@@ -45,6 +46,7 @@ _HOMES = {
     "WorkerOptions": "kineray.options",
     "apply_overrides": "kineray.config",
     "create_model": "kineray.models",
+    "delete_run": "kineray.tracking.edit",
     "evaluate": "kineray.evaluation.api",
     "export": "kineray.evaluation.export",
     "get_run": "kineray.tracking.api",
@@ -61,6 +63,7 @@ _HOMES = {
     "rollback": "kineray.serving",
     "serve": "kineray.serving",
     "sweep": "kineray.orchestration",
+    "tag_run": "kineray.tracking.edit",
     "train": "kineray.orchestration",
 }
 
@@ -86,6 +89,8 @@ if TYPE_CHECKING:
     from kineray.tasks.losses import Loss as Loss
     from kineray.tracking.api import get_run as get_run
     from kineray.tracking.api import list_runs as list_runs
+    from kineray.tracking.edit import delete_run as delete_run
+    from kineray.tracking.edit import tag_run as tag_run
     from kineray.training import load_checkpoint as load_checkpoint
     from kineray.training.recipe import Piece as Piece
     from kineray.video import read_clip as read_clip

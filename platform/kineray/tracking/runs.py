@@ -59,14 +59,14 @@ class RunSummary:
     metrics: dict[str, float]
     best_checkpoint: str | None
     last_checkpoint: str | None
+    tags: dict[str, str]
 
 
 @dataclass(frozen=True)
 class RunDetail(RunSummary):
-    """One run, with its resolved experiment by dotted key (``params``) and its ``tags``."""
+    """One run, with its resolved experiment by dotted key (``params``)."""
 
     params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 class Run:
@@ -206,7 +206,7 @@ def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
         found = _get(client, storage_uri, name_or_id)
         parent = found.data.tags.get("mlflow.parentRunId")
         names = {parent: client.get_run(parent).info.run_name} if parent else {}
-    return RunDetail(**_summary(found, names), params=dict(found.data.params), tags=dict(found.data.tags))
+    return RunDetail(**_summary(found, names), params=dict(found.data.params))
 
 
 def run_exists(storage_uri: str, name: str) -> bool:
@@ -328,6 +328,7 @@ def _summary(run: Any, names: Mapping[str, str]) -> dict[str, Any]:
         "metrics": dict(run.data.metrics),
         "best_checkpoint": tags.get("checkpoint.best"),
         "last_checkpoint": tags.get("checkpoint.last"),
+        "tags": dict(tags),
     }
 
 
