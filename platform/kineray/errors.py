@@ -57,8 +57,8 @@ class DecodeError(KinerayError):
     """A video that cannot be decoded; ``key`` is the file.
 
     ``code``: ``not_found``, ``not_a_video``, ``no_video_stream``, ``codec_unsupported``, ``truncated``,
-    ``empty``, ``wrong_frame_count``, ``too_large``, ``too_long``, ``timeout`` (libav did not return) or
-    ``crashed`` (libav ended its process).
+    ``empty``, ``wrong_frame_count``, ``joined`` (several files in one), ``too_large``, ``too_long``,
+    ``timeout`` (libav did not return) or ``crashed`` (libav ended its process).
     """
 
 

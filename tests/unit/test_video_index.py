@@ -1,5 +1,6 @@
 """The packet index: it describes its file, is small, and is never trusted blindly."""
 
+import io
 import json
 import zlib
 from dataclasses import fields, replace
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from video_files import decode_all, reference_clip, write_video
+from video_files import decode_all, numbered_image, reference_clip, write_video
 
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, index_video, open_video, read_clip
+from kineray.video.encode import Settings, encode
 
 VARIABLE = list(np.cumsum(np.random.default_rng(0).integers(1, 60, 40)))
 FILES = {
@@ -106,7 +108,7 @@ def test_decoding_starts_at_the_previous_key_frame(folder, name):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_garbage_is_refused(data):
-    for text in (data, zlib.compress(data), zlib.compress(b'{"version": 3}\n' + data)):
+    for text in (data, zlib.compress(data), zlib.compress(b'{"version": 4}\n' + data)):
         with pytest.raises(ValueError):
             PacketIndex.from_bytes(text)
 
@@ -261,6 +263,69 @@ def test_the_rate_of_a_stream_without_one_is_that_of_its_timestamps(tmp_path, st
     index = index_video(path)
     assert index.fps == pytest.approx(59 / (times[-1] / 1000), rel=1e-6)
     assert (index.frames, index.truncated) == (60, False)
+
+
+JOINED = {
+    "a.ts": {},
+    "hevc.ts": {"codec": "libx265"},
+    "mpeg2.ts": {"codec": "mpeg2video"},
+    "mpeg2.mpg": {"codec": "mpeg2video"},
+    "a.mkv": {},
+    "a.webm": {"codec": "libvpx-vp9"},
+    "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}},
+}
+
+
+def write_joined(folder, name, starts=(0, 0), **options):
+    """Two files, one after the other: frames 0 to 29 and 30 to 59 of ``numbered_image``."""
+    data = b""
+    for part, start in enumerate(starts):
+        images = [numbered_image(30 * part + frame, 64, 48) for frame in range(30)]
+        path = write_video(folder / f"{part}.{name}", frames=30, images=images, start=start, **options)
+        data += path.read_bytes()
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+def shows_sixty_frames(path, times):
+    """Whether the n-th time shows frame n."""
+    images = np.stack([numbered_image(frame, 64, 48) for frame in range(60)]).astype(int)
+    clip = read_clip(path, times)
+    return [int(np.abs(images - frame).mean(axis=(1, 2, 3)).argmin()) for frame in clip] == list(range(60))
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_a_file_that_was_joined_goes_on_where_its_clock_starts_anew(tmp_path, name):
+    path = write_joined(tmp_path, name, **JOINED[name])
+    index = again(index_video(path))
+    assert (index.frames, index.joined, index.truncated) == (60, True, False)
+    np.testing.assert_allclose(index.times_s, np.arange(60) / 25, atol=0.0011)
+    assert index.duration_s == pytest.approx(2.4, abs=0.002)
+    assert shows_sixty_frames(path, index.times_s)
+    with open_video(path, index=index) as video:
+        assert np.array_equal(video.read([2.0]), read_clip(path, index.times_s[50:51]))
+    _, copy = encode(path, tmp_path / "copy.mp4", Settings(crf=1))
+    assert copy.frames == 60 and not copy.joined
+    assert shows_sixty_frames(tmp_path / "copy.mp4", copy.times_s)
+
+
+@pytest.mark.parametrize(("name", "gap_s"), [("a.ts", 0), ("a.mkv", 1000)])
+def test_a_long_gap_in_a_broadcast_is_a_new_start(tmp_path, name, gap_s):
+    """As in ffmpeg; other formats mean what they say."""
+    path = write_joined(tmp_path, name, starts=(0, 25 * 1000 + 30))
+    index = index_video(path)
+    assert (index.frames, index.joined) == (60, gap_s == 0)
+    assert index.duration_s == pytest.approx(2.4 + gap_s, abs=0.002)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.flv", "libx264"), ("a.wmv", "wmv2")])
+def test_a_second_file_that_libav_leaves_out_is_refused(tmp_path, name, codec):
+    path = write_joined(tmp_path, name, codec=codec)
+    for file in (path, io.BytesIO(path.read_bytes())):
+        with pytest.raises(DecodeError) as caught:
+            index_video(file)
+        assert caught.value.code == "joined"
+    assert index_video(tmp_path / f"0.{name}").frames == 30
 
 
 def test_a_pause_does_not_change_the_rate(tmp_path):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
 import av
 from av.container import InputContainer
@@ -104,6 +104,14 @@ def _first_video_stream(container: InputContainer, name: str) -> av.VideoStream:
         context.options = {"max_pixels": str(MAX_PIXELS)}
         return stream
     raise DecodeError("no video stream in the file", code="no_video_stream", key=name)
+
+
+def plain_copy(packet: "av.Packet[av.VideoStream]") -> "av.Packet[av.VideoStream]":
+    """A copy of ``packet`` of which the decoder returns the frame even if an edit list hides it."""
+    copy = cast("av.Packet[av.VideoStream]", av.Packet(bytes(packet)))
+    copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+    copy.is_keyframe = packet.is_keyframe
+    return copy
 
 
 def check_size(name: str, width: int, height: int) -> None:

@@ -1,5 +1,6 @@
-"""Where a file ends: whether before it should, and how long its last frame stays."""
+"""Where a file ends: whether before it should or with another file, and how long its last frame stays."""
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from kineray.video.container import Source, size_of
+from kineray.errors import DecodeError
+from kineray.video.container import Source, name_of, size_of
 from kineray.video.packet_index import PacketIndex
 
 _EARLY_END_S = 1.0  # a stream that ends earlier than announced by more than this counts as cut off
@@ -15,6 +17,11 @@ _HEAD = 4096  # bytes in which a Matroska file begins its segment
 _SEGMENT = b"\x18\x53\x80\x67"
 _CHUNK = struct.Struct("<4sI")
 _CHUNKS = 64  # that are looked at: headers, the frames, the index, and some padding
+_TAIL = 2**20  # bytes after the last frame in which the header of another file is looked for
+_HEADERS = {
+    "flv": rb"FLV\x01.\x00\x00\x00\x09",
+    "asf": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c",
+}
 _INDEX_ENTRY = 16  # bytes of AVI's index for each chunk, an empty one too
 
 
@@ -35,6 +42,25 @@ def ends_early(
         return size_bytes < end
     announced_s = _announced_end_s(stream)
     return announced_s is not None and end_s + _EARLY_END_S < announced_s
+
+
+def refuse_second_file(source: Source, container: InputContainer, stream: av.VideoStream, end: int) -> None:
+    """Raise DecodeError (``joined``) if another file follows, which libav leaves out in silence.
+
+    ``end``: where the last packet ends, in bytes.
+    """
+    name = container.format.name
+    if name.startswith("mov"):
+        follows = bool(stream.frames) and _boxes(source).count(b"ftyp") > 1
+    else:
+        follows = name in _HEADERS and re.search(_HEADERS[name], _read(source, end, _TAIL)) is not None
+    if follows:
+        raise DecodeError(
+            "another file follows after its end, which would be left out",
+            code="joined",
+            key=name_of(source),
+            remedy="divide it into the files that were put together",
+        )
 
 
 def last_duration(
@@ -97,6 +123,22 @@ def _avi_chunks(source: Source, size_bytes: int) -> Iterator[tuple[bytes, int, i
         at += _CHUNK.size
         yield name, at, at + size
         at += size + size % 2
+
+
+def _boxes(source: Source) -> list[bytes]:
+    """The names of the first boxes of an MP4 file."""
+    names: list[bytes] = []
+    at = 0
+    for _ in range(_CHUNKS):
+        head = _read(source, at, 16)
+        if len(head) < 16:
+            break
+        size = int.from_bytes(head[:4])
+        names.append(head[4:8])
+        at += int.from_bytes(head[8:]) if size == 1 else max(size, 8)
+        if size == 0:  # up to the end of the file
+            break
+    return names
 
 
 def _segment_end(head: bytes) -> int | None:

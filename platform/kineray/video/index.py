@@ -5,7 +5,6 @@ The file is read once without decoding it, except for one frame, which gives the
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import cast
 
 import av
 import numpy as np
@@ -18,13 +17,16 @@ from kineray.video.container import (
     check_size,
     damaged,
     name_of,
+    plain_copy,
     size_of,
     video_stream,
 )
-from kineray.video.ending import ends_early, last_duration
+from kineray.video.ending import ends_early, last_duration, refuse_second_file
 from kineray.video.packet_index import HIDDEN, KEY, PacketIndex
 
 _COUNTED = frozenset({"avi", "asf"})  # they store decoding times only
+_RESTARTING = frozenset({"mpegts", "mpeg"})  # recordings of broadcasts, whose clock may start anew
+_GAP_S = 10  # a longer gap is such a new start; ffmpeg's limit
 _VP8_SHOWN = 0x10  # bit of a packet's first byte; frames without it are only referred to
 _SAME_RATE = 1.5  # a header's frame rate that differs by more from the timestamps is not used
 
@@ -37,10 +39,22 @@ def index_video(source: Source) -> PacketIndex:
         packets = _scan(container, stream)
         if not packets.pts:
             raise _no_frames(name, stream, packets.cut)
+        refuse_second_file(source, container, stream, packets.end)
         first = packets.first or _first_presented(source, name)
         check_size(name, first.width, first.height)
         durations = packets.known_durations(stream)
         pts, counted = packets.times(container_name in _COUNTED, int(np.median(durations)))
+        flags = np.array(packets.flags, np.uint8)
+        if container_name.startswith("mov") and not stream.frames:
+            _show_after_start(flags)
+        second, restarts = round(1 / _time_base(stream)), container_name in _RESTARTING
+        starts = np.zeros(0, np.int64) if counted else _starts(packets, flags, durations, second, restarts)
+        if len(starts):  # libav takes the end of a file that was joined for a damaged one
+            packets.cut = False
+        elif packets.cut:
+            pts, flags, durations = (array[: packets.whole] for array in (pts, flags, durations))
+        if not len(pts):
+            raise _no_frames(name, stream, packets.cut)
         index = PacketIndex(
             size_bytes=size_of(source),
             codec=stream.codec.canonical_name,
@@ -49,20 +63,21 @@ def index_video(source: Source) -> PacketIndex:
             rotation=rotation_of(first),
             fps=0.0,
             time_base=_time_base(stream),
-            pts=pts,
-            flags=np.array(packets.flags, np.uint8),
+            pts=_joined(pts, flags, durations, starts) if len(starts) else pts,
+            flags=flags,
             last_duration=0,
             # The table of an MP4 lists what is stored, not what its edit list presents.
             announced=(stream.frames or None) if container_name == "avi" else None,
             counted=counted,
+            joined=len(starts) > 0,
             truncated=packets.cut,
         )
         _check_length(name, index)
         if not counted and _starts_incomplete(index):
-            index.flags[pts < (_first_presented(source, name).pts or 0)] |= HIDDEN
+            index.flags[index.pts < (_first_presented(source, name).pts or 0)] |= HIDDEN
         if index.frames == 0:
             raise _no_frames(name, stream, packets.cut)
-        end_s = float(int((pts + durations).max()) * index.time_base)
+        end_s = float(int((index.pts + durations).max()) * index.time_base)
         cut = packets.cut or ends_early(source, container, stream, packets.dts[-1], end_s)
         index = replace(index, truncated=cut, fps=_rate(stream, index.times_s))
         last = last_duration(source, container, stream, index, packets.durations)
@@ -73,7 +88,8 @@ def index_video(source: Source) -> PacketIndex:
 class _Packets:
     """What was read from a file, in decoding order; times are in units of the stream's time base.
 
-    ``first``: the first frame that can be decoded from one packet alone; ``cut``: the data ends in a packet.
+    ``first``: the first frame that can be decoded from one packet alone; ``end``: where
+    the last packet ends in the file, in bytes; ``cut``: the data is damaged from packet ``whole`` on.
     """
 
     first: av.VideoFrame | None = None
@@ -81,6 +97,8 @@ class _Packets:
     dts: list[int | None] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
+    end: int = 0
+    whole: int = 0
     cut: bool = False
 
     def known_durations(self, stream: av.VideoStream) -> np.ndarray:
@@ -105,19 +123,59 @@ def _scan(container: InputContainer, stream: av.VideoStream) -> _Packets:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue  # the end of the stream
-            if packet.is_corrupt:
-                packets.cut = True
-                break
+            if packet.is_corrupt and not packets.cut:
+                packets.cut, packets.whole = True, len(packets.pts)
             if packets.first is None:
                 packets.first = _decode_alone(context, packet)
             hidden = packet.is_discard or (context.name == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN)
             packets.pts.append(packet.pts)
             packets.dts.append(packet.dts)
             packets.durations.append(packet.duration or 0)
+            packets.end = (packet.pos or 0) + packet.size
             packets.flags.append((KEY if packet.is_keyframe else 0) | (HIDDEN if hidden else 0))
     except av.FFmpegError:
-        packets.cut = True
+        if not packets.cut:
+            packets.cut, packets.whole = True, len(packets.pts)
     return packets
+
+
+def _show_after_start(flags: np.ndarray) -> None:
+    """Show the packets of a fragmented MP4 that libav hides because an earlier one has a later time."""
+    shown = np.flatnonzero((flags & HIDDEN) == 0)
+    if len(shown):
+        flags[shown[0] :] &= ~np.uint8(HIDDEN)
+
+
+def _starts(
+    packets: _Packets, flags: np.ndarray, durations: np.ndarray, second: int, restarts: bool
+) -> np.ndarray:
+    """Positions of the packets with which the clock of the file starts anew: int64.
+
+    As in ffmpeg, that is a key frame whose decoding time is before that of the frame it follows, and after a
+    long gap if the format is one that ``restarts``. ``second``: in units of the time base.
+    """
+    known = np.array([time is not None for time in packets.dts])
+    seen = np.flatnonzero(known & ((flags & HIDDEN) == 0))
+    steps = np.diff(np.array([time or 0 for time in packets.dts], np.int64)[seen])
+    is_key = (flags[seen[1:]] & KEY) != 0
+    is_new = (steps < -2 * durations[seen[:-1]]) & (is_key | (steps < -second))
+    if restarts:
+        is_new |= steps > _GAP_S * second
+    starts: np.ndarray = seen[1:][is_new]
+    return starts
+
+
+def _joined(pts: np.ndarray, flags: np.ndarray, durations: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """``pts``, those of every file that was joined after the end of the one before it: int64 [N]."""
+    shown = (flags & HIDDEN) == 0
+    parts = np.split(np.arange(len(pts)), starts)
+    pts, end = pts.copy(), 0
+    for number, part in enumerate(parts):
+        presented = part[shown[part]]
+        if number:
+            pts[part] += end - pts[presented].min()
+        end = int((pts + durations)[presented].max())
+    return pts
 
 
 def _time_base(stream: av.VideoStream) -> Fraction:
@@ -172,9 +230,7 @@ def _decode_alone(
     context: "av.VideoCodecContext", packet: "av.Packet[av.VideoStream]"
 ) -> av.VideoFrame | None:
     """The frame of ``packet`` if it needs no other packet, even if an edit list hides it; then a reset."""
-    alone = cast("av.Packet[av.VideoStream]", av.Packet(bytes(packet))) if packet.is_discard else packet
-    alone.is_keyframe = packet.is_keyframe
-    frames = [*context.decode(alone), *context.decode(None)]
+    frames = [*context.decode(plain_copy(packet) if packet.is_discard else packet), *context.decode(None)]
     context.flush_buffers()
     return frames[0] if frames else None
 

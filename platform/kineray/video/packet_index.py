@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 KEY, HIDDEN = 1, 2
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,9 @@ class PacketIndex:
     frame in units of ``time_base``. ``rotation``: degrees (0, 90, 180, 270) by which the coded frame of
     ``width`` x ``height`` pixels is rotated counterclockwise for display. ``announced``: number of frames,
     dropped ones included, in the header of an AVI file, otherwise None. ``counted``: the container stores no
-    presentation times (AVI), so frames are timed by counting. ``truncated``: the file ends earlier than its
-    header says.
+    presentation times (AVI), so frames are timed by counting. ``joined``: the clock of the file starts anew
+    in it, as several files were put together, and ``pts`` go on there. ``truncated``: the file ends earlier
+    than its header says.
     """
 
     size_bytes: int
@@ -41,6 +42,7 @@ class PacketIndex:
     last_duration: int
     announced: int | None
     counted: bool
+    joined: bool
     truncated: bool
 
     @cached_property
@@ -91,7 +93,7 @@ class PacketIndex:
     @cached_property
     def is_exact(self) -> bool:
         """Whether packets identify frames: no two of them have the same presentation time."""
-        return not self.counted and bool((np.diff(self.shown_pts) > 0).all())
+        return not self.counted and not self.joined and bool((np.diff(self.shown_pts) > 0).all())
 
     def is_key(self, position: int) -> bool:
         """Whether the packet at ``position`` can be decoded alone."""
@@ -130,6 +132,7 @@ class PacketIndex:
             "last_duration": self.last_duration,
             "announced": self.announced,
             "counted": self.counted,
+            "joined": self.joined,
             "truncated": self.truncated,
             "packets": len(self.pts),
         }
@@ -164,6 +167,7 @@ class PacketIndex:
                 last_duration=int(head["last_duration"]),
                 announced=None if head["announced"] is None else int(head["announced"]),
                 counted=bool(head["counted"]),
+                joined=bool(head["joined"]),
                 truncated=bool(head["truncated"]),
             )
         except (zlib.error, KeyError, TypeError, ZeroDivisionError) as error:

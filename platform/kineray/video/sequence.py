@@ -6,7 +6,7 @@ import av
 
 from kineray.errors import DecodeError
 from kineray.video import process
-from kineray.video.container import Source, damaged, name_of, video_stream
+from kineray.video.container import Source, damaged, name_of, plain_copy, video_stream
 from kineray.video.packet_index import PacketIndex
 
 _FRAMES_PER_LIMIT = 64
@@ -49,11 +49,13 @@ def in_order(
     context = stream.codec_context
     position = 0
     for packet in packets:
-        if packet.is_corrupt:
-            return
         if packet.size:
             if position >= len(index.pts):
+                if index.truncated:
+                    return
                 raise not_as_indexed(name)
+            if packet.is_discard and not index.is_hidden(position):
+                packet = plain_copy(packet)  # noqa: PLW2901 - libav hides what is presented
             packet.pts = position
             clock.decoding(position)
             position += 1
