@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_cases import slow_after
@@ -26,6 +27,7 @@ from video_files import (
 )
 
 from kineray.video import PacketIndex, decode, index_video, open_video, probe, read_clip
+from kineray.video.encode import Settings, encode
 
 MOVING = list(moving(60, 48, 32))
 VARIABLE = list(np.cumsum(np.random.default_rng(0).integers(1, 60, 40)))
@@ -472,6 +474,94 @@ def test_rotation_turns_the_way_quicktime_says(tmp_path):
     turned = read_clip(io.BytesIO(bytes(data)), [0.0])[0]
     # Clockwise: the first row becomes the last column.
     np.testing.assert_array_equal(turned, upright.transpose(1, 0, 2)[:, ::-1])
+
+
+def with_matrix(path, a, b, c, d):
+    """An MP4 whose display matrix sends (x, y) to (a x + c y, b x + d y)."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    data[at : at + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    made = path.with_name(f"{a}{b}{c}{d}.mp4")
+    made.write_bytes(data)
+    return made
+
+
+MATRICES = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+
+
+@pytest.mark.parametrize("matrix", MATRICES, ids=str)
+def test_a_display_matrix_is_an_angle_and_a_reflection(tmp_path, matrix):
+    path = with_matrix(write_video(tmp_path / "plain.mp4", frames=10), *matrix)
+    coded = decode_all(tmp_path / "plain.mp4")[1][[0, 5]]
+    a, b, c, d = matrix
+    y, x = np.mgrid[: coded.shape[1], : coded.shape[2]]
+    to_x, to_y = a * x + c * y, b * x + d * y
+    to_x, to_y = to_x - to_x.min(), to_y - to_y.min()
+    wanted = np.zeros((2, to_y.max() + 1, to_x.max() + 1, 3), np.uint8)
+    wanted[:, to_y, to_x] = coded
+    times = [0.0, 0.2]
+    np.testing.assert_array_equal(read_clip(path, times), wanted)
+    index = PacketIndex.from_bytes(index_video(path).to_bytes())
+    with open_video(path, index=index) as video:
+        assert video.info.mirrored == (a * d < b * c)
+        box = (8, 4, 20, 30)
+        part = wanted[:, 4:34, 8:28]
+        np.testing.assert_array_equal(video.read(times, box=box), part)
+        np.testing.assert_array_equal(video.read(times, box=box, mirror=True), part[:, :, ::-1])
+    encode(path, tmp_path / "copy.mp4", Settings(crf=1))
+    copy = read_clip(tmp_path / "copy.mp4", times)
+    assert copy.shape == wanted.shape and np.abs(copy.astype(int) - wanted).mean() < 2
+    assert not probe(tmp_path / "copy.mp4").mirrored
+
+
+def write_streams(path, *sizes, default=None):
+    """A file with a video stream of 10 frames for each (width, height); ``default``: number of that one."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for number, (width, height) in enumerate(sizes):
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+            streams.append(stream)
+        for stream, (width, height) in zip(streams, sizes, strict=True):
+            for index in range(10):
+                frame = av.VideoFrame.from_ndarray(numbered_image(index, width, height), format="rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize(
+    ("default", "shown"), [(None, (64, 48)), (0, (32, 24)), (1, (64, 48)), (2, (48, 32))]
+)
+def test_the_default_stream_or_the_largest_one_is_read(tmp_path, suffix, default, shown):
+    if suffix == "mp4" and default is None:
+        default = 1  # its writer marks one
+    path = write_streams(tmp_path / f"a.{suffix}", (32, 24), (64, 48), (48, 32), default=default)
+    info = probe(path)
+    assert (info.width, info.height, info.frames) == (*shown, 10)
+    images = [numbered_image(index, *shown) for index in range(10)]
+    clip = read_clip(path, np.arange(10) / 25)
+    assert np.abs(clip.astype(int) - np.stack(images)).mean() < 20
+    with open_video(path, index=index_video(path)) as video:
+        np.testing.assert_array_equal(video.read([0.3]), clip[7:8])
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_the_shape_of_pixels_is_said_and_kept_by_a_copy(tmp_path, suffix, rotation):
+    if suffix == "ts" and rotation:
+        return  # it holds no display matrix
+    path = write_video(tmp_path / f"a.{suffix}", frames=10, rotation=rotation, params="sar=2/1")
+    info = probe(path)
+    assert (info.width, info.height) == ((48, 64) if rotation else (64, 48))
+    assert info.pixel_aspect == (0.5 if rotation else 2.0)
+    encode(path, tmp_path / "copy.mp4", Settings(32))
+    assert probe(tmp_path / "copy.mp4").pixel_aspect == info.pixel_aspect
+    assert probe(write_video(tmp_path / "square.mp4", frames=2)).pixel_aspect == 1.0
 
 
 def test_short_side_scales_while_converting(tmp_path):

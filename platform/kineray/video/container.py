@@ -19,6 +19,7 @@ MAX_DURATION_S = 24 * 3600
 
 # Only containers that hold their own frames: a playlist (HLS, concat) could name other files or hosts.
 _FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg"
+_IMAGES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _MP4, _MATROSKA = b"ftyp", b"\x1aE\xdf\xa3"
 
 
@@ -39,7 +40,7 @@ def size_of(source: Source) -> int:
 
 @contextmanager
 def video_stream(source: Source, *, probe: bool) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """Open ``source`` and its first video stream that is not a cover image. Raises DecodeError.
+    """Open ``source`` and the video stream that players show. Raises DecodeError.
 
     ``probe``: let libav decode a frame or two to find what the header does not contain. For a 1280x720
     file, that takes longer than decoding ten frames later.
@@ -62,7 +63,7 @@ def video_stream(source: Source, *, probe: bool) -> Iterator[tuple[InputContaine
     except OSError as error:
         raise _unreadable(name, error) from None
     with container:
-        yield container, _first_video_stream(container, name)
+        yield container, _main_video_stream(container, name)
 
 
 def _head(source: Source, name: str) -> bytes:
@@ -85,10 +86,10 @@ def _head(source: Source, name: str) -> bytes:
     return head
 
 
-def _first_video_stream(container: InputContainer, name: str) -> av.VideoStream:
-    for stream in container.streams.video:
-        if stream.disposition & Disposition.attached_pic:
-            continue  # a cover image
+def _main_video_stream(container: InputContainer, name: str) -> av.VideoStream:
+    """The stream that players show: the default one, or the largest; never a cover image."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _IMAGES]
+    for stream in sorted(streams, key=_rank, reverse=True):
         context = stream.codec_context
         if context is None or context.codec is None:
             raise DecodeError(
@@ -112,6 +113,12 @@ def plain_copy(packet: "av.Packet[av.VideoStream]") -> "av.Packet[av.VideoStream
     copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
     copy.is_keyframe = packet.is_keyframe
     return copy
+
+
+def _rank(stream: av.VideoStream) -> tuple[bool, bool, int]:
+    context = stream.codec_context
+    is_default = bool(stream.disposition & Disposition.default)
+    return context is not None, is_default, context.width * context.height if context else 0
 
 
 def check_size(name: str, width: int, height: int) -> None:

@@ -85,6 +85,8 @@ class Video(Reader):
             width=width,
             height=height,
             rotation=index.rotation,
+            mirrored=index.mirrored,
+            pixel_aspect=float(index.upright_pixel_aspect),
             codec=index.codec,
             frames=index.frames,
         )
@@ -177,7 +179,7 @@ class Video(Reader):
     def _is_indexed(self, stream: av.VideoStream, frame: av.VideoFrame) -> bool:
         """Whether ``frame`` of ``stream`` has the format that the index holds."""
         codec = stream.codec.canonical_name
-        found = (codec, frame.width, frame.height, rotation_of(frame), stream.time_base)
+        found = (codec, frame.width, frame.height, *rotation_of(frame), stream.time_base)
         return found == self.index.format
 
     def _undecodable(self, error: av.FFmpegError) -> DecodeError:
@@ -284,6 +286,11 @@ class _VideoFrame:
         frame, index = self.frame, self.index
         if (frame.width, frame.height) != (index.width, index.height):  # the size changed in the stream
             frame = frame.reformat(width=index.width, height=index.height)
+        if index.mirrored:
+            mirror = not mirror
+            if box is not None:
+                left, top, width, height = box
+                box = index.upright_size[0] - left - width, top, width, height
         return self.converter.pixels(frame, box=box, size=size, mirror=mirror, rotation=index.rotation)
 
 

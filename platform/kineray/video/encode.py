@@ -50,7 +50,7 @@ def encode(
     """Write a copy of one video, or of its first ``limit_s`` seconds: (index of the source, of the copy).
 
     Every frame keeps its time since the first one, and the last one its duration. Rotation is applied.
-    Colour range, matrix, primaries and transfer are kept. Raises DecodeError.
+    Pixel aspect ratio, colour range, matrix, primaries and transfer are kept. Raises DecodeError.
     """
     name = name_of(source)
     index = index_video(source)
@@ -91,7 +91,7 @@ class _Encoder:
 
     def __init__(self, target: Path, index: PacketIndex, settings: Settings) -> None:
         self._index = index
-        self._rotation = index.rotation
+        self._turn = (index.rotation, index.mirrored)
         self._size = settings.size(*index.upright_size)
         self._settings = settings
         self._scaled = min(index.upright_size) > settings.short_side
@@ -129,6 +129,7 @@ class _Encoder:
         stream.width, stream.height, stream.pix_fmt = *self._size, "yuv420p"
         context = stream.codec_context
         context.time_base = self._index.time_base
+        context.sample_aspect_ratio = self._index.upright_pixel_aspect
         context.thread_count = 1  # videos are encoded in parallel
         context.color_range, context.colorspace = converted.color_range, converted.colorspace
         context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
@@ -146,7 +147,7 @@ class _Encoder:
         is_rgb = frame.format.is_rgb
         width, height = self._index.width, self._index.height
         if self._scaled:
-            width, height = self._size if self._rotation % 180 == 0 else self._size[::-1]
+            width, height = self._size if self._turn[0] % 180 == 0 else self._size[::-1]
         target_range = ColorRange.MPEG if is_rgb else frame.color_range
         converted = self._reformatter.reformat(
             frame,
@@ -158,10 +159,10 @@ class _Encoder:
             dst_color_range=target_range,
             threads=1,
         )
-        if self._rotation or (converted.width, converted.height) != self._size:
-            converted = _upright(converted, self._rotation, self._size)
+        if any(self._turn) or (converted.width, converted.height) != self._size:
+            converted = _upright(converted, *self._turn, self._size)
         elif converted is frame:  # the decoder may still refer to it
-            converted = _upright(converted, 0, self._size)
+            converted = _upright(converted, 0, False, self._size)
         converted.color_range = target_range
         converted.colorspace = _SMPTE170M if is_rgb else frame.colorspace
         return converted
@@ -173,13 +174,14 @@ class _Encoder:
             self._packet = packet
 
 
-def _upright(frame: av.VideoFrame, rotation: int, size: tuple[int, int]) -> av.VideoFrame:
-    """A copy of a yuv420p frame, rotated and cut to ``size`` = (width, height), both even."""
+def _upright(frame: av.VideoFrame, rotation: int, mirrored: bool, size: tuple[int, int]) -> av.VideoFrame:
+    """A copy of a yuv420p frame, rotated, mirrored and cut to ``size`` = (width, height), both even."""
     width, height = size
     planes = []
     for number, plane in enumerate(frame.planes):
         rows = np.frombuffer(cast(Any, plane), np.uint8)[: plane.line_size * plane.height]
         rotated = np.rot90(rows.reshape(plane.height, plane.line_size)[:, : plane.width], rotation // 90)
+        rotated = rotated[:, ::-1] if mirrored else rotated
         part = 1 if number == 0 else 2
         planes.append(rotated[: height // part, : width // part].reshape(-1))
     return av.VideoFrame.from_ndarray(

@@ -3,8 +3,10 @@
 The file is read once without decoding it, except for one frame, which gives the true size and rotation.
 """
 
+import struct
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -60,7 +62,9 @@ def index_video(source: Source) -> PacketIndex:
             codec=stream.codec.canonical_name,
             width=first.width,
             height=first.height,
-            rotation=rotation_of(first),
+            rotation=rotation_of(first)[0],
+            mirrored=rotation_of(first)[1],
+            pixel_aspect=_pixel_aspect(stream),
             fps=0.0,
             time_base=_time_base(stream),
             pts=_joined(pts, flags, durations, starts) if len(starts) else pts,
@@ -221,9 +225,21 @@ def _first_presented(source: Source, name: str) -> av.VideoFrame:
         raise _no_frames(name, stream, cut=True)
 
 
-def rotation_of(frame: av.VideoFrame) -> int:
-    """Degrees (0, 90, 180, 270) by which ``frame`` is rotated counterclockwise for display."""
-    return round(frame.rotation / 90) * 90 % 360
+def rotation_of(frame: av.VideoFrame) -> tuple[int, bool]:
+    """Degrees (0, 90, 180, 270) by which ``frame`` is rotated counterclockwise for display, and whether left
+    and right are swapped then."""
+    rotation = round(frame.rotation / 90) * 90 % 360
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return rotation, False
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(cast(Any, matrix)))
+    # A mirror turns what libav takes for the angle by 180 degrees, and the direction of rotation.
+    return (rotation, False) if a * d >= b * c else ((180 - rotation) % 360, True)
+
+
+def _pixel_aspect(stream: av.VideoStream) -> Fraction:
+    """Width of a pixel over its height; what the container says goes before what the codec says."""
+    return Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
 
 
 def _decode_alone(

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 KEY, HIDDEN = 1, 2
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +23,12 @@ class PacketIndex:
     ``flags`` uint8 [N]: 1 for a key frame, 2 for a packet whose frame is not presented (an edit list hides
     it, other frames only refer to it, or it cannot be decoded). ``last_duration``: duration of the last
     frame in units of ``time_base``. ``rotation``: degrees (0, 90, 180, 270) by which the coded frame of
-    ``width`` x ``height`` pixels is rotated counterclockwise for display. ``announced``: number of frames,
-    dropped ones included, in the header of an AVI file, otherwise None. ``counted``: the container stores no
-    presentation times (AVI), so frames are timed by counting. ``joined``: the clock of the file starts anew
-    in it, as several files were put together, and ``pts`` go on there. ``truncated``: the file ends earlier
-    than its header says.
+    ``width`` x ``height`` pixels is rotated counterclockwise for display; ``mirrored``: whether left and
+    right are swapped then. ``pixel_aspect``: width of a pixel of the coded frame over its height.
+    ``announced``: number of frames, dropped ones included, in the header of an AVI file, otherwise None.
+    ``counted``: the container stores no presentation times (AVI), so frames are timed by counting.
+    ``joined``: the clock of the file starts anew in it, as several files were put together, and ``pts`` go
+    on there. ``truncated``: the file ends earlier than its header says.
     """
 
     size_bytes: int
@@ -35,6 +36,8 @@ class PacketIndex:
     width: int
     height: int
     rotation: int
+    mirrored: bool
+    pixel_aspect: Fraction
     fps: float
     time_base: Fraction
     pts: np.ndarray
@@ -88,7 +91,12 @@ class PacketIndex:
     @property
     def format(self) -> tuple[object, ...]:
         """What all frames have in common, by which another file is recognised."""
-        return (self.codec, self.width, self.height, self.rotation, self.time_base)
+        return (self.codec, self.width, self.height, self.rotation, self.mirrored, self.time_base)
+
+    @property
+    def upright_pixel_aspect(self) -> Fraction:
+        """Width of a pixel of the frames as displayed over its height."""
+        return self.pixel_aspect if self.rotation % 180 == 0 else 1 / self.pixel_aspect
 
     @cached_property
     def is_exact(self) -> bool:
@@ -127,6 +135,8 @@ class PacketIndex:
             "bytes": self.size_bytes,
             "codec": self.codec,
             "size": [self.width, self.height, self.rotation],
+            "mirrored": self.mirrored,
+            "pixel_aspect": [self.pixel_aspect.numerator, self.pixel_aspect.denominator],
             "fps": self.fps,
             "time_base": [self.time_base.numerator, self.time_base.denominator],
             "last_duration": self.last_duration,
@@ -160,6 +170,8 @@ class PacketIndex:
                 width=width,
                 height=height,
                 rotation=rotation,
+                mirrored=bool(head["mirrored"]),
+                pixel_aspect=Fraction(*head["pixel_aspect"]),
                 fps=float(head["fps"]),
                 time_base=Fraction(*head["time_base"]),
                 pts=pts,

@@ -15,8 +15,10 @@ class VideoInfo:
     """Properties of a video; ``width`` and ``height``: pixels as displayed.
 
     ``duration_s``: seconds from the first presented frame to the end of the last one. ``rotation``: degrees
-    (0, 90, 180 or 270) by which the coded frame is rotated counterclockwise for display. ``frames``: number
-    of frames that exist, whatever the header says. ``channels``: 3 for RGB, 2 for flow.
+    (0, 90, 180 or 270) by which the coded frame is rotated counterclockwise for display; ``mirrored``:
+    whether left and right are swapped then. ``frames``: number of frames that exist, whatever the header
+    says. ``channels``: 3 for RGB, 2 for flow. ``pixel_aspect``: width of a displayed pixel over its height;
+    frames are read as they are coded, so a player shows those of a video with 2.0 twice as wide.
     """
 
     duration_s: float
@@ -27,6 +29,8 @@ class VideoInfo:
     codec: str
     frames: int
     channels: int = 3
+    mirrored: bool = False
+    pixel_aspect: float = 1.0
 
 
 class Frame(Protocol):
