@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_files import decode_all, edit, reference_clip, write_dropped, write_sound, write_video
+from video_files import decode_all, edit, reference_clip, spoil, write_dropped, write_sound, write_video
 
 from kineray import storage
 from kineray.data.derive.validate import check_video, drop_samples, outside_of, quarantine_path, validate
@@ -24,6 +24,7 @@ from kineray.data.manifest.samples import BoxLabel, Sample
 from kineray.data.manifest.sizes import record_sizes
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, frames_uri, index_video, read_clip
+from kineray.video.losses import Losses
 
 
 def clip(uri, *, start=0.0, end=None, name=None, split="train", boxes=(), flow=""):
@@ -169,16 +170,34 @@ def test_an_edit_list_presents_other_frames_than_are_stored(tmp_path, spans, opt
 
 def test_full_finds_frames_that_are_stored_and_cannot_be_decoded(tmp_path):
     path = write_video(tmp_path / "a.mp4", frames=200, gop=20, bframes=0, params="scenecut=0")
-    with av.open(str(path)) as container:
-        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    data = bytearray(path.read_bytes())
-    for position, size in packets[140:155]:  # neither the first, nor the middle, nor the last frames
-        data[position : position + size] = b"\xff" * size
-    path.write_bytes(data)
-    assert check_video(path)[1].frames == 200
-    with pytest.raises(DecodeError, match=r"near 5\.\d+ s") as caught:
-        check_video(path, full=True)
-    assert (caught.value.code, caught.value.key) == ("truncated", str(path))
+    spoil(path, range(140, 155))  # neither the first, nor the middle, nor the last frames
+    assert Losses(check_video(path)[1]).spans_s() == []
+    duration_s, index = check_video(path, full=True)
+    assert (duration_s, index.frames) == (8.0, 200)
+    ((start_s, end_s),) = Losses(index).spans_s()
+    assert (start_s, end_s) == pytest.approx((5.6, 6.4))  # up to the next key frame
+    manifest = manifest_of(
+        clip(path, name="whole"),
+        clip(path, name="inside", start=5.5, end=6.5),
+        clip(path, name="near", start=5.0, end=6.4),
+        clip(path, name="after", start=6.4, end=7.0),
+    )
+    assert validate(manifest).bad_samples == frozenset()
+    found = validate(manifest, full=True)
+    assert found.bad_samples == {"inside", "near"}
+    (problem,) = found.problems
+    assert (problem.code, problem.uri) == ("truncated", str(path))
+    assert "5.60" in problem.message and "6.40" in problem.message
+    assert found.damaged == {str(path): problem.message}
+    # What was found is in the index, so that training knows it.
+    assert len(Losses(PacketIndex.from_bytes(found.indexes[str(path)]))) == 20
+
+
+def test_a_file_of_which_most_is_damaged_is_bad_as_a_whole(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=100, gop=20, bframes=0, params="scenecut=0")
+    spoil(path, range(20, 80))
+    (problem,) = validate(manifest_of(clip(path)), full=True).problems
+    assert problem.code == "truncated" and "0.80 to 3.20 s" in problem.message
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_decoding_starts_at_the_previous_key_frame(folder, name):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
 def test_garbage_is_refused(data):
-    for text in (data, zlib.compress(data), zlib.compress(b'{"version": 5}\n' + data)):
+    for text in (data, zlib.compress(data), zlib.compress(b'{"version": 6}\n' + data)):
         with pytest.raises(ValueError):
             PacketIndex.from_bytes(text)
 

@@ -167,6 +167,29 @@ def write_dropped(path, dropped, frames=50, **options):
     return path
 
 
+def spoil(path, frames, fill=b"\xff"):
+    """Overwrite the packets at these positions of the video stream."""
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, bytes(packet)) for packet in container.demux(video=0) if packet.size]
+    data = bytearray(path.read_bytes())
+    for position in frames:
+        near, content = packets[position]
+        start = data.index(content, near)  # some containers count from the header of the packet
+        data[start : start + len(content)] = fill * len(content)
+    path.write_bytes(data)
+    return path
+
+
+def lose_transport_packet(path, frame):
+    """Leave out the second transport packet of a frame."""
+    with av.open(str(path)) as container:
+        start = [packet.pos for packet in container.demux(video=0) if packet.size][frame]
+    data = path.read_bytes()
+    assert data[start] == data[start + 188] == 0x47 and not data[start + 189] & 0x40
+    path.write_bytes(data[: start + 188] + data[start + 376 :])
+    return path
+
+
 def write_sound(path, seconds=1):
     """A file with an audio stream and nothing else."""
     with av.open(str(path), "w") as container:

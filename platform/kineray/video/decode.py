@@ -10,13 +10,13 @@ start.
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import av
 import numpy as np
@@ -25,6 +25,7 @@ from av.video.frame import PictureType
 from kineray.errors import DecodeError
 from kineray.video.container import Source, damaged, name_of, size_of, video_stream
 from kineray.video.index import index_video, rotation_of
+from kineray.video.losses import Losses
 from kineray.video.packet_index import PacketIndex
 from kineray.video.pixels import Box, Converter
 from kineray.video.reader import Reader, VideoInfo, checked_times
@@ -58,6 +59,7 @@ class Video(Reader):
         if self._index_is_given and self.index.size_bytes != size_of(source):
             raise not_as_indexed(self.name)
         self._is_exact = self.index.is_exact
+        self._losses = Losses(self.index)
         self._decoder: _IndexedDecoder | None = None
         self._closing = ExitStack()
 
@@ -73,6 +75,11 @@ class Video(Reader):
         """Release the file and the decoder."""
         self._decoder = None
         self._closing.close()
+
+    @property
+    def losses(self) -> Losses:
+        """The damaged parts of the file, as far as they are known."""
+        return self._losses
 
     @property
     def info(self) -> VideoInfo:
@@ -108,6 +115,7 @@ class Video(Reader):
             try:
                 for rows, frame in self._indexed(times_s):
                     yield rows, _VideoFrame(frame, self.index, converter)
+                self._check_losses(times_s)
                 return
             except _NotAsIndexedError as error:
                 logger.debug("%s: decoded from its start: %s", self.name, error)
@@ -115,43 +123,61 @@ class Video(Reader):
                 self._index_again()
         for rows, frame in self._from_start(times_s):
             yield rows, _VideoFrame(frame, self.index, converter)
+        self._check_losses(times_s)
+
+    def _check_losses(self, times_s: np.ndarray) -> None:
+        if self._losses:
+            self._losses.check(self.name, times_s)
 
     def _indexed(self, times_s: np.ndarray) -> Iterator[tuple[list[int], av.VideoFrame]]:
         index = self.index
         first_pts, last_pts = int(index.shown_pts[0]), int(index.shown_pts[-1])
-        wanted: dict[int, list[int]] = defaultdict(list)  # position of a packet -> rows of the clip
-        for row, time_s in enumerate(times_s.tolist()):
-            pts = _pts_at(time_s, first_pts, index.time_base)
-            if index.truncated and pts > last_pts:
-                raise damaged(self.name)
-            shown = int(np.searchsorted(index.shown_pts, pts, side="right")) - 1
-            wanted[int(index.shown[max(shown, 0)])].append(row)
+        pts_of_rows = [_pts_at(time_s, first_pts, index.time_base) for time_s in times_s.tolist()]
+        if index.truncated and max(pts_of_rows) > last_pts:
+            raise damaged(self.name)
         if self._decoder is None:
             container, stream = self._closing.enter_context(video_stream(self._source, probe=False))
-            self._decoder = _IndexedDecoder(container, stream, index)
-        try:
-            for first, positions in _runs(index, sorted(wanted)):
-                rows = {int(index.pts[position]): wanted[position] for position in positions}
-                for pts, frame in self._decoder.frames(first, positions):
-                    if self._index_is_given and not self._is_indexed(self._decoder.stream, frame):
-                        raise _NotAsIndexedError("it is another stream")
-                    if pts not in rows:
-                        raise _NotAsIndexedError(f"two frames came for presentation time {pts}")
-                    yield rows.pop(pts), frame
-                if rows:
-                    raise _NotAsIndexedError(f"no frame came for presentation time {min(rows)}")
-        except av.FFmpegError as error:
-            raise self._undecodable(error) from None
+            self._decoder = _IndexedDecoder(container, stream, index, self._losses)
+        rows = list(range(len(pts_of_rows)))
+        while rows:  # again for those whose frame turns out to be lost
+            wanted = self._wanted(rows, pts_of_rows)
+            yield from self._decoded(wanted)
+            rows = [row for position, of_one in wanted.items() if position in self._losses for row in of_one]
+
+    def _wanted(self, rows: Sequence[int], pts_of_rows: Sequence[int]) -> dict[int, list[int]]:
+        """Position of a packet -> the rows that show its frame."""
+        shown = self._losses.whole() if self._losses else self.index.shown
+        shown_pts = self.index.pts[shown] if self._losses else self.index.shown_pts
+        if not len(shown):
+            raise self._losses.error(self.name)
+        wanted: dict[int, list[int]] = defaultdict(list)
+        for row in rows:
+            place = int(np.searchsorted(shown_pts, pts_of_rows[row], side="right")) - 1
+            wanted[int(shown[max(place, 0)])].append(row)
+        return wanted
+
+    def _decoded(self, wanted: Mapping[int, list[int]]) -> Iterator[tuple[list[int], av.VideoFrame]]:
+        decoder = cast(_IndexedDecoder, self._decoder)
+        for first, positions in _runs(self.index, sorted(wanted)):
+            left = {int(self.index.pts[position]): position for position in positions}
+            for pts, frame in decoder.frames(first, positions):
+                if self._index_is_given and not self._is_indexed(decoder.stream, frame):
+                    raise _NotAsIndexedError("it is another stream")
+                if pts not in left:
+                    raise _NotAsIndexedError(f"two frames came for presentation time {pts}")
+                yield wanted[left.pop(pts)], frame
+            if any(position not in self._losses for position in left.values()):
+                raise _NotAsIndexedError(f"no frame came for presentation time {min(left)}")
 
     def _from_start(self, times_s: np.ndarray) -> Iterator[tuple[list[int], av.VideoFrame]]:
         """Decode every frame up to the last wanted one: slow, but correct for every file."""
         first_pts = int(self.index.shown_pts[0])
         with video_stream(self._source, probe=True) as (container, stream):
-            frames = in_order(self.name, stream, container.demux(stream), self.index)
+            frames = in_order(self.name, stream, container.demux(stream), self.index, self._losses)
             try:
                 current = next(frames, None)
                 if current is None:
-                    raise DecodeError("the video stream holds no frames", code="empty", key=self.name)
+                    raise self._nothing_shown()
                 if self._index_is_given and not self._is_indexed(stream, current[1]):
                     raise not_as_indexed(self.name)
                 rows: dict[int, list[int]] = defaultdict(list)
@@ -165,7 +191,12 @@ class Video(Reader):
                         raise damaged(self.name)
                     yield rows[pts], current[1]
             except av.FFmpegError as error:
-                raise self._undecodable(error) from None
+                raise damaged(self.name, f"damaged or cut off ({error.strerror})") from None
+
+    def _nothing_shown(self) -> DecodeError:
+        if self._losses:
+            return self._losses.error(self.name)
+        return DecodeError("the video stream holds no frames", code="empty", key=self.name)
 
     def _index_again(self) -> None:
         """Replace a wrong index; of a file whose own index is not enough, every frame will be decoded."""
@@ -175,6 +206,7 @@ class Video(Reader):
             if self.index.format != given.format:
                 raise not_as_indexed(self.name)
             self._index_is_given = False
+            self._losses = Losses(self.index)
 
     def _is_indexed(self, stream: av.VideoStream, frame: av.VideoFrame) -> bool:
         """Whether ``frame`` of ``stream`` has the format that the index holds."""
@@ -182,20 +214,22 @@ class Video(Reader):
         found = (codec, frame.width, frame.height, *rotation_of(frame), stream.time_base)
         return found == self.index.format
 
-    def _undecodable(self, error: av.FFmpegError) -> DecodeError:
-        return damaged(self.name, f"damaged or cut off ({error.strerror})")
-
 
 class _IndexedDecoder:
     """Decodes runs of packets; the index tells which packet comes next."""
 
     def __init__(
-        self, container: av.container.InputContainer, stream: av.VideoStream, index: PacketIndex
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        index: PacketIndex,
+        losses: Losses,
     ) -> None:
         self._container = container
         self.stream = stream
         self._context = stream.codec_context
         self._index = index
+        self._losses = losses
         self._pts: list[int] = index.pts.tolist()
         self._skips_unreferenced = self._context.name in _MARKS_REFERENCES
         if self._context.name == "h264":
@@ -209,8 +243,8 @@ class _IndexedDecoder:
 
         Raises _NotAsIndexedError if the file differs from its index.
         """
-        wanted = {self._pts[position] for position in positions}
-        starts_whole = first == 0
+        wanted = {self._pts[position]: position for position in positions}
+        starts_whole = first == 0 or first in self._losses
         for frame in self._decoded(first, positions[-1], wanted):
             # With gradual intra refresh, a packet marked as a key frame may hold no complete image.
             starts_whole = starts_whole or (
@@ -218,10 +252,10 @@ class _IndexedDecoder:
             )
             if not starts_whole:
                 raise _NotAsIndexedError(f"packet {first} is no key frame")
-            if frame.pts in wanted:
+            if frame.pts in wanted and not (self._losses and wanted[frame.pts] in self._losses):
                 yield frame.pts, frame
 
-    def _decoded(self, first: int, last: int, wanted: set[int]) -> Iterator[av.VideoFrame]:
+    def _decoded(self, first: int, last: int, wanted: Mapping[int, int]) -> Iterator[av.VideoFrame]:
         key_pts = self._pts[first]
         self._go_to(first)
         try:
@@ -235,11 +269,18 @@ class _IndexedDecoder:
                     continue  # refers to frames before the key frame; no wanted frame refers to it
                 if self._skips_unreferenced:
                     self._context.skip_frame = "DEFAULT" if pts in wanted else "NONREF"
-                yield from self._context.decode(packet)
+                yield from self._frames_of(packet, position)
             # The frames that the decoder still holds back to reorder them need no later packet.
-            yield from self._context.decode(None)
+            yield from self._frames_of(None, last)
         finally:
             self._context.flush_buffers()  # also if the caller stops early
+
+    def _frames_of(self, packet: "av.Packet[av.VideoStream] | None", position: int) -> "list[av.VideoFrame]":
+        try:
+            return self._context.decode(packet)
+        except av.FFmpegError:
+            self._losses.add(position)
+            return []
 
     def _go_to(self, position: int) -> None:
         """Seek so that packet ``position`` is read next."""

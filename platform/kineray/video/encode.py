@@ -16,6 +16,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from kineray.errors import DecodeError
 from kineray.video.container import Source, damaged, name_of
 from kineray.video.index import index_video
+from kineray.video.losses import Losses
 from kineray.video.packet_index import PacketIndex
 from kineray.video.sequence import every_frame
 
@@ -49,8 +50,9 @@ def encode(
 ) -> tuple[PacketIndex, PacketIndex]:
     """Write a copy of one video, or of its first ``limit_s`` seconds: (index of the source, of the copy).
 
-    Every frame keeps its time since the first one, and the last one its duration. Rotation is applied.
-    Pixel aspect ratio, colour range, matrix, primaries and transfer are kept. Raises DecodeError.
+    Every frame keeps its time since the first one, and the last one its duration. Rotation is applied. Pixel
+    aspect ratio, colour range, matrix, primaries and transfer are kept. Where the source is damaged, which
+    the index that is returned says, the copy shows the frame before. Raises DecodeError.
     """
     name = name_of(source)
     index = index_video(source)
@@ -58,11 +60,11 @@ def encode(
         raise damaged(name)
     limit = None if limit_s is None else int(limit_s / index.time_base)
     times: list[int] = []
-    decoded = 0
+    decoded, losses = 0, Losses(index)
 
     def counted() -> Iterator[tuple[int, av.VideoFrame]]:
         nonlocal decoded
-        for pts, frame in every_frame(source, index):
+        for pts, frame in every_frame(source, index, losses):
             decoded += 1
             # The copy starts at time 0 even if the first frames of the source cannot be decoded.
             yield max(pts - int(index.shown_pts[0]), 0) if decoded > 1 else 0, frame
@@ -73,9 +75,10 @@ def encode(
             encoder.write(frame, pts, kind)
             times.append(pts)
         if not times:
-            raise damaged(name, "none of its frames can be decoded")
+            raise losses.error(name) if losses else damaged(name, "none of its frames can be decoded")
+    losses.check(name, index.times_s[index.times_s <= (np.inf if limit_s is None else limit_s)])
     copy = index_video(target)
-    if limit is None and abs(index.frames - decoded) > max(index.frames * COUNT_TOLERANCE, 1):
+    if limit is None and abs(index.frames - len(losses) - decoded) > max(index.frames * COUNT_TOLERANCE, 1):
         raise DecodeError(
             f"{index.frames} frames are stored, but {decoded} can be decoded",
             code="wrong_frame_count",
@@ -83,7 +86,7 @@ def encode(
         )
     if not np.array_equal(_in_units(copy, index.time_base), times):
         raise DecodeError("the times of its frames cannot be kept", code="wrong_frame_count", key=name)
-    return index, copy
+    return losses.marked(), copy
 
 
 class _Encoder:

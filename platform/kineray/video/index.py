@@ -4,8 +4,10 @@ The file is read once without decoding it, except for one frame, which gives the
 """
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import islice
 from typing import Any, cast
 
 import av
@@ -24,7 +26,7 @@ from kineray.video.container import (
     video_stream,
 )
 from kineray.video.ending import ends_early, last_duration, refuse_second_file
-from kineray.video.packet_index import HIDDEN, KEY, PacketIndex
+from kineray.video.packet_index import DAMAGED, HIDDEN, KEY, PacketIndex
 
 _COUNTED = frozenset({"avi", "asf"})  # they store decoding times only
 _RESTARTING = frozenset({"mpegts", "mpeg"})  # recordings of broadcasts, whose clock may start anew
@@ -49,14 +51,10 @@ def index_video(source: Source) -> PacketIndex:
         flags = np.array(packets.flags, np.uint8)
         if container_name.startswith("mov") and not stream.frames:
             _show_after_start(flags)
+        if container_name.startswith("mov") and not flags[0] & KEY and _table_starts_with_key(stream):
+            flags[0] |= KEY | DAMAGED  # the parser does not find it in the data
         second, restarts = round(1 / _time_base(stream)), container_name in _RESTARTING
         starts = np.zeros(0, np.int64) if counted else _starts(packets, flags, durations, second, restarts)
-        if len(starts):  # libav takes the end of a file that was joined for a damaged one
-            packets.cut = False
-        elif packets.cut:
-            pts, flags, durations = (array[: packets.whole] for array in (pts, flags, durations))
-        if not len(pts):
-            raise _no_frames(name, stream, packets.cut)
         index = PacketIndex(
             size_bytes=size_of(source),
             codec=stream.codec.canonical_name,
@@ -81,6 +79,8 @@ def index_video(source: Source) -> PacketIndex:
             index.flags[index.pts < (_first_presented(source, name).pts or 0)] |= HIDDEN
         if index.frames == 0:
             raise _no_frames(name, stream, packets.cut)
+        if packets.suspects:
+            index.flags[_damaged(source, index, packets.suspects)] |= DAMAGED
         end_s = float(int((index.pts + durations).max()) * index.time_base)
         cut = packets.cut or ends_early(source, container, stream, packets.dts[-1], end_s)
         index = replace(index, truncated=cut, fps=_rate(stream, index.times_s))
@@ -93,7 +93,8 @@ class _Packets:
     """What was read from a file, in decoding order; times are in units of the stream's time base.
 
     ``first``: the first frame that can be decoded from one packet alone; ``end``: where
-    the last packet ends in the file, in bytes; ``cut``: the data is damaged from packet ``whole`` on.
+    the last packet ends in the file, in bytes; ``suspects``: positions of the packets near which data is
+    missing; ``cut``: the data ends early.
     """
 
     first: av.VideoFrame | None = None
@@ -101,9 +102,14 @@ class _Packets:
     dts: list[int | None] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
+    suspects: list[int] = field(default_factory=list)
     end: int = 0
-    whole: int = 0
     cut: bool = False
+
+    def drop_last(self) -> None:
+        """Remove a packet that is not complete."""
+        for values in (self.pts, self.dts, self.durations, self.flags, self.suspects):
+            values.pop()
 
     def known_durations(self, stream: av.VideoStream) -> np.ndarray:
         """Duration of each packet, int64 [N]; the usual one where the file contains none."""
@@ -127,8 +133,8 @@ def _scan(container: InputContainer, stream: av.VideoStream) -> _Packets:
         for packet in container.demux(stream):
             if packet.size == 0:
                 continue  # the end of the stream
-            if packet.is_corrupt and not packets.cut:
-                packets.cut, packets.whole = True, len(packets.pts)
+            if packet.is_corrupt:
+                packets.suspects.append(len(packets.pts))
             if packets.first is None:
                 packets.first = _decode_alone(context, packet)
             hidden = packet.is_discard or (context.name == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN)
@@ -138,9 +144,15 @@ def _scan(container: InputContainer, stream: av.VideoStream) -> _Packets:
             packets.end = (packet.pos or 0) + packet.size
             packets.flags.append((KEY if packet.is_keyframe else 0) | (HIDDEN if hidden else 0))
     except av.FFmpegError:
-        if not packets.cut:
-            packets.cut, packets.whole = True, len(packets.pts)
+        packets.cut = True
+    if len(packets.pts) - 1 in packets.suspects:  # the data ends in a packet
+        packets.cut = True
+        packets.drop_last()
     return packets
+
+
+def _table_starts_with_key(stream: av.VideoStream) -> bool:
+    return len(stream.index_entries) > 0 and stream.index_entries[0].is_keyframe
 
 
 def _show_after_start(flags: np.ndarray) -> None:
@@ -216,13 +228,34 @@ def _rate(stream: av.VideoStream, times_s: np.ndarray) -> float:
 def _first_presented(source: Source, name: str) -> av.VideoFrame:
     """The first frame that can be decoded."""
     with video_stream(source, probe=True) as (container, stream):
-        try:
-            for frame in container.decode(stream):
-                if frame.pts is not None or frame.dts is not None:
-                    return frame
-        except av.FFmpegError as error:
-            raise damaged(name, f"its first frame cannot be decoded ({error.strerror})") from None
-        raise _no_frames(name, stream, cut=True)
+        for packet in container.demux(stream):
+            with suppress(av.FFmpegError):
+                for frame in stream.codec_context.decode(packet if packet.size else None):
+                    if frame.pts is not None or frame.dts is not None:
+                        return frame
+    raise damaged(name, "none of its frames can be decoded")
+
+
+def _damaged(source: Source, index: PacketIndex, suspects: list[int]) -> list[int]:
+    """Positions of the packets in which the decoder finds faults, of the suspects and those after them.
+
+    Libav says near which packet of a transport stream data is missing, not always in which one.
+    """
+    near = {position + after for position in suspects for after in (0, 1)}
+    first, bad = index.key_frame_before(suspects[0]), []
+    with video_stream(source, probe=True) as (container, stream):
+        context = stream.codec_context
+        context.options = {**context.options, "err_detect": "explode"}
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        for position, packet in enumerate(islice(packets, max(near) + 1)):
+            if position < first:
+                continue
+            try:
+                context.decode(packet)
+            except av.FFmpegError:
+                if position in near:
+                    bad.append(position)
+    return bad
 
 
 def rotation_of(frame: av.VideoFrame) -> tuple[int, bool]:
@@ -246,7 +279,9 @@ def _decode_alone(
     context: "av.VideoCodecContext", packet: "av.Packet[av.VideoStream]"
 ) -> av.VideoFrame | None:
     """The frame of ``packet`` if it needs no other packet, even if an edit list hides it; then a reset."""
-    frames = [*context.decode(plain_copy(packet) if packet.is_discard else packet), *context.decode(None)]
+    frames: list[av.VideoFrame] = []
+    with suppress(av.FFmpegError):
+        frames = [*context.decode(plain_copy(packet) if packet.is_discard else packet), *context.decode(None)]
     context.flush_buffers()
     return frames[0] if frames else None
 

@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-KEY, HIDDEN = 1, 2
-VERSION = 5
+KEY, HIDDEN, DAMAGED = 1, 2, 4
+VERSION = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +21,12 @@ class PacketIndex:
 
     ``size_bytes``: size of the file. ``pts`` int64 [N]: presentation times in units of ``time_base``;
     ``flags`` uint8 [N]: 1 for a key frame, 2 for a packet whose frame is not presented (an edit list hides
-    it, other frames only refer to it, or it cannot be decoded). ``last_duration``: duration of the last
-    frame in units of ``time_base``. ``rotation``: degrees (0, 90, 180, 270) by which the coded frame of
-    ``width`` x ``height`` pixels is rotated counterclockwise for display; ``mirrored``: whether left and
-    right are swapped then. ``pixel_aspect``: width of a pixel of the coded frame over its height.
-    ``announced``: number of frames, dropped ones included, in the header of an AVI file, otherwise None.
-    ``counted``: the container stores no presentation times (AVI), so frames are timed by counting.
+    it, other frames only refer to it, or it cannot be decoded), 4 for damaged data. ``last_duration``:
+    duration of the last frame in units of ``time_base``. ``rotation``: degrees (0, 90, 180, 270) by which
+    the coded frame of ``width`` x ``height`` pixels is rotated counterclockwise for display; ``mirrored``:
+    whether left and right are swapped then. ``pixel_aspect``: width of a pixel of the coded frame over its
+    height. ``announced``: number of frames, dropped ones included, in the header of an AVI file, otherwise
+    None. ``counted``: the container stores no presentation times (AVI), so frames are timed by counting.
     ``joined``: the clock of the file starts anew in it, as several files were put together, and ``pts`` go
     on there. ``truncated``: the file ends earlier than its header says.
     """
@@ -75,7 +75,7 @@ class PacketIndex:
     @property
     def key_frame_times_s(self) -> np.ndarray:
         """When the key frames are presented, in seconds since the first frame: float64 [key frames]."""
-        keys = np.flatnonzero(self.flags == KEY)
+        keys = np.flatnonzero((self.flags & (KEY | HIDDEN)) == KEY)
         return np.sort(self.pts[keys] - self.shown_pts[0]) * float(self.time_base)
 
     @property
@@ -117,14 +117,15 @@ class PacketIndex:
         A frame that is decoded after a key frame but presented before it (an open GOP) may refer to frames
         before that key frame, so it needs the previous one.
         """
-        keys = self._keys
+        keys = self.keys
         last = int(np.searchsorted(keys, position, side="right")) - 1
         while last > 0 and self.pts[keys[last]] > self.pts[position]:
             last -= 1
         return int(keys[last]) if last >= 0 else 0
 
     @cached_property
-    def _keys(self) -> np.ndarray:
+    def keys(self) -> np.ndarray:
+        """Positions of the packets that can be decoded alone: int64 [keys]."""
         keys: np.ndarray = np.flatnonzero((self.flags & KEY) != 0)
         return keys
 

@@ -7,6 +7,7 @@ import av
 from kineray.errors import DecodeError
 from kineray.video import process
 from kineray.video.container import Source, damaged, name_of, plain_copy, video_stream
+from kineray.video.losses import Losses
 from kineray.video.packet_index import PacketIndex
 
 _FRAMES_PER_LIMIT = 64
@@ -14,36 +15,36 @@ _FRAMES_PER_LIMIT = 64
 _REORDERED = {"h264": 16, "hevc": 16}
 
 
-def every_frame(source: Source, index: PacketIndex) -> Iterator[tuple[int, av.VideoFrame]]:
+def every_frame(source: Source, index: PacketIndex, losses: Losses) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode ``source``: (presentation time in units of ``index.time_base``, frame as coded).
 
-    ``index``: the packet index of ``source``. Times ascend unless the file is damaged. In a decoding process,
-    the time limits of a call start again every ``_FRAMES_PER_LIMIT`` frames. Raises DecodeError, after the
-    frames that can be decoded, for a file that is cut off.
+    ``index``: the packet index of ``source``; frames that are lost are left out and added to ``losses``. In a
+    decoding process, the time limits of a call start again every ``_FRAMES_PER_LIMIT`` frames. Raises
+    DecodeError, after the frames that can be decoded, for a file that is cut off.
     """
     name = name_of(source)
     with video_stream(source, probe=True) as (container, stream):
-        pts = 0
-        try:
-            frames = in_order(name, stream, container.demux(stream), index)
-            for count, (pts, frame) in enumerate(frames, start=1):
-                yield pts, frame
-                if count % _FRAMES_PER_LIMIT == 0:
-                    _restart_time_limits()
-        except av.FFmpegError as error:
-            at_s = float((pts - int(index.shown_pts[0])) * index.time_base)
-            raise damaged(name, f"damaged or cut off near {at_s:.2f} s ({error.strerror})") from None
+        frames = in_order(name, stream, container.demux(stream), index, losses)
+        for count, timed in enumerate(frames, start=1):
+            yield timed
+            if count % _FRAMES_PER_LIMIT == 0:
+                _restart_time_limits()
     if index.truncated:
         raise damaged(name)
 
 
 def in_order(
-    name: str, stream: av.VideoStream, packets: Iterator["av.Packet[av.VideoStream]"], index: PacketIndex
+    name: str,
+    stream: av.VideoStream,
+    packets: Iterator["av.Packet[av.VideoStream]"],
+    index: PacketIndex,
+    losses: Losses,
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(presentation time in units of ``index.time_base``, frame) of the whole stream of ``packets``.
 
     The index is the only clock: a packet goes into the decoder with its position in place of its time.
-    Raises DecodeError if there are more packets than in the index.
+    Frames that are lost are left out, and added to ``losses``. Raises DecodeError if there are more packets
+    than in the index.
     """
     clock = _CountingClock(stream, index) if index.counted else _Clock(index)
     context = stream.codec_context
@@ -52,15 +53,21 @@ def in_order(
         if packet.size:
             if position >= len(index.pts):
                 if index.truncated:
-                    return
+                    return  # a packet that is not complete
                 raise not_as_indexed(name)
             if packet.is_discard and not index.is_hidden(position):
                 packet = plain_copy(packet)  # noqa: PLW2901 - libav hides what is presented
             packet.pts = position
             clock.decoding(position)
             position += 1
-        for frame in context.decode(packet if packet.size else None):
-            if (pts := clock.time_of(frame.pts)) is not None:
+        try:
+            frames = context.decode(packet if packet.size else None)
+        except av.FFmpegError:
+            losses.add(max(position - 1, 0))
+            continue
+        for frame in frames:
+            pts = clock.time_of(frame.pts)
+            if pts is not None and (frame.pts is None or frame.pts not in losses):
                 yield pts, frame
 
 

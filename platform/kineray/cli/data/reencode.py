@@ -86,6 +86,7 @@ def command(
     if copy.kept:
         note(f"{copy.kept} folders of frames are used as they are")
     note_first([f"not copied: {uri}: {why}" for uri, why in copy.failed.items()])
+    note_first([f"copied without what is lost: {uri}: {where}" for uri, where in copy.damaged.items()])
     target = near(copy.manifest)
     if copy.hash is None and not copy.estimate:
         show(copy, f"{out}: nothing to do, all copies are there", as_json=as_json)

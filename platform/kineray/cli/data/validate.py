@@ -2,7 +2,16 @@
 
 import click
 
-from kineray.cli.output import Progress, as_row, decoders_option, duration, json_option, show, table
+from kineray.cli.output import (
+    Progress,
+    as_row,
+    decoders_option,
+    duration,
+    json_option,
+    note_first,
+    show,
+    table,
+)
 
 
 @click.command(name="validate")
@@ -35,6 +44,7 @@ def command(
     ]
     if bad:
         lines.append(f"{bad} clips cannot be used; {report.quarantine} lists the reasons")
+    note_first([f"{uri}: {where}; the frame before is shown there" for uri, where in report.damaged.items()])
     best = report.clean or manifest
     then = [f"kineray data stats {best}", f"kineray train experiments/slowfast.py data.manifest={best}"]
     if bad and not report.clean:

@@ -40,7 +40,7 @@ class SplitCheck:
 class ValidationReport:
     """What ``validate`` found. ``quarantine``: URI of the CSV file of the problems; ``clean``: of the
     manifest without the bad samples, if it was asked for; ``codes``: error code -> number of samples, the
-    most frequent first.
+    most frequent first; ``damaged``: where videos of which most can be used are damaged, by URI.
     """
 
     manifest: str
@@ -53,6 +53,7 @@ class ValidationReport:
     codes: Mapping[str, int]
     splits: tuple[SplitCheck, ...]
     problems: tuple[checks.Problem, ...]
+    damaged: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class ReencodedCopy:
     ``manifest``: of the copies, with the ``hash`` of its content (None if nothing was written).
     ``estimate``: None if it was not asked for or nothing is left to do. ``copies``: number of the ``videos``
     of which there is a copy now; ``kept``: of folders of frames, which are not copied. ``failed``: URI ->
-    reason.
+    reason; ``damaged``: where copied videos are damaged, by URI: there the copy shows the frame before.
     """
 
     manifest: str
@@ -93,6 +94,7 @@ class ReencodedCopy:
     kept: int
     seconds: float
     failed: Mapping[str, str]
+    damaged: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def validate(
             for split, listed in loaded.listed.items()
         ),
         problems=found.problems,
+        damaged=found.damaged,
     )
 
 
@@ -236,7 +239,7 @@ def reencode(
     estimate = copies.estimate(plan, decoders=decoders) if is_asked_for and plan.remaining else None
     if dry_run or (estimate and confirm and not confirm(estimate)):
         done = len(plan.jobs) - len(plan.remaining)
-        return ReencodedCopy(plan.manifest, None, estimate, len(plan.jobs), done, plan.kept, 0.0, {})
+        return ReencodedCopy(plan.manifest, None, estimate, len(plan.jobs), done, plan.kept, 0.0, {}, {})
     if estimate:
         copies.check_space(estimate, plan.folder)
     start = time.monotonic()
@@ -253,6 +256,7 @@ def reencode(
         kept=plan.kept,
         seconds=time.monotonic() - start,
         failed=_reasons(made.failures),
+        damaged=made.damaged,
     )
 
 

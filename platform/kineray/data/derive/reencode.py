@@ -32,6 +32,7 @@ from kineray.storage import s3
 from kineray.storage.os_errors import os_errors_about
 from kineray.video import index_video, is_frames_uri
 from kineray.video.encode import Settings, encode
+from kineray.video.losses import Losses
 
 SETTINGS_FILE = "reencode.json"
 TRIED = 6  # videos that are encoded for an estimate
@@ -90,12 +91,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Copies:
-    """The result of ``make_copies``: the manifest of the copies, ``PacketIndex.to_bytes`` by URI, and the
-    errors of videos by URI."""
+    """The result of ``make_copies``: the manifest of the copies, ``PacketIndex.to_bytes`` by URI, the errors
+    of videos by URI, and where the sources of others are ``damaged``: the copy shows the frame before."""
 
     manifest: Manifest
     indexes: Mapping[str, bytes]
     failures: Mapping[str, DecodeError]
+    damaged: Mapping[str, str]
 
 
 def plan(manifest: Manifest, manifest_uri: str, folder: str, settings: Settings) -> Plan:
@@ -232,6 +234,7 @@ def make_copies(
     storage.write_bytes(storage.join(planned.folder, SETTINGS_FILE), about.encode())
     failures: dict[str, DecodeError] = {}
     indexes: dict[str, bytes] = {}
+    damaged: dict[str, str] = {}
 
     def arguments(job: Job) -> tuple[Any, ...]:
         return job.uri, job.target, job.is_done, planned.settings
@@ -243,7 +246,9 @@ def make_copies(
             failures[outcome.item.uri] = outcome.error
             _temporary(outcome.item.target).unlink(missing_ok=True)
         elif outcome.result is not None:
-            indexes[outcome.item.target] = outcome.result
+            indexes[outcome.item.target], where = outcome.result
+            if where:
+                damaged[outcome.item.uri] = where
         if progress:
             progress(outcome.done, len(planned.jobs), len(failures))
     if len(failures) == len(planned.jobs) and not planned.kept:
@@ -252,32 +257,33 @@ def make_copies(
     left = drop_samples(manifest, bad) if bad else manifest
     targets = {job.uri: job.target for job in planned.jobs}
     samples = (replace(sample, uri=targets.get(sample.uri, sample.uri)) for sample in left)
-    return Copies(record_sizes(left.with_samples(samples)), indexes, failures)
+    return Copies(record_sizes(left.with_samples(samples)), indexes, failures, damaged)
 
 
 # -- in a child process -----------------------------------------------------------------------------
 
 
-def _copy(uri: str, target: str, is_done: bool, settings: Settings) -> bytes | None:
-    """Make one copy; returns its ``PacketIndex.to_bytes``, or None for a copy that is on S3 already."""
+def _copy(uri: str, target: str, is_done: bool, settings: Settings) -> tuple[bytes, str] | None:
+    """Make one copy: its ``PacketIndex.to_bytes``, and where the source is damaged; None if it is on S3."""
     if is_done:
-        return None if storage.is_remote(target) else index_video(target).to_bytes()
+        return None if storage.is_remote(target) else (index_video(target).to_bytes(), "")
     with storage.video_source(uri) as source, _explained(uri, target):
         if storage.is_remote(target):
             with TemporaryDirectory(prefix="kineray-") as folder:
                 local = Path(folder, "copy.mp4")
-                _, index = encode(source, local, settings)
+                before, index = encode(source, local, settings)
                 bucket, key = s3.bucket_and_key(target)
                 s3.call(target, "upload_file", Filename=str(local), Bucket=bucket, Key=key)
         else:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             local = _temporary(target)
             try:
-                _, index = encode(source, local, settings)
+                before, index = encode(source, local, settings)
                 local.replace(target)
             finally:
                 local.unlink(missing_ok=True)
-    return index.to_bytes()
+    losses = Losses(before)
+    return index.to_bytes(), str(losses) if losses else ""
 
 
 def _try(uri: str, settings: Settings) -> dict[str, float]:

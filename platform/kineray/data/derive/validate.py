@@ -18,6 +18,7 @@ from kineray.data.manifest.sizes import changed_sizes
 from kineray.errors import DecodeError
 from kineray.video import PacketIndex, Source, Video, open_video
 from kineray.video.encode import COUNT_TOLERANCE
+from kineray.video.losses import Losses, describe
 from kineray.video.sequence import every_frame
 
 LATE_END_S = 1.0  # tolerated seconds of a clip after the end of its video: annotations are rounded
@@ -38,11 +39,13 @@ class Problem:
 @dataclass(frozen=True)
 class Validation:
     """The result of ``validate``. ``videos``: number of files that were opened, including folders of flow;
-    ``indexes``: URI -> ``PacketIndex.to_bytes``, of undamaged files."""
+    ``indexes``: URI -> ``PacketIndex.to_bytes``, of files that can be used; ``damaged``: where files of which
+    most can be used are damaged, by URI. The frame before is shown there."""
 
     videos: int
     problems: tuple[Problem, ...]
     indexes: Mapping[str, bytes]
+    damaged: Mapping[str, str]
 
     @property
     def codes(self) -> dict[str, int]:
@@ -77,11 +80,14 @@ def validate(
     failures: dict[str, DecodeError] = {}
     durations_s: dict[str, float] = {}
     indexes: dict[str, bytes] = {}
+    spans_s: dict[str, list[tuple[float, float]]] = {}
     for outcome in map_in_processes(_checked, uris, decoders=decoders, arguments=lambda uri: (uri, full)):
         if outcome.error is not None:
             failures[outcome.item] = outcome.error
         else:
             durations_s[outcome.item] = outcome.result["duration_s"]
+            if outcome.result["damaged"]:
+                spans_s[outcome.item] = outcome.result["damaged"]
             if outcome.result["index"] is not None:
                 indexes[outcome.item] = outcome.result["index"]
         if progress:
@@ -99,25 +105,31 @@ def validate(
             problems[sample.uri, "changed", message].append(sample.id)
         elif outside := outside_of(sample, durations_s[sample.uri]):
             problems[sample.uri, "span", outside].append(sample.id)
+        elif is_lost(sample, spans_s.get(sample.uri, []), durations_s[sample.uri]):
+            problems[sample.uri, "truncated", describe(spans_s[sample.uri])].append(sample.id)
         elif sample.flow and (short := short_of(sample, durations_s[sample.uri], durations_s[sample.flow])):
             problems[sample.flow, "span", short].append(sample.id)
     return Validation(
-        len(uris), tuple(Problem(*key, tuple(names)) for key, names in problems.items()), indexes
+        len(uris),
+        tuple(Problem(*key, tuple(names)) for key, names in problems.items()),
+        indexes,
+        {uri: describe(spans) for uri, spans in spans_s.items()},
     )
 
 
 def check_video(source: Source, *, full: bool = False) -> tuple[float, PacketIndex | None]:
     """Decode the first, middle and last frame of a video, or with ``full`` all; (duration in s, index).
 
-    Folders of frames have no index. Raises DecodeError, also (``wrong_frame_count``) for an AVI file whose
-    number of slots for frames differs by more than 1 % from its header, which is often not exact.
+    Folders of frames have no index; damage that is found is marked in it. Raises DecodeError, also
+    (``wrong_frame_count``) for an AVI file whose number of slots for frames differs by more than 1 % from its
+    header, which is often not exact.
     """
     with open_video(source) as video:
         info = video.info
         video.read([0.0, info.duration_s / 2, np.inf], size=(16, 16))
         if not isinstance(video, Video):
             return info.duration_s, None
-        index = video.index
+        index = video.losses.marked()
     announced, slots = index.announced, int(index.shown_pts[-1]) + index.last_duration
     if announced is not None and abs(announced - slots) > max(announced * COUNT_TOLERANCE, 1):
         raise DecodeError(
@@ -126,14 +138,24 @@ def check_video(source: Source, *, full: bool = False) -> tuple[float, PacketInd
             key=video.name,
         )
     if full:
-        decoded = sum(1 for _ in every_frame(source, index))
-        if decoded != index.frames:
+        losses = Losses(index)
+        decoded = sum(1 for _ in every_frame(source, index, losses))
+        losses.check(video.name, index.times_s)
+        if decoded != index.frames and not losses:
             raise DecodeError(
                 f"{index.frames} frames are stored, but {decoded} can be decoded",
                 code="wrong_frame_count",
                 key=video.name,
             )
+        index = losses.marked()
     return index.duration_s, index
+
+
+def is_lost(sample: Sample, spans_s: Sequence[tuple[float, float]], duration_s: float) -> bool:
+    """Whether more than half of the span of a sample is in damaged stretches of its video."""
+    end_s = duration_s if sample.end_s is None else min(sample.end_s, duration_s)
+    lost_s = sum(max(min(end, end_s) - max(start, sample.start_s), 0) for start, end in spans_s)
+    return lost_s > (end_s - sample.start_s) / 2
 
 
 def outside_of(sample: Sample, duration_s: float) -> str | None:
@@ -198,4 +220,6 @@ def write_quarantine(problems: Sequence[Problem], path: str) -> None:
 def _checked(uri: str, full: bool) -> dict[str, Any]:
     with storage.video_source(uri) as source:
         duration_s, index = check_video(source, full=full)
-    return {"duration_s": duration_s, "index": None if index is None else index.to_bytes()}
+    if index is None:
+        return {"duration_s": duration_s, "index": None, "damaged": []}
+    return {"duration_s": duration_s, "index": index.to_bytes(), "damaged": Losses(index).spans_s()}
