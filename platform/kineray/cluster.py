@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from kineray.errors import KinerayError
+from kineray.errors import KinerayError, Terminated
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ def _start_local(dashboard: bool) -> None:
         os.environ.setdefault(name, value)
     try:
         ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
+    except SystemExit:  # Ray's handler of SIGTERM, while it starts
+        raise Terminated from None
     except Exception as error:  # Ray raises no narrower class if one of its processes starts late
         log.debug("Ray did not start", exc_info=True)
         reason = next(

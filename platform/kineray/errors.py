@@ -76,3 +76,7 @@ def restored(kind: type[KinerayError], args: tuple[Any, ...], state: dict[str, A
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+class Terminated(KeyboardInterrupt):
+    """The process got SIGTERM, as a scheduler sends it before it takes the host away."""

@@ -207,18 +207,30 @@ def test_more_workers_than_the_machine_has_cores(tiny_experiment, tmp_path):
     assert list_runs(str(tmp_path)) == []
 
 
-def test_ctrl_c_ends_a_run_as_killed_and_the_message_explains_how_to_continue(tiny_experiment, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "times", "send", "code"),
+    [
+        (signal.SIGINT, 1, os.kill, 130),
+        (signal.SIGTERM, 2, os.kill, 143),
+        (signal.SIGTERM, 1, os.killpg, 143),  # to all processes, as a scheduler sends it
+    ],
+)
+def test_a_signal_ends_a_run_as_killed_and_the_message_explains_how_to_continue(
+    number, times, send, code, tiny_experiment, tmp_path
+):
     (tmp_path / "tiny.yaml").write_text(to_yaml(apply_overrides(tiny_experiment, ["train.epochs=200"])))
     command = [sys.executable, "-m", "kineray", "train", "tiny.yaml", "--workers", "2"]
-    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     index = tmp_path / "runs/tiny/checkpoints/index.json"
     deadline = time.monotonic() + 240
     while not index.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    first.send_signal(signal.SIGINT)
+    for _ in range(times):
+        send(first.pid, number)
+        time.sleep(0.3)
     _, err = first.communicate(timeout=60)
-    assert first.returncode == 130
-    assert "--resume" in err.splitlines()[-1]
+    assert first.returncode == code, err
+    assert "--resume" in err.splitlines()[-1] and "Traceback" not in err and "***" not in err
     assert list_runs(str(tmp_path / "runs"))[0].status == "KILLED"
 
 

@@ -18,7 +18,7 @@ def run_workers(function, size, folder, *arguments):
     """
     # Children of a fork server that has imported torch already start at once and inherit no threads.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kineray.training"])
+    context.set_forkserver_preload(["kineray.training.loop"])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / f"store-{os.urandom(4).hex()}"

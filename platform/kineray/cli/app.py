@@ -10,7 +10,7 @@ import click
 
 from kineray.cli.errors import called, one_line
 from kineray.cli.verbs import add_verbs
-from kineray.errors import KinerayError
+from kineray.errors import KinerayError, Terminated
 
 if TYPE_CHECKING:
     from kineray.config import Experiment
@@ -77,11 +77,13 @@ def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) 
             raise
         click.echo("kineray: this needs Ray and MLflow: pip install 'kineray[ray]'", err=True)
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(
-            "kineray: interrupted; run the same command again to continue (train and sweep: with --resume)",
-            err=True,
-        )
+    except (click.Abort, KeyboardInterrupt) as error:
+        is_terminated = isinstance(error.__cause__, Terminated)
+        again = "run the same command again to continue (train and sweep: with --resume)"
+        click.echo(f"kineray: {'terminated' if is_terminated else 'interrupted'}; {again}", err=True)
+        if is_terminated:  # Ray, which may have been terminated too, would be waited for
+            sys.stdout.flush()
+            os._exit(143)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,9 +1,11 @@
 """How messages get from workers on any host to the one process that writes the run's record."""
 
+import contextlib
 from typing import Any
 
 from kineray.cluster import driver_node
 from kineray.orchestration.messages import FromTrial, FromWorker, WorkerFailed, WorkerStarted
+from kineray.orchestration.startup import in_thread
 from kineray.tracking import BEST_SCORE, SCORE, Run
 from kineray.training import (
     CheckpointEvent,
@@ -14,6 +16,8 @@ from kineray.training import (
     ValidationEvent,
 )
 
+_STOP_S = 10.0
+
 
 def open_mailbox() -> Any:
     """A new mailbox on the host of this process; workers call ``mailbox.put.remote(message)``."""
@@ -23,11 +27,19 @@ def open_mailbox() -> Any:
 
 
 def stop_workers(mailbox: Any) -> None:
-    """End all workers at once; those that Ray then starts in their place return without training."""
+    """End all workers at once; those that Ray then starts in their place return without training.
+
+    Waits for at most ten seconds: a Ray that got the same SIGTERM as this process ends them by itself, and
+    answers nothing any more.
+    """
     import ray
 
-    for worker in ray.get(mailbox.stop.remote()):
-        ray.kill(worker)
+    def stop() -> None:
+        for worker in ray.get(mailbox.stop.remote()):
+            ray.kill(worker)
+
+    with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+        in_thread(stop).result(timeout=_STOP_S)
 
 
 def drain(mailbox: Any) -> list[Any]:

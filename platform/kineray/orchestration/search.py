@@ -29,6 +29,7 @@ from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
+from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import connect_and_open
 from kineray.orchestration.trial import run_trial
 from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_folder
@@ -84,30 +85,31 @@ def sweep(
     experiment, manifest = open_manifest(experiment)
     space_json = _space_to_json(space)
     connect_and_open(storage)
-    parent = open_record(
-        experiment,
-        manifest,
-        run_fingerprint(experiment, manifest, space_json),
-        storage=storage,
-        name=name,
-        resume=resume,
-        command=command,
-        kind="-sweep",
-    )
-    parent.set_tags({"sweep.space": space_json})
-    board = Board(parent, experiment, manifest, storage, on_event or (lambda _name, _event: None))
-    status = "FAILED"
-    try:
-        _search(experiment, space, trials, storage, board, concurrent, options)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        board.close(status)
-        outcome = SweepOutcome(parent.name, board.trials())
-        all_failed = all(trial.state == "failed" for trial in outcome.trials)
-        parent.finish("FAILED" if status == "FINISHED" and all_failed else status)
+    with interruptible():
+        parent = open_record(
+            experiment,
+            manifest,
+            run_fingerprint(experiment, manifest, space_json),
+            storage=storage,
+            name=name,
+            resume=resume,
+            command=command,
+            kind="-sweep",
+        )
+        parent.set_tags({"sweep.space": space_json})
+        board = Board(parent, experiment, manifest, storage, on_event or (lambda _name, _event: None))
+        status = "FAILED"
+        try:
+            _search(experiment, space, trials, storage, board, concurrent, options)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            board.close(status)
+            outcome = SweepOutcome(parent.name, board.trials())
+            all_failed = all(trial.state == "failed" for trial in outcome.trials)
+            parent.finish("FAILED" if status == "FINISHED" and all_failed else status)
     if all_failed:
         raise KinerayError(
             f"every trial failed: {board.first_problem}",

@@ -16,6 +16,7 @@ from kineray.orchestration.mailbox import drain, open_mailbox, record, record_ch
 from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
+from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import StartUp, connect_and_open, in_thread
 from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join, runs_folder
@@ -76,37 +77,40 @@ def train(
     start = StartUp(on_event or _ignore)
     start.wait_for("Ray and MLflow")
     joined = connect_and_open(storage)
-    count, use_gpu = _placement(workers, experiment, joined)
-    run = open_record(
-        experiment,
-        manifest,
-        run_fingerprint(experiment, manifest),
-        storage=storage,
-        name=name,
-        resume=resume,
-        command=command,
-    )
-    task = WorkerTask(
-        experiment=to_yaml(experiment),
-        manifest=experiment.data.manifest or "",
-        folder=absolute(join(storage, run.name)),
-        options=options,
-        plugins=loaded_plugins(),
-    )
-    status = "FAILED"
-    try:
-        result = _fit(task, run, count, use_gpu, start)
-        if result.last_uri is not None:  # a driver that was lost may have missed the event of a checkpoint
-            record_checkpoints(run, result.step, result.last_uri, result.best_uri, result.score)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except KinerayError as error:
-        run.set_tags({PROBLEM: str(error)})
-        raise
-    finally:
-        run.finish(status)
+    with interruptible():
+        count, use_gpu = _placement(workers, experiment, joined)
+        run = open_record(
+            experiment,
+            manifest,
+            run_fingerprint(experiment, manifest),
+            storage=storage,
+            name=name,
+            resume=resume,
+            command=command,
+        )
+        task = WorkerTask(
+            experiment=to_yaml(experiment),
+            manifest=experiment.data.manifest or "",
+            folder=absolute(join(storage, run.name)),
+            options=options,
+            plugins=loaded_plugins(),
+        )
+        status = "FAILED"
+        try:
+            result = _fit(task, run, count, use_gpu, start)
+            if (
+                result.last_uri is not None
+            ):  # a driver that was lost may have missed the event of a checkpoint
+                record_checkpoints(run, result.step, result.last_uri, result.best_uri, result.score)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except KinerayError as error:
+            run.set_tags({PROBLEM: str(error)})
+            raise
+        finally:
+            run.finish(status)
     return RunOutcome(run.name, run.run_id, result.step, result.score, result.best_uri, result.last_uri)
 
 
