@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 _STARTED_HERE = Path("/tmp/ray/ray_current_cluster")  # where ``ray start`` leaves its address
 _ANSWER_S = 5.0
+_ATTEMPTS = 3  # of a local Ray: it gives its own processes 30 s, which no setting changes
 
 # Read by Ray when it is imported or initialised, on the driver; Ray hands them to its workers.
 _ENVIRONMENT = {
@@ -73,20 +74,28 @@ def _start_local(dashboard: bool) -> None:
 
     for name, value in _LOCAL_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    try:
-        ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
-    except SystemExit:  # Ray's handler of SIGTERM, while it starts
-        raise Terminated from None
-    except Exception as error:  # Ray raises no narrower class if one of its processes starts late
-        log.debug("Ray did not start", exc_info=True)
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-        raise KinerayError(
-            f"a local Ray did not start: {reason}",
-            code="ray_not_started",
-            remedy="try again when the machine is less busy, or start Ray yourself first: ray start --head",
-        ) from error
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init("local", include_dashboard=dashboard, log_to_driver=False, logging_level="ERROR")
+        except SystemExit:  # Ray's handler of SIGTERM, while it starts
+            raise Terminated from None
+        except Exception as error:  # Ray raises no narrower class if one of its processes starts late
+            log.debug("Ray did not start", exc_info=True)
+            ray.shutdown()
+            if attempt == _ATTEMPTS:
+                raise _not_started(error) from error
+            log.warning("Ray is slow to start on this machine; trying again")
+        else:
+            return
+
+
+def _not_started(error: Exception) -> KinerayError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return KinerayError(
+        f"a local Ray did not start in {_ATTEMPTS} attempts: {reason}",
+        code="ray_not_started",
+        remedy="try again when the machine is less busy, or start Ray yourself first: ray start --head",
+    )
 
 
 def _unreachable(address: str, reason: str = "") -> KinerayError:

@@ -159,6 +159,8 @@ class CheckpointStore:
             if not storage.is_remote(self.uri):
                 for left_by_a_killed_process in set(parent.glob(f"{SCRATCH}*")) - {folder}:
                     shutil.rmtree(left_by_a_killed_process)
+                for left_by_a_killed_process in parent.glob(f".{INDEX}.*.tmp"):
+                    left_by_a_killed_process.unlink()
         return folder
 
     def _named(self, role: str) -> str | None:

@@ -50,7 +50,9 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Accept any number of dimensions."""
 
     def _normalise(self, group: Tensor) -> Tensor:
-        statistics = torch.zeros(2, self.num_features, device=group.device)
+        assert self.running_mean is not None
+        dtype = self.running_mean.dtype  # not that of autocast
+        statistics = torch.zeros(2, self.num_features, dtype=dtype, device=group.device)
         # With momentum 1 the "running" statistics become exactly those of this group.
         normalised = F.batch_norm(
             group, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps
@@ -92,10 +94,10 @@ def commit_batch_norm(model: nn.Module, all_reduce: Callable[[Tensor], None] | N
         all_reduce(total)
     start = len(layers)
     for layer, count in zip(layers, total[: len(layers)].clamp(min=1), strict=True):
-        means = (total[start : start + 2 * layer.num_features] / count).float()
+        assert layer.running_mean is not None and layer.running_var is not None
+        means = (total[start : start + 2 * layer.num_features] / count).to(layer.running_mean.dtype)
         mean, variance = means.view(2, -1)
         start += 2 * layer.num_features
-        assert layer.running_mean is not None and layer.running_var is not None
         assert layer.num_batches_tracked is not None and layer.momentum is not None
         layer.running_mean.lerp_(mean, layer.momentum)
         layer.running_var.lerp_(variance, layer.momentum)
