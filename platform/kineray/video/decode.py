@@ -55,6 +55,7 @@ class Video(Reader):
         self.name = name_of(source)
         self._source = source
         self._index_is_given = index is not None
+        self._is_checked = index is None
         self.index = index_video(source) if index is None else index
         if self._index_is_given and self.index.size_bytes != size_of(source):
             raise not_as_indexed(self.name)
@@ -161,8 +162,9 @@ class Video(Reader):
         for first, positions in _runs(self.index, sorted(wanted)):
             left = {int(self.index.pts[position]): position for position in positions}
             for pts, frame in decoder.frames(first, positions):
-                if self._index_is_given and not self._is_indexed(decoder.stream, frame):
+                if not self._is_checked and not self._is_indexed(decoder.stream, frame):
                     raise _NotAsIndexedError("it is another stream")
+                self._is_checked = True
                 if pts not in left:
                     raise _NotAsIndexedError(f"two frames came for presentation time {pts}")
                 yield wanted[left.pop(pts)], frame
