@@ -36,6 +36,11 @@ class ManifestError(KinerayError):
 class StorageError(KinerayError):
     """A folder, file or bucket that cannot be read or written."""
 
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same may succeed later, without anything that the user does."""
+        return self.code in {"unreachable", "io_error", "replaced"}
+
 
 class TrackingError(KinerayError):
     """MLflow cannot be reached, or it has no such run or model version."""

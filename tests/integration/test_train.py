@@ -72,7 +72,9 @@ def test_a_run_reports_every_step_and_keeps_last_and_best(uninterrupted):
     assert len([event for event in events if isinstance(event, ValidationEvent)]) == 3
     assert outcome.step == 9
     kept = {path.name for path in (folder / outcome.name / "checkpoints").iterdir() if path.is_dir()}
-    assert kept == {Path(outcome.last_checkpoint).name, Path(outcome.best_checkpoint).name}
+    last_two = {"step-00000008", "step-00000009"}
+    assert kept == last_two | {Path(outcome.best_checkpoint).name}
+    assert Path(outcome.last_checkpoint).name == max(last_two)
     assert {path.name for path in Path(outcome.last_checkpoint).iterdir()} == {
         "model.safetensors",
         "optimizer.pt",
@@ -276,22 +278,53 @@ def failures_of(caplog):
     return [(record.args[0], record.args[2]) for record in records]
 
 
-@pytest.mark.parametrize(("broken", "reported_by"), [("index.json", [0]), ("model.safetensors", [0, 1])])
-def test_a_damaged_checkpoint_ends_the_run_at_once(
-    uninterrupted, tiny_experiment, tmp_path, caplog, broken, reported_by
-):
-    """Only rank 0 reads the index, every worker reads the weights; in both cases a retry would not help."""
-    outcome, _, folder = uninterrupted
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    checkpoints = tmp_path / outcome.name / "checkpoints"
-    path = checkpoints / ("" if broken == "index.json" else Path(outcome.last_checkpoint).name) / broken
-    path.write_bytes(path.read_bytes()[:50])
+def copied(uninterrupted, folder):
+    """A copy of the uninterrupted run's storage: the run's name and its checkpoints, the last one first."""
+    outcome, _, storage = uninterrupted
+    shutil.copytree(storage, folder, dirs_exist_ok=True)
+    return outcome.name, sorted((folder / outcome.name / "checkpoints").glob("step-*"), reverse=True)
+
+
+def test_damaged_checkpoints_end_the_run_at_once(uninterrupted, tiny_experiment, tmp_path, caplog):
+    name, checkpoints = copied(uninterrupted, tmp_path)
+    for checkpoint in checkpoints:
+        path = checkpoint / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:50])
     caplog.set_level(logging.DEBUG, logger="kineray.orchestration")
     with pytest.raises(CheckpointError) as error:
-        start(tiny_experiment, tmp_path, name=outcome.name, resume=True)
-    assert broken in error.value.key
-    assert sorted(rank for rank, _ in failures_of(caplog)) == reported_by
-    assert broken in get_run(str(tmp_path), outcome.name).tags["problem"]
+        start(tiny_experiment, tmp_path, name=name, resume=True)
+    assert error.value.key == str(checkpoints[0] / "model.safetensors")
+    assert [rank for rank, _ in failures_of(caplog)] == [0]  # the only one that looks for them
+    assert error.value.key in get_run(str(tmp_path), name).tags["problem"]
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(uninterrupted, tiny_experiment, tmp_path):
+    name, checkpoints = copied(uninterrupted, tmp_path)
+    (checkpoints[0] / "optimizer.pt").write_bytes(b"")
+    steps = []
+    outcome = start(
+        tiny_experiment,
+        tmp_path,
+        lambda event: steps.append(event.step) if isinstance(event, StepEvent) else None,
+        name=name,
+        resume=True,
+    )
+    assert steps == [9]
+    assert_bit_identical(outcome.last_checkpoint, uninterrupted[0].last_checkpoint)
+
+
+def test_a_full_disk_ends_the_run_at_once(tiny_experiment, small_disk, tmp_path, monkeypatch, caplog):
+    """With what the user has to do; nothing is left of the checkpoint that did not fit."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    (small_disk / "filler").write_bytes(bytes(4 * 2**20 - 100_000))
+    caplog.set_level(logging.DEBUG, logger="kineray.orchestration")
+    with pytest.raises(StorageError) as error:
+        start(tiny_experiment, small_disk, name="run")
+    assert (error.value.code, error.value.remedy) == ("disk_full", "free some space there")
+    assert error.value.key.startswith(str(small_disk / "run" / "checkpoints"))
+    assert [rank for rank, _ in failures_of(caplog)] == [0]
+    assert list((small_disk / "run" / "checkpoints").iterdir()) == []
+    assert error.value.key in get_run(str(small_disk), "run").tags["problem"]
 
 
 def test_after_an_error_that_may_pass_workers_start_again(uninterrupted, tiny_experiment, tmp_path, caplog):

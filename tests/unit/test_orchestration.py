@@ -1,5 +1,6 @@
 """The messages between processes, and what happens to an error in a worker."""
 
+import errno
 import importlib.util
 import pickle
 
@@ -88,15 +89,23 @@ def test_an_error_of_kineray_is_reported_unchanged():
     assert (type(again.error), again.error.key) == (NonFiniteLossError, "optim.lr")
 
 
+def test_a_full_disk_is_named_whatever_wrote_to_it(small_disk):
+    error = as_kineray_error(caught((small_disk / "x").write_bytes, bytes(8 * 2**20)))
+    assert (error.code, error.remedy) == ("disk_full", "free some space there")
+
+
 def test_only_errors_with_an_external_cause_are_not_permanent(plugin):
     for error in (
         ConfigError("x", code="x"),
         CheckpointError("x", code="x"),
+        StorageError("x", code="disk_full"),
+        StorageError("x", code="access_denied"),
+        OSError(errno.ENOSPC, "x"),
         caught(plugin.shapes, torch.ones(2, 5)),
     ):
         assert is_permanent(error)
     for error in (
-        StorageError("x", code="x"),
+        StorageError("x", code="unreachable"),
         OSError("x"),
         ConnectionError("x"),
         torch.OutOfMemoryError("x"),

@@ -76,16 +76,86 @@ def test_a_checkpoint_comes_back(run):
         assert torch.equal(saved.optimizer["state"][index]["momentum_buffer"], buffers["momentum_buffer"])
 
 
-def test_last_and_best_are_kept_and_found(run):
+def test_last_previous_and_best_are_kept_and_found(run):
     store = CheckpointStore(storage.join(run, "checkpoints"))
-    bests = [save(store, step, score)[1] for step, score in [(1, 0.2), (2, 0.6), (3, None), (4, 0.6)]]
-    assert bests == [True, True, False, False]
-    assert storage.list_names(store.uri) == ["index.json", "step-00000002", "step-00000004"]
+    scores = [(1, 0.2), (2, 0.6), (3, None), (4, 0.5), (5, 0.6)]
+    bests = [save(store, step, score)[1] for step, score in scores]
+    assert bests == [True, True, False, False, False]
+    kept = ["index.json", "step-00000002", "step-00000004", "step-00000005"]
+    assert storage.list_names(store.uri) == kept
     assert load_checkpoint(run).state["step"] == 2
     assert load_checkpoint(store.uri).state["step"] == 2
-    assert load_checkpoint(store.last()).state["step"] == 4
+    assert load_checkpoint(store.last()).state["step"] == 5
     index = json.loads(storage.read_bytes(storage.join(store.uri, "index.json")))
-    assert index == {"last": "step-00000004", "best": "step-00000002", "best_score": 0.6}
+    assert index == {
+        "last": "step-00000005",
+        "previous": "step-00000004",
+        "best": "step-00000002",
+        "best_score": 0.6,
+    }
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.name.startswith("kineray")]
+
+
+def damage_step(store, step, name="model.safetensors"):
+    storage.write_bytes(storage.join(store.uri, f"step-{step:08d}", name), b"damaged")
+
+
+def test_if_the_last_checkpoint_is_damaged_the_one_before_is_the_last(run, caplog):
+    store = CheckpointStore(storage.join(run, "checkpoints"))
+    assert store.load_last() is None
+    for step, score in [(1, 0.2), (2, 0.1), (3, 0.3), (4, 0.4)]:
+        save(store, step, score)
+    assert store.load_last()[0] == store.last() and not warnings_of(caplog)
+    damage_step(store, 4)
+    for name in ("optimizer.pt", "experiment.yaml"):  # found damaged as well as the weights are
+        uri, state = store.load_last()
+        assert uri == store.last() == store.best() == storage.join(store.uri, "step-00000003")
+        assert (state.state["step"], store.best_score()) == (3, 0.3)
+        assert ["step-00000004" in text for text in warnings_of(caplog)] == [True]
+        caplog.clear()
+        save(store, 4, 0.4)
+        damage_step(store, 4, name)
+    assert save(store, 5, 0.35)[0] == store.last()
+
+
+def test_if_all_checkpoints_are_damaged_the_last_is_named(run):
+    store = CheckpointStore(storage.join(run, "checkpoints"))
+    for step in (1, 2):
+        save(store, step, 0.1 * step)
+        damage_step(store, step)
+    with pytest.raises(CheckpointError) as error:
+        store.load_last()
+    path = storage.join(store.last(), "model.safetensors")
+    assert (error.value.code, error.value.key) == ("damaged", path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 60, b"[]"], ids=["empty", "zeros", "list"])
+def test_a_damaged_index_is_made_anew_from_the_checkpoints(run, caplog, content):
+    store = CheckpointStore(storage.join(run, "checkpoints"))
+    for step, score in [(1, 0.5), (2, 0.1), (3, None)]:
+        save(store, step, score)
+    path = storage.join(store.uri, "index.json")
+    before = storage.read_bytes(path)
+    storage.write_bytes(path, content)
+    storage.write_bytes(storage.join(store.uri, "step-00000004", "model.safetensors"), b"incomplete")
+    assert store.load_last()[0] == storage.join(store.uri, "step-00000003")
+    assert json.loads(storage.read_bytes(path)) == json.loads(before)
+    assert [path in text for text in warnings_of(caplog)] == [True]
+
+
+def test_a_storage_that_does_not_answer_is_not_a_damaged_checkpoint(s3, s3_server):
+    store = CheckpointStore(f"{s3}/run/checkpoints")
+    uri, _ = save(store, 1)
+    s3_server.kill()
+    for read in (store.load_last, lambda: load_checkpoint(uri), lambda: load_training_state(uri)):
+        with storage.retry_for(0.1), pytest.raises(StorageError) as error:
+            read()
+        assert error.value.is_transient
+    s3_server.restart()
+    assert store.load_last()[0] == uri
 
 
 def test_without_a_score_the_last_is_loaded(run):
@@ -215,7 +285,8 @@ def test_a_kill_at_any_time_leaves_whole_checkpoints(tmp_path):
             if name.startswith("step-"):
                 assert set(storage.list_names(storage.join(store.uri, name))) <= FILES
     uri, _ = save(store, 10_000_000)
-    kept = {"index.json", Path(uri).name, Path(store.best()).name}
+    index = json.loads(storage.read_bytes(storage.join(store.uri, "index.json")))
+    kept = {"index.json", Path(uri).name, Path(store.best()).name, index["previous"]}
     assert set(storage.list_names(store.uri)) == kept  # nothing is left of the killed processes
 
 

@@ -269,9 +269,21 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(experiment, tmp_pa
     assert "for samples train/" in error.value.problem
     folder = tmp_path / "checkpoints"
     last = CheckpointStore(str(folder)).last()
-    assert {path.name for path in folder.iterdir()} == {"index.json", Path(last).name}
     for name, value in load_checkpoint(last).model.state_dict().items():
         assert torch.isfinite(value).all(), name
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before(experiment, tmp_path):
+    whole, _ = run(experiment, tmp_path / "whole")
+    run(experiment, tmp_path / "run", stop_after=5, checkpoint_every=2)
+    store = CheckpointStore(str(tmp_path / "run" / "checkpoints"))
+    path = Path(store.last()) / "optimizer.pt"
+    assert path.parent.name == "step-00000004"
+    path.write_bytes(path.read_bytes()[:-100])
+    result, events = run(experiment, tmp_path / "run", resume=True)
+    assert next(event.step for event in events if isinstance(event, StepEvent)) == 4
+    states = [load_checkpoint(uri).model.state_dict() for uri in (result.last_uri, whole.last_uri)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_resume_refuses_another_experiment_or_manifest(experiment, tmp_path):

@@ -1,5 +1,6 @@
 """Setting up a worker process, and reporting its errors."""
 
+import errno
 import os
 import socket
 import sys
@@ -11,6 +12,7 @@ from kineray.config import Experiment, from_yaml
 from kineray.data import Manifest, load_manifest
 from kineray.errors import ConfigError, KinerayError, ManifestError, StorageError
 from kineray.orchestration.messages import WorkerFailed, WorkerStarted, WorkerTask
+from kineray.storage.os_errors import os_errors_about
 
 WORKER_EXCEPTION = "worker_exception"  # the code of an error that is not one of kineray's own
 
@@ -41,6 +43,8 @@ def shared_manifest(task: WorkerTask) -> Manifest:
             )
         return load_manifest(task.manifest)
     except (ManifestError, StorageError) as error:
+        if isinstance(error, StorageError) and error.is_transient:
+            raise
         raise ConfigError(
             f"{error.problem} (on host {host})", code=error.code, key=error.key, remedy=error.remedy
         ) from error
@@ -59,6 +63,7 @@ def failure_message(rank: int, error: Exception) -> WorkerFailed:
 
 def as_kineray_error(error: BaseException) -> KinerayError:
     """``error`` itself if it is one of kineray's, else one with its type, message, file and line."""
+    error = _of_disk(error)
     if isinstance(error, KinerayError):
         return error
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -72,15 +77,28 @@ def is_permanent(error: BaseException) -> bool:
     """Whether a new worker would fail in the same way.
 
     Training is deterministic, so code that raised at a step would raise there again. Only external causes
-    (a lost host or connection, a full disk, memory of the device) may be gone the next time.
+    (a lost host or connection, memory of the device) may be gone the next time. A full disk is not: someone
+    has to make room.
     """
+    error = _of_disk(error)
     if isinstance(error, KinerayError):
-        return not isinstance(error, StorageError)
+        return not (isinstance(error, StorageError) and error.is_transient)
     is_external = isinstance(error, OSError | MemoryError) or _package(type(error).__module__) in {
         "ray",
         "torch",
     }
     return not is_external and not is_lost_peer(error)
+
+
+def _of_disk(error: BaseException) -> BaseException:
+    """The StorageError of a disk that is full, whatever wrote to it; any other error as it is."""
+    if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        return error
+    try:
+        with os_errors_about(error.filename or f"a disk of {socket.gethostname()}"):
+            raise error
+    except StorageError as full:
+        return full
 
 
 def is_lost_peer(error: BaseException) -> bool:

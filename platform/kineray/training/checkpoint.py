@@ -3,12 +3,11 @@
 import hashlib
 import io
 import json
-import os
-import re
+import logging
+import math
 import shutil
 import tempfile
 import uuid
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +21,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kineray import storage
-from kineray.config import Experiment, from_yaml, plugins_of, to_yaml
+from kineray.config import Experiment, from_yaml
 from kineray.config.plugins import require_plugins
 from kineray.data import Preprocessing
 from kineray.errors import CheckpointError, ConfigError, KinerayError
-from kineray.storage.durable import make_folder, sync_folder, write_file
+from kineray.storage.durable import make_folder, sync_folder
 from kineray.storage.os_errors import os_errors_about
 from kineray.tasks import Task
 from kineray.training.checkpoint_files import (
@@ -46,6 +45,11 @@ from kineray.training.checkpoint_files import (
     read_file,
     read_json,
 )
+from kineray.training.checkpoint_writing import write_checkpoint
+
+log = logging.getLogger(__name__)
+
+_DAMAGE = {"damaged", "not_found", "not_text"}  # codes of an error about a file, which others need not have
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,11 @@ class TrainingState:
 
 
 class CheckpointStore:
-    """The checkpoints of one run below ``uri`` (``<run>/checkpoints``, a local path or s3://): last and best.
+    """The checkpoints of one run below ``uri`` (``<run>/checkpoints``, a local path or s3://).
 
-    A checkpoint becomes visible whole: local folders are written under a temporary name and renamed, on
-    S3 state.json is uploaded last, and index.json, which names last and best, is written after that.
+    The last is kept, the one before it (in case the last is damaged) and the best. A checkpoint becomes
+    visible whole: local folders are written under a temporary name and renamed, on S3 state.json is uploaded
+    last, and index.json, which names them, is written after that. On return, the disk has all of it.
     """
 
     def __init__(self, uri: str) -> None:
@@ -98,6 +103,32 @@ class CheckpointStore:
     def best(self) -> str | None:
         """URI of the checkpoint with the highest score; None if none has a score yet."""
         return self._named("best")
+
+    def load_last(self) -> tuple[str, TrainingState] | None:
+        """URI and content of the newest checkpoint; None if there is none yet.
+
+        One that is damaged is left out, with a warning, and is from then on neither the last nor the best.
+        Raises CheckpointError if all are damaged, StorageError if the storage cannot be read.
+        """
+        index, damage = self._index(repair=True), list[CheckpointError]()
+        for role in ("last", "previous", "best"):
+            if role not in index:
+                continue
+            try:
+                uri = storage.join(self.uri, index[role])
+                state = load_training_state(uri)
+            except CheckpointError as error:
+                if error.code not in _DAMAGE:
+                    raise
+                damage.append(error)
+                continue
+            if damage:
+                log.warning("%s; continuing from the checkpoint before it, %s", damage[0], index[role])
+                self._use(index[role])
+            return uri, state
+        if damage:
+            raise damage[0]
+        return None
 
     def best_score(self) -> float | None:
         """The score of ``best()``."""
@@ -120,7 +151,7 @@ class CheckpointStore:
 
         ``score``: None without a validation. ``pieces``: the states of the recipe's pieces
         (``Recipe.states``). ``weights``: the piece whose weights evaluate, or ``model``. Older checkpoints
-        other than the best are deleted. Raises StorageError.
+        other than the one before and the best are deleted. Raises StorageError.
         """
         name = f"step-{state['step']:08d}"
         uri = storage.join(self.uri, name)
@@ -128,7 +159,7 @@ class CheckpointStore:
         try:
             described = state | {"score": score, "weights": weights}
             with os_errors_about(folder if storage.is_remote(uri) else uri):
-                _write(folder, model, optimizer, experiment, preprocessing, pieces or {}, described)
+                write_checkpoint(folder, model, optimizer, experiment, preprocessing, pieces or {}, described)
             if storage.is_remote(uri):
                 storage.put_folder(folder, uri, commit_last=STATE)
             else:
@@ -141,12 +172,14 @@ class CheckpointStore:
         index = self._index()
         best_score = index.get("best_score")
         best = score is not None and (best_score is None or score > best_score)
+        if index.get("last", name) != name:
+            index["previous"] = index["last"]
         index["last"] = name
         if best:
             index |= {"best": name, "best_score": score}
-        storage.write_bytes(storage.join(self.uri, INDEX), json.dumps(index, indent=2).encode())
-        for old in storage.list_names(self.uri):
-            if old.startswith("step-") and old not in (index["last"], index.get("best")):
+        self._write_index(index)
+        for old in self._steps():
+            if old not in (index["last"], index.get("previous"), index.get("best")):
                 storage.delete_folder(storage.join(self.uri, old))
         return uri, best
 
@@ -167,15 +200,51 @@ class CheckpointStore:
         name = self._index().get(role)
         return None if name is None else storage.join(self.uri, name)
 
-    def _index(self) -> dict[str, Any]:
+    def _steps(self) -> list[str]:
+        """Names of the folders of checkpoints, complete or not, oldest first."""
+        return [name for name in storage.list_names(self.uri) if name.startswith("step-")]
+
+    def _index(self, *, repair: bool = False) -> dict[str, Any]:
         path = storage.join(self.uri, INDEX)
-        return parse_json(path, storage.read_bytes(path)) if storage.exists(path) else {}
+        if not storage.exists(path):
+            return {}
+        try:
+            return parse_json(path, storage.read_bytes(path))
+        except CheckpointError as error:
+            log.warning("%s: %s; the checkpoints beside it are used", path, error.problem)
+        index = self._index_of(self._steps())
+        if repair:
+            self._write_index(index)
+        return index
+
+    def _index_of(self, names: list[str]) -> dict[str, Any]:
+        """What index.json has to say about these checkpoints, by their own states."""
+        index: dict[str, Any] = {}
+        for name in names:
+            try:
+                path = storage.join(self.uri, name, STATE)
+                score = read_json(path).get("score")
+            except CheckpointError:  # not complete
+                continue
+            index |= {"previous": index["last"]} if index else {}
+            index["last"] = name
+            if score is not None and score > index.get("best_score", -math.inf):
+                index |= {"best": name, "best_score": score}
+        return index
+
+    def _use(self, name: str) -> None:
+        """Make a checkpoint the last one: those after it are no longer named."""
+        self._write_index(self._index_of([step for step in self._steps() if step <= name]))
+
+    def _write_index(self, index: dict[str, Any]) -> None:
+        storage.write_bytes(storage.join(self.uri, INDEX), json.dumps(index, indent=2).encode())
 
 
 def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     """Load the model of a checkpoint folder, or of a run folder (its best checkpoint, else its last).
 
-    Raises CheckpointError for anything that is missing, damaged or does not fit together.
+    Raises CheckpointError for anything that is missing, damaged or does not fit together, and StorageError
+    for a storage that cannot be read.
     """
     folder = _resolve(str(uri))
     state, experiment = _state_and_experiment(folder)
@@ -204,7 +273,7 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
 
 
 def load_training_state(uri: str) -> TrainingState:
-    """Load what a run resumes from, of a checkpoint folder. Raises CheckpointError."""
+    """Load what a run resumes from, of a checkpoint folder. Raises CheckpointError and StorageError."""
     state, experiment = _state_and_experiment(uri)
     weights, _ = _tensors(uri, WEIGHTS, state)
     pieces = {name: _tensors(uri, file_of(name), state)[0] for name in state["pieces"]}
@@ -216,66 +285,6 @@ def load_training_state(uri: str) -> TrainingState:
     except Exception:  # torch raises many kinds of error for a damaged file; its content is never run
         raise damaged(path, "not the state of an optimizer") from None
     return TrainingState(weights, optimizer, pieces, state, experiment)
-
-
-def _write(
-    folder: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    experiment: Experiment,
-    preprocessing: Preprocessing,
-    pieces: Mapping[str, Mapping[str, Tensor]],
-    state: dict[str, Any],
-) -> None:
-    """Write the files of a checkpoint; on return the disk has them. Raises OSError."""
-    tensors = {WEIGHTS: model.state_dict()} | {file_of(name): piece for name, piece in pieces.items()}
-    hashes: dict[str, str] = {}
-    write_file(folder / EXPERIMENT, to_yaml(experiment).encode())
-    write_file(folder / PREPROCESSING, preprocessing.to_json().encode())
-    _save_optimizer(folder / OPTIMIZER, optimizer)
-    for name, named in tensors.items():
-        hashes[name] = _save_tensors(folder / name, named)
-    plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
-    described = {"format": FORMAT, **state, "plugins": plugins, "pieces": list(pieces), "sha256": hashes}
-    write_file(folder / STATE, json.dumps(described, indent=2).encode())
-    sync_folder(folder)
-
-
-def _save_optimizer(path: Path, optimizer: Optimizer) -> None:
-    with path.open("wb") as file:
-        try:
-            torch.save(optimizer.state_dict(), file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch hides why the file could not be written
-                raise error.__context__ from None
-            raise
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write a safetensors file; returns its SHA-256."""
-    write_file(path, b"")
-    mode = path.stat().st_mode  # safetensors gives its files to their owner alone, whatever the umask
-    try:
-        safetensors.torch.save_file(_unshared(tensors), path, metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from None
-    path.chmod(mode)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors on the CPU; those that share memory, such as tied weights, are copied."""
-    on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    uses = Counter(value.untyped_storage().data_ptr() for value in on_cpu.values())
-    return {
-        key: value.clone() if uses[value.untyped_storage().data_ptr()] > 1 else value
-        for key, value in on_cpu.items()
-    }
 
 
 def _resolve(uri: str) -> str:

@@ -49,11 +49,13 @@ def parse_json(path: str, content: bytes) -> dict[str, Any]:
 
 
 def read_file(path: str) -> bytes:
-    """The content of a file. Raises CheckpointError."""
+    """The content of a file. Raises CheckpointError if there is none, StorageError if it cannot be read."""
     try:
         return storage.read_bytes(path)
     except StorageError as error:
-        raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
+        if error.code != "not_found":
+            raise
+        raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=ANOTHER) from None
 
 
 def damaged(path: str, problem: str) -> CheckpointError:

@@ -47,7 +47,8 @@ def _content_hash(init: str) -> str:
 def initialise(model: "nn.Module", part: str, init: str, workers: "Workers") -> str:
     """Load the weights ``init`` into a part of the ``model`` of every worker; returns a message about them.
 
-    Rank 0 alone reads them, from a local path, s3:// or torchvision. Raises ConfigError on every worker.
+    Rank 0 alone reads them, from a local path, s3:// or torchvision. Raises ConfigError on every worker, and
+    StorageError on rank 0 for a storage that may answer later.
     """
     from kineray.models import load_weights
 
@@ -57,6 +58,8 @@ def initialise(model: "nn.Module", part: str, init: str, workers: "Workers") -> 
             with _local(init) as path:
                 message = str(load_weights(model.get_submodule(part), init, path=path))
         except (CheckpointError, StorageError) as error:
+            if isinstance(error, StorageError) and error.is_transient:
+                raise
             problem = str(error)
     message, problem = workers.gather((message, problem))[0]
     if problem:

@@ -21,7 +21,7 @@ from kineray.errors import CheckpointError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import checkpoint_activations, frozen_at_random_note
 from kineray.options import WorkerOptions
 from kineray.tasks import Task
-from kineray.training.checkpoint import CheckpointStore, load_training_state
+from kineray.training.checkpoint import CheckpointStore, TrainingState, load_training_state
 from kineray.training.events import (
     CheckpointEvent,
     Event,
@@ -98,7 +98,7 @@ def train(
         _initialise(experiment, model, workers, emit)
     recipe.begin(model)
     if last is not None:
-        progress = _restore(last, experiment, train_set, plan, model, optimizer, recipe)
+        progress = _restore(*last, experiment, train_set, plan, model, optimizer, recipe)
 
     stepper = Stepper(
         experiment, model, optimizer, preprocessing, task, recipe, workers=workers, device=place
@@ -184,17 +184,22 @@ def train(
     return _outcome(workers, checkpoints, plan.total_steps)
 
 
-def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> str | None:
-    """The checkpoint to resume from. Raises CheckpointError if there is one without ``resume``."""
-    last = workers.gather(checkpoints.last() if workers.rank == 0 else None)[0]
-    if last is not None and not resume:
+def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> tuple[str, TrainingState] | None:
+    """What to resume from; rank 0 chooses. Raises CheckpointError if there is anything without ``resume``."""
+    chosen = _choose(checkpoints, resume) if workers.rank == 0 else None
+    uri = workers.gather(chosen and chosen[0])[0]
+    return None if uri is None else chosen or (uri, load_training_state(uri))
+
+
+def _choose(checkpoints: CheckpointStore, resume: bool) -> tuple[str, TrainingState] | None:
+    if not resume and checkpoints.last() is not None:
         raise CheckpointError(
             "holds a run already",
             code="run_exists",
             key=checkpoints.uri,
             remedy="resume it with `resume`, or name another folder",
         )
-    return last
+    return checkpoints.load_last()
 
 
 def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed") -> StepEvent:
@@ -264,6 +269,7 @@ def _outcome(workers: Workers, checkpoints: CheckpointStore, steps: int) -> Trai
 
 def _restore(
     uri: str,
+    saved: TrainingState,
     experiment: Experiment,
     train_set: Manifest,
     plan: StepPlan,
@@ -271,8 +277,7 @@ def _restore(
     optimizer: Optimizer,
     recipe: Recipe,
 ) -> _Progress:
-    """Load a checkpoint into model, optimizer and recipe; returns how far its run was."""
-    saved = load_training_state(uri)
+    """Put a checkpoint into model, optimizer and recipe; returns how far its run was."""
     changed = [
         key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
     ]
