@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import settings
 
 from kineray.config import CosineConfig, DataConfig, Experiment, SgdConfig, SlowFastConfig, TrainConfig
 
@@ -22,6 +23,10 @@ sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # pytest-xdist starts a worker for every core
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("kineray", deadline=None)
+settings.load_profile("kineray")
 
 
 @pytest.fixture(scope="session")
