@@ -17,8 +17,10 @@ from kineray.tracking import (
     fetch,
     get_run,
     get_version,
+    mark_folder,
     previous_version,
     register,
+    registered,
     rollback,
     set_champion,
     start_run,
@@ -42,6 +44,12 @@ def _own_environment(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return str(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def in_store(store, tmp_path):
+    """A folder of the storage for the runs of one test."""
+    return Path(store, tmp_path.name)
 
 
 def write_checkpoint(folder, value):
@@ -73,9 +81,9 @@ def weight(folder):
     return load_file(Path(folder) / "model.safetensors")["weight"][0].item()
 
 
-def test_the_hash_of_a_version_is_of_the_weights_that_evaluate(store, tmp_path):
+def test_the_hash_of_a_version_is_of_the_weights_that_evaluate(store, in_store):
     """The averaged weights, if the state of the checkpoint names them."""
-    uri = Path(write_checkpoint(tmp_path / "average", 1))
+    uri = Path(write_checkpoint(in_store / "average", 1))
     save_file({"weight": torch.full((3,), 2.0)}, uri / "ema.safetensors")
     (uri / "state.json").write_text('{"step": 1, "weights": "ema"}')
     version = register(store, trained(store, "average", best=str(uri)), "of-an-average")
@@ -88,10 +96,10 @@ def test_the_hash_of_a_version_is_of_the_weights_that_evaluate(store, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_version_is_a_copy_of_the_best_checkpoint(store, tmp_path):
-    best, last = write_checkpoint(tmp_path / "best", 1), write_checkpoint(tmp_path / "last", 2)
+def test_a_version_is_a_copy_of_the_best_checkpoint(store, in_store):
+    best, last = write_checkpoint(in_store / "best", 1), write_checkpoint(in_store / "last", 2)
     version = register(store, trained(store, "copy", best=best, last=last), "copied")
-    digest = hashlib.sha256((tmp_path / "best" / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256((in_store / "best" / "model.safetensors").read_bytes()).hexdigest()
     source = f"runs:/{get_run(store, 'copy').run_id}/checkpoint/{version.content[:12]}"
     assert version == ModelVersion("copied", 1, source, digest, version.content, "copy")
     files = {path.name: path.read_bytes() for path in Path(best).iterdir()}
@@ -101,18 +109,82 @@ def test_a_version_is_a_copy_of_the_best_checkpoint(store, tmp_path):
     assert fetch(store, version) == folder
 
 
-def test_a_later_version_of_a_run_leaves_the_earlier_one_alone(store, tmp_path):
-    name = trained(store, "twice", last=write_checkpoint(tmp_path / "one", 1))
+def test_a_later_version_of_a_run_leaves_the_earlier_one_alone(store, in_store):
+    name = trained(store, "twice", last=write_checkpoint(in_store / "one", 1))
     first = register(store, name, "two-of-one")
-    shutil.rmtree(tmp_path / "one")
-    write_checkpoint(tmp_path / "one", 2)
+    shutil.rmtree(in_store / "one")
+    write_checkpoint(in_store / "one", 2)
     second = register(store, name, "two-of-one")
     assert (first.version, second.version) == (1, 2)
     assert [weight(fetch(store, version)) for version in (first, second)] == [1, 2]
 
 
-def test_the_same_weights_with_another_preprocessing_are_another_model(store, tmp_path):
-    one, two = Path(write_checkpoint(tmp_path / "one", 1)), Path(write_checkpoint(tmp_path / "two", 1))
+def test_the_same_files_are_registered_once(store, in_store):
+    write_checkpoint(in_store / "one", 1)
+    shutil.copytree(in_store / "one", in_store / "copy")
+    first = register(store, trained(store, "once", best=str(in_store / "one")), "one-of-two")
+    again = register(store, trained(store, "as-once", best=str(in_store / "copy")), "one-of-two")
+    assert first == again
+    assert register(store, "once", "another-model").version == 1
+
+
+def test_a_version_whose_promotion_fails_is_not_left_behind(store, in_store):
+    run = trained(store, "in-vain", best=write_checkpoint(in_store / "one", 1))
+    with pytest.raises(ZeroDivisionError), registered(store, run, "vain") as version:
+        assert get_version(store, "vain", 1) == version
+        raise ZeroDivisionError
+    with refused(TrackingError, "unknown_version", "vain"):
+        get_version(store, "vain", 1)
+    kept = register(store, run, "vain")
+    with pytest.raises(ZeroDivisionError), registered(store, run, "vain") as version:
+        raise ZeroDivisionError
+    assert get_version(store, "vain", kept.version) == kept == version
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree], ids=["moved", "copied"])
+def test_a_storage_that_was_moved_or_copied_has_its_own_checkpoints(tmp_path, move):
+    """Even if another storage is now where it was before, with runs of the same names."""
+    before, after = tmp_path / "before%5", tmp_path / "after"
+    name = trained(str(before), "run", best=write_checkpoint(before / "run" / "checkpoints" / "step-1", 1))
+    first = register(str(before), name)
+    move(before, after)
+    shutil.rmtree(before, ignore_errors=True)
+    write_checkpoint(before / "run" / "checkpoints" / "step-1", 2)
+    assert get_run(str(after), "run").best_checkpoint == str(after / "run" / "checkpoints" / "step-1")
+    assert weight(fetch(str(after), get_version(str(after), alias_or_number=1))) == 1
+    shutil.rmtree(tmp_path / "cache")
+    second = register(str(after), name, "other")
+    assert weight(fetch(str(after), second)) == 1 and second.content == first.content
+    new = trained(str(after), "new", best=write_checkpoint(after / "new" / "checkpoints" / "step-1", 3))
+    assert weight(fetch(str(after), register(str(after), new))) == 3
+    assert (after / "artifacts" / get_run(str(after), new).run_id).exists()
+    assert weight(before / "run" / "checkpoints" / "step-1") == 2
+
+
+def test_runs_of_several_storages_in_one_tracker_keep_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracker.db")
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    place = "run/checkpoints/step-1"
+    trained(a, "run", best=place)
+    write_checkpoint(Path(a, place), 1)
+    write_checkpoint(Path(b, place), 2)  # of a run in another tracker
+    mark_folder(a, "run", get_run(a, "run").run_id)
+    assert get_run(b, "run").best_checkpoint == str(Path(a, place))
+    with refused(CheckpointError, "outside_storage", Path(a, place)):
+        register(b, "run")
+    shutil.move(a, tmp_path / "moved")
+    assert get_run(str(tmp_path / "moved"), "run").best_checkpoint == str(tmp_path / "moved" / place)
+    assert weight(fetch(str(tmp_path / "moved"), register(str(tmp_path / "moved"), "run"))) == 1
+
+
+def test_a_checkpoint_outside_the_storage_is_refused(store, tmp_path):
+    run = trained(store, "outside", best=write_checkpoint(tmp_path / "elsewhere", 1))
+    with refused(CheckpointError, "outside_storage", tmp_path / "elsewhere"):
+        register(store, run)
+
+
+def test_the_same_weights_with_another_preprocessing_are_another_model(store, in_store):
+    one, two = Path(write_checkpoint(in_store / "one", 1)), Path(write_checkpoint(in_store / "two", 1))
     (two / "preprocessing.json").write_text('{"frames": 8}')
     first = register(store, trained(store, "plain", best=str(one)), "same-weights")
     second = register(store, trained(store, "other", best=str(two)), "same-weights")
@@ -129,11 +201,11 @@ def test_a_version_that_kineray_did_not_register_is_refused(store):
         get_version(store, "foreign", 1)
 
 
-def test_champion_previous_and_rollback(store, tmp_path):
+def test_champion_previous_and_rollback(store, in_store):
     for value in (1, 2, 3):
         register(
             store,
-            trained(store, f"champ{value}", best=write_checkpoint(tmp_path / str(value), value)),
+            trained(store, f"champ{value}", best=write_checkpoint(in_store / str(value), value)),
             "clips",
         )
 
@@ -166,11 +238,11 @@ def test_an_unknown_version_is_refused(store, wanted):
         get_version(store, "unheard-of", wanted)
 
 
-def test_a_run_without_a_checkpoint_cannot_be_registered(store, tmp_path):
+def test_a_run_without_a_checkpoint_cannot_be_registered(store, in_store):
     with refused(CheckpointError, "no_checkpoint", "empty"):
         register(store, trained(store, "empty"))
-    with refused(CheckpointError, "not_a_checkpoint", tmp_path / "gone/experiment.yaml"):
-        register(store, trained(store, "gone", best=str(tmp_path / "gone")))
+    with refused(CheckpointError, "not_a_checkpoint", in_store / "gone/experiment.yaml"):
+        register(store, trained(store, "gone", best=str(in_store / "gone")))
     with refused(TrackingError, "unknown_run", "nobody"):
         register(store, "nobody")
     with refused(TrackingError, "unknown_version", DEFAULT_MODEL):
@@ -178,8 +250,8 @@ def test_a_run_without_a_checkpoint_cannot_be_registered(store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "preprocessing.json"])
-def test_files_that_have_changed_are_refused_by_their_hash(store, tmp_path, name):
-    run = trained(store, f"tampered-{name}", best=write_checkpoint(tmp_path / "a", 1))
+def test_files_that_have_changed_are_refused_by_their_hash(store, in_store, tmp_path, name):
+    run = trained(store, f"tampered-{name}", best=write_checkpoint(in_store / "a", 1))
     version = register(store, run, f"tampered-{name}")
     (kept,) = Path(store, "artifacts", get_run(store, run).run_id).rglob(name)
     kept.write_bytes(kept.read_bytes()[:-1] + b"!")

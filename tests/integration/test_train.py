@@ -90,7 +90,7 @@ def test_the_record_in_mlflow_is_complete(uninterrupted, tiny_experiment):
     assert detail.status == "FINISHED"
     assert detail.params["optim.lr"] == "0.1"
     assert detail.params["model.stage_blocks"]
-    assert detail.tags["checkpoint.best"] == outcome.best_checkpoint
+    assert detail.best_checkpoint == outcome.best_checkpoint == str(folder / detail.tags["checkpoint.best"])
     assert detail.metrics["train/loss"] > 0
     assert "val/action/top1" in detail.metrics
     assert (detail.best, detail.last) == (outcome.best, detail.metrics["val/action/top1"])

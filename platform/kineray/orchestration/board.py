@@ -12,7 +12,7 @@ from kineray.orchestration.mailbox import drain, open_mailbox, record
 from kineray.orchestration.messages import FromTrial, TrialEnded, TrialEvent, TrialStarted
 from kineray.orchestration.process import as_kineray_error
 from kineray.orchestration.records import run_fingerprint
-from kineray.tracking import PROBLEM, Run, get_run, resume_run, run_exists, start_run
+from kineray.tracking import PROBLEM, Run, get_run, mark_folder, resume_run, run_exists, start_run
 from kineray.training import Event, ValidationEvent
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class Board:
         if run_exists(self.storage, full_name):
             return resume_run(self.storage, full_name)
         experiment = apply_overrides(self.experiment, params)
-        return start_run(
+        run = start_run(
             self.storage,
             name=full_name,
             experiment=experiment,
@@ -195,6 +195,8 @@ class Board:
             command=[],
             parent=self.parent.run_id,
         )
+        mark_folder(self.storage, full_name, run.run_id)
+        return run
 
 
 def _last_line(text: str) -> str:

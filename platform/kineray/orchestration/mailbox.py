@@ -6,6 +6,7 @@ from typing import Any
 from kineray.cluster import driver_node
 from kineray.orchestration.messages import FromTrial, FromWorker, WorkerFailed, WorkerStarted
 from kineray.orchestration.startup import in_thread
+from kineray.storage import relative
 from kineray.tracking import BEST_SCORE, SCORE, Run
 from kineray.training import (
     CheckpointEvent,
@@ -114,7 +115,12 @@ def record(run: Run, message: Event | WorkerStarted) -> None:
 
 def record_checkpoints(run: Run, step: int, last_uri: str, best_uri: str | None, score: float | None) -> None:
     """Write where a run's last checkpoint is, made at ``step``, and its best one, which has ``score``."""
-    tags = {"checkpoint.last": last_uri, "checkpoint.last_step": str(step)}
+    tags = {"checkpoint.last": _inside(run, last_uri), "checkpoint.last_step": str(step)}
     if best_uri is not None:
-        tags |= {"checkpoint.best": best_uri, BEST_SCORE: repr(score)}
+        tags |= {"checkpoint.best": _inside(run, best_uri), BEST_SCORE: repr(score)}
     run.set_tags(tags)
+
+
+def _inside(run: Run, uri: str) -> str:
+    """``uri`` relative to the storage of the run, which may be moved."""
+    return relative(uri, run.storage) or uri

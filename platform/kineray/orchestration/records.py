@@ -14,7 +14,7 @@ from kineray.config import (
 from kineray.data import Manifest, load_manifest
 from kineray.errors import ConfigError
 from kineray.storage import absolute, delete_folder, exists, join, read_bytes, write_bytes
-from kineray.tracking import Run, claim_name, get_run, list_runs, resume_run, start_run
+from kineray.tracking import Run, claim_name, get_run, list_runs, mark_folder, resume_run, start_run
 from kineray.training import absolute_inits, init_hashes
 
 _EXPERIMENT = "experiment.yaml"
@@ -85,6 +85,7 @@ def open_record(
     try:
         run.set_tags({f"plugin.{plugin.name}": plugin.sha256 for plugin in plugins_of(experiment)})
         write_bytes(join(storage, run.name, _EXPERIMENT), to_yaml(experiment).encode())
+        mark_folder(storage, run.name, run.run_id)
     except BaseException:
         run.finish("FAILED")
         raise

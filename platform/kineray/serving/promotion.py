@@ -8,10 +8,11 @@ from kineray.serving.service import find_service
 from kineray.tracking import (
     DEFAULT_MODEL,
     ModelVersion,
+    checkpoint_of,
     fetch,
     get_run,
     previous_version,
-    register,
+    registered,
     set_champion,
 )
 from kineray.training import load_checkpoint
@@ -36,17 +37,15 @@ def promote(run: str | Path, *, storage: str | None = None, model_name: str = DE
     ./runs by default. ``model_name``: the model's name in the registry.
 
     A running service answers with the new version, without a restart, before the alias ``champion`` moves.
-    Raises TrackingError for an unknown run and CheckpointError if its checkpoint cannot be loaded; in both
-    cases nothing is registered. Raises ServingError if the new version cannot be served: the old version
-    continues to answer and the aliases stay, but the new version remains in the registry without an alias.
+    Files that are a version already are not registered again. Raises TrackingError for an unknown run,
+    CheckpointError if its checkpoint cannot be loaded or is not in ``storage``, and ServingError if the new
+    version cannot be served: then the old version continues to answer, and the registry is as it was.
     """
     runs = store.runs_folder(storage)
     name = _run_name(run, runs)
-    found = get_run(runs, name)
-    checkpoint = found.best_checkpoint or found.last_checkpoint
-    if checkpoint is not None:  # without one, ``register`` raises
-        load_checkpoint(checkpoint)
-    return _make_champion(runs, register(runs, name, model_name))
+    load_checkpoint(checkpoint_of(runs, get_run(runs, name)))
+    with registered(runs, name, model_name) as version:
+        return _make_champion(runs, version)
 
 
 def rollback(*, storage: str | None = None, model_name: str = DEFAULT_MODEL) -> Promotion:

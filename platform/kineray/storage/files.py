@@ -40,6 +40,7 @@ __all__ = [
     "prefetch",
     "put_folder",
     "read_bytes",
+    "relative",
     "retry_for",
     "video_source",
     "write_bytes",
@@ -81,6 +82,13 @@ def join(uri: str | Path, *parts: str) -> str:
 def absolute(uri: str | Path) -> str:
     """``uri`` as an absolute path or URI."""
     return str(uri) if is_remote(uri) else str(Path(uri).absolute())
+
+
+def relative(uri: str | Path, folder: str | Path) -> str | None:
+    """The path of ``uri`` below ``folder``, with slashes; None if it is not in it."""
+    inside = absolute(folder).rstrip("/") + "/"
+    text = absolute(uri)
+    return text.removeprefix(inside) if text.startswith(inside) else None
 
 
 def exists(uri: str | Path) -> bool:

@@ -2,15 +2,18 @@
 
 from kineray.tracking.client import check_tracking, tracking_uri
 from kineray.tracking.journal import send_pending
+from kineray.tracking.locations import mark_folder
 from kineray.tracking.registry import (
     CHAMPION,
     DEFAULT_MODEL,
     PREVIOUS,
     ModelVersion,
+    checkpoint_of,
     fetch,
     get_version,
     previous_version,
     register,
+    registered,
     rollback,
     set_champion,
 )
@@ -41,13 +44,16 @@ __all__ = [
     "RunDetail",
     "RunSummary",
     "check_tracking",
+    "checkpoint_of",
     "claim_name",
     "fetch",
     "get_run",
     "get_version",
     "list_runs",
+    "mark_folder",
     "previous_version",
     "register",
+    "registered",
     "resume_run",
     "rollback",
     "run_exists",

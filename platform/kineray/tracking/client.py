@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
 }
+
+_LOCATIONS = {"artifact_location": "experiments", "artifact_uri": "runs"}
 
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}  # MLflow would answer the same again
 
@@ -89,13 +92,38 @@ def open_client(storage_uri: str, uri: str | None = None) -> "MlflowClient":
             file.touch()  # SQLite would let only its owner write it, whatever the umask
     with tracking_errors(uri), _one_at_a_time(uri):
         client = MlflowClient(uri, registry_uri=uri)
-        if client.get_experiment_by_name(EXPERIMENT) is None:
-            # A server decides where its artifacts go; with a SQLite file they go into the storage.
-            artifacts = storage.absolute(storage.join(storage_uri, "artifacts"))
-            if artifacts != _unquoted(artifacts) and not storage.is_remote(storage_uri):
-                artifacts = Path(artifacts).as_uri()
-            _create_experiment(client, artifacts if uri == default_uri(storage_uri) else None)
+        # A server decides where its artifacts go; with a SQLite file they go into the storage.
+        artifacts = _artifacts(storage_uri) if uri == default_uri(storage_uri) else None
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            _create_experiment(client, artifacts)
+        elif artifacts and file and _is_local(artifacts) and _is_local(experiment.artifact_location):
+            _move_artifacts(file, experiment.artifact_location, artifacts)
     return client
+
+
+def _artifacts(storage_uri: str) -> str:
+    folder = storage.absolute(storage.join(storage_uri, "artifacts"))
+    is_quoted = folder != _unquoted(folder) and not storage.is_remote(storage_uri)
+    return Path(folder).as_uri() if is_quoted else folder
+
+
+def _is_local(location: str) -> bool:
+    return location.startswith(("/", "file:"))
+
+
+def _move_artifacts(file: Path, before: str, now: str) -> None:
+    """Correct MLflow's absolute paths in the database of a storage folder that was moved or copied."""
+    if before == now:
+        return
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(file)) as database:
+        for column, table in _LOCATIONS.items():
+            database.execute(
+                f"UPDATE {table} SET {column} = :now || substr({column}, length(:before) + 1) "
+                f"WHERE substr({column} || '/', 1, length(:before) + 1) = :before || '/'",
+                {"now": now, "before": before},
+            )
+        database.commit()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from kineray import storage
 from kineray.errors import CheckpointError, TrackingError
 from kineray.tracking.client import open_client, tracking_errors, tracking_uri, without_password
-from kineray.tracking.runs import get_run
+from kineray.tracking.locations import check_inside
+from kineray.tracking.runs import RunDetail, get_run
 from kineray.training.checkpoint_files import weights_file
 
 if TYPE_CHECKING:
@@ -46,32 +47,73 @@ class ModelVersion:
 
 
 def register(storage_uri: str, run_name: str, model_name: str = DEFAULT_MODEL) -> ModelVersion:
-    """Register the best checkpoint of a run (its last one if it was never validated) as a new version.
+    """The version of the best checkpoint of a run (its last one if it was never validated).
 
-    The checkpoint is copied: into the storage if it lies in a bucket, else to the run's artifacts.
-    Raises TrackingError for an unknown run, CheckpointError if the run has no checkpoint.
+    It is a new one, unless the same files are a version already. The checkpoint is copied: into the storage
+    if it lies in a bucket, else to the run's artifacts. Raises TrackingError for an unknown run,
+    CheckpointError if the run has no checkpoint in this storage.
     """
+    return _register(storage_uri, run_name, model_name)[0]
+
+
+@contextlib.contextmanager
+def registered(storage_uri: str, run_name: str, model_name: str = DEFAULT_MODEL) -> Iterator[ModelVersion]:
+    """``register``; if the body raises, a version that is new, and not the champion, is deleted again."""
+    version, is_new = _register(storage_uri, run_name, model_name)
+    try:
+        yield version
+    except BaseException:
+        if is_new:
+            _delete(storage_uri, version)
+        raise
+
+
+def _register(storage_uri: str, run_name: str, model_name: str) -> tuple[ModelVersion, bool]:
+    """A version, and whether it is new."""
     run = get_run(storage_uri, run_name)
+    checkpoint = checkpoint_of(storage_uri, run)
+    client = open_client(storage_uri)
+    with _local_checkpoint(checkpoint) as folder, tracking_errors(tracking_uri(storage_uri)):
+        sha256, content = _hashes(folder)
+        for found in client.search_model_versions(f"name = '{model_name}'"):
+            if found.tags.get("content") == content:
+                return _from_mlflow(found), False
+        if storage.is_remote(checkpoint):
+            source = storage.join(storage_uri, "models", model_name, content[:12])
+            storage.put_folder(folder, source, commit_last="state.json")
+        else:
+            artifact = f"checkpoint/{content[:12]}"
+            client.log_artifacts(run.run_id, str(folder), artifact)
+            source = f"runs:/{run.run_id}/{artifact}"
+        _create_model(client, model_name)
+        inside = storage.relative(checkpoint, storage_uri) or checkpoint
+        tags = {"sha256": sha256, "content": content, "run_name": run.name, "checkpoint": inside}
+        made = client.create_model_version(model_name, source, run_id=run.run_id, tags=tags)
+        return _from_mlflow(made), True
+
+
+def _delete(storage_uri: str, version: ModelVersion) -> None:
+    """Delete a version that is not the champion; that it stays must not hide why it is not."""
+    with contextlib.suppress(TrackingError):
+        client = open_client(storage_uri)
+        champion = _lookup(client, storage_uri, version.name, CHAMPION)
+        if champion is None or champion.version != version.version:
+            with tracking_errors(tracking_uri(storage_uri)):
+                client.delete_model_version(version.name, str(version.version))
+
+
+def checkpoint_of(storage_uri: str, run: RunDetail) -> str:
+    """The best checkpoint of a run, its last one if it was never validated.
+
+    Raises CheckpointError if it has none, or none in this storage.
+    """
     checkpoint = run.best_checkpoint or run.last_checkpoint
     if checkpoint is None:
         raise CheckpointError(
             "the run has no checkpoint", code="no_checkpoint", key=run.name, remedy="train it first"
         )
-    client = open_client(storage_uri)
-    with _local_checkpoint(checkpoint) as folder:
-        sha256, content = _hashes(folder)
-        with tracking_errors(tracking_uri(storage_uri)):
-            if storage.is_remote(checkpoint):
-                source = storage.join(storage_uri, "models", model_name, content[:12])
-                storage.put_folder(folder, source, commit_last="state.json")
-            else:
-                artifact = f"checkpoint/{content[:12]}"
-                client.log_artifacts(run.run_id, str(folder), artifact)
-                source = f"runs:/{run.run_id}/{artifact}"
-            _create_model(client, model_name)
-            tags = {"sha256": sha256, "content": content, "run_name": run.name, "checkpoint": checkpoint}
-            version = client.create_model_version(model_name, source, run_id=run.run_id, tags=tags)
-            return _from_mlflow(version)
+    check_inside(storage_uri, checkpoint)
+    return checkpoint
 
 
 def get_version(

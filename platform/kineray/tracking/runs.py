@@ -21,6 +21,7 @@ from kineray.tracking.client import (
     without_password,
 )
 from kineray.tracking.journal import Journal, Sender, pending_folder, send_pending
+from kineray.tracking.locations import location, root_of
 from kineray.tracking.source import git_state, versions
 
 if TYPE_CHECKING:
@@ -76,8 +77,15 @@ class Run:
     """
 
     def __init__(
-        self, client: "MlflowClient", journal: Journal, name: str, run_id: str, steps: dict[str, int]
+        self,
+        client: "MlflowClient",
+        journal: Journal,
+        storage_uri: str,
+        name: str,
+        run_id: str,
+        steps: dict[str, int],
     ) -> None:
+        self.storage = storage_uri
         self.name = name
         self.run_id = run_id
         self._journal = journal
@@ -163,7 +171,7 @@ def start_run(
             client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
         if git is not None and git.dirty:
             client.log_text(run_id, git.patch, "diff.patch")
-    return Run(client, Journal.create(pending_folder(storage_uri), run_id), name, run_id, {})
+    return Run(client, Journal.create(pending_folder(storage_uri), run_id), storage_uri, name, run_id, {})
 
 
 def resume_run(storage_uri: str, name: str) -> Run:
@@ -184,7 +192,7 @@ def resume_run(storage_uri: str, name: str) -> Run:
         if PROBLEM in found.data.tags:  # why it ended before
             client.delete_tag(run_id, PROBLEM)
     journal = Journal.create(pending_folder(storage_uri), run_id)
-    return Run(client, journal, found.info.run_name, run_id, steps)
+    return Run(client, journal, storage_uri, found.info.run_name, run_id, steps)
 
 
 def list_runs(storage_uri: str) -> list[RunSummary]:
@@ -193,7 +201,7 @@ def list_runs(storage_uri: str) -> list[RunSummary]:
     with tracking_errors(tracking_uri(storage_uri)):
         found = _find(client, storage_uri)
     names = {run.info.run_id: run.info.run_name for run in found}
-    return [RunSummary(**_summary(run, names)) for run in found]
+    return [RunSummary(**_summary(run, names, storage_uri)) for run in found]
 
 
 def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
@@ -206,7 +214,7 @@ def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
         found = _get(client, storage_uri, name_or_id)
         parent = found.data.tags.get("mlflow.parentRunId")
         names = {parent: client.get_run(parent).info.run_name} if parent else {}
-    return RunDetail(**_summary(found, names), params=dict(found.data.params))
+    return RunDetail(**_summary(found, names, storage_uri, look=True), params=dict(found.data.params))
 
 
 def run_exists(storage_uri: str, name: str) -> bool:
@@ -312,8 +320,9 @@ def _get(client: "MlflowClient", storage_uri: str, name_or_id: str) -> Any:
     )
 
 
-def _summary(run: Any, names: Mapping[str, str]) -> dict[str, Any]:
+def _summary(run: Any, names: Mapping[str, str], storage_uri: str, *, look: bool = False) -> dict[str, Any]:
     info, tags = run.info, run.data.tags
+    root = root_of(storage_uri, info.run_name, info.run_id, tags, look=look)
     parent = tags.get("mlflow.parentRunId")
     return {
         "name": info.run_name,
@@ -326,8 +335,8 @@ def _summary(run: Any, names: Mapping[str, str]) -> dict[str, Any]:
         "best": float(tags[BEST_SCORE]) if BEST_SCORE in tags else None,
         "last": run.data.metrics.get(SCORE),
         "metrics": dict(run.data.metrics),
-        "best_checkpoint": tags.get("checkpoint.best"),
-        "last_checkpoint": tags.get("checkpoint.last"),
+        "best_checkpoint": location(root, tags, "checkpoint.best"),
+        "last_checkpoint": location(root, tags, "checkpoint.last"),
         "tags": dict(tags),
     }
 
