@@ -151,6 +151,15 @@ def test_installed_modules_hide_what_lies_beside_a_plugin(tmp_path, own_plugins)
     assert plugin.imports == ()
 
 
+def test_a_checkout_beside_a_plugin_is_not_what_it_imports(tmp_path, own_plugins, monkeypatch):
+    """The package of that name is installed from inside the checkout, as on the hosts of a cluster."""
+    installed = "checkout/platform/checkout/__init__.py"
+    file = write(tmp_path, {"own.py": "import checkout", installed: "ANSWER = 42"})
+    monkeypatch.syspath_prepend(tmp_path / "checkout" / "platform")
+    (plugin,) = load_plugins(file)
+    assert plugin.imports == ()
+
+
 def test_an_error_in_what_a_plugin_imports_is_found_there(tmp_path, own_plugins):
     file = write(tmp_path, {"own.py": "\nimport broken_of_own", "broken_of_own.py": "\n\n1 / 0"})
     for _ in range(2):

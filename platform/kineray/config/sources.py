@@ -3,6 +3,7 @@
 import ast
 import importlib.abc
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -74,15 +75,19 @@ def _beside(module: ModuleSource, name: str) -> ModuleSource | None:
 
 
 def _is_elsewhere(top: str, root: Path) -> bool:
-    """Whether Python finds a top-level module outside of ``root``, and not because of a plug-in."""
+    """Whether Python finds a top-level module elsewhere than in ``root``, and not because of a plug-in."""
     if top in SOURCES:
         return False
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return True
-    found = spec and ([spec.origin] if spec.origin else spec.submodule_search_locations)
-    return bool(found) and not any(Path(place or "").is_relative_to(root) for place in found or ())
+    if spec is None:
+        return False
+    # A folder beside may have the name of an installed package, and even hold it: a checkout does.
+    found = [place for place in (spec.origin, *(spec.submodule_search_locations or ())) if place]
+    beside = (root / f"{top}.py", root / top / "__init__.py", root / top)
+    return {os.path.realpath(place) for place in found}.isdisjoint(map(os.path.realpath, beside))
 
 
 def _imported_names(module: ModuleSource) -> Iterator[str]:
