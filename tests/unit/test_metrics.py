@@ -19,6 +19,7 @@ from kineray.metrics import (
     pair_ranks,
     per_class_accuracy,
     share_within,
+    shares_within,
     top_k_accuracy,
 )
 
@@ -75,6 +76,16 @@ def test_top_k_equals_torch_where_no_scores_are_equal(k):
     best = torch.from_numpy(scores).topk(k, dim=1).indices
     expected = (best == torch.from_numpy(labels)[:, None]).any(dim=1).double().mean().item()
     assert top_k_accuracy(scores, labels, k) == pytest.approx(expected)
+
+
+@given(single_labels(), st.lists(st.integers(1, 10), unique=True))
+def test_no_share_is_given_that_guessing_would_bring_to_half(case, ks):
+    scores, labels = case
+    classes = scores.shape[1]
+    ranks = label_ranks(scores, labels)
+    shares = shares_within(ranks, ks, classes)
+    assert list(shares) == [f"top{k}" for k in ks if k == 1 or k / classes <= 0.5]
+    assert all(shares[f"top{k}"] == top_k_accuracy(scores, labels, k) for k in ks if f"top{k}" in shares)
 
 
 def test_k_may_exceed_the_number_of_classes():

@@ -20,6 +20,7 @@ from kineray.errors import ConfigError, ManifestError
 from kineray.metrics import average_precision, mean_class_accuracy, pair_ranks, top_k_accuracy
 
 EPIC = {"verb": ("take", "put", "open", "close", "wash", "cut"), "noun": ("cup", "door", "knife", "tap")}
+EPIC_K = {"verb": (1, 3), "noun": (1,)}  # of 1, 3 and 5, those up to half of the classes
 SCENES = {"scene": ("kitchen", "office", "street")}
 
 
@@ -143,7 +144,7 @@ def test_metrics_of_classification_are_those_of_each_head_and_of_actions(epic):
     scores, metrics = measured(epic, labels)
     for head in EPIC:
         known = labels[head] >= 0
-        for k in (1, 3, 5):
+        for k in EPIC_K[head]:
             assert metrics[f"{head}/top{k}"] == top_k_accuracy(scores[head][known], labels[head][known], k)
         assert metrics[f"{head}/mean_class"] == mean_class_accuracy(scores[head][known], labels[head][known])
     both = (labels["verb"] >= 0) & (labels["noun"] >= 0)
@@ -151,7 +152,7 @@ def test_metrics_of_classification_are_those_of_each_head_and_of_actions(epic):
     for k in (1, 3, 5):
         assert metrics[f"action/top{k}"] == np.mean(ranks < k)
     assert list(metrics) == [
-        *(f"{head}/{name}" for head in EPIC for name in ("top1", "top3", "top5", "mean_class")),
+        *(f"{head}/{name}" for head in EPIC for name in (*(f"top{k}" for k in EPIC_K[head]), "mean_class")),
         *(f"action/top{k}" for k in (1, 3, 5)),
     ]
 

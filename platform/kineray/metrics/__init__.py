@@ -24,6 +24,7 @@ from kineray.metrics.ranking import (
     mean_class_accuracy,
     per_class_accuracy,
     share_within,
+    shares_within,
     top_k_accuracy,
 )
 
@@ -36,5 +37,6 @@ __all__ = [
     "pair_ranks",
     "per_class_accuracy",
     "share_within",
+    "shares_within",
     "top_k_accuracy",
 ]

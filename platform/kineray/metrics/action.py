@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kineray.metrics.base import Scored
-from kineray.metrics.ranking import NEVER, check_labels, share_within
+from kineray.metrics.ranking import NEVER, check_labels, shares_within
 
 if TYPE_CHECKING:
     from kineray.config.metrics.action import ActionConfig
@@ -20,9 +20,9 @@ class Action:
         self._k = config.k
 
     def __call__(self, verb: Scored, noun: Scored) -> dict[str, float]:
-        """{"top<k>": share} of the clips whose verb and noun are known."""
+        """{"top<k>": share} of the clips whose verb and noun are known, as ``shares_within`` leaves it."""
         ranks_n = pair_ranks(verb.scores_nc, verb.labels, noun.scores_nc, noun.labels)
-        return {f"top{k}": share_within(ranks_n, k) for k in self._k}
+        return shares_within(ranks_n, self._k, len(verb.classes) * len(noun.classes))
 
 
 def pair_ranks(

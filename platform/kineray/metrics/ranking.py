@@ -3,6 +3,8 @@
 Equal scores are ranked by class index, the lower one first, in the order in which predictions are listed.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 NEVER = np.iinfo(np.int64).max  # rank of the label of a clip without a prediction
@@ -26,6 +28,20 @@ def share_within(ranks_n: np.ndarray, k: int) -> float:
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     return float(np.mean(ranks_n < k))
+
+
+def shares_within(ranks_n: np.ndarray, ks: Iterable[int], classes: int) -> dict[str, float]:
+    """{"top<k>": share of the ranks that are among the first ``k``}, for ranks among ``classes`` classes.
+
+    A ``k`` above 1 that is more than half of the classes is left out: of four classes, every classifier has
+    the right one among its best four, and guessing has it among its best three in 75 % of the clips.
+
+    >>> shares_within(np.array([0, 1, 0, 3]), (1, 3, 5), classes=4)
+    {'top1': 0.5}
+    >>> shares_within(np.array([0, 1, 0, 3]), (1, 3, 5), classes=10)
+    {'top1': 0.5, 'top3': 0.75, 'top5': 1.0}
+    """
+    return {f"top{k}": share_within(ranks_n, k) for k in ks if k == 1 or 2 * k <= classes}
 
 
 def per_class_accuracy(scores_nc: np.ndarray, labels_n: np.ndarray) -> np.ndarray:
