@@ -9,8 +9,9 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     sweep(experiment, space, ...)          search learning rates and model fields with Ray Tune
     list_runs()  get_run(run)              what was trained, with which config, data and code
     tag_run(run, tags)  delete_run(run)    mark runs, or remove them with their checkpoints
-    evaluate(checkpoint, ...)              accuracy over several views, and predictions of every video
-    predict(checkpoint, video, ...)        classify one video
+    evaluate(checkpoint, ...)              scores over several views, and predictions of every video
+    predict(checkpoint, video, ...)        classify one video, or an array of frames
+    predict_many(checkpoint, videos, ...)  classify files, folders or the videos of a manifest
     export(checkpoint, out)                the model as one file: ONNX or PyTorch's exported program
     promote(run)  rollback()               choose the model version that is served
     serve(...)                             answer HTTP requests with that version
@@ -47,7 +48,7 @@ _HOMES = {
     "apply_overrides": "kineray.config",
     "create_model": "kineray.models",
     "delete_run": "kineray.tracking.edit",
-    "evaluate": "kineray.evaluation.api",
+    "evaluate": "kineray.tracking.evaluate",
     "export": "kineray.evaluation.export",
     "get_run": "kineray.tracking.api",
     "import_dataset": "kineray.data",
@@ -58,6 +59,7 @@ _HOMES = {
     "load_plugins": "kineray.config",
     "main": "kineray.cli",
     "predict": "kineray.evaluation.api",
+    "predict_many": "kineray.evaluation.many",
     "promote": "kineray.serving",
     "read_clip": "kineray.video",
     "rollback": "kineray.serving",
@@ -75,9 +77,9 @@ if TYPE_CHECKING:
     from kineray.data import import_dataset as import_dataset
     from kineray.data import load_manifest as load_manifest
     from kineray.errors import KinerayError as KinerayError
-    from kineray.evaluation.api import evaluate as evaluate
     from kineray.evaluation.api import predict as predict
     from kineray.evaluation.export import export as export
+    from kineray.evaluation.many import predict_many as predict_many
     from kineray.models import create_model as create_model
     from kineray.models import list_models as list_models
     from kineray.options import WorkerOptions as WorkerOptions
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from kineray.tracking.api import list_runs as list_runs
     from kineray.tracking.edit import delete_run as delete_run
     from kineray.tracking.edit import tag_run as tag_run
+    from kineray.tracking.evaluate import evaluate as evaluate
     from kineray.training import load_checkpoint as load_checkpoint
     from kineray.training.recipe import Piece as Piece
     from kineray.video import read_clip as read_clip

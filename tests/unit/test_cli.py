@@ -294,7 +294,7 @@ def test_eval_and_predict_print_useful_next_commands(kineray):
     assert code == 0, err
     assert [path.name for path in Path("new").iterdir()] == ["predictions.parquet"]
     assert "protocol: 1 views x 1 crops, split val, float32" in out
-    assert ["class", "top1"] in [line.split() for line in out.splitlines()]
+    assert ["action", "top1"] in [line.split() for line in out.splitlines()]
     assert "kineray promote RUN" in err
     code, _, err = kineray("predict", checkpoint, str(made[0][0]))
     assert code == 0

@@ -10,7 +10,7 @@ import pytest
 
 from kineray.data import Manifest, load_manifest, synthesize
 from kineray.errors import ManifestError
-from kineray.evaluation import evaluate, predict, save_predictions
+from kineray.evaluation import evaluate, predict, write_table
 from kineray.training import load_checkpoint
 from small_checkpoint import CLASSES, save_small_checkpoint
 
@@ -46,6 +46,10 @@ def test_every_video_scores_as_it_is_predicted_alone(evaluation, checkpoint, man
         right.append(CLASSES[row["action/label"]] == alone[0]["label"])
     assert evaluation.metrics["action/top1"] == pytest.approx(np.mean(right))
     truth = [row["action/label"] for row in rows]
+    assert [row["action/class"] for row in rows] == [CLASSES[index] for index in truth]
+    predicted = [CLASSES[int(np.argmax(row["action/probabilities"]))] for row in rows]
+    assert [row["action/predicted"] for row in rows] == predicted
+    assert evaluation.to_json()["classes"] == {"action": list(CLASSES)}
     for index, name in enumerate(CLASSES):
         of_class = [hit for hit, label in zip(right, truth, strict=True) if label == index]
         assert evaluation.per_class["action"][name] == pytest.approx(np.mean(of_class))
@@ -81,7 +85,7 @@ def test_the_protocol_says_how_it_was_measured(evaluation, manifest, checkpoint)
 
 def test_saved_predictions_carry_protocol_and_classes(evaluation, checkpoint, tmp_path):
     path = tmp_path / "deep" / "predictions.parquet"
-    save_predictions(evaluation, str(path))
+    write_table(evaluation.predictions, str(path))
     table = pq.read_table(path)
     assert table.equals(evaluation.predictions)
     about = json.loads(table.schema.metadata[b"kineray.evaluation"])
@@ -115,6 +119,7 @@ def test_a_video_that_cannot_be_decoded_counts_as_wrong_and_is_named(checkpoint,
     rows, good = result.predictions.to_pylist(), whole.predictions.to_pylist()
     assert [index for index, row in enumerate(rows) if row["action/probabilities"] is None] == [2, 6]
     assert [index for index, row in enumerate(rows) if row["error"]] == [2, 6]
+    assert [index for index, row in enumerate(rows) if row["action/predicted"] is None] == [2, 6]
     kept = [index for index in range(7) if index not in (2, 6)]
     for index in kept:
         assert rows[index]["action/probabilities"] == pytest.approx(
@@ -151,9 +156,7 @@ def test_a_label_that_is_not_known_is_left_out_of_its_head(manifest, tmp_path):
     assert len(known) == 3
     right = [np.argmax(row["axis/probabilities"]) == row["axis/label"] for row in known]
     assert result.metrics["axis/top1"] == pytest.approx(np.mean(right))
-    assert set(result.metrics) == {
-        f"{head}/{name}" for head in heads for name in ("top1", "mean_class")
-    }
+    assert set(result.metrics) == {f"{head}/{name}" for head in heads for name in ("top1", "mean_class")}
 
 
 def test_what_does_not_fit_the_checkpoint_is_one_clear_error(checkpoint, manifest):

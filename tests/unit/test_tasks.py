@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from torch.nn import functional as F
@@ -182,7 +181,7 @@ def test_clips_without_any_class_can_be_skipped_as_charades_does():
     assert charades.measure(scores, labels)["scene/map"] == pytest.approx((1 + 1 + 1 / 2) / 3)
     assert [task.protocol["empty"] for task in (strict, charades)] == ["negative", "skipped"]
     empty = charades.targets(samples(scene=[(0,), ()]))
-    assert charades.column(empty["scene"].numpy()).to_pylist() == [[0], []]
+    assert charades.indices(empty["scene"].numpy()) == [(0,), ()]
     assert (charades.loss(logits(charades, 2), empty) > 0).all()  # it is trained on all the same
 
 
@@ -340,8 +339,9 @@ def test_the_best_classes_are_presented_in_the_order_that_ranks_them(epic):
     assert shown == [{"label": "b", "score": 0.4}, {"label": "c", "score": 0.4}]
 
 
-def test_labels_are_columns_of_a_table(epic, scenes):
-    one = epic.column(np.array([2, -1]))
-    assert (one.type, one.to_pylist()) == (pa.int32(), [2, -1])
-    several = scenes.column(np.array([[1, 0, 1], [0, 0, 0], [np.nan] * 3]))
-    assert (several.type, several.to_pylist()) == (pa.list_(pa.int32()), [[0, 2], [], None])
+def test_labels_are_indices_as_in_a_manifest_and_scores_predict_some(epic, scenes):
+    assert epic.indices(np.array([2, -1])) == [2, -1]
+    assert scenes.indices(np.array([[1, 0, 1], [0, 0, 0], [np.nan] * 3])) == [(0, 2), (), None]
+    scores = np.array([[0.2, 0.5, 0.9], [0.1, 0.4, 0.2], [np.nan] * 3])
+    assert epic.indices(epic.decide(scores)) == [2, 1, -1]
+    assert scenes.indices(scenes.decide(scores)) == [(1, 2), (), None]

@@ -12,7 +12,7 @@ from gloo import run_workers
 from kineray.config import apply_overrides, load_plugins
 from kineray.data import Manifest, load_manifest, synthesize
 from kineray.errors import ConfigError
-from kineray.evaluation import evaluate, export, predict, save_predictions
+from kineray.evaluation import evaluate, export, predict, write_table
 from kineray.metrics import average_precision
 from kineray.models import use_sigmoid
 from kineray.models.heads import Head
@@ -99,10 +99,15 @@ def test_evaluation_scores_the_sigmoid_averaged_over_views(evaluation, checkpoin
 
 
 def test_predictions_contain_lists_of_labels_and_a_probability_for_each_class(evaluation, motions, tmp_path):
-    save_predictions(evaluation, str(tmp_path / "predictions.parquet"))
+    write_table(evaluation.predictions, str(tmp_path / "predictions.parquet"))
     table = pq.read_table(tmp_path / "predictions.parquet")
     expected = [s.labels["motion"] for s in motions.split("val")]
     assert table["motion/label"].to_pylist() == [None if label is None else list(label) for label in expected]
+    names = [None if label is None else [MOTIONS[index] for index in label] for label in expected]
+    assert table["motion/class"].to_pylist() == names
+    rows = table["motion/probabilities"].to_pylist()
+    predicted = [[name for name, p in zip(MOTIONS, row, strict=True) if p >= 0.5] for row in rows]
+    assert table["motion/predicted"].to_pylist() == predicted
     sums = [sum(row) for row in table["motion/probabilities"].to_pylist()]
     assert max(abs(total - 1) for total in sums) > 0.05  # no softmax
     assert json.loads(table.schema.metadata[b"kineray.evaluation"])["metrics"] == evaluation.metrics

@@ -95,6 +95,21 @@ def test_a_journal_is_deleted_only_when_ended_and_sent(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_addition_ends_no_run_and_stands_beside_its_journal(tmp_path):
+    of_run = Journal.create(tmp_path, "r1")
+    additions = [Journal.create(tmp_path, "r1", addition=True) for _ in range(2)]
+    assert [journal.run_id for journal in additions] == ["r1", "r1"]
+    assert additions[0].ended() and not of_run.ended()
+    additions[0].append({"metrics": {"eval/top1": 0.5}, "step": 3})
+    for journal in (of_run, *additions):
+        journal.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"r1.jsonl", additions[0].path.name}
+    additions[0].path.write_bytes(b"damaged\n")
+    damaged = reopened(additions[0].path)
+    assert (damaged.run_id, damaged.ended()) == ("r1", True)
+    os.close(damaged._descriptor)
+
+
 def test_a_journal_has_only_one_writer_at_a_time(tmp_path):
     journal = Journal.create(tmp_path, "r1")
     assert Journal.open_abandoned(tmp_path / "r1.jsonl") is None

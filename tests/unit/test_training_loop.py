@@ -104,7 +104,8 @@ def test_a_run_reports_every_step_validation_and_checkpoint(uninterrupted, exper
         assert event.score == event.metrics["val/action/top1"]
         assert (event.score_name, event.precision) == ("action/top1", "float32")
     assert result.step == 6
-    assert result.score == max(event.score for event in validations)
+    scores = [event.score for event in validations]
+    assert (result.score, result.best, result.last) == ("action/top1", max(scores), scores[-1])
     checkpoints = [event for event in events if isinstance(event, CheckpointEvent)]
     assert checkpoints[0].best and checkpoints[-1].uri == result.last_uri
     assert load_checkpoint(str(folder)).uri == result.best_uri
@@ -156,7 +157,7 @@ def train_and_die(rank, size, experiment, folder, die_after, resume):
         options=WorkerOptions(checkpoint_every=2),
         resume=resume,
     )
-    return result.step, result.score, result.last_uri
+    return result.step, result.best, result.last_uri
 
 
 @pytest.mark.slow

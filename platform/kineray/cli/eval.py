@@ -2,7 +2,16 @@
 
 import click
 
-from kineray.cli.output import Progress, crops_option, json_option, note, show, storage_option, table
+from kineray.cli.output import (
+    Progress,
+    at,
+    crops_option,
+    json_option,
+    note_failures,
+    show,
+    storage_option,
+    table,
+)
 from kineray.cli.plugins import plugin_option
 from kineray.errors import ConfigError
 
@@ -46,7 +55,7 @@ def command(
                 key=text,
                 remedy="leave it out: the checkpoint determines the rest",
             )
-    from kineray.evaluation.api import evaluate
+    from kineray.tracking.evaluate import evaluate
 
     with Progress("videos") as progress:
         evaluation = evaluate(
@@ -60,16 +69,15 @@ def command(
             decoders=decoders,
             progress=progress,
         )
-    for failure in evaluation.failures:
-        note(f"counted as wrong: {failure.uri}: {failure.message}")
+    note_failures("counted as wrong", evaluation.failures)
     lines = [f"{key} {value:.4f}" for key, value in evaluation.metrics.items()]
     for head, scores in evaluation.per_class.items():
-        rows = [{"class": name, evaluation.class_score: value} for name, value in scores.items()]
-        lines.append(table(rows[:_CLASSES_SHOWN], ("class", evaluation.class_score)))
+        rows = [{head: name, evaluation.class_score: value} for name, value in scores.items()]
+        lines.append(table(rows[:_CLASSES_SHOWN], (head, evaluation.class_score)))
         if len(rows) > _CLASSES_SHOWN:
             lines.append(f"... all {len(rows)} classes of {head} with --json")
     precision = evaluation.protocol["precision"]
     lines.append(f"protocol: {views} views x {crops} crops, split {split}, {precision}")
     lines.append(f"predictions: {evaluation.file}")
-    then = (f"kineray predict {checkpoint} VIDEO", "kineray promote RUN")
+    then = (f"kineray predict {checkpoint} VIDEO...{at(storage)}", f"kineray promote RUN{at(storage)}")
     show(evaluation, "\n".join(lines), as_json=as_json, then=then)

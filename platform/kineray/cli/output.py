@@ -15,6 +15,9 @@ import click
 from kineray.cli.plugins import plugins_to_repeat
 
 if TYPE_CHECKING:
+    from kineray.data import Failure
+    from kineray.orchestration import RunOutcome
+    from kineray.tracking import RunSummary
     from kineray.training import Event
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -136,6 +139,11 @@ def note_first(lines: Sequence[str], count: int = 10) -> None:
         note(f"... and {len(lines) - count} more")
 
 
+def note_failures(what: str, failures: Sequence["Failure"]) -> None:
+    """Name the videos that could not be decoded; ``what`` became of them, such as "counted as wrong"."""
+    note_first([f"{what}: {f.message if f.uri in f.message else f'{f.uri}: {f.message}'}" for f in failures])
+
+
 def near(location: str) -> str:
     """``location`` relative to the working directory, if it lies in it."""
     here = Path.cwd()
@@ -145,6 +153,12 @@ def near(location: str) -> str:
 def at(storage: str) -> str:
     """The flag with which another command finds the same runs; empty for the default storage."""
     return "" if storage == DEFAULT_STORAGE else f" --storage {storage}"
+
+
+def scores_line(run: "RunOutcome | RunSummary") -> str:
+    """``score action/top1: best 0.8125, last 0.7500``: what training and ``runs show`` say of a run."""
+    best, last = ("-" if value is None else f"{value:.4f}" for value in (run.best, run.last))
+    return f"score {run.score or '-'}: best {best}, last {last}"
 
 
 def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:

@@ -92,9 +92,10 @@ def sweep(
             command=sys.argv,
         )
     best = outcome.best
+    of_trials = [dataclasses.asdict(trial) for trial in outcome.trials]
     show(
-        {"sweep": outcome.name, "trials": [dataclasses.asdict(t) for t in outcome.trials]},
-        table(outcome.rows(), ("score", "epoch", "state", *space, "run")),
+        {"sweep": outcome.name, "score": outcome.score, "trials": of_trials},
+        f"score {outcome.score}\n{table(outcome.rows(), ('best', 'epoch', 'state', *space, 'run'))}",
         as_json=as_json,
         then=(f"kineray promote {best.name}{at(storage)}", f"kineray runs show {best.name}{at(storage)}")
         if best

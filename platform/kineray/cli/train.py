@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kineray.cli.launch import Verb, add_options, launch_options, resolve, with_smoke_data
-from kineray.cli.output import TrainingProgress, at, json_option, near, show
+from kineray.cli.output import TrainingProgress, at, json_option, near, scores_line, show
 from kineray.cli.plugins import ExperimentCommand
 from kineray.cli.scripts import Script, load_script
 
@@ -86,15 +86,15 @@ def _train(
             on_event=progress,
             command=sys.argv,
         )
-    best = "-" if outcome.best is None else f"{outcome.best:.4f}"
-    checkpoint = near(outcome.best_checkpoint or outcome.last_checkpoint or "")
     show(
         dataclasses.asdict(outcome),
-        f"run {outcome.name}: {outcome.step} steps, best validation score {best}\ncheckpoint {checkpoint}",
+        f"run {outcome.name}: {outcome.step} steps, {scores_line(outcome)}\n"
+        f"best checkpoint {near(outcome.best_checkpoint or '-')}\n"
+        f"last checkpoint {near(outcome.last_checkpoint or '-')}",
         as_json=as_json,
         then=(
             f"kineray runs show {outcome.name}{at(storage)}",
-            f"kineray eval {checkpoint} --views 10 --crops 3",
+            f"kineray eval {outcome.name} --views 10 --crops 3{at(storage)}",
             f"kineray promote {outcome.name}{at(storage)}",
         ),
     )

@@ -1,7 +1,7 @@
 """Predictions for videos, and how often they are right."""
 
 from kineray.evaluation.checkpoints import CheckpointLike, find_checkpoint, open_checkpoint
-from kineray.evaluation.evaluate import Evaluation, evaluate, save_predictions
+from kineray.evaluation.evaluate import Evaluation, evaluate
 from kineray.evaluation.export import Exported, check_onnx, export
 from kineray.evaluation.predict import (
     DEFAULT_CROPS,
@@ -12,6 +12,7 @@ from kineray.evaluation.predict import (
     predict,
     view_scores,
 )
+from kineray.evaluation.table import about, write_table
 
 __all__ = [
     "DEFAULT_CROPS",
@@ -20,6 +21,7 @@ __all__ = [
     "CheckpointLike",
     "Evaluation",
     "Exported",
+    "about",
     "answer",
     "check_onnx",
     "decode_views",
@@ -28,6 +30,6 @@ __all__ = [
     "find_checkpoint",
     "open_checkpoint",
     "predict",
-    "save_predictions",
     "view_scores",
+    "write_table",
 ]

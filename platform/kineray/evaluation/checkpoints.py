@@ -6,10 +6,12 @@ import torch
 
 from kineray import storage as store
 from kineray.config.problems import did_you_mean
-from kineray.errors import CheckpointError
+from kineray.errors import CheckpointError, ConfigError
 from kineray.training import Checkpoint, load_checkpoint
 
 CheckpointLike = str | Path | Checkpoint
+
+_CROPS = (1, 3)
 
 
 def open_checkpoint(
@@ -47,3 +49,15 @@ def find_checkpoint(reference: str | Path, storage: str | None = None) -> str:
         remedy=did_you_mean(name, store.list_names(runs))
         or "give a checkpoint or run folder, or a run's name and its `storage`",
     )
+
+
+def check_crops(crops: int) -> None:
+    """Raise ConfigError unless views can be cut ``crops`` times."""
+    if crops not in _CROPS:
+        raise ConfigError(
+            "not a number of crops",
+            code="unknown_value",
+            key="crops",
+            value=crops,
+            remedy="use 1 (centre) or 3 (left to right)",
+        )

@@ -1,28 +1,23 @@
 """A checkpoint's scores on a split of a manifest, with the protocol of the measurement."""
 
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from kineray import storage
-from kineray.data import Failure, Manifest, eval_clips
+from kineray.data import Failure, Manifest
 from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import ManifestError
-from kineray.evaluation.predict import view_scores
+from kineray.evaluation.predict import classify
+from kineray.evaluation.table import about, predictions_table
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from kineray.tasks import Task
     from kineray.training import Checkpoint
-
-METADATA_KEY = b"kineray.evaluation"
-_CLIPS_TOGETHER = 8  # clips of different videos that share one forward pass
 
 
 @dataclass(frozen=True)
@@ -31,27 +26,25 @@ class Evaluation:
 
     ``metrics``: those of the checkpoint's task, as ``<head>/top1``. ``per_class``: head -> class name ->
     ``class_score`` (``top1`` accuracy, or ``average_precision`` if a video can have several classes), 0 to 1,
-    for the classes that occur. ``predictions``: one row per video: ``id``, ``uri``, ``error`` (null, or why
-    it could not be decoded), and for each head ``<head>/label`` (index in the checkpoint's classes, -1 if
-    unknown; a list if a video can have several classes, null if unknown) and ``<head>/probabilities`` (null
-    with an error).
-    ``file``: where the predictions were written. Two evaluations can be compared only if their ``protocol``
-    is the same.
+    for the classes that occur. ``classes``: head -> the checkpoint's class names by index. ``predictions``: a
+    row for each video, as ``evaluation.table`` describes it. ``step``: of the checkpoint. ``file``: where the
+    predictions were written. Two evaluations can be compared only if their ``protocol`` is the same.
     """
 
     protocol: dict[str, Any]
     metrics: dict[str, float]
     class_score: str
     per_class: dict[str, dict[str, float]]
-    predictions: pa.Table
+    classes: dict[str, list[str]]
+    predictions: "pa.Table"
     failures: tuple[Failure, ...]
+    step: int
     file: str | None = None
 
     @property
     def about(self) -> dict[str, Any]:
         """The metadata of the file: protocol, metrics, classes, checkpoint and the hash of its weights."""
-        about: dict[str, Any] = json.loads(self.predictions.schema.metadata[METADATA_KEY])
-        return about
+        return about(self.predictions)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the predictions themselves, which are in ``file``."""
@@ -62,6 +55,7 @@ class Evaluation:
             "metrics": self.metrics,
             "class_score": self.class_score,
             "per_class": self.per_class,
+            "classes": self.classes,
             "predictions": self.file,
             "failures": [
                 {"id": failure.id, "uri": failure.uri, "code": failure.code} for failure in self.failures
@@ -99,20 +93,37 @@ def evaluate(
     check_task(samples, preprocessing.labels.keys() & samples.vocabularies.keys())
     task = checkpoint.task
     labels = _join_labels(samples, task)
-    scores, failures = _classify(checkpoint, samples, views, crops, device, decoders, indexes, progress)
+    scores, failures = classify(
+        checkpoint,
+        samples,
+        views=views,
+        crops=crops,
+        device=device,
+        decoders=decoders,
+        indexes=indexes,
+        progress=progress,
+    )
     metrics = task.measure(scores, labels)
     per_class = {head: _per_class(task, head, scores[head], labels[head]) for head in task.classes}
     protocol = protocol or protocol_of(checkpoint, manifest, split, views=views, crops=crops)
-    about = {
+    classes = {head: list(names) for head, names in preprocessing.labels.items()}
+    described = {
         "protocol": protocol,
         "metrics": metrics,
-        "classes": {head: list(names) for head, names in preprocessing.labels.items()},
+        "classes": classes,
         "checkpoint": checkpoint.uri,
         "weights_sha256": checkpoint.weights_sha256,
     }
-    table = _table(samples, task, labels, scores, failures)
-    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about).encode()})
-    return Evaluation(protocol, metrics, task.class_score, per_class, table, tuple(failures.values()))
+    return Evaluation(
+        protocol=protocol,
+        metrics=metrics,
+        class_score=task.class_score,
+        per_class=per_class,
+        classes=classes,
+        predictions=predictions_table(samples, task, scores, failures, described, labels=labels),
+        failures=tuple(failures.values()),
+        step=checkpoint.state["step"],
+    )
 
 
 def protocol_of(
@@ -146,17 +157,6 @@ def protocol_of(
         "listed": samples.listed[split],
         "found": len(samples),
     }
-
-
-def save_predictions(evaluation: Evaluation, path: str) -> None:
-    """Write the predictions as Parquet, locally or to S3.
-
-    The schema metadata ``kineray.evaluation`` is JSON: protocol, metrics, class names and the
-    checkpoint. Raises StorageError.
-    """
-    buffer = io.BytesIO()
-    pq.write_table(evaluation.predictions, buffer, compression="zstd")
-    storage.write_bytes(path, buffer.getvalue())
 
 
 def _join_labels(samples: Manifest, task: "Task") -> dict[str, np.ndarray]:
@@ -213,77 +213,3 @@ def _per_class(task: "Task", head: str, scores_nc: np.ndarray, labels: np.ndarra
     values = task.per_class_metric(scores_nc[known], labels[known])
     named = zip(task.classes[head], values.tolist(), strict=True)
     return {name: value for name, value in named if not np.isnan(value)}
-
-
-def _classify(
-    checkpoint: "Checkpoint",
-    samples: Manifest,
-    views: int,
-    crops: int,
-    device: str,
-    decoders: int,
-    indexes: IndexCache | None,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[dict[str, np.ndarray], dict[str, Failure]]:
-    """Head -> scores float64 [N, classes] (NaN where a video cannot be decoded); failures by id."""
-    scores = {
-        head: np.full((len(samples), len(names)), np.nan) for head, names in checkpoint.task.classes.items()
-    }
-    failures: dict[str, Failure] = {}
-    loaded = eval_clips(
-        samples,
-        checkpoint.preprocessing,
-        views=views,
-        crops=crops,
-        indices=range(len(samples)),
-        decoders=decoders,
-        indexes=indexes,
-    )
-    waiting: list[tuple[int, np.ndarray]] = []
-    for index, (sample, clips, _, failure) in enumerate(loaded):
-        if failure is not None:
-            failures[sample.id] = failure
-        if clips is not None:
-            waiting.append((index, clips))
-        if len(waiting) * views * crops >= _CLIPS_TOGETHER or index == len(samples) - 1:
-            for row, of_video in _forward(checkpoint, waiting, device):
-                for head, scores_c in of_video.items():
-                    scores[head][row] = scores_c
-            waiting = []
-        if progress is not None:
-            progress(index + 1, len(samples))
-    return scores, failures
-
-
-def _forward(
-    checkpoint: "Checkpoint", videos: list[tuple[int, np.ndarray]], device: str
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """(row, {head: scores float64 [classes]}) of videos whose clips share forward passes."""
-    if not videos:
-        return
-    of_views = view_scores(checkpoint, np.concatenate([clips for _, clips in videos]), device)
-    start = 0
-    for row, clips in videos:
-        stop = start + len(clips)
-        yield row, {head: checkpoint.task.aggregate(scores[start:stop]) for head, scores in of_views.items()}
-        start = stop
-
-
-def _table(
-    samples: Manifest,
-    task: "Task",
-    labels: Mapping[str, np.ndarray],
-    scores: Mapping[str, np.ndarray],
-    failures: Mapping[str, Failure],
-) -> pa.Table:
-    errors = [f"{f.code}: {f.message}" if (f := failures.get(s.id)) else None for s in samples]
-    columns: dict[str, pa.Array] = {
-        "id": pa.array([sample.id for sample in samples], pa.string()),
-        "uri": pa.array([sample.uri for sample in samples], pa.string()),
-        "error": pa.array(errors, pa.string()),
-    }
-    for head, scores_nc in scores.items():
-        rows = [None if np.isnan(row).any() else row.astype(np.float32) for row in scores_nc]
-        columns[f"{head}/label"] = task.column(labels[head])
-        columns[f"{head}/probabilities"] = pa.array(rows, pa.list_(pa.float32()))
-    return pa.table(columns)

@@ -1,15 +1,19 @@
-"""Predicting one video: the one path that the command line, evaluation and the endpoint share."""
+"""Predicting videos: the one path that the command line, evaluation and the endpoint share."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
 
+from kineray.data import Failure, eval_clips
+from kineray.video import FrameArray
+
 if TYPE_CHECKING:
-    from kineray.data import Preprocessing
+    from kineray.data import Manifest, Preprocessing, Sample
+    from kineray.data.manifest.index_cache import IndexCache
     from kineray.training import Checkpoint
 
 DEFAULT_VIEWS = 1
@@ -17,15 +21,16 @@ DEFAULT_CROPS = 1
 DEFAULT_TOP_K = 5
 
 _CLIPS_AT_ONCE = 8  # clips in one forward pass: bounds the memory of a request with many views
+_CLIPS_TOGETHER = 8  # clips of different videos that share one forward pass
 
 
 def decode_views(
-    file: str | Path | BinaryIO, preprocessing: "Preprocessing", *, views: int, crops: int
+    file: str | Path | BinaryIO | FrameArray, preprocessing: "Preprocessing", *, views: int, crops: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The clips of a whole video: uint8 [views * crops, T, S, S, C], timestamps_s float64 [views, T].
 
-    ``file``: a path or an open binary file. Raises DecodeError, and ConfigError for a modality that a single
-    file cannot hold.
+    ``file``: a path, an open binary file, or frames. Raises DecodeError, and ConfigError for a modality that
+    a single file cannot hold.
     """
     from kineray.data.clips.decoding import eval_file
 
@@ -80,7 +85,7 @@ def answer(
 
 def predict(
     checkpoint: "Checkpoint",
-    file: str | Path | BinaryIO,
+    file: str | Path | BinaryIO | FrameArray,
     *,
     views: int = DEFAULT_VIEWS,
     crops: int = DEFAULT_CROPS,
@@ -108,3 +113,62 @@ def predict(
             "model": (time.perf_counter() - decoded) * 1e3,
         },
     )
+
+
+def classify(
+    checkpoint: "Checkpoint",
+    samples: "Manifest | Sequence[Sample]",
+    *,
+    views: int,
+    crops: int,
+    device: str,
+    decoders: int,
+    indexes: "IndexCache | None" = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, Failure]]:
+    """The scores of many videos, which are decoded in ``decoders`` child processes.
+
+    Returns head -> float64 [N, classes], the probabilities of each video over its views as the task
+    aggregates them, NaN where it cannot be decoded; and the failures by the sample's id.
+    ``progress(done, all)`` is called after every video.
+    """
+    total = len(samples)
+    scores = {head: np.full((total, len(names)), np.nan) for head, names in checkpoint.task.classes.items()}
+    failures: dict[str, Failure] = {}
+    loaded = eval_clips(
+        samples,
+        checkpoint.preprocessing,
+        views=views,
+        crops=crops,
+        indices=range(total),
+        decoders=decoders,
+        indexes=indexes,
+    )
+    waiting: list[tuple[int, np.ndarray]] = []
+    for index, (sample, clips, _, failure) in enumerate(loaded):
+        if failure is not None:
+            failures[sample.id] = failure
+        if clips is not None:
+            waiting.append((index, clips))
+        if len(waiting) * views * crops >= _CLIPS_TOGETHER or index == total - 1:
+            for row, of_video in _forward(checkpoint, waiting, device):
+                for head, scores_c in of_video.items():
+                    scores[head][row] = scores_c
+            waiting = []
+        if progress is not None:
+            progress(index + 1, total)
+    return scores, failures
+
+
+def _forward(
+    checkpoint: "Checkpoint", videos: list[tuple[int, np.ndarray]], device: str
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """(row, {head: scores float64 [classes]}) of videos whose clips share forward passes."""
+    if not videos:
+        return
+    of_views = view_scores(checkpoint, np.concatenate([clips for _, clips in videos]), device)
+    start = 0
+    for row, clips in videos:
+        stop = start + len(clips)
+        yield row, {head: checkpoint.task.aggregate(scores[start:stop]) for head, scores in of_views.items()}
+        start = stop

@@ -36,9 +36,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """A sweep's name and its trials, best first."""
+    """A sweep's name and its trials, best first.
+
+    ``score``: the metric that their scores are values of, such as ``action/top1``.
+    """
 
     name: str
+    score: str
     trials: list[Trial]
 
     @property
@@ -47,9 +51,9 @@ class SweepOutcome:
         return next((trial for trial in self.trials if trial.score is not None), None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row per trial: score, epoch, state, the searched keys, and the run's name."""
+        """One flat row per trial: its best score, epoch, state, the searched keys, and the run's name."""
         return [
-            {"score": t.score, "epoch": t.epoch, "state": t.state} | t.params | {"run": t.name}
+            {"best": t.score, "epoch": t.epoch, "state": t.state} | t.params | {"run": t.name}
             for t in self.trials
         ]
 
@@ -74,6 +78,7 @@ class Board:
     storage: str
     on_event: Callable[[str, Event], None]
     first_problem: str = ""
+    score: str = ""
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _problems: dict[str, str] = field(default_factory=dict)
     _mailbox: Any = None
@@ -92,6 +97,7 @@ class Board:
         for params in finished:
             name = trial_name(self.experiment, params)
             detail = get_run(self.storage, f"{self.parent.name}/{name}")
+            self.score = detail.score or self.score
             self._entries[name] = _Entry(
                 resume_run(self.storage, detail.name),
                 params,
@@ -164,7 +170,7 @@ class Board:
             case TrialEvent(event=event):
                 record(entry.run, event)
                 if isinstance(event, ValidationEvent):
-                    entry.epoch = event.epoch
+                    self.score, entry.epoch = event.score_name, event.epoch
                     entry.score = max(event.score, entry.score or 0.0)
                 self.on_event(message.trial, event)
             case TrialEnded():

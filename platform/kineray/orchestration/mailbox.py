@@ -7,7 +7,7 @@ from kineray.cluster import driver_node
 from kineray.orchestration.messages import FromTrial, FromWorker, WorkerFailed, WorkerStarted
 from kineray.orchestration.startup import in_thread
 from kineray.storage import relative
-from kineray.tracking import BEST_SCORE, SCORE, Run
+from kineray.tracking import BEST_SCORE, SCORE, SCORE_NAME, Run
 from kineray.training import (
     CheckpointEvent,
     Event,
@@ -106,6 +106,7 @@ def record(run: Run, message: Event | WorkerStarted) -> None:
             )
         case ValidationEvent():
             run.log_metrics(message.metrics | {SCORE: message.score}, message.step)
+            run.set_tags({SCORE_NAME: message.score_name})
         case CheckpointEvent():
             best = message.uri if message.best else None
             record_checkpoints(run, message.step, message.uri, best, message.score)

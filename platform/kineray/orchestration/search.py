@@ -107,7 +107,7 @@ def sweep(
             raise
         finally:
             board.close(status)
-            outcome = SweepOutcome(parent.name, board.trials())
+            outcome = SweepOutcome(parent.name, board.score, board.trials())
             all_failed = all(trial.state == "failed" for trial in outcome.trials)
             parent.finish("FAILED" if status == "FINISHED" and all_failed else status)
     if all_failed:

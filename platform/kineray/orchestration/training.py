@@ -33,15 +33,18 @@ _POLL_S = 0.25
 class RunOutcome:
     """The result of a finished run.
 
-    ``step``: number of steps that were trained. ``best``: the highest validation score (0 to 1), None if
-    the run was never validated.
-    ``best_checkpoint`` and ``last_checkpoint``: locations of checkpoint folders.
+    ``step``: number of steps that were trained. ``score``: the metric that decides which checkpoint is the
+    best, such as ``action/top1``; ``best`` and ``last``: its highest and its latest value in validation (0 to
+    1), None if the run was never validated. ``best_checkpoint`` and ``last_checkpoint``: locations of
+    checkpoint folders. ``RunSummary`` has the same names.
     """
 
     name: str
     run_id: str
     step: int
+    score: str
     best: float | None
+    last: float | None
     best_checkpoint: str | None
     last_checkpoint: str | None
 
@@ -101,7 +104,7 @@ def train(
             if (
                 result.last_uri is not None
             ):  # a driver that was lost may have missed the event of a checkpoint
-                record_checkpoints(run, result.step, result.last_uri, result.best_uri, result.score)
+                record_checkpoints(run, result.step, result.last_uri, result.best_uri, result.best)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -111,7 +114,16 @@ def train(
             raise
         finally:
             run.finish(status)
-    return RunOutcome(run.name, run.run_id, result.step, result.score, result.best_uri, result.last_uri)
+    return RunOutcome(
+        name=run.name,
+        run_id=run.run_id,
+        step=result.step,
+        score=result.score,
+        best=result.best,
+        last=result.last,
+        best_checkpoint=result.best_uri,
+        last_checkpoint=result.last_uri,
+    )
 
 
 def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple[int, bool]:

@@ -70,9 +70,9 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
             options=dataclasses.replace(task.options, decoders=task.options.decoders or task.cpus),
             resume=True,
         )
-        if not reported and result.score is not None:  # interrupted after its last step
+        if not reported and result.best is not None:  # interrupted after its last step
             mailbox.put.remote(TrialEnded(name, "finished"))
-            tune.report({"score": result.score, "epoch": last_epoch})
+            tune.report({"score": result.best, "epoch": last_epoch})
     except NonFiniteLossError as error:
         mailbox.put.remote(TrialEnded(name, "diverged", str(error)))
         tune.report({"score": 0.0, "epoch": last_epoch})

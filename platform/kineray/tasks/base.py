@@ -13,11 +13,10 @@ from kineray.metrics import Metric, Scored
 from kineray.models import AUXILIARY, build_model
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from kineray.config import ModelSection
     from kineray.config.tasks.base import TaskSection
     from kineray.data import Manifest, Sample
+    from kineray.data.manifest.labels import Label
 
 _AUXILIARY_WEIGHT = 0.4  # as for Inception-v3 in torchvision's references
 _CHECKED_CLIPS = 256  # at first, by ``Task.check``
@@ -86,8 +85,12 @@ class Task(ABC):
         """How well each class is predicted, from 0 to 1: float64 [C], NaN for a class that does not occur."""
 
     @abstractmethod
-    def column(self, labels: np.ndarray) -> "pa.Array":
-        """Labels as a column of a table."""
+    def decide(self, scores_nc: np.ndarray) -> np.ndarray:
+        """The labels that scores [N, classes] predict; not known where a row is NaN."""
+
+    @abstractmethod
+    def indices(self, labels: np.ndarray) -> list["Label"]:
+        """Labels as a manifest has them: for each clip a class index, or a tuple of them."""
 
     @abstractmethod
     def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:

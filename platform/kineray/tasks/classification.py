@@ -13,9 +13,8 @@ from kineray.metrics import per_class_accuracy
 from kineray.tasks.base import Task
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from kineray.data import Sample
+    from kineray.data.manifest.labels import Label
 
 
 class Classification(Task):
@@ -57,11 +56,13 @@ class Classification(Task):
         """Top-1 accuracy of the clips of each class."""
         return per_class_accuracy(scores_nc, labels)
 
-    def column(self, labels: np.ndarray) -> "pa.Array":
-        """Class indices, int32, -1 if the class is not known."""
-        import pyarrow as pa
+    def decide(self, scores_nc: np.ndarray) -> np.ndarray:
+        """The class with the best score."""
+        return np.where(np.isnan(scores_nc).any(axis=1), -1, scores_nc.argmax(axis=1))
 
-        return pa.array(labels, pa.int32())
+    def indices(self, labels: np.ndarray) -> list["Label"]:
+        """Class indices, -1 if the class is not known."""
+        return [*labels.tolist()]
 
     def _soft(self, head: str, targets: Tensor) -> Tensor:
         if targets.is_floating_point():

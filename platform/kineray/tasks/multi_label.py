@@ -13,11 +13,10 @@ from kineray.models import use_sigmoid
 from kineray.tasks.base import Task
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from kineray.config import ModelSection
     from kineray.config.tasks.multi_label import MultiLabelConfig
     from kineray.data import Sample
+    from kineray.data.manifest.labels import Label
 
 
 class MultiLabel(Task):
@@ -67,12 +66,14 @@ class MultiLabel(Task):
             scores_vc.max(axis=0).astype(np.float64) if self._take_highest else super().aggregate(scores_vc)
         )
 
-    def column(self, labels: np.ndarray) -> "pa.Array":
-        """Lists of class indices, int32, null if the classes are not known."""
-        import pyarrow as pa
+    def decide(self, scores_nc: np.ndarray) -> np.ndarray:
+        """The classes with a probability of at least one half."""
+        unknown_n1 = np.isnan(scores_nc).any(axis=1, keepdims=True)
+        return np.where(unknown_n1, np.nan, scores_nc >= 0.5)
 
-        rows = [None if np.isnan(row).any() else np.flatnonzero(row).tolist() for row in labels]
-        return pa.array(rows, pa.list_(pa.int32()))
+    def indices(self, labels: np.ndarray) -> list["Label"]:
+        """Tuples of class indices, None if the classes are not known."""
+        return [None if np.isnan(row).any() else tuple(np.flatnonzero(row).tolist()) for row in labels]
 
     def _multi_hot(self, head: str, samples: Sequence["Sample"]) -> Tensor:
         multi_hot_bk = torch.zeros(len(samples), len(self.classes[head]))

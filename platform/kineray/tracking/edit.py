@@ -9,8 +9,17 @@ from kineray.tracking.client import open_client, tracking_errors, tracking_uri
 from kineray.tracking.runs import RunDetail, get_run, list_runs
 
 # Of tags that kineray and MLflow write.
-# Of tags that kineray and MLflow write.
-_PREFIXES = ("checkpoint.", "git.", "initialised", "manifest.", "mlflow.", "plugin.", "sweep.", "trial.")
+_PREFIXES = (
+    "checkpoint.",
+    "eval.",
+    "git.",
+    "initialised",
+    "manifest.",
+    "mlflow.",
+    "plugin.",
+    "sweep.",
+    "trial.",
+)
 _NAMES = re.compile(r"command|fingerprint|problem|storage|version\..*|worker\.\d+")
 
 

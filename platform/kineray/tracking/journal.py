@@ -1,7 +1,8 @@
 """A run's record is written to a local file first, and sent to MLflow from there.
 
 A journal holds one JSON object per line. The first names the run; the others are metrics, tags, or the
-status with which the run ended. Next to it, ``<journal>.sent`` holds the number of bytes that MLflow has.
+status with which the run ended. An *addition* is the journal of what comes after the run, or beside it, such
+as an evaluation. Next to a journal, ``<journal>.sent`` holds the number of bytes that MLflow has.
 Every metric has the time of its line, so a batch that is sent twice (because the answer was lost) is
 stored once. A process that writes or sends a journal holds a lock on it, so the process that wrote an
 unlocked journal has ended.
@@ -97,7 +98,7 @@ class Journal:
     @property
     def run_id(self) -> str:
         """The MLflow run that this is the record of."""
-        return str(self._header.get("run_id") or self.path.stem)
+        return str(self._header.get("run_id") or self.path.stem.partition("-")[0])
 
     @property
     def tracking_uri(self) -> str | None:
@@ -110,12 +111,14 @@ class Journal:
         return self.path.with_suffix(".sent")
 
     @classmethod
-    def create(cls, folder: Path, run_id: str) -> Self:
-        """A new journal for a run.
+    def create(cls, folder: Path, run_id: str, *, addition: bool = False) -> Self:
+        """A new journal for a run; an ``addition`` says nothing of whether the run has ended.
 
-        Raises TrackingError if another process is writing one, StorageError if it cannot be written.
+        Raises TrackingError if another process is writing one (of additions there may be several),
+        StorageError if it cannot be written.
         """
-        path, temporary = folder / f"{run_id}.jsonl", folder / f".{run_id}.{os.getpid()}"
+        name = f"{run_id}-{os.getpid():x}-{time.time_ns():x}" if addition else run_id
+        path, temporary = folder / f"{name}.jsonl", folder / f".{name}.{os.getpid()}"
         # A tracker that the user named is recorded; the default one moves with the storage folder.
         header = {"run_id": run_id, "tracking_uri": os.environ.get("MLFLOW_TRACKING_URI") or None}
         with os_errors_about(path):
@@ -209,7 +212,9 @@ class Journal:
             log.warning("run %s is no longer in MLflow: the rest of its record is dropped", self.run_id)
 
     def ended(self) -> bool:
-        """Whether the last line is a status."""
+        """Whether the last line is a status; an addition needs none."""
+        if "-" in self.path.stem:
+            return True
         size = os.fstat(self._descriptor).st_size
         tail = os.pread(self._descriptor, 1 << 16, max(0, size - (1 << 16)))
         return b'"status"' in tail.rstrip(b"\n").rpartition(b"\n")[2]
@@ -366,6 +371,25 @@ def send_pending(storage_uri: str) -> int:
             left += 1
             log.warning("%s cannot be sent: %s", path, error)
     return left
+
+
+def add_to_run(
+    storage_uri: str, run_id: str, metrics: Mapping[str, float], step: int, tags: Mapping[str, str]
+) -> None:
+    """Add to the record of a run, which may have ended. If MLflow cannot be reached, it is sent later.
+
+    Raises StorageError.
+    """
+    journal = Journal.create(pending_folder(storage_uri), run_id, addition=True)
+    try:
+        journal.append({"metrics": dict(metrics), "step": step, "tags": dict(tags)})
+        send(open_client(storage_uri), journal)
+    except TrackingError as error:
+        log.warning("%s; the next kineray command here that can sends what is in %s", error, journal.path)
+    except ModuleNotFoundError as error:
+        log.warning("no %s here: a kineray command that has it sends what is in %s", error.name, journal.path)
+    finally:
+        journal.close()
 
 
 def _send_abandoned(path: Path, storage_uri: str, unreachable: set[str]) -> bool:

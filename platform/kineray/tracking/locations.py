@@ -55,6 +55,13 @@ def check_inside(storage_uri: str, checkpoint: str) -> None:
         )
 
 
+def run_id_of(checkpoint: str, storage_uri: str) -> str | None:
+    """The MLflow id of the run in ``storage_uri`` that a checkpoint belongs to; None if there is none."""
+    inside = storage.relative(checkpoint, storage_uri)
+    name = inside and inside.rpartition("/checkpoints/")[0]
+    return _marked(storage_uri, name) if name else None
+
+
 def _marked(storage_uri: str, name: str) -> str | None:
     try:
         content = json.loads(storage.read_bytes(storage.join(storage_uri, name, RUN_FILE)))

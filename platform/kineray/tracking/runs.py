@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SCORE = "val/score"  # the metric that every validation logs
 PROBLEM = "problem"  # the tag with the reason why a run failed
+SCORE_NAME = "checkpoint.score_name"  # the tag with the name of that metric, such as action/top1
 BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint in ``checkpoint.best``
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*(/[A-Za-z0-9][A-Za-z0-9_.,=+-]*)*")
@@ -43,8 +44,9 @@ class RunSummary:
     """One run in a list.
 
     ``status`` is RUNNING, FINISHED, FAILED or KILLED. ``parent``: the name of the sweep that a trial
-    belongs to. ``started``: date and time in UTC. ``best`` and ``last``: the highest validation score
-    (0 to 1), whose checkpoint would be promoted, and the latest one. ``metrics``: the latest value of every
+    belongs to. ``started``: date and time in UTC. ``score``: the metric that decides which checkpoint is
+    the best, such as ``action/top1``; ``best`` and ``last``: its highest value in validation (0 to 1), whose
+    checkpoint would be promoted, and its latest one. ``metrics``: the latest value of every
     metric. ``best_checkpoint`` and ``last_checkpoint``: locations of checkpoint folders.
     """
 
@@ -55,6 +57,7 @@ class RunSummary:
     parent: str | None
     started: str
     duration_s: float | None
+    score: str | None
     best: float | None
     last: float | None
     metrics: dict[str, float]
@@ -332,6 +335,7 @@ def _summary(run: Any, names: Mapping[str, str], storage_uri: str, *, look: bool
         "parent": names.get(parent, parent),
         "started": datetime.fromtimestamp(info.start_time // 1000, UTC).isoformat().replace("+00:00", "Z"),
         "duration_s": (info.end_time - info.start_time) / 1000 if info.end_time else None,
+        "score": tags.get(SCORE_NAME),
         "best": float(tags[BEST_SCORE]) if BEST_SCORE in tags else None,
         "last": run.data.metrics.get(SCORE),
         "metrics": dict(run.data.metrics),

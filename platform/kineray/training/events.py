@@ -108,9 +108,14 @@ Event = (
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Steps made, the best validation score (0 to 1) and where the best and last checkpoints are."""
+    """Steps made, the ``best`` and the ``last`` validation score (0 to 1), and where those checkpoints are.
+
+    ``score``: the name of both, such as ``action/top1``.
+    """
 
     step: int
-    score: float | None
+    score: str
+    best: float | None
+    last: float | None
     best_uri: str | None
     last_uri: str | None

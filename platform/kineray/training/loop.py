@@ -181,7 +181,7 @@ def train(
                     weights=recipe.weights,
                 )
                 emit(CheckpointEvent(done, uri, best, score))
-    return _outcome(workers, checkpoints, plan.total_steps)
+    return _outcome(workers, checkpoints, plan.total_steps, task.score, progress.scores)
 
 
 def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> tuple[str, TrainingState] | None:
@@ -258,13 +258,15 @@ def _initialise(
         emit(InitialisedEvent(part, frozen_at_random_note(key)))
 
 
-def _outcome(workers: Workers, checkpoints: CheckpointStore, steps: int) -> TrainResult:
+def _outcome(
+    workers: Workers, checkpoints: CheckpointStore, steps: int, score: str, scores: list[float]
+) -> TrainResult:
     """Rank 0's view, on every worker: others may get here before the last checkpoint is complete."""
+    last = scores[-1] if scores else None
+    best = best_uri = last_uri = None
     if workers.rank == 0:
-        here = TrainResult(steps, checkpoints.best_score(), checkpoints.best(), checkpoints.last())
-    else:
-        here = TrainResult(steps, None, None, None)
-    return workers.gather(here)[0]
+        best, best_uri, last_uri = checkpoints.best_score(), checkpoints.best(), checkpoints.last()
+    return workers.gather(TrainResult(steps, score, best, last, best_uri, last_uri))[0]
 
 
 def _restore(

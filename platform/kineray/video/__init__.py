@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kineray.video.array import FrameArray
 from kineray.video.container import Source
 from kineray.video.decode import Video
 from kineray.video.frames import (
@@ -25,6 +26,7 @@ __all__ = [
     "Box",
     "FlowFolder",
     "Frame",
+    "FrameArray",
     "FrameFolder",
     "PacketIndex",
     "Reader",
@@ -43,12 +45,15 @@ __all__ = [
 
 
 @contextmanager
-def open_video(source: Source, *, index: PacketIndex | None = None) -> Iterator[Reader]:
+def open_video(source: Source | Reader, *, index: PacketIndex | None = None) -> Iterator[Reader]:
     """Open a video to read its ``info`` and frames; it is closed at the end. Raises DecodeError.
 
-    ``source`` may also name a frame folder (``kineray.video.frames``). ``index``: the packet index of this
-    file, if it is known; otherwise the file is indexed.
+    ``source`` may also name a frame folder (``kineray.video.frames``), or be a reader, which is returned.
+    ``index``: the packet index of this file, if it is known; otherwise the file is indexed.
     """
+    if isinstance(source, Reader):
+        yield source
+        return
     if isinstance(source, str | Path) and is_frames_uri(source):
         yield open_frames(source)
         return

@@ -50,7 +50,7 @@ class Frame(Protocol):
 
 
 class Reader(ABC):
-    """A video whose frames are read by time: ``Video``, ``FrameFolder`` or ``FlowFolder``."""
+    """A video whose frames are read by time: ``Video``, ``FrameFolder``, ``FlowFolder`` or ``FrameArray``."""
 
     name: str
 

@@ -6,7 +6,7 @@ from kineray.cli.output import as_row, at, json_option, storage_option, table
 from kineray.cli.output import show as show_result  # in this package, `show` is the module show.py
 from kineray.cli.verbs import add_verbs
 
-_COLUMNS = ("name", "status", "started", "best", "last", "fingerprint")
+_COLUMNS = ("name", "status", "started", "best", "last", "score", "fingerprint")
 _STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from kineray.cli.output import as_row, json_option, show
+from kineray.cli.output import as_row, at, json_option, show
 
 
 @click.command(name="show")
@@ -15,7 +15,8 @@ def command(of_group: tuple[str, bool], run: str, storage: str | None, as_json: 
     from kineray.tracking.api import get_run
 
     default_storage, json_of_group = of_group
-    detail = get_run(run, storage=storage or default_storage)
+    folder = storage or default_storage
+    detail = get_run(run, storage=folder)
     lines = []
     for key, value in as_row(detail).items():
         if isinstance(value, dict):
@@ -24,5 +25,5 @@ def command(of_group: tuple[str, bool], run: str, storage: str | None, as_json: 
         else:
             lines.append(f"{key}: {value}")
     has_checkpoint = detail.best_checkpoint or detail.last_checkpoint  # a sweep has none: its trials do
-    then = (f"kineray promote {detail.name}",) if has_checkpoint else ("kineray runs",)
-    show(detail, "\n".join(lines), as_json=as_json or json_of_group, then=then)
+    next_command = f"kineray promote {detail.name}" if has_checkpoint else "kineray runs"
+    show(detail, "\n".join(lines), as_json=as_json or json_of_group, then=(next_command + at(folder),))

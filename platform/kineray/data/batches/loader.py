@@ -150,7 +150,7 @@ def load_batches(
 
 
 def eval_clips(
-    manifest: Manifest,
+    samples: Manifest | Sequence[Sample],
     preprocessing: Preprocessing,
     *,
     views: int,
@@ -175,7 +175,7 @@ def eval_clips(
     with _Decoders(decoders) as pool:
         waiting: deque[Future[EvalClips]] = deque()
         for number in indices:
-            sample = manifest[number]
+            sample = samples[number]
             waiting.append(pool.submit(partial(load, sample), sample, preprocessing))
             if len(waiting) > decoders:  # clips of many views are large, so only a few videos wait
                 yield waiting.popleft().result()

@@ -18,7 +18,7 @@ from kineray.data.clips.augment import in_child, to_child
 from kineray.data.clips.preprocessing import Preprocessing
 from kineray.data.clips.seeds import sample_rng
 from kineray.data.manifest.samples import Sample
-from kineray.video import PacketIndex
+from kineray.video import FrameArray, PacketIndex
 from kineray.video.process import DecodeProcess, allocate, decode_process
 
 SampleKey: TypeAlias = tuple[int, int, str, int, int]
@@ -66,13 +66,15 @@ class ClipDecoder:
 
 
 def eval_file(
-    file: str | Path | BinaryIO, preprocessing: Preprocessing, views: int, crops: int
+    file: str | Path | BinaryIO | FrameArray, preprocessing: Preprocessing, views: int, crops: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """``Preprocessing.eval_views`` of a whole video, cut in a child process.
 
-    ``file``: a path, a URI or an open binary file. Raises DecodeError and StorageError, and ConfigError if
-    the clips need more than this file, such as flow beside a video.
+    ``file``: a path, a URI, an open binary file, or frames. Raises DecodeError and StorageError, and
+    ConfigError if the clips need more than this file, such as flow beside a video.
     """
+    if isinstance(file, FrameArray):  # nothing of it has to be decoded
+        return preprocessing.eval_views(file, views=views, crops=crops)
     content = storage.absolute(file) if isinstance(file, str | Path) else file.read()
     bare = preprocessing.model_copy(update={"labels": {}, "augment": Pieces()})
     name = str(file) if isinstance(file, str | Path) else "the upload"

@@ -178,7 +178,7 @@ class Preprocessing(ClipSection):
 
     def eval_views(
         self,
-        source: Source,
+        source: Source | Reader,
         start_s: float = 0.0,
         end_s: float | None = None,
         views: int = 1,
@@ -236,7 +236,7 @@ class Preprocessing(ClipSection):
 
     @contextmanager
     def _opened(
-        self, source: Source, flow: Source | None, index: PacketIndex | None
+        self, source: Source | Reader, flow: Source | None, index: PacketIndex | None
     ) -> Iterator[list["_Part"]]:
         """The parts of a clip, that of ``source`` first. Raises ConfigError for another modality."""
         rgb, of_flow = clip_parts(self.modality, self.stack)
