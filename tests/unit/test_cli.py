@@ -332,7 +332,7 @@ def test_runs_show_suggests_only_what_is_possible_and_accepts_json_before_show(k
     assert json.loads(shown[0])["name"] == "sweep"
     assert shown[0] == shown[1]
     # A run whose weights are truncated is refused before anything is registered.
-    uri = save_small_checkpoint("runs/cut/checkpoints")
+    uri = save_small_checkpoint(str(Path("runs/cut/checkpoints").absolute()))
     weights = Path(uri) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     record("cut", {"checkpoint.best": uri, BEST_SCORE: "0.75"}, scores=[0.5, 0.75, 0.625])

@@ -134,7 +134,7 @@ def test_promote_gives_the_same_from_both(kineray, made):
         manifest=package.load_manifest("made"),
         command=["kineray"],
     )
-    checkpoint = package.load_checkpoint("store/small").uri
+    checkpoint = str(Path(package.load_checkpoint("store/small").uri).absolute())
     run.set_tags({"checkpoint.best": checkpoint, "checkpoint.last": checkpoint})
     run.finish("FINISHED")
     code, out, err = kineray("promote", "small", "--json")
