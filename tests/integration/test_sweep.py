@@ -38,7 +38,8 @@ def test_every_trial_is_a_child_run_named_by_its_keys(tiny_experiment, tmp_path)
         assert detail.metrics["val/action/top1"] >= 0
         assert detail.tags["checkpoint.best"]
     assert outcome.best == outcome.trials[0]
-    assert set(outcome.rows()[0]) == {"score", "epoch", "state", "optim.lr", "model.alpha", "run"}
+    assert set(outcome.rows()[0]) == {"best", "epoch", "state", "optim.lr", "model.alpha", "run"}
+    assert outcome.score == detail.score == "action/top1"
 
 
 def test_a_bad_space_is_refused_before_anything_starts(tiny_experiment, tmp_path):

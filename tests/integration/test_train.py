@@ -94,6 +94,7 @@ def test_the_record_in_mlflow_is_complete(uninterrupted, tiny_experiment):
     assert detail.metrics["train/loss"] > 0
     assert "val/action/top1" in detail.metrics
     assert (detail.best, detail.last) == (outcome.best, detail.metrics["val/action/top1"])
+    assert (detail.score, detail.last) == (outcome.score, outcome.last) == ("action/top1", outcome.last)
     text = json.dumps(dataclasses.asdict(detail))
     for word in ("ray", "torch", tiny_experiment.data.manifest):
         assert word in text

@@ -126,22 +126,27 @@ def test_errors_have_a_code_a_key_and_a_suggestion(made):
 def test_promote_gives_the_same_from_both(kineray, made):
     from kineray.tracking import start_run
 
-    run = start_run(
-        "store",
-        name="small",
-        experiment=package.Experiment(),
-        fingerprint="f",
-        manifest=package.load_manifest("made"),
-        command=["kineray"],
-    )
-    checkpoint = str(Path(package.load_checkpoint("store/small").uri).absolute())
-    run.set_tags({"checkpoint.best": checkpoint, "checkpoint.last": checkpoint})
-    run.finish("FINISHED")
-    code, out, err = kineray("promote", "small", "--json")
+    uris = {"small": package.load_checkpoint("store/small").uri}
+    uris["other"] = save_small_checkpoint("store/other/checkpoints", seed=1, frames=4)
+    for name, uri in uris.items():
+        run = start_run(
+            "store",
+            name=name,
+            experiment=package.Experiment(),
+            fingerprint="f",
+            manifest=package.load_manifest("made"),
+            command=["kineray"],
+        )
+        checkpoint = str(Path(uri).absolute())
+        run.set_tags({"checkpoint.best": checkpoint, "checkpoint.last": checkpoint})
+        run.finish("FINISHED")
+    code, out, err = kineray("promote", "other", "--json")
     assert code == 0, err
-    by_folder = as_json(package.promote("store/small"))
-    assert json.loads(out) | {"version": 2} == by_folder
-    assert json.loads(kineray("rollback", "--json")[1])["version"] == 1
-    assert as_json(package.rollback()) == by_folder
-    assert [run.name for run in package.list_runs()] == ["small"]
-    assert package.get_run("small").best_checkpoint == checkpoint
+    first = json.loads(out)
+    assert as_json(package.promote("store/other")) == first | {"version": 1}
+    second = as_json(package.promote("small"))
+    assert second["version"] == 2
+    assert json.loads(kineray("rollback", "--json")[1]) == first
+    assert as_json(package.rollback()) == second
+    assert {run.name for run in package.list_runs()} == set(uris)
+    assert package.get_run("other").best_checkpoint == checkpoint
