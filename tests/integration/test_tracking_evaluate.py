@@ -91,13 +91,15 @@ def test_without_mlflow_the_scores_are_kept_and_sent_by_a_later_command(store, s
     assert not list(Path(store, "pending").iterdir())
 
 
-def test_a_checkpoint_of_no_run_is_evaluated_without_a_tracker(store, sets, tmp_path):
+def test_a_checkpoint_of_no_run_is_evaluated_without_a_tracker_or_needless_imports(store, sets, tmp_path):
     code = (
         "import sys, kineray\n"
         f"options = dict(manifest={sets[0]!r}, views=1, crops=1)\n"
         f"kineray.evaluate('bare', storage={store!r}, **options)\n"
         f"kineray.evaluate({store + '/good'!r}, storage={str(tmp_path)!r}, **options)\n"
-        "print({'mlflow', 'ray', 'pandas', 'torchvision'} & set(sys.modules))"
+        f"video = kineray.load_manifest({sets[0]!r})[0].uri\n"
+        f"kineray.predict('bare', video, storage={store!r})\n"
+        "print({'mlflow', 'ray', 'pandas', 'torchvision', 'triton'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -3,14 +3,16 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kineray.models.blocks import GhostBatchNorm
 from kineray.models.registry import build_model, find_preset
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 Shape = tuple[int, ...]
 CLASSES = 400  # default number of classes of the head that a preset is summarised with
@@ -89,6 +91,8 @@ def summarise(
             module, GhostBatchNorm
         ):  # it takes most of the time on the meta device, and nothing in it is counted
             module.forward = torch.empty_like  # type: ignore[method-assign,assignment]
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which takes a second
+
     modules = dict(_two_levels(network))
     with FlopCounterMode(display=False) as counter:
         watch = _Watch(modules.values(), lambda: _cost(counter))
@@ -136,7 +140,7 @@ class _Watch:
         self.outputs[module] = tuple(_shapes(output))
 
 
-def _cost(counter: FlopCounterMode) -> Cost:
+def _cost(counter: "FlopCounterMode") -> Cost:
     """The cost that ``counter`` has counted; it counts a multiply-add as two operations."""
     weighted = attention = 0
     for operator, operations in counter.flop_counts["Global"].items():
