@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ log = logging.getLogger(__name__)
 
 _STARTED_HERE = Path("/tmp/ray/ray_current_cluster")  # where ``ray start`` leaves its address
 _ANSWER_S = 5.0
+_SILENCE = "something else listens there, or nothing"
 _ATTEMPTS = 3  # of a local Ray: it gives its own processes 30 s, which no setting changes
 
 # Read by Ray when it is imported or initialised, on the driver; Ray hands them to its workers.
@@ -54,8 +54,9 @@ def connect(*, dashboard: bool = False) -> bool:
         return False
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
-    except ConnectionError as error:
-        raise _unreachable(address, " ".join(str(error).split())) from None
+    except Exception as error:  # Ray raises many kinds: another version, a wrong token, a malformed address
+        log.debug("Ray could not be joined", exc_info=True)
+        raise _unreachable(address, _first_line(error)) from error
     return True
 
 
@@ -90,21 +91,25 @@ def _start_local(dashboard: bool) -> None:
 
 
 def _not_started(error: Exception) -> KinerayError:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return KinerayError(
-        f"a local Ray did not start in {_ATTEMPTS} attempts: {reason}",
+        f"a local Ray did not start in {_ATTEMPTS} attempts: {_first_line(error)}",
         code="ray_not_started",
         remedy="try again when the machine is less busy, or start Ray yourself first: ray start --head",
     )
 
 
 def _unreachable(address: str, reason: str = "") -> KinerayError:
+    named = "RAY_ADDRESS" in os.environ
     return KinerayError(
         f"no Ray cluster answers at {address}{f' ({reason})' if reason else ''}",
         code="unreachable",
-        key="RAY_ADDRESS",
-        remedy="start that cluster, or unset RAY_ADDRESS",
+        key="RAY_ADDRESS" if named else _STARTED_HERE,
+        remedy="set it to HOST:6379 of a running cluster's head, or unset it" if named else "ray stop",
     )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _address() -> str | None:
@@ -114,25 +119,53 @@ def _address() -> str | None:
         return None
     if asked:
         # Ray would go on trying for many minutes.
-        if not _answers(asked):
-            raise _unreachable(asked)
+        if (problem := _why_not(asked)) is not None:
+            raise _unreachable(asked, problem)
         return asked
     if not _STARTED_HERE.exists():
         return None
     started_here = _STARTED_HERE.read_text().strip()
-    return started_here if _answers(started_here) else None  # an ended cluster leaves its address
+    return started_here if _why_not(started_here) is None else None  # an ended cluster leaves its address
 
 
-def _answers(address: str) -> bool:
-    """Whether something listens at ``host:port`` or ``ray://host:port``; other forms are left to Ray."""
-    host_port = re.fullmatch(r"(?:ray://)?([^/\s]+):(\d+)", address)
-    if host_port is None:
-        return True
+def _why_not(address: str) -> str | None:
+    """Why no Ray can be joined at ``host:port`` or ``ray://host:port``; other forms are left to Ray.
+
+    None if one answers. That something listens says little: it may be any other server.
+    """
+    if address.startswith(("http://", "https://")):
+        return "that is an address of Ray's dashboard or jobs"
+    found = re.fullmatch(r"(ray://)?([^/\s]+:\d+)", address)
+    if found is None:
+        return None
+    import grpc
+    from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    channel = create_gcs_channel(found[2])
     try:
-        with socket.create_connection((host_port[1], int(host_port[2])), timeout=_ANSWER_S):
-            return True
-    except OSError:
-        return False
+        if found[1]:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
+        else:
+            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=_ANSWER_S)
+    except grpc.FutureTimeoutError:
+        return _SILENCE
+    except grpc.RpcError as error:
+        return _meaning(error.code().name, str(error.details()))
+    finally:
+        channel.close()
+    return None
+
+
+def _meaning(code: str, details: str) -> str | None:
+    """What the status of a gRPC call says against joining; None if it comes from a Ray."""
+    if code in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:  # Ray itself says what it lacks
+        return None
+    if code == "UNIMPLEMENTED":
+        return "another port of Ray, or another server"
+    signs = {"refused": "connection refused", "DNS": "unknown host name"}
+    return next((meaning for sign, meaning in signs.items() if sign in details), _SILENCE)
 
 
 def cpus_of_this_node() -> int:

@@ -1,31 +1,37 @@
 """The Ray cluster that a process joins."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 CODE = """
+import os, sys
 import ray
 from kineray.cluster import connect
 from kineray.errors import KinerayError
-try:
-    print(connect(), ray.is_initialized())
-except KinerayError as error:
-    print(error.code, error.key, bool(error.remedy))
+for address in sys.argv[1:]:
+    os.environ["RAY_ADDRESS"] = address
+    try:
+        print(connect(), ray.is_initialized())
+    except KinerayError as error:
+        print(error.code, error.key, bool(error.remedy))
 """
 
 
-def connecting(address, **environment):
-    """What a new process prints that connects to ``address``."""
+def connecting(*addresses, **environment):
+    """What a new process prints that connects to one address after the other."""
     return subprocess.run(
-        [sys.executable, "-c", CODE],
-        env=os.environ | {"RAY_ADDRESS": address} | environment,
+        [sys.executable, "-c", CODE, *addresses],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=60,
     ).stdout
 
 
@@ -35,10 +41,24 @@ def test_an_address_joins_that_cluster_and_local_starts_one(ray_cluster):
 
     assert connecting(ray.get_runtime_context().gcs_address) == "True True\n"
     assert connecting("local") == "False True\n"
+    another_port = ray.nodes()[0]["NodeManagerPort"]
+    assert connecting(f"127.0.0.1:{another_port}") == "unreachable RAY_ADDRESS True\n"
 
 
-def test_an_address_where_nothing_answers_is_one_clear_error():
-    assert connecting("127.0.0.1:9") == "unreachable RAY_ADDRESS True\n"
+@pytest.fixture
+def http_port():
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_an_address_where_no_ray_answers_is_one_clear_error_in_seconds(http_port):
+    """Nothing listens, a server of another kind, one that says nothing; an address of the dashboard."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_port = silent.getsockname()[1]
+        addresses = ("127.0.0.1:9", f"127.0.0.1:{http_port}", f"127.0.0.1:{silent_port}", "http://x:8265")
+        assert connecting(*addresses) == 4 * "unreachable RAY_ADDRESS True\n"
 
 
 def test_a_local_ray_that_starts_too_slowly_is_one_clear_error():

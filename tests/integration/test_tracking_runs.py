@@ -184,6 +184,65 @@ def test_names_that_are_taken_or_not_valid_are_refused(store):
     assert not Path(store, "..", "up").exists()
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_gives_up_its_name(store, caplog):
+    for status in ("FAILED", "KILLED"):
+        name = f"early-{status}"
+        old = failed(store, name, status)
+        assert claim(store, name, numbered=False) == name
+        with refused(TrackingError, "unknown_run", old.run_id):
+            get_run(store, old.run_id)
+        assert [path.name for path in Path(store, name).iterdir()] == ["experiment.yaml"]
+        assert any("out of memory" in r.getMessage() and name in r.getMessage() for r in caplog.records)
+    assert not list(Path(store).glob(".replaced-*"))
+    failed(store, "numbered")  # whoever names no run takes none away
+    assert claim(store, "numbered") == "numbered-2"
+
+
+def test_a_run_that_has_a_checkpoint_or_trials_with_one_or_is_running_keeps_its_name(store):
+    failed(store, "recorded", tags={"checkpoint.last": "recorded/checkpoints/step-00000001"})
+    failed(store, "unrecorded")
+    failed(store, "search", parts=["search/a", "search/b"])
+    for run in ("unrecorded", "search/b"):  # their drivers were lost before they heard of them
+        index = Path(store, run, "checkpoints", "index.json")
+        index.parent.mkdir(parents=True)
+        index.write_text("{}")
+    running = start(store, "running")
+    for name in ("recorded", "unrecorded", "search", "running"):
+        with refused(ConfigError, "name_taken", "name"):
+            claim(store, name, numbered=False)
+    running.finish()
+    failed(store, "search-2", parts=["search-2/a"])
+    assert claim(store, "search-2", numbered=False) == "search-2"
+    assert not run_exists(store, "search-2/a")
+
+
+def test_of_two_that_use_a_name_again_one_gets_it(store, monkeypatch):
+    """The second decides before the first is done, and acts after it."""
+    from kineray.tracking import claim as module
+
+    old = failed(store, "again-2")
+    before = module._failed_early(store, "again-2")
+    assert claim(store, "again-2", numbered=False) == "again-2"
+    start(store, "again-2").finish("FAILED")
+    answers = iter([before])
+    really = module._failed_early
+    monkeypatch.setattr(module, "_failed_early", lambda *given: next(answers, None) or really(*given))
+    with refused(ConfigError, "name_taken", "name"):
+        claim(store, "again-2", numbered=False)
+    assert get_run(store, "again-2").run_id != old.run_id
+
+
+def failed(storage_uri, name, status="FAILED", *, tags=None, parts=()):
+    """A run as a failure leaves it: a folder and a record; ``parts``: trials that failed, too."""
+    claim(storage_uri, name, numbered=False)
+    run = start(storage_uri, name)
+    run.set_tags({PROBLEM: "out of memory", **(tags or {})})
+    for part in parts:
+        start(storage_uri, part, parent=run.run_id).finish("FAILED")
+    run.finish(status)
+    return run
+
+
 def claim(storage_uri, name, *, numbered=True):
     return claim_name(storage_uri, name, numbered=numbered, file="experiment.yaml", data=b"")
 

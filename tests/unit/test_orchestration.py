@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from kineray.config import Choice, LogUniform, Plugin
 from kineray.errors import CheckpointError, ConfigError, NonFiniteLossError, StorageError
 from kineray.options import WorkerOptions
-from kineray.orchestration import sweep
+from kineray.orchestration import sweep, train
 from kineray.orchestration.messages import TrialTask, WorkerTask
 from kineray.orchestration.process import (
     as_kineray_error,
@@ -142,3 +143,11 @@ def test_a_sweep_needs_at_least_one_trial_at_a_time(tiny_experiment, name):
     with pytest.raises(ConfigError) as error:
         sweep(tiny_experiment, {"optim.lr": LogUniform(0.1, 1)}, **{name: 0})
     assert (error.value.code, error.value.key) == ("out_of_range", name)
+
+
+@pytest.mark.parametrize("start", [train, partial(sweep, space={"optim.lr": LogUniform(0.1, 1)})])
+def test_a_name_that_is_not_valid_is_refused_before_anything_starts(start, tiny_experiment, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        start(tiny_experiment, name="../up", storage=str(tmp_path / "runs"))
+    assert (error.value.code, error.value.key) == ("bad_name", "name")
+    assert not (tmp_path / "runs").exists()

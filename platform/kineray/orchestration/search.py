@@ -33,6 +33,7 @@ from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import connect_and_open
 from kineray.orchestration.trial import run_trial
 from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_folder
+from kineray.tracking import check_name
 from kineray.tracking.client import sqlite_uri
 from kineray.training import Event, check_micro_batch
 
@@ -80,6 +81,8 @@ def sweep(
     check_space(experiment, space, fixed=fixed)
     for group in _values(experiment, space, "train.bn_group"):
         check_micro_batch(options.micro_batch, group)
+    if name is not None:
+        check_name(name)
     _check_length(name or f"{experiment.name}-sweep-000")
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment)

@@ -20,7 +20,7 @@ from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import StartUp, connect_and_open, in_thread
 from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join, runs_folder
-from kineray.tracking import PROBLEM, Run
+from kineray.tracking import PROBLEM, Run, check_name
 from kineray.training import Event, TrainResult, check_micro_batch
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ def train(
 
     ``storage``: folder or s3:// prefix of all runs (default: KINERAY_STORAGE, or ``./runs``).
     ``workers``: number of training processes (default: KINERAY_WORKERS, or one for every GPU of the
-    cluster, or one). ``name``: of the run (default: the experiment's, numbered). ``resume`` continues the
+    cluster, or one). ``name``: of the run (default: the experiment's, numbered); that of a run which ended
+    before its first checkpoint may be used again, and its record is deleted. ``resume`` continues the
     run ``name``, or the newest unfinished run of this experiment, at its exact step. ``options``: how
     workers do their work. ``on_event`` is called in this process with every event of the training loop,
     in order. ``command``: the words of the command line, for the record.
@@ -74,6 +75,8 @@ def train(
     has the type, message, file and line of the error, and its notes have the worker's traceback.
     """
     check_main_guard("kineray.train")
+    if name is not None:
+        check_name(name)
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)

@@ -1,8 +1,10 @@
 """Runs and the model registry, in MLflow."""
 
+from kineray.tracking.claim import claim_name
 from kineray.tracking.client import check_tracking, tracking_uri
 from kineray.tracking.journal import send_pending
 from kineray.tracking.locations import mark_folder
+from kineray.tracking.names import check_name
 from kineray.tracking.registry import (
     CHAMPION,
     DEFAULT_MODEL,
@@ -25,7 +27,6 @@ from kineray.tracking.runs import (
     Run,
     RunDetail,
     RunSummary,
-    claim_name,
     get_run,
     list_runs,
     resume_run,
@@ -45,6 +46,7 @@ __all__ = [
     "Run",
     "RunDetail",
     "RunSummary",
+    "check_name",
     "check_tracking",
     "checkpoint_of",
     "claim_name",

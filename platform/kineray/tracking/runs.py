@@ -1,8 +1,6 @@
 """The records of runs in MLflow: starting, writing, resuming and listing them."""
 
-import itertools
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kineray import storage
 from kineray.config import Experiment, leaf_keys
 from kineray.data import Manifest
-from kineray.errors import ConfigError, StorageError, TrackingError
+from kineray.errors import StorageError, TrackingError
 from kineray.tracking.client import (
     default_uri,
     experiment_id,
@@ -22,6 +20,7 @@ from kineray.tracking.client import (
 )
 from kineray.tracking.journal import Journal, Sender, pending_folder, send_pending
 from kineray.tracking.locations import location, root_of
+from kineray.tracking.names import check_name, is_name, name_taken
 from kineray.tracking.source import git_state, versions
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ PROBLEM = "problem"  # the tag with the reason why a run failed
 SCORE_NAME = "checkpoint.score_name"  # the tag with the name of that metric, such as action/top1
 BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint in ``checkpoint.best``
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*(/[A-Za-z0-9][A-Za-z0-9_.,=+-]*)*")
-_LONGEST_NAME = 250
 _PARAMS_PER_REQUEST = 100
 
 
@@ -151,8 +148,8 @@ def start_run(
     """
     from mlflow.entities import Param
 
-    _check_name(name)
-    client = _open(storage_uri)
+    check_name(name)
+    client = open_and_send(storage_uri)
     tags = {
         "fingerprint": fingerprint,
         "storage": storage.absolute(storage_uri),
@@ -167,8 +164,8 @@ def start_run(
         tags |= {"mlflow.source.git.commit": git.commit, "git.dirty": str(git.dirty).lower()}
     params = [Param(key, str(value)) for key, value in leaf_keys(experiment).items()]
     with tracking_errors(tracking_uri(storage_uri)):
-        if _in_tracker(client, storage_uri, name):
-            raise _name_taken(storage_uri, name)
+        if is_in_tracker(client, storage_uri, name):
+            raise name_taken(storage_uri, name)
         run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
         for start in range(0, len(params), _PARAMS_PER_REQUEST):
             client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
@@ -183,7 +180,7 @@ def resume_run(storage_uri: str, name: str) -> Run:
     Raises TrackingError if there is no such run, if MLflow cannot be reached, or if a running process on
     this host is writing the record.
     """
-    client = _open(storage_uri)
+    client = open_and_send(storage_uri)
     with tracking_errors(tracking_uri(storage_uri)):
         found = _get(client, storage_uri, name)
         run_id = found.info.run_id
@@ -200,7 +197,7 @@ def resume_run(storage_uri: str, name: str) -> Run:
 
 def list_runs(storage_uri: str) -> list[RunSummary]:
     """All runs in the tracker of ``storage_uri``, newest first. Raises TrackingError without an answer."""
-    client = _open(storage_uri)
+    client = open_and_send(storage_uri)
     with tracking_errors(tracking_uri(storage_uri)):
         found = _find(client, storage_uri)
     names = {run.info.run_id: run.info.run_name for run in found}
@@ -212,7 +209,7 @@ def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
 
     Raises TrackingError, with similar names, if there is no such run.
     """
-    client = _open(storage_uri)
+    client = open_and_send(storage_uri)
     with tracking_errors(tracking_uri(storage_uri)):
         found = _get(client, storage_uri, name_or_id)
         parent = found.data.tags.get("mlflow.parentRunId")
@@ -222,61 +219,21 @@ def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
 
 def run_exists(storage_uri: str, name: str) -> bool:
     """Whether the tracker or the storage folder has a run of this name."""
-    client = _open(storage_uri)
+    client = open_and_send(storage_uri)
     with tracking_errors(tracking_uri(storage_uri)):
-        return _in_tracker(client, storage_uri, name) or storage.exists(storage.join(storage_uri, name))
+        return is_in_tracker(client, storage_uri, name) or storage.exists(storage.join(storage_uri, name))
 
 
-def claim_name(storage_uri: str, base: str, *, numbered: bool, file: str, data: bytes) -> str:
-    """Create the folder of a new run, with a file in it, and return the run's name.
-
-    With ``numbered`` that is the first of ``base``, ``base-2``, ``base-3``, ... that neither tracker nor
-    storage has; runs that start at the same time get different ones. Raises ConfigError for a name with other
-    characters than letters, digits and ``_ . , = + - /``, and without ``numbered`` for a name that is taken.
-    """
-    _check_name(base)
-    client = _open(storage_uri)
-    for number in itertools.count(1):
-        name = base if number == 1 else f"{base}-{number}"
-        with tracking_errors(tracking_uri(storage_uri)):
-            is_free = not _in_tracker(client, storage_uri, name)
-        if is_free and storage.create_folder(storage.join(storage_uri, name), file, data):
-            return name
-        if not numbered:
-            break
-    raise _name_taken(storage_uri, base)
-
-
-def _open(storage_uri: str) -> "MlflowClient":
+def open_and_send(storage_uri: str) -> "MlflowClient":
+    """``open_client``, after which what earlier processes left is sent."""
     client = open_client(storage_uri)
     send_pending(storage_uri)
     return client
 
 
-def _in_tracker(client: "MlflowClient", storage_uri: str, name: str) -> bool:
-    return bool(_NAME.fullmatch(name)) and bool(_find(client, storage_uri, f"attributes.run_name = '{name}'"))
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise ConfigError(
-            "not a valid name of a run",
-            code="bad_name",
-            key="name",
-            value=name,
-            remedy=f"use letters, digits and _ . , = + - (at most {_LONGEST_NAME})",
-        )
-
-
-def _name_taken(storage_uri: str, name: str) -> ConfigError:
-    places = {without_password(tracking_uri(storage_uri)), storage_uri}
-    return ConfigError(
-        f"there already is a run of this name in {' or '.join(sorted(places))}",
-        code="name_taken",
-        key="name",
-        value=name,
-        remedy="choose another `name`, or continue that run with `resume`",
-    )
+def is_in_tracker(client: "MlflowClient", storage_uri: str, name: str) -> bool:
+    """Whether the tracker has a run of this name and storage. Raises what MLflow raises."""
+    return bool(is_name(name)) and bool(_find(client, storage_uri, f"attributes.run_name = '{name}'"))
 
 
 def _find(client: "MlflowClient", storage_uri: str, condition: str = "") -> list[Any]:
@@ -306,7 +263,7 @@ def _pages(client: "MlflowClient", condition: str) -> Iterator[Any]:
 
 
 def _get(client: "MlflowClient", storage_uri: str, name_or_id: str) -> Any:
-    if _NAME.fullmatch(name_or_id):
+    if is_name(name_or_id):
         for column in ("run_name", "run_id"):
             found = _find(client, storage_uri, f"attributes.{column} = '{name_or_id}'")
             if found:
