@@ -364,7 +364,7 @@ class Faulty(nn.Module):
 
     def forward(self, clips_bcthw):
         features_bc = clips_bcthw.mean((2, 3, 4))
-        if self.on_every_worker or dist.get_rank() == 1:
+        if self.training and (self.on_every_worker or dist.get_rank() == 1):
             features_bc = torch.cat([features_bc, features_bc], 1)
         return {"action": self.head(features_bc)}
 """

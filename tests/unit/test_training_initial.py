@@ -130,6 +130,8 @@ def test_every_worker_gets_the_weights_or_the_error(checkpoint, tmp_path):
 
 def test_local_paths_become_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.pyth").touch()
     absolute = {
         init: absolute_inits(SlowFastConfig(init=init)) for init in ("", "a/x.pyth", "torchvision:s3d")
     }

@@ -45,13 +45,7 @@ class TwoStream(nn.Module):
     def __init__(self, config: TwoStreamConfig, heads: Mapping[str, int], in_channels: int = 5) -> None:
         super().__init__()
         self.config = config
-        if in_channels <= RGB:
-            raise ConfigError(
-                f"clips of {in_channels} channels, and model.type=two_stream needs RGB and flow",
-                code="wrong_shape",
-                key="data.modality",
-                remedy="set data.modality=rgb_flow",
-            )
+        config.check_channels(in_channels)
         check_heads(heads)
         self.rgb = config.rgb.build(heads, RGB)
         self.flow = config.flow.build(heads, in_channels - RGB)

@@ -16,12 +16,16 @@ from kineray.errors import ConfigError
 from kineray.storage import absolute, delete_folder, exists, join, read_bytes, write_bytes
 from kineray.tracking import Run, claim_name, get_run, list_runs, mark_folder, resume_run, start_run
 from kineray.training import absolute_inits, init_hashes
+from kineray.training.inputs import about_manifest
 
 _EXPERIMENT = "experiment.yaml"
 
 
-def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
-    """The experiment with absolute paths, so that its record is valid anywhere, and its manifest."""
+def open_manifest(experiment: Experiment, storage: str) -> tuple[Experiment, Manifest]:
+    """The experiment with absolute paths, so that its record is valid anywhere, and its manifest.
+
+    Initial weights may be those of a run in ``storage``. Raises ConfigError, ManifestError and StorageError.
+    """
     if not experiment.data.manifest:
         raise ConfigError(
             "no manifest given",
@@ -30,8 +34,10 @@ def open_manifest(experiment: Experiment) -> tuple[Experiment, Manifest]:
             remedy="pass data.manifest=PATH (kineray data import makes one)",
         )
     uri = absolute(experiment.data.manifest)
-    paths = {"data.manifest": uri, **absolute_inits(experiment.model)}
-    return apply_overrides(experiment, paths), load_manifest(uri)
+    experiment = apply_overrides(experiment, {"data.manifest": uri})
+    with about_manifest(experiment):
+        manifest = load_manifest(uri)
+    return apply_overrides(experiment, absolute_inits(experiment.model, storage)), manifest
 
 
 def run_fingerprint(experiment: Experiment, manifest: Manifest, space: str = "") -> str:

@@ -28,6 +28,7 @@ from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
+from kineray.orchestration.probing import probing
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
 from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import connect_and_open
@@ -36,6 +37,7 @@ from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_fol
 from kineray.tracking import check_name
 from kineray.tracking.client import sqlite_uri
 from kineray.training import Event, check_micro_batch
+from kineray.training.inputs import check_data
 
 _LONGEST_NAME = 250 - LONGEST_TRIAL_NAME - 1  # a run's has at most 250 characters
 
@@ -85,9 +87,12 @@ def sweep(
         check_name(name)
     _check_length(name or f"{experiment.name}-sweep-000")
     storage = runs_folder(storage)
-    experiment, manifest = open_manifest(experiment)
+    experiment, manifest = open_manifest(experiment, storage)
+    preprocessing = check_data(experiment, manifest)
     space_json = _space_to_json(space)
-    connect_and_open(storage)
+    with probing(experiment, preprocessing) as probe:
+        connect_and_open(storage)
+        probe.result()
     with interruptible():
         parent = open_record(
             experiment,

@@ -14,6 +14,7 @@ from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.mailbox import drain, open_mailbox, record, record_checkpoints, stop_workers
 from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
+from kineray.orchestration.probing import probing
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
 from kineray.orchestration.signals import interruptible
@@ -22,6 +23,7 @@ from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join, runs_folder
 from kineray.tracking import PROBLEM, Run, check_name
 from kineray.training import Event, TrainResult, check_micro_batch
+from kineray.training.inputs import check_data
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +80,14 @@ def train(
     if name is not None:
         check_name(name)
     storage = runs_folder(storage)
-    experiment, manifest = open_manifest(experiment)
+    experiment, manifest = open_manifest(experiment, storage)
+    preprocessing = check_data(experiment, manifest)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
     start = StartUp(on_event or _ignore)
     start.wait_for("Ray and MLflow")
-    joined = connect_and_open(storage)
+    with probing(experiment, preprocessing) as probe:
+        joined = connect_and_open(storage)
+        probe.result()
     with interruptible():
         count, use_gpu = _placement(workers, experiment, joined)
         run = open_record(

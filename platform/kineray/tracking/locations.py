@@ -8,16 +8,16 @@ import json
 from collections.abc import Mapping
 
 from kineray import storage
-from kineray.errors import CheckpointError, StorageError
+from kineray.errors import CheckpointError
 from kineray.tracking.client import default_uri, tracking_uri
-
-RUN_FILE = "run.json"
+from kineray.training.checkpoint_files import RUN
+from kineray.training.references import run_id_in
 
 
 def mark_folder(storage_uri: str, name: str, run_id: str) -> None:
     """Write into the folder of a run whose it is. Raises StorageError."""
     content = json.dumps({"run_id": run_id}).encode()
-    storage.write_bytes(storage.join(storage_uri, name, RUN_FILE), content)
+    storage.write_bytes(storage.join(storage_uri, name, RUN), content)
 
 
 def root_of(storage_uri: str, name: str, run_id: str, tags: Mapping[str, str], *, look: bool) -> str:
@@ -29,7 +29,7 @@ def root_of(storage_uri: str, name: str, run_id: str, tags: Mapping[str, str], *
     recorded = tags.get("storage") or here
     has_moved = recorded != here and (
         tracking_uri(storage_uri) == default_uri(storage_uri)
-        or (look and _marked(storage_uri, name) == run_id)
+        or (look and run_id_in(storage.join(storage_uri, name)) == run_id)
     )
     return here if has_moved else recorded
 
@@ -59,12 +59,4 @@ def run_id_of(checkpoint: str, storage_uri: str) -> str | None:
     """The MLflow id of the run in ``storage_uri`` that a checkpoint belongs to; None if there is none."""
     inside = storage.relative(checkpoint, storage_uri)
     name = inside and inside.rpartition("/checkpoints/")[0]
-    return _marked(storage_uri, name) if name else None
-
-
-def _marked(storage_uri: str, name: str) -> str | None:
-    try:
-        content = json.loads(storage.read_bytes(storage.join(storage_uri, name, RUN_FILE)))
-        return str(content["run_id"])
-    except (StorageError, ValueError, TypeError, KeyError):  # another run's, or an older one's
-        return None
+    return run_id_in(storage.join(storage_uri, name)) if name else None

@@ -12,6 +12,7 @@ STATE = "state.json"
 EXPERIMENT = "experiment.yaml"
 PREPROCESSING = "preprocessing.json"
 INDEX = "index.json"
+RUN = "run.json"  # in the folder of a run: whose it is
 SCRATCH = ".unfinished-"
 FORMAT = 2
 MODEL_WEIGHTS = "model"

@@ -11,6 +11,7 @@ from kineray import storage
 from kineray.config import ModelSection
 from kineray.errors import CheckpointError, ConfigError, StorageError
 from kineray.training.checkpoint_files import EXPERIMENT, STATE, WEIGHTS, weights_file
+from kineray.training.references import checkpoint_in, find_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,12 +21,27 @@ if TYPE_CHECKING:
 _NAMED = "torchvision:"
 
 
-def absolute_inits(model: ModelSection) -> dict[str, str]:
-    """Overrides that name the initial weights by paths that are valid in every working directory."""
-    return {
-        _key(part): init if init.startswith(_NAMED) else storage.absolute(init)
-        for part, init in model.inits().items()
-    }
+def absolute_inits(model: ModelSection, runs: str | None = None) -> dict[str, str]:
+    """Overrides that name the initial weights by paths that are valid in every working directory.
+
+    ``runs``: the storage of the runs that they may name. Raises ConfigError for what does not exist.
+    """
+    found = {}
+    for part, init in model.inits().items():
+        try:
+            found[_key(part)] = init if init.startswith(_NAMED) else _absolute(init, runs)
+        except CheckpointError as error:
+            raise ConfigError(
+                error.problem, code="weights_not_usable", key=_key(part), value=init, remedy=error.remedy
+            ) from None
+    return found
+
+
+def _absolute(init: str, runs: str | None) -> str:
+    path = checkpoint_in(storage.absolute(find_checkpoint(init, runs)))
+    if not storage.exists(path):  # a URI, which is taken for what it says
+        raise CheckpointError("no such file or folder", code="not_found")
+    return path
 
 
 def init_hashes(model: ModelSection) -> dict[str, str]:
@@ -50,22 +66,34 @@ def initialise(model: "nn.Module", part: str, init: str, workers: "Workers") -> 
     Rank 0 alone reads them, from a local path, s3:// or torchvision. Raises ConfigError on every worker, and
     StorageError on rank 0 for a storage that may answer later.
     """
-    from kineray.models import load_weights
-
     message = problem = None
     if workers.rank == 0:
         try:
-            with _local(init) as path:
-                message = str(load_weights(model.get_submodule(part), init, path=path))
-        except (CheckpointError, StorageError) as error:
-            if isinstance(error, StorageError) and error.is_transient:
-                raise
-            problem = str(error)
+            message = load_initial(model, part, init)
+        except ConfigError as error:
+            problem = error
     message, problem = workers.gather((message, problem))[0]
-    if problem:
-        raise ConfigError(problem, code="weights_not_usable", key=_key(part))
+    if problem is not None:
+        raise problem
     workers.broadcast_(model)
     return str(message)
+
+
+def load_initial(model: "nn.Module", part: str, init: str) -> str:
+    """Load the weights ``init`` into a part of ``model``, which may be on the device ``meta``.
+
+    Returns a message about them. Raises ConfigError for weights that cannot be read or do not fit, and
+    StorageError for a storage that may answer later.
+    """
+    from kineray.models import load_weights
+
+    try:
+        with _local(init) as path:
+            return str(load_weights(model.get_submodule(part), init, path=path))
+    except (CheckpointError, StorageError) as error:
+        if isinstance(error, StorageError) and error.is_transient:
+            raise
+        raise ConfigError(str(error), code="weights_not_usable", key=_key(part)) from error
 
 
 def _key(part: str) -> str:

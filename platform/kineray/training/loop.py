@@ -15,7 +15,6 @@ from kineray.config import Experiment, differing_keys
 from kineray.data import Batch, Failure, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.clips.sequences import samples_of_epoch
-from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import CheckpointError, ErrorBudgetError, NonFiniteLossError
 from kineray.models import checkpoint_activations, frozen_at_random_note
@@ -32,6 +31,7 @@ from kineray.training.events import (
     ValidationEvent,
 )
 from kineray.training.initial import initialise
+from kineray.training.inputs import preprocessing_of
 from kineray.training.optim import build_optimizer
 from kineray.training.plan import ExperimentPlan, Step, StepPlan, check_micro_batch, differing_fields
 from kineray.training.recipe import Recipe
@@ -86,7 +86,7 @@ def train(
     emit = on_event if rank == 0 else _ignore
 
     recipe = Recipe(experiment)
-    preprocessing = _preprocessing(experiment, train_set, val_set)
+    preprocessing = preprocessing_of(experiment, train_set, val_set)
     task = _task(experiment, preprocessing, val_set)
     model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
@@ -220,15 +220,6 @@ def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed")
 def _is_saved(done: int, checkpoint_every: int | None) -> bool:
     """Whether a checkpoint is due after ``done`` steps, besides those after validations."""
     return checkpoint_every is not None and done % checkpoint_every == 0
-
-
-def _preprocessing(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:
-    for part in (train_set, val_set):
-        check_flow(part, experiment.data.modality)
-    preprocessing = Preprocessing.from_config(experiment.data, train_set.vocabularies)
-    check_task(train_set, preprocessing.labels, training=True)
-    check_task(val_set, preprocessing.labels)
-    return preprocessing
 
 
 def _task(experiment: Experiment, preprocessing: Preprocessing, val_set: Manifest) -> Task:

@@ -33,6 +33,17 @@ class ModelSection(Variant, home="kineray.config.models"):
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in values.items() if isinstance(value, ModelSection)}
 
+    @property
+    def is_of_plugin(self) -> bool:
+        """Whether the architecture, or that of a network inside it, is a user's own."""
+        is_own = not type(self).__module__.startswith("kineray.")
+        return is_own or any(network.is_of_plugin for network in self.networks().values())
+
+    @property
+    def names_layers(self) -> bool:
+        """Whether the configuration names layers, which exist or not in the network that it builds."""
+        return any(network.names_layers for network in self.networks().values())
+
     def inits(self) -> dict[str, str]:
         """{part: weights to start from}, for the whole network ("") and the networks inside it."""
         found = {"": self.init} if self.init else {}
@@ -56,3 +67,6 @@ class ModelSection(Variant, home="kineray.config.models"):
         ``frames``: number of frames of a clip; ``crop``, ``eval_crop``: its side in pixels in training and
         in evaluation.
         """
+
+    def check_channels(self, channels: int) -> None:
+        """Raise ConfigError, with a key ``data.*``, for clips of a number of channels that it cannot take."""

@@ -31,6 +31,11 @@ class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.Frame
     temporal: TemporalSection = AverageConfig()
     dropout: Probability = 0.5
 
+    @property
+    def names_layers(self) -> bool:
+        """Whether the backbone is cut at a layer."""
+        return bool(self.cut)
+
     def frozen_at_random(self) -> dict[str, str]:
         """The backbone, if it is frozen and has no weights to start from."""
         return {"backbone": "init"} if self.frozen and not self.init else {}

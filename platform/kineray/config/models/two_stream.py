@@ -44,3 +44,18 @@ class TwoStreamConfig(ModelSection, type="two_stream", builds="kineray.models.tw
                 raise ConfigError(
                     problem, code=error.code, key=error.key, value=error.value, remedy=remedy
                 ) from None
+
+    def check_channels(self, channels: int) -> None:
+        """Raise ConfigError unless clips have RGB, whose 3 channels come first, and flow."""
+        if channels <= 3:
+            raise ConfigError(
+                f"clips of {channels} channels, and model.type={self.type} needs RGB and flow",
+                code="wrong_shape",
+                key="data.modality",
+                remedy="set data.modality=rgb_flow",
+            )
+
+    @property
+    def names_layers(self) -> bool:
+        """Whether streams are also fused at a layer, or a stream names one."""
+        return bool(self.mid) or super().names_layers

@@ -1,6 +1,6 @@
 """The base of the configurations of all tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import model_validator
@@ -10,6 +10,7 @@ from kineray.config.losses.base import LossSection
 from kineray.config.losses.cross_entropy import CrossEntropyConfig
 from kineray.config.metrics.base import MetricSection
 from kineray.config.variants import Pieces, Variant
+from kineray.errors import ConfigError
 
 if TYPE_CHECKING:
     from kineray.tasks import Task
@@ -42,6 +43,22 @@ class TaskSection(Variant, home="kineray.config.tasks"):
                     f"{_CLASSES[self.labels]}"
                 )
         return self
+
+    def check_heads(self, heads: Iterable[str], multi_label: Container[str]) -> None:
+        """Raise ConfigError if clips have single classes for one of ``heads`` and this task needs several.
+
+        Or if it is the other way round. ``multi_label``: the heads for which clips have several.
+        """
+        for head in heads:
+            several = head in multi_label
+            if several != (self.labels == "multiple"):
+                raise ConfigError(
+                    f"clips have {_CLASSES['multiple' if several else 'single']} for the head '{head}'",
+                    code="wrong_labels",
+                    key="task.type",
+                    value=self.type,
+                    remedy=f"set task.type={'multi_label' if several else 'classification'}",
+                )
 
     def build(self, labels: Mapping[str, Sequence[str]]) -> "Task":
         """The task for heads with these class names, {head: names}."""
