@@ -40,6 +40,10 @@ def test_every_trial_is_a_child_run_named_by_its_keys(tiny_experiment, tmp_path)
     assert outcome.best == outcome.trials[0]
     assert set(outcome.rows()[0]) == {"best", "epoch", "state", "optim.lr", "model.alpha", "run"}
     assert outcome.score == detail.score == "action/top1"
+    parent = get_run(str(tmp_path), outcome.name)
+    assert parent.best == parent.last == outcome.best.score and parent.score == outcome.score
+    assert parent.tags["sweep.best"] == outcome.best.name
+    assert parent.tags["sweep.best.optim.lr"] == str(outcome.best.params["optim.lr"])
 
 
 def test_a_bad_space_is_refused_before_anything_starts(tiny_experiment, tmp_path):

@@ -1,6 +1,11 @@
 """Runs are found, tagged and deleted, in a real MLflow on SQLite."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -131,3 +136,21 @@ def test_a_run_that_does_not_exist_is_named(store):
     ):
         with refused(TrackingError, "unknown_run", "goood"):
             change("goood", storage=store)
+
+
+def test_the_user_interface_shows_the_runs_until_ctrl_c(store):
+    command = [sys.executable, "-m", "kineray", "runs", "--storage", store, "ui"]
+    shown = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    url = shown.stdout.readline().strip()
+    question = urllib.request.Request(
+        f"{url}/api/2.0/mlflow/runs/search",
+        data=json.dumps({"experiment_ids": ["1"]}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    found = json.load(direct.open(question, timeout=60))["runs"]
+    assert "broken" in {run["info"]["run_name"] for run in found}
+    os.kill(shown.pid, signal.SIGINT)
+    assert shown.wait(timeout=30) == 0
+    with pytest.raises(OSError):
+        direct.open(url, timeout=5)

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from kineray.config import Experiment, apply_overrides, fingerprint, leaf_keys
+from kineray.config import Experiment, apply_overrides, fingerprint, from_yaml, leaf_keys
 from kineray.data import Manifest, Sample
 from kineray.errors import ConfigError, TrackingError
 from kineray.tracking import (
@@ -52,6 +53,7 @@ MANIFEST = Manifest(
     missing={"train": ("lost1.mp4", "lost2.mp4")},
 )
 EXPERIMENT = Experiment(name="slowfast")
+DATASET = {"name": "d", "digest": "1", "source_type": "local", "source": "{}"}
 
 
 def refused(kind, code, key):
@@ -107,6 +109,41 @@ def test_a_run_records_everything_that_was_written(store):
     assert "version.torch" in detail.tags
     assert history(store, "whole", "train/loss") == [(step, 1 / step) for step in range(1, 1501)]
     assert not list(Path(store, "pending").iterdir())
+
+
+def test_a_run_records_its_data_sets_its_code_and_its_environment(store, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text("import helper\nexperiment = 1\n")
+    (tmp_path / "helper.py").write_text("# imported beside it\n")
+    own = apply_overrides(EXPERIMENT, {"data.manifest": str(tmp_path / "m.parquet")})
+    data = Manifest("own", MANIFEST.samples, MANIFEST.vocabularies)
+    run = start(store, "complete", own, manifest=data, command=["kineray", "train", str(script)])
+    start(store, "complete/a", own, manifest=data, parent=run.run_id).finish()
+    run.finish()
+    client = MlflowClient(tracking_uri(store))
+    inputs = client.get_run(run.run_id).inputs.dataset_inputs
+    assert {(one.dataset.name, one.tags[0].key, one.tags[0].value) for one in inputs} == {
+        ("own/train", "mlflow.data.context", "train"),
+        ("own/val", "mlflow.data.context", "val"),
+    }
+    assert {one.dataset.digest for one in inputs} == {data.content_hash[:36]}
+    assert json.loads(inputs[0].dataset.source) == {"uri": str(tmp_path / "m.parquet")}
+    files = artifacts(client, run.run_id, tmp_path / "all")
+    assert from_yaml(files["experiment.yaml"]) == own
+    assert {"code/mine.py", "code/helper.py"} <= set(files)
+    assert files["code/mine.py"] == script.read_text()
+    assert re.search(r"^mlflow==3\.", files["environment.txt"], re.M)
+    trial = get_run(store, "complete/a")
+    assert set(artifacts(client, trial.run_id, tmp_path / "trial")) == {"experiment.yaml"}
+    assert client.get_run(trial.run_id).inputs.dataset_inputs
+    assert not list(Path(store, "pending").iterdir())
+
+
+def artifacts(client, run_id, folder):
+    """The artifacts of a run: {path: text}."""
+    folder.mkdir()
+    root = Path(client.download_artifacts(run_id, "", str(folder)))
+    return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
 
 
 def test_the_database_and_the_artifacts_are_in_the_storage(store):
@@ -491,14 +528,17 @@ def test_nothing_is_lost_if_the_server_stops_during_a_run_and_starts_again(tmp_p
             time.sleep(0.01)
 
     with mlflow_server(tmp_path, port):
-        back, gone = start(storage_uri, "back"), start(storage_uri, "gone")
+        back, gone, late = (start(storage_uri, name) for name in ("back", "gone", "late"))
         write(back, range(1, 150)), write(gone, range(1, 150))
     write(back, range(150, 300)), write(gone, range(150, 300))  # the server is down, nothing raises
     gone.finish()
+    late.add_datasets([{**DATASET, "context": "train"}])
+    late.add_files(lambda: {"experiment.yaml": "late", "environment.txt": "late"})
+    late.finish()
     down = [r.getMessage() for r in caplog.records if "cannot be reached" in r.getMessage()]
-    assert len(down) == 2, down  # once for each run, however often it was tried
+    assert len(down) == 4, down  # once for each run, and for the files, however often it was tried
     assert any("the next kineray command here sends it" in r.getMessage() for r in caplog.records)
-    assert send_pending(storage_uri) == 1
+    assert send_pending(storage_uri) == 3  # of `late`, the files are apart
     with refused(TrackingError, "unreachable", f"http://127.0.0.1:{port}"):
         list_runs(storage_uri)
 
@@ -508,6 +548,11 @@ def test_nothing_is_lost_if_the_server_stops_during_a_run_and_starts_again(tmp_p
         assert get_run(storage_uri, "back").status == get_run(storage_uri, "gone").status == "FINISHED"
         assert history(storage_uri, "back", "train/loss") == [(step, 1 / step) for step in range(1, 400)]
         assert history(storage_uri, "gone", "train/loss") == [(step, 1 / step) for step in range(1, 300)]
+        late = {run.run_id: run for run in (back, gone, late)}
+        for run_id in late:
+            client = MlflowClient(tracking_uri(storage_uri))
+            assert client.get_run(run_id).inputs.dataset_inputs
+            assert {"experiment.yaml", "environment.txt"} <= set(artifacts(client, run_id, tmp_path / run_id))
     assert not list(Path(storage_uri, "pending").iterdir())
     assert any("answers again" in r.getMessage() for r in caplog.records)
 

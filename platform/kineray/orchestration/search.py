@@ -34,7 +34,7 @@ from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import connect_and_open
 from kineray.orchestration.trial import run_trial
 from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_folder
-from kineray.tracking import check_name
+from kineray.tracking import BEST_SCORE, SCORE, SCORE_NAME, Run, check_name
 from kineray.tracking.client import sqlite_uri
 from kineray.training import Event, check_micro_batch
 from kineray.training.inputs import check_data
@@ -116,6 +116,7 @@ def sweep(
         finally:
             board.close(status)
             outcome = SweepOutcome(parent.name, board.score, board.trials())
+            _record_best(parent, outcome)
             all_failed = all(trial.state == "failed" for trial in outcome.trials)
             parent.finish("FAILED" if status == "FINISHED" and all_failed else status)
     if all_failed:
@@ -126,6 +127,16 @@ def sweep(
             remedy="fix that, and continue the sweep with `resume`",
         )
     return outcome
+
+
+def _record_best(parent: Run, outcome: SweepOutcome) -> None:
+    """Give the record of a sweep the score, the name and the searched values of its best trial."""
+    best = outcome.best
+    if best is not None and best.score is not None:
+        parent.append_metrics({SCORE: best.score})
+        params = {f"sweep.best.{key}": str(value) for key, value in best.params.items()}
+        parent.set_tags({"sweep.best": best.name, BEST_SCORE: repr(best.score), **params})
+        parent.set_tags({SCORE_NAME: outcome.score} if outcome.score else {})
 
 
 def _check_length(name: str) -> None:

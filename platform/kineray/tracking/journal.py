@@ -1,8 +1,9 @@
 """A run's record is written to a local file first, and sent to MLflow from there.
 
-A journal holds one JSON object per line. The first names the run; the others are metrics, tags, or the
-status with which the run ended. An *addition* is the journal of what comes after the run, or beside it, such
-as an evaluation. Next to a journal, ``<journal>.sent`` holds the number of bytes that MLflow has.
+A journal holds one JSON object per line. The first names the run; the others are metrics, tags, data sets,
+texts for files among the artifacts, or the status with which the run ended. An *addition* is the journal of
+what comes after the run, or beside it, such as an evaluation. Next to a journal, ``<journal>.sent`` holds the
+number of bytes that MLflow has.
 Every metric has the time of its line, so a batch that is sent twice (because the answer was lost) is
 stored once. A process that writes or sends a journal holds a lock on it, so the process that wrote an
 unlocked journal has ended.
@@ -55,6 +56,8 @@ class Batch:
     lines: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    datasets: list[dict[str, str]] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
     status: str | None = None
     time_ms: int = 0
 
@@ -68,11 +71,14 @@ class Batch:
                 for key, value in line.get("metrics", {}).items()
             ]
             tags = dict(line.get("tags", {}))
+            datasets, files = list(line.get("datasets", ())), dict(line.get("files", {}))
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(str(error)) from None
         self.lines += 1
         self.metrics += metrics
         self.tags |= tags
+        self.datasets += datasets
+        self.files |= files
         self.status, self.time_ms = line.get("status"), time_ms
 
     @property
@@ -99,6 +105,11 @@ class Journal:
     def run_id(self) -> str:
         """The MLflow run that this is the record of."""
         return str(self._header.get("run_id") or self.path.stem.partition("-")[0])
+
+    @property
+    def is_addition(self) -> bool:
+        """Whether it is of what comes after the run, or beside it."""
+        return "-" in self.path.stem
 
     @property
     def tracking_uri(self) -> str | None:
@@ -213,7 +224,7 @@ class Journal:
 
     def ended(self) -> bool:
         """Whether the last line is a status; an addition needs none."""
-        if "-" in self.path.stem:
+        if self.is_addition:
             return True
         size = os.fstat(self._descriptor).st_size
         tail = os.pread(self._descriptor, 1 << 16, max(0, size - (1 << 16)))
@@ -284,11 +295,22 @@ def send(client: "MlflowClient", journal: Journal) -> None:
 
 
 def _send_batch(client: "MlflowClient", run_id: str, batch: Batch) -> None:
-    from mlflow.entities import Metric, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 
     if batch.metrics or batch.tags:
         tags = [RunTag(key, value) for key, value in batch.tags.items()]
         client.log_batch(run_id, metrics=[Metric(**m) for m in batch.metrics], tags=tags)
+    if batch.datasets:
+        inputs = [
+            DatasetInput(
+                Dataset(**{name: value for name, value in dataset.items() if name != "context"}),
+                [InputTag("mlflow.data.context", dataset["context"])],
+            )
+            for dataset in batch.datasets
+        ]
+        client.log_inputs(run_id, inputs)
+    for path, text in batch.files.items():
+        client.log_text(run_id, text, path)
     if batch.status:
         client.set_terminated(run_id, batch.status, batch.time_ms)
 
@@ -380,9 +402,21 @@ def add_to_run(
 
     Raises StorageError.
     """
+    _add(storage_uri, run_id, {"metrics": dict(metrics), "step": step, "tags": dict(tags)})
+
+
+def add_files(storage_uri: str, run_id: str, files: Mapping[str, str]) -> None:
+    """Add texts, by their paths among the artifacts of a run, as ``add_to_run``.
+
+    Where artifacts are kept may be away when the tracker is not: each then waits for itself.
+    """
+    _add(storage_uri, run_id, {"files": dict(files)})
+
+
+def _add(storage_uri: str, run_id: str, line: Mapping[str, Any]) -> None:
     journal = Journal.create(pending_folder(storage_uri), run_id, addition=True)
     try:
-        journal.append({"metrics": dict(metrics), "step": step, "tags": dict(tags)})
+        journal.append(line)
         send(open_client(storage_uri), journal)
     except TrackingError as error:
         log.warning("%s; the next kineray command here that can sends what is in %s", error, journal.path)
@@ -398,17 +432,28 @@ def _send_abandoned(path: Path, storage_uri: str, unreachable: set[str]) -> bool
     if journal is None:
         return True
     uri = journal.tracking_uri or default_uri(storage_uri)
+    is_sent = uri not in unreachable
     try:
-        if uri not in unreachable:
+        if is_sent:
             if not journal.ended():
                 journal.append({"status": "KILLED"})
-            send(open_client(storage_uri, uri), journal)
+            send(_open(storage_uri, uri, unreachable), journal)
     except TrackingError as error:
-        unreachable.add(uri)
+        is_sent = False
+        if not journal.is_addition:  # else it may be the place of artifacts that is away
+            unreachable.add(uri)
         log.warning("%s; the records for it are kept in %s", error, path.parent)
     finally:
         journal.close()
-    return uri not in unreachable
+    return is_sent
+
+
+def _open(storage_uri: str, uri: str, unreachable: set[str]) -> "MlflowClient":
+    try:
+        return open_client(storage_uri, uri)
+    except TrackingError:
+        unreachable.add(uri)
+        raise
 
 
 def _header(raw: bytes) -> dict[str, Any]:

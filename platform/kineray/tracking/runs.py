@@ -1,13 +1,15 @@
 """The records of runs in MLflow: starting, writing, resuming and listing them."""
 
+import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from kineray import storage
-from kineray.config import Experiment, leaf_keys
+from kineray.config import Experiment, leaf_keys, to_yaml
 from kineray.data import Manifest
 from kineray.errors import StorageError, TrackingError
 from kineray.tracking.client import (
@@ -18,10 +20,10 @@ from kineray.tracking.client import (
     tracking_uri,
     without_password,
 )
-from kineray.tracking.journal import Journal, Sender, pending_folder, send_pending
+from kineray.tracking.journal import Journal, Sender, add_files, pending_folder, send_pending
 from kineray.tracking.locations import location, root_of
 from kineray.tracking.names import check_name, is_name, name_taken
-from kineray.tracking.source import git_state, versions
+from kineray.tracking.source import code, environment, git_state, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,6 +36,7 @@ SCORE_NAME = "checkpoint.score_name"  # the tag with the name of that metric, su
 BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint in ``checkpoint.best``
 
 _PARAMS_PER_REQUEST = 100
+_LONGEST_WAIT_S = 60.0  # for artifacts, at the end of a run
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Run:
         self._journal = journal
         self._steps = steps
         self._is_incomplete = False
+        self._files: Thread | None = None
         self._sender = Sender(client, journal, name)
         self._sender.start()
 
@@ -105,6 +109,27 @@ class Run:
             self._steps.update(dict.fromkeys(new, step))
             self._write({"metrics": new, "step": step})
 
+    def append_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Record ``metrics``, each at the step after its last one."""
+        for key, value in metrics.items():
+            self.log_metrics({key: value}, self._steps.get(key, -1) + 1)
+
+    def add_datasets(self, datasets: Sequence[Mapping[str, str]]) -> None:
+        """Record data sets that the run uses: the fields of MLflow's ``Dataset``, and its ``context``."""
+        self._write({"datasets": list(map(dict, datasets))})
+
+    def add_files(self, collect: Callable[[], Mapping[str, str]]) -> None:
+        """Record what ``collect`` returns, in a thread: texts by their paths among the artifacts."""
+
+        def add() -> None:
+            try:
+                add_files(self.storage, self.run_id, collect())
+            except Exception as error:  # of the disk, or of a package that is installed in an odd way
+                log.warning("the artifacts of run %s are incomplete: %s", self.name, error)
+
+        self._files = Thread(target=add, name=f"kineray-files-{self.name}", daemon=True)
+        self._files.start()
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set ``tags``, replacing those of the same name."""
         self._write({"tags": dict(tags)})
@@ -115,6 +140,8 @@ class Run:
         If MLflow cannot be reached, that is logged, and a later ``send_pending`` sends the rest.
         """
         self._write({"status": status})
+        if self._files is not None:
+            self._files.join(_LONGEST_WAIT_S)
         self._sender.stop()
         self._journal.close()
 
@@ -140,8 +167,9 @@ def start_run(
 ) -> Run:
     """Start the record of a new run in the tracker of the storage folder ``storage_uri``.
 
-    Records the experiment by dotted key, the git commit and the differences from it (artifact
-    ``diff.patch``), package versions, the manifest's hash and how many of its clips were found.
+    Records the experiment by dotted key, the git commit, package versions, the splits of the manifest as data
+    sets, its hash and how many of its clips were found. Artifacts: ``experiment.yaml``, ``environment.txt``
+    (all packages), ``code/`` (script and plug-ins) and ``diff.patch`` (differences from the commit).
     ``command``: the words of the command line that started the run. ``parent``: the run id of a sweep.
     Raises ConfigError for a name that is taken or contains other characters than letters, digits and
     ``_ . , = + - /``, TrackingError if MLflow cannot be reached.
@@ -169,9 +197,20 @@ def start_run(
         run_id = client.create_run(experiment_id(client), run_name=name, tags=tags).info.run_id
         for start in range(0, len(params), _PARAMS_PER_REQUEST):
             client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
-        if git is not None and git.dirty:
-            client.log_text(run_id, git.patch, "diff.patch")
-    return Run(client, Journal.create(pending_folder(storage_uri), run_id), storage_uri, name, run_id, {})
+    run = Run(client, Journal.create(pending_folder(storage_uri), run_id), storage_uri, name, run_id, {})
+    run.add_datasets(_datasets(experiment.data.manifest, manifest))
+
+    def files() -> dict[str, str]:
+        found = {"experiment.yaml": to_yaml(experiment)}
+        if parent is None:  # a trial has the rest of its sweep's
+            found["environment.txt"] = environment()
+            found |= {f"code/{path}": text for path, text in code(experiment, command).items()}
+            if git is not None and git.dirty:
+                found["diff.patch"] = git.patch
+        return found
+
+    run.add_files(files)
+    return run
 
 
 def resume_run(storage_uri: str, name: str) -> Run:
@@ -300,6 +339,22 @@ def _summary(run: Any, names: Mapping[str, str], storage_uri: str, *, look: bool
         "last_checkpoint": location(root, tags, "checkpoint.last"),
         "tags": dict(tags),
     }
+
+
+def _datasets(uri: str, manifest: Manifest) -> list[dict[str, str]]:
+    """The splits of a manifest. MLflow tells data sets apart by name and digest, of at most 36 characters."""
+    source = {"uri": storage.absolute(uri)} if uri else {}
+    return [
+        {
+            "name": f"{manifest.name}/{split}",
+            "digest": manifest.content_hash[:36],
+            "source_type": "s3" if uri and storage.is_remote(uri) else "local",
+            "source": json.dumps(source),
+            "profile": json.dumps({"samples": count}),
+            "context": split,
+        }
+        for split, count in sorted(manifest.found.items())
+    ]
 
 
 def _manifest_tags(manifest: Manifest) -> dict[str, str]:
