@@ -158,7 +158,10 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, monkeypatc
 @pytest.mark.parametrize("module", ["mlflow", "ray"])
 def test_without_ray_or_mlflow_the_extra_is_named(tmp_path, motion_manifest, module):
     """None in sys.modules makes Python's import fail as if the package were not installed."""
-    words = {"mlflow": ["runs"], "ray": ["train", SCRIPT, f"data.manifest={motion_manifest}"]}[module]
+    words = {
+        "mlflow": ["runs"],
+        "ray": ["train", SCRIPT, "train.global_batch=8", f"data.manifest={motion_manifest}"],
+    }[module]
     code = f"import sys; sys.modules[{module!r}] = None\nfrom kineray.cli import run\nrun({words!r})"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path

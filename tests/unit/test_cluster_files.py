@@ -1,6 +1,8 @@
 """The cluster files: they are valid for Ray itself, and nodes and settings are as they say."""
 
+import json
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -14,7 +16,8 @@ from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parents[2]
-FILES = ("ray_cluster.yaml", "infra/local_cluster.yaml")
+AWS = ("ray_cluster.yaml", "infra/two_gpus.yaml")
+FILES = (*AWS, "infra/local_cluster.yaml")
 
 
 def load(name):
@@ -57,15 +60,87 @@ def test_ray_refuses_a_misspelt_file(change, mistake):
     assert mistake in mistake_in(config)
 
 
-def test_the_aws_cluster_has_128_gpus_and_a_head_that_trains_nothing():
-    config = prepare_config(load("ray_cluster.yaml"))
+@pytest.mark.parametrize(("name", "hosts", "gpus"), [(AWS[0], 16, 128), (AWS[1], 2, 2)])
+def test_the_aws_clusters_have_their_gpus_and_a_head_that_trains_nothing(name, hosts, gpus):
+    config = prepare_config(load(name))
     workers = config["available_node_types"]["gpu"]
-    assert workers["min_workers"] == workers["max_workers"] == config["max_workers"] == 16
-    assert workers["resources"]["GPU"] * workers["min_workers"] == 128
-    assert "IamInstanceProfile" in workers["node_config"]
+    assert workers["min_workers"] == workers["max_workers"] == config["max_workers"] == hosts
+    assert workers["resources"]["GPU"] * workers["min_workers"] == gpus
+    assert workers["node_config"]["IamInstanceProfile"] == {"Name": "kineray-worker"}
     head = config["available_node_types"][config["head_node_type"]]
     assert head["resources"] == {"CPU": 0, "head": 1}
-    assert "KINERAY_WORKERS=128" in set_up_command(config)
+    assert head["node_config"]["IamInstanceProfile"] == {"Name": "kineray-head"}
+    assert f"KINERAY_WORKERS={gpus}" in set_up_command(config)
+
+
+def test_the_cluster_to_try_out_differs_only_in_its_size():
+    large, small = map(load, AWS)
+    for config in (large, small):
+        workers = config["available_node_types"]["gpu"]
+        for key in ("min_workers", "max_workers", "resources"):
+            del workers[key]
+        del config["cluster_name"], config["max_workers"], config["upscaling_speed"]
+        del workers["node_config"]["InstanceType"]
+        config["setup_commands"] = [re.sub(r"KINERAY_WORKERS=\d+", "", c) for c in config["setup_commands"]]
+    assert large == small
+
+
+# What differs from user to user: places, names, sizes, hosts.
+OWN = {
+    *("region", "availability_zone", "InstanceType", "IamInstanceProfile", "max_workers", "min_workers"),
+    *("head_ip", "worker_ips", "ssh_user", "ssh_private_key", "KINERAY_STORAGE", "KINERAY_WORKERS"),
+    "AWS_DEFAULT_REGION",
+}
+KEPT = ("m6i.2xlarge", "ubuntu                                 # of the image")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_value_that_must_be_changed_is_marked(name):
+    """In its line; words of a folded command in the comment above it."""
+    text = (ROOT / name).read_text().partition("cluster_name")[2]
+    comments = "".join(line for line in text.splitlines() if line.startswith("#"))
+    announced = set(re.findall(r"\w+", comments.partition("CHANGE")[2]))
+    for line in text.splitlines():
+        key, separator = (re.match(r"\s*(\w+)([:=])", line) or re.match("()()", "")).groups()
+        if key in OWN and not any(kept in line for kept in KEPT):
+            assert "CHANGE" in line if separator == ":" else key in announced, line
+
+
+@pytest.mark.parametrize("name", AWS)
+def test_the_cost_is_that_of_its_instances(name):
+    """The sum is right for the instances and the prices that the file states, and so is the quota."""
+    about = (ROOT / name).read_text().partition("cluster_name")[0].replace("\n# ", " ")
+    found = re.search(
+        r"about ([\d.]+) USD an hour \((\d+) x ([\d.]+) for (\S+), ([\d.]+) for the head", about
+    )
+    total, count, each, kind, head = found.groups()
+    workers = load(name)["available_node_types"]["gpu"]
+    assert (int(count), kind) == (workers["min_workers"], workers["node_config"]["InstanceType"])
+    assert float(total) == pytest.approx(int(count) * float(each) + float(head), rel=0.01)
+    vcpus = int(re.search(r"quota of (\d+) vCPUs", about)[1])
+    assert vcpus == workers["min_workers"] * workers["resources"]["CPU"]
+
+
+@mock_aws
+def test_the_policies_are_valid_and_allow_what_each_node_needs(monkeypatch):
+    import boto3
+
+    for setting in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(setting, "test")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    iam = boto3.client("iam", "us-west-2")
+    for kind, starts_instances in (("head", True), ("worker", False)):
+        text = (ROOT / "infra/iam" / f"{kind}.json").read_text()
+        iam.create_role(RoleName=f"kineray-{kind}", AssumeRolePolicyDocument="{}")
+        iam.put_role_policy(  # moto checks its form
+            RoleName=f"kineray-{kind}", PolicyName="kineray", PolicyDocument=text.replace("BUCKET", "b")
+        )
+        statements = json.loads(text)["Statement"]
+        actions = {action for statement in statements for action in statement["Action"]}
+        assert {"s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"} <= actions
+        assert ("ec2:RunInstances" in actions) == ("iam:PassRole" in actions) == starts_instances
+        buckets = {s["Resource"] for s in statements if "s3:" in str(s["Action"])}
+        assert buckets == {"arn:aws:s3:::BUCKET", "arn:aws:s3:::BUCKET/*"}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -143,19 +218,20 @@ def test_a_tracker_and_an_interface_that_are_given_are_kept(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", AWS)
 @mock_aws
-def test_aws_accepts_the_nodes(tmp_path, monkeypatch):
+def test_aws_accepts_the_nodes(name, tmp_path, monkeypatch):
     """Ray's own bootstrap against moto's AWS: subnets, security group, key pair, images, profiles."""
     import boto3
 
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
+    for setting in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(setting, "test")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     iam = boto3.client("iam", "us-west-2")
     for profile in ("kineray-head", "kineray-worker"):
         iam.create_instance_profile(InstanceProfileName=profile)
-    config = _bootstrap_config(prepare_config(load("ray_cluster.yaml")), no_config_cache=True)
+    config = _bootstrap_config(prepare_config(load(name)), no_config_cache=True)
     for node_type in config["available_node_types"].values():
         node = node_type["node_config"]
         assert node["ImageId"].startswith("ami-")
