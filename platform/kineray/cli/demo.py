@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from kineray.cli.launch import SMOKE_DATA
-from kineray.cli.output import DEFAULT_STORAGE, duration, near, note
+from kineray.cli.output import DEFAULT_STORAGE, near, note
+from kineray.durations import duration
 from kineray.errors import KinerayError
 
 SCRIPT = "experiments/slowfast.py"

@@ -3,7 +3,6 @@
 import click
 
 from kineray.cli.output import (
-    Progress,
     at,
     crops_option,
     json_option,
@@ -13,6 +12,7 @@ from kineray.cli.output import (
     table,
 )
 from kineray.cli.plugins import plugin_option
+from kineray.cli.progress import Progress
 from kineray.errors import ConfigError
 
 _CLASSES_SHOWN = 20

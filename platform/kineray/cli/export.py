@@ -6,6 +6,7 @@ import click
 
 from kineray.cli.output import json_option, near, note, show, storage_option
 from kineray.cli.plugins import plugin_option
+from kineray.cli.progress import Progress
 
 if TYPE_CHECKING:
     from kineray.evaluation.export import Format
@@ -41,7 +42,8 @@ def command(checkpoint: str, format: "Format | None", out: str, storage: str, as
     def on_start(uri: str) -> None:
         note(f"exporting {near(uri)}; a large model takes minutes")
 
-    made = export(checkpoint, out, format=format, storage=storage, on_start=on_start)
+    with Progress(doing=f"writing {near(out)}, and comparing its answers with the model's"):
+        made = export(checkpoint, out, format=format, storage=storage, on_start=on_start)
     outputs = ", ".join(f"{head} [batch, {classes}]" for head, classes in made.heads.items())
     lines = [
         f"{near(made.file)}: {made.bytes / 1e6:.1f} MB, logits within {made.difference:.1g} of the model's",

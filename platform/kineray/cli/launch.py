@@ -10,6 +10,7 @@ import click
 
 from kineray.cli.output import Size, note, storage_option
 from kineray.cli.plugins import plugin_option
+from kineray.cli.progress import Progress
 from kineray.cli.scripts import Script
 from kineray.errors import ConfigError
 from kineray.options import WorkerOptions
@@ -97,5 +98,6 @@ def with_smoke_data(experiment: "Experiment") -> "Experiment":
         from kineray.data.derive.synth import synthesize
 
         note(f"making video files in {SMOKE_DATA} (their classes differ only in motion)")
-        synthesize(SMOKE_DATA)
+        with Progress("videos") as progress:
+            synthesize(SMOKE_DATA, progress=progress)
     return apply_overrides(experiment, {"data.manifest": str(manifest)})

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shlex
-import sys
-import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from kineray.data import Failure
     from kineray.orchestration import RunOutcome
     from kineray.tracking import RunSummary
-    from kineray.training import Event
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -175,114 +172,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """``75`` -> ``1m15s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-
-
-class TrainingProgress:
-    """Prints training events to stderr: as one live line on a terminal, else as a line every few seconds."""
-
-    def __init__(self, every_s: float = 5.0) -> None:
-        self._live = sys.stderr.isatty()
-        self._every_s = 0.2 if self._live else every_s
-        self._last = 0.0
-        self._open_line = False
-
-    def __call__(self, event: "Event", prefix: str = "") -> None:
-        from kineray.training import (
-            CheckpointEvent,
-            InitialisedEvent,
-            ReplacedEvent,
-            StartedEvent,
-            StepEvent,
-            ValidationEvent,
-            WaitingEvent,
-        )
-
-        match event:
-            case WaitingEvent():
-                if self._live:
-                    self._line(f"{prefix}waiting for {event.cause} ...", live=True)
-            case StartedEvent():
-                causes = ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in event.seconds.items())
-                self._line(f"{prefix}started in {duration(sum(event.seconds.values()))}: {causes}")
-            case InitialisedEvent():
-                self._line(f"{prefix}{event.part or 'network'} initialised with {event.message}")
-            case StepEvent():
-                now = time.monotonic()
-                if now - self._last >= self._every_s or event.step == event.total_steps:
-                    self._last = now
-                    self._line(
-                        f"{prefix}step {event.step}/{event.total_steps}  epoch {event.epoch:.2f}  "
-                        f"loss {event.loss:.3f}  lr {event.lr:.3g}  {event.clips_per_s:.1f} clips/s  "
-                        f"data wait {event.data_wait:.0%}  copy {event.copy:.0%}  "
-                        f"compute {event.compute:.0%}  {duration(event.seconds_left)} left",
-                        live=True,
-                    )
-            case ValidationEvent():
-                shown = "  ".join(f"{key} {value:.4f}" for key, value in event.metrics.items())
-                if f"val/{event.score_name}" not in event.metrics:
-                    shown += f"  score {event.score:.4f} ({event.score_name})"
-                how = "" if event.precision == "float32" else f" in {event.precision}"
-                how += "" if event.weights == "model" else f" with the {event.weights} weights"
-                self._line(f"{prefix}validation after epoch {event.epoch}{how}: {shown}")
-            case CheckpointEvent(best=True):
-                self._line(f"{prefix}best checkpoint so far: {near(event.uri)}")
-            case ReplacedEvent():
-                for failure in event.failures:
-                    self._line(f"{prefix}replaced {failure.uri}: {failure.message}")
-
-    def __enter__(self) -> "TrainingProgress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._open_line:
-            click.echo(err=True)
-
-    def _line(self, text: str, *, live: bool = False) -> None:
-        if self._live:
-            click.echo("\r\033[K" + text, nl=not live, err=True)
-            self._open_line = live
-        else:
-            click.echo(text, err=True)
-
-
-class Progress:
-    """Prints the progress of long work to stderr: one live line on a terminal, else a line now and then.
-
-    ``what``: the things that are counted, such as "videos". ``also``: what the third number, if there is
-    one, counts, such as "failed".
-    """
-
-    def __init__(self, what: str, also: str = "") -> None:
-        self._what, self._also = what, also
-        self._live = sys.stderr.isatty()
-        self._every_s = 0.2 if self._live else 10.0
-        self._start = self._last = time.monotonic()
-        self._open_line = False
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._open_line:
-            click.echo(err=True)
-
-    def __call__(self, done: int, total: int, count: int | None = None) -> None:
-        now = time.monotonic()
-        if now - self._last < self._every_s and not (self._live and done == total):
-            return
-        self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        left = duration((total - done) / rate) if rate else "?"
-        more = "" if count is None else f"  {count} {self._also}"
-        text = f"{done} of {total} {self._what}  {rate:.1f}/s  {left} left{more}"
-        click.echo("\r\033[K" + text if self._live else text, nl=not self._live, err=True)
-        self._open_line = self._live

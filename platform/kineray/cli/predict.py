@@ -5,7 +5,6 @@ from typing import Any
 import click
 
 from kineray.cli.output import (
-    Progress,
     at,
     crops_option,
     decoders_option,
@@ -19,6 +18,7 @@ from kineray.cli.output import (
     views_option,
 )
 from kineray.cli.plugins import plugin_option
+from kineray.cli.progress import Progress
 
 _ROWS_SHOWN = 20  # of a manifest, whose predictions are in a file
 

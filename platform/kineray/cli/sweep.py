@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kineray.cli.launch import launch_options, resolve, with_smoke_data
-from kineray.cli.output import TrainingProgress, at, json_option, show, table
+from kineray.cli.output import at, json_option, show, table
 from kineray.cli.plugins import ExperimentCommand
+from kineray.cli.progress import TrainingProgress
 from kineray.cli.scripts import load_script
 from kineray.errors import ConfigError
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kineray.cli.launch import Verb, add_options, launch_options, resolve, with_smoke_data
-from kineray.cli.output import TrainingProgress, at, json_option, near, scores_line, show
+from kineray.cli.output import at, json_option, near, scores_line, show
 from kineray.cli.plugins import ExperimentCommand
+from kineray.cli.progress import TrainingProgress
 from kineray.cli.scripts import Script, load_script
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
 from kineray.orchestration.probing import probing
+from kineray.orchestration.progress import LoggedProgress, visible_progress
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
 from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import connect_and_open
@@ -67,7 +68,8 @@ def sweep(
     sweep ``name``, or the newest one of this experiment and space: finished trials are kept, interrupted
     ones continue from their last checkpoint. ``concurrent``: number of trials at the same time (default:
     one for every GPU, or CPU, of the cluster). ``options``: how the process of a trial does its work.
-    ``on_event(trial name, event)`` is called with all training events. ``command``: the words of the
+    ``on_event(trial name, event)`` is called with all training events; without it, the logger
+    ``kineray.progress`` gets them as lines. ``command``: the words of the
     command line, for the record.
 
     Raises ConfigError for a space that does not fit the experiment, and KinerayError
@@ -93,7 +95,7 @@ def sweep(
     with probing(experiment, preprocessing) as probe:
         connect_and_open(storage)
         probe.result()
-    with interruptible():
+    with interruptible(), visible_progress():
         parent = open_record(
             experiment,
             manifest,
@@ -105,7 +107,9 @@ def sweep(
             kind="-sweep",
         )
         parent.set_tags({"sweep.space": space_json})
-        board = Board(parent, experiment, manifest, storage, on_event or (lambda _name, _event: None))
+        logged = LoggedProgress()
+        report = on_event or (lambda trial, event: logged(event, trial))
+        board = Board(parent, experiment, manifest, storage, report)
         status = "FAILED"
         try:
             _search(experiment, space, trials, storage, board, concurrent, options)

@@ -16,6 +16,7 @@ from kineray.orchestration.mailbox import drain, open_mailbox, record, record_ch
 from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
 from kineray.orchestration.probing import probing
 from kineray.orchestration.process import WORKER_EXCEPTION
+from kineray.orchestration.progress import LoggedProgress, visible_progress
 from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
 from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import StartUp, connect_and_open, in_thread
@@ -70,7 +71,8 @@ def train(
     before its first checkpoint may be used again, and its record is deleted. ``resume`` continues the
     run ``name``, or the newest unfinished run of this experiment, at its exact step. ``options``: how
     workers do their work. ``on_event`` is called in this process with every event of the training loop,
-    in order. ``command``: the words of the command line, for the record.
+    in order; without it, the logger ``kineray.progress`` gets them as lines. ``command``: the words of the
+    command line, for the record.
 
     Raises KinerayError for problems that the user can fix; the status of the run is then FAILED. Any other
     error in a worker (from a plug-in, for example) becomes a KinerayError ``worker_exception``: its message
@@ -83,12 +85,12 @@ def train(
     experiment, manifest = open_manifest(experiment, storage)
     preprocessing = check_data(experiment, manifest)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
-    start = StartUp(on_event or _ignore)
+    start = StartUp(on_event or LoggedProgress())
     start.wait_for("Ray and MLflow")
     with probing(experiment, preprocessing) as probe:
         joined = connect_and_open(storage)
         probe.result()
-    with interruptible():
+    with interruptible(), visible_progress():
         count, use_gpu = _placement(workers, experiment, joined)
         run = open_record(
             experiment,
@@ -286,7 +288,3 @@ def _innermost(error: BaseException | None) -> BaseException | None:
     while inner is not None:
         error, inner = inner, getattr(inner, "cause", None) or inner.__cause__
     return error
-
-
-def _ignore(_: Event) -> None:
-    """The default ``on_event``."""

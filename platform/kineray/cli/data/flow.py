@@ -3,7 +3,6 @@
 import click
 
 from kineray.cli.output import (
-    Progress,
     decoders_option,
     json_option,
     near,
@@ -11,6 +10,7 @@ from kineray.cli.output import (
     setting_option,
     show,
 )
+from kineray.cli.progress import Progress
 
 _SETTINGS = "kineray.data.derive.flow"
 _POSITIVE = click.FloatRange(0, min_open=True)

@@ -8,6 +8,7 @@ import click
 from kineray.cli.data.show import show_summary
 from kineray.cli.output import json_option, note_first
 from kineray.cli.plugins import plugin_option
+from kineray.cli.progress import Progress
 
 
 class ImportCommand(click.Command):
@@ -85,7 +86,8 @@ def command(sources: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """
     from kineray.data import import_dataset
 
-    summary = import_dataset(sources, **options)
+    with Progress("videos", doing="reading annotations and looking for videos") as progress:
+        summary = import_dataset(sources, progress=progress, **options)
     missing = [name for names in summary.missing.values() for name in names]
     note_first([f"listed but missing: {name}" for name in missing])
     show_summary(summary, as_json)

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kineray.cli.output import (
-    Progress,
     as_row,
     decoders_option,
-    duration,
     json_option,
     near,
     note,
@@ -17,6 +15,8 @@ from kineray.cli.output import (
     setting_option,
     show,
 )
+from kineray.cli.progress import Progress
+from kineray.durations import duration
 from kineray.errors import ManifestError
 
 if TYPE_CHECKING:

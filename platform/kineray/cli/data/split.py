@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import click
 
-from kineray.cli.output import json_option, note, show, table
+from kineray.cli.output import json_option, near, note, show, table
+from kineray.cli.progress import Progress
 
 _SHARE = click.FloatRange(0, 1, max_open=True)
 
@@ -47,7 +48,8 @@ def command(
     """
     from kineray.data import split
 
-    made = split(manifest, out, val=val, test=test, source=source, group_by=group_by, seed=seed)
+    with Progress(doing=f"dividing {near(manifest)}"):
+        made = split(manifest, out, val=val, test=test, source=source, group_by=group_by, seed=seed)
     rows = [
         {
             "split": report.split,

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import Progress, decoders_option, json_option, note, show, table
+from kineray.cli.output import decoders_option, json_option, note, show, table
+from kineray.cli.progress import Progress
 
 if TYPE_CHECKING:
     from kineray.data.derive.stats import ClassBalance, Range, SplitStats

@@ -4,6 +4,7 @@ import click
 
 from kineray.cli.data.show import show_summary
 from kineray.cli.output import json_option
+from kineray.cli.progress import Progress
 
 
 @click.command(name="synth")
@@ -16,4 +17,6 @@ def command(folder: str, train: int, val: int, seed: int, as_json: bool) -> None
     """Make synthetic H.264 videos in FOLDER whose classes differ only in motion."""
     from kineray.data import describe, synthesize
 
-    show_summary(describe(synthesize(folder, train=train, val=val, seed=seed)), as_json)
+    with Progress("videos") as progress:
+        manifest = synthesize(folder, train=train, val=val, seed=seed, progress=progress)
+    show_summary(describe(manifest), as_json)

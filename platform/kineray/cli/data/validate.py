@@ -3,15 +3,15 @@
 import click
 
 from kineray.cli.output import (
-    Progress,
     as_row,
     decoders_option,
-    duration,
     json_option,
     note_first,
     show,
     table,
 )
+from kineray.cli.progress import Progress
+from kineray.durations import duration
 
 
 @click.command(name="validate")

@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,32 +20,44 @@ from kineray.video import is_frames_uri
 
 
 def import_dataset(
-    sources: Files, *, format: str | None = None, out: str | None = None, **options: Any
+    sources: Files,
+    *,
+    format: str | None = None,
+    out: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> ManifestSummary:
     """Read the annotations of a data set and write them as one manifest.
 
     ``sources``, ``format``, ``options``: as in ``read_dataset``. ``out``: the file to write (by default
     manifest.parquet in the folder that the first source is or lies in). In the summary, ``missing`` names the
     clips that are listed and were not found, and ``manifest`` is what ``data.manifest`` and ``load_manifest``
-    take.
+    take. ``progress`` is called with (videos measured, all videos) after the annotations were read.
 
     Raises ManifestError for annotations that cannot be read and for options that the format does not have,
     StorageError for files that cannot be read or written.
     """
     if out is not None:
         check_manifest_name("out", out)
-    manifest = read_dataset(sources, format=format, **options)
+    manifest = read_dataset(sources, format=format, progress=progress, **options)
     target = out or storage.join(folder_of([str(source) for source in as_list(sources)]), FILE_NAME)
     save_manifest(manifest, target)
     return summary_of(manifest, target)
 
 
-def read_dataset(sources: Files, *, format: str | None = None, **options: Any) -> Manifest:
+def read_dataset(
+    sources: Files,
+    *,
+    format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Manifest:
     """Turn annotation files, or a folder of class folders, into one manifest.
 
     ``sources``: paths or URIs; give all the annotation files of a data set at once. ``format``: the type of
     an importer (``variants(Importer)``), plug-ins included; None: the importer that recognises the sources.
     ``options``: fields of that importer, such as ``videos``, the folder of the videos; None is ignored.
+    ``progress``: as in ``import_dataset``.
 
     The sizes of the video files are recorded, so a re-encoded copy has another ``content_hash``. Clips that
     are listed and were not found are named in ``Manifest.missing``. Raises ManifestError for sources that
@@ -69,7 +81,7 @@ def read_dataset(sources: Files, *, format: str | None = None, **options: Any) -
             key=_file_of(type(importer)),
             remedy="return kineray.data.Manifest(...)",
         )
-    sized = record_sizes(manifest)
+    sized = record_sizes(manifest, progress)
     _warn_of_empty(sized)
     return sized
 

@@ -4,6 +4,7 @@ A re-encoded copy has the ids, labels and spans of the original, and synthetic s
 the same ones. The size of a file is known without reading it, and stays the same when the file is copied.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from kineray import storage
@@ -11,13 +12,21 @@ from kineray.data.manifest.manifest import Manifest
 from kineray.video import is_frames_uri
 
 
-def record_sizes(manifest: Manifest) -> Manifest:
+def record_sizes(manifest: Manifest, progress: Callable[[int, int], None] | None = None) -> Manifest:
     """The manifest with the current size of every video file, on which its ``content_hash`` depends.
 
-    Folders of frames and missing files have none. Raises StorageError.
+    Folders of frames and missing files have none. ``progress`` is called with (files done, all files).
+    Raises StorageError.
     """
-    uris = dict.fromkeys(manifest.columns.column("uri").to_pylist())
-    sizes = storage.file_sizes(uri for uri in uris if not is_frames_uri(uri))
+    files = dict.fromkeys(uri for uri in manifest.columns.column("uri").to_pylist() if not is_frames_uri(uri))
+
+    def counted() -> Iterator[str]:
+        for done, uri in enumerate(files, start=1):
+            yield uri
+            if progress:
+                progress(done, len(files))
+
+    sizes = storage.file_sizes(counted())
     return replace(manifest, samples=manifest.columns.with_sizes(sizes))
 
 

@@ -1,0 +1,47 @@
+"""The events of training as lines of text, for terminals and logs."""
+
+from collections.abc import Callable
+
+from kineray.durations import duration
+from kineray.training.events import (
+    CheckpointEvent,
+    Event,
+    InitialisedEvent,
+    ReplacedEvent,
+    StartedEvent,
+    StepEvent,
+    ValidationEvent,
+    WaitingEvent,
+)
+
+
+def line_of(event: Event, near: Callable[[str], str] = str) -> str | None:
+    """One line about an event; None for one that says nothing new. ``near``: shortens locations."""
+    text: str | None = None
+    match event:
+        case WaitingEvent():
+            text = f"waiting for {event.cause} ..."
+        case StartedEvent():
+            causes = ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in event.seconds.items())
+            text = f"started in {duration(sum(event.seconds.values()))}: {causes}"
+        case InitialisedEvent():
+            text = f"{event.part or 'network'} initialised with {event.message}"
+        case StepEvent():
+            text = (
+                f"step {event.step}/{event.total_steps}  epoch {event.epoch:.2f}  "
+                f"loss {event.loss:.3f}  lr {event.lr:.3g}  {event.clips_per_s:.1f} clips/s  "
+                f"data wait {event.data_wait:.0%}  copy {event.copy:.0%}  "
+                f"compute {event.compute:.0%}  {duration(event.seconds_left)} left"
+            )
+        case ValidationEvent():
+            shown = "  ".join(f"{key} {value:.4f}" for key, value in event.metrics.items())
+            if f"val/{event.score_name}" not in event.metrics:
+                shown += f"  score {event.score:.4f} ({event.score_name})"
+            how = "" if event.precision == "float32" else f" in {event.precision}"
+            how += "" if event.weights == "model" else f" with the {event.weights} weights"
+            text = f"validation after epoch {event.epoch}{how}: {shown}"
+        case CheckpointEvent():
+            text = f"best checkpoint so far: {near(event.uri)}" if event.best else None
+        case ReplacedEvent():
+            text = "; ".join(f"replaced {failure.uri}: {failure.message}" for failure in event.failures)
+    return text
