@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from kineray.config import Experiment, apply_overrides, fingerprint, from_yaml, leaf_keys
+from kineray.config import Experiment, apply_overrides, as_argument, fingerprint, from_yaml, leaf_keys
 from kineray.data import Manifest, Sample
 from kineray.errors import ConfigError, TrackingError
 from kineray.tracking import (
@@ -95,7 +95,7 @@ def test_a_run_records_everything_that_was_written(store):
 
     detail = get_run(store, "whole")
     assert detail.status == "FINISHED"
-    assert detail.params == {key: str(value) for key, value in leaf_keys(experiment).items()}
+    assert detail.params == {key: as_argument(value) for key, value in leaf_keys(experiment).items()}
     assert detail.params["optim.lr"] == "0.05"
     assert detail.fingerprint == fingerprint(experiment)
     assert (detail.best_checkpoint, detail.last_checkpoint) == ("/x/best", "/x/last")

@@ -75,6 +75,8 @@ def test_platform_is_still_the_standard_library_from_the_repository_root():
         (["train", "raises.py"], "raises.py:2: ZeroDivisionError"),
         (["train", "syntax.py"], "syntax.py:1: SyntaxError"),
         (["train", "empty.py"], "empty.py: defines no 'experiment'"),
+        (["train", "checked.py"], "checked.py:2: Experiment.seed: input should be greater"),
+        (["train", "frozen.py"], "frozen.py:3: Experiment.seed: cannot be changed in place"),
         (["train", "typo.py"], "typo.py:2: Experiment.optimizer: unknown key"),
         (["train", "text.parquet"], "text.parquet: expected a .py script or a .yaml file"),
         (["sweep", "bad.yaml", "--smoke"], "bad.yaml"),
@@ -145,6 +147,8 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_2(kineray, monkeypatc
     Path("raises.py").write_text("x = 1\ny = x / 0\n")
     Path("syntax.py").write_text("def\n")
     Path("empty.py").write_text("x = 1\n")
+    Path("checked.py").write_text("import kineray\nkineray.Experiment.model_validate({'seed': -1})\n")
+    Path("frozen.py").write_text(experiment + "experiment.seed = 4\n")
     Path("typo.py").write_text("import kineray\nexperiment = kineray.Experiment(optimizer=3)\n")
     code, out, err = kineray(*words)
     assert code == 2
@@ -178,14 +182,23 @@ def test_an_unexpected_error_of_the_operating_system_is_one_line(kineray):
     assert len(err.splitlines()) == 1
 
 
-def test_print_config_is_yaml_that_trains_the_same_experiment(kineray):
-    code, out, _ = kineray("train", SCRIPT, "optim.lr=0.05", "--workers", "2", "seed=7", "--print-config")
-    assert code == 0
-    tree = yaml.safe_load(out)
-    assert tree["optim"]["lr"] == 0.05
-    assert tree["seed"] == 7
-    Path("again.yaml").write_text(out)
-    assert kineray("train", "again.yaml", "--print-config")[1] == out
+def test_print_config_prints_overrides_and_a_file_that_train_the_same_experiment(kineray):
+    words = ["train", SCRIPT, "optim.lr=0.05", "--workers", "2", "seed=7", "--print-config"]
+    code, out, err = kineray(*words)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert {"optim.lr=0.05", "seed=7", "model.stage_blocks=3,4,6,3", "recipe.ema=off"} <= set(lines)
+    assert kineray("train", SCRIPT, *lines, "--print-config")[1] == out
+    text = kineray(*words, "--json")[1]
+    assert yaml.safe_load(text)["optim"]["lr"] == 0.05
+    Path("again.json").write_text(text)
+    assert kineray("train", "again.json", "--print-config")[1] == out
+
+
+def test_another_variant_says_in_one_line_which_settings_are_its_defaults(kineray):
+    code, _, err = kineray("train", SCRIPT, "--smoke", "model.type=resnet3d", "--print-config")
+    assert (code, len(err.splitlines())) == (0, 1)
+    assert err.startswith("model.type=resnet3d: stage_blocks, width, ") and "alpha=4" in err
 
 
 def test_a_script_is_the_same_run_as_kineray_train(tmp_path):
@@ -205,6 +218,37 @@ def test_a_script_reports_bad_input_in_one_line_too(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == "kineray: optim.lrr: unknown key; did you mean optim.lr?\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("experiment = kineray.Experiment(seed=-1)", 2, "own.py:2: Experiment.seed: input should be"),
+        ("kineray.Experiment.model_validate({'sed': 1})", 2, "own.py:2: Experiment.sed: unknown key"),
+        ("experiment = kineray.Experiment()\nexperiment.seed = 4", 2, "own.py:3: Experiment.seed: cannot be"),
+        ("def build(): return kineray.DataConfig(crop=0)\nbuild()", 2, "own.py:2: DataConfig.crop: "),
+        ("kineray.main(3)", 2, "own.py: 'experiment' is not an experiment"),
+        ("kineray.main(None)", 2, "own.py: defines no 'experiment'"),
+        ("experiment = kineray.Experiment()", 0, "own.py: defines an experiment and runs nothing"),
+        ("experiment = kineray.Experiment()\nprint(kineray.train)", 0, "own.py: defines an experiment and"),
+        ("from kineray import Experiment\nkineray.config.fingerprint(Experiment())", 0, ""),
+    ],
+)
+def test_what_is_wrong_with_a_script_is_one_line(tmp_path, text, code, message):
+    (tmp_path / "own.py").write_text(f"import kineray\n{text}\n")
+    done = subprocess.run(
+        [sys.executable, "own.py"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, bool(message)), done.stderr
+    assert message in done.stderr
+
+
+def test_an_error_of_the_scripts_own_code_keeps_its_traceback(tmp_path):
+    (tmp_path / "own.py").write_text("import kineray\nkineray.Experiment()\n1 / 0\n")
+    done = subprocess.run(
+        [sys.executable, "own.py"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 1 and done.stderr.startswith("Traceback") and "ZeroDivision" in done.stderr
 
 
 def test_data_synth_and_show_print_json_on_stdout(kineray):

@@ -17,16 +17,23 @@ from kineray.config import (
     DataConfig,
     Experiment,
     LogUniform,
+    ModelSection,
+    OptimSection,
+    RecipePiece,
+    ScheduleSection,
     Uniform,
     apply_overrides,
+    arguments_of,
     check_space,
     differing_keys,
     fingerprint,
     from_yaml,
     leaf_keys,
     parse_domain,
+    reset_by,
     to_yaml,
     trial_name,
+    variants,
 )
 from kineray.errors import ConfigError
 
@@ -234,6 +241,55 @@ def test_leaf_keys_written_as_overrides_give_the_same_experiment(experiment):
 
     overrides = [f"{key}={text(value)}" for key, value in leaf_keys(experiment).items()]
     assert apply_overrides(Experiment(), overrides) == experiment
+
+
+@st.composite
+def any_experiments(draw):
+    """With any variant of each section, any pieces, and texts that look like other values."""
+    chosen = {
+        "model.type": draw(st.sampled_from(sorted(variants(ModelSection)))),
+        "optim.type": draw(st.sampled_from(sorted(variants(OptimSection)))),
+        "schedule.type": draw(st.sampled_from(sorted(variants(ScheduleSection)))),
+        "task.type": draw(st.sampled_from(["classification", "multi_label"])),
+        "name": draw(st.sampled_from(["none", "null", "on", "1e3", "true"])),
+        "data.manifest": draw(
+            st.sampled_from(["", "none.parquet", "a, b=c [d].parquet", "s3://b/x.parquet"])
+        ),
+        "data.heads": draw(st.sampled_from(["", "verb", "verb,noun"])),
+        "data.flow_bound": draw(st.sampled_from([None, 20.5])),
+        "optim.lr": draw(st.floats(1e-12, 1e3)),
+        **{f"recipe.{piece}": draw(st.sampled_from(["on", "off"])) for piece in variants(RecipePiece)},
+        "data.augment.color_jitter": draw(st.sampled_from(["on", "off"])),
+    }
+    if chosen["task.type"] == "classification":
+        chosen["task.metrics.top_k"] = draw(st.sampled_from(["on", "off"]))
+    try:
+        return apply_overrides(Experiment(), chosen)
+    except ConfigError:  # such as a network that needs other clips
+        return apply_overrides(Experiment(), {**chosen, "model.type": "slowfast"})
+
+
+@settings(max_examples=25)
+@given(any_experiments(), any_experiments())
+def test_what_is_printed_is_overrides_that_make_the_same_of_any_experiment(experiment, other):
+    lines = arguments_of(experiment)
+    assert len({line.partition("=")[0] for line in lines}) == len(lines)
+    for base in (Experiment(), other):
+        assert apply_overrides(base, "\n".join(lines).split("\n")) == experiment
+
+
+def test_a_variant_that_is_replaced_says_what_was_lost():
+    base = apply_overrides(Experiment(), ["model.width=8", "model.dropout=0.1", "model.alpha=4"])
+    (line,) = reset_by(base, ["model.type=resnet3d", "model.dropout=0.3", "optim.type=adam"])
+    assert line == (
+        "model.type=resnet3d: width has resnet3d's defaults (the experiment's width=8, alpha=4, dropout=0.1"
+        " belonged to slowfast)"
+    )
+    assert reset_by(base, ["model.type=slowfast", "model.width=16"]) == []
+    nested = apply_overrides(Experiment(), ["model.type=frame", "model.temporal.type=lstm"])
+    changed = apply_overrides(nested, ["model.temporal.units=9"])
+    assert len(reset_by(changed, ["model.temporal.type=gru"])) == 1
+    assert reset_by(nested, ["model.temporal.type=gru"]) == []
 
 
 def test_yaml_with_only_some_keys_takes_the_defaults_of_its_variant():

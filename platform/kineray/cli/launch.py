@@ -73,18 +73,20 @@ def resolve(script: Script, overrides: tuple[str, ...], source: str, smoke: bool
 
     ``source``: the script as the user wrote it, for errors. Raises ConfigError.
     """
-    from kineray.config import apply_overrides
+    from kineray.config import apply_overrides, reset_by
 
-    if not smoke:
-        return apply_overrides(script.experiment, overrides)
-    if script.smoke is None:
+    base = script.smoke if smoke else script.experiment
+    if base is None:
         raise ConfigError(
             "defines no 'smoke' experiment",
             code="not_defined",
             key=source,
             remedy="define one, or leave out `smoke`",
         )
-    return apply_overrides(script.smoke, overrides)
+    experiment = apply_overrides(base, overrides)
+    for line in reset_by(base, overrides):
+        note(line)
+    return experiment
 
 
 def with_smoke_data(experiment: "Experiment") -> "Experiment":

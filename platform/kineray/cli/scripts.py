@@ -26,24 +26,34 @@ def load_script(path: str) -> Script:
 
     Raises ConfigError if the file is missing, raises an error, or defines no experiment.
     """
-    from kineray.config import Experiment, from_yaml
+    from kineray.config import from_yaml
     from kineray.config.plugins import load_file, read_text
 
     file = Path(path)
     if not file.is_file():
         raise ConfigError("no such file", code="not_found", key=path, remedy=_REMEDY)
-    if file.suffix in {".yaml", ".yml"}:
+    if file.suffix in {".yaml", ".yml", ".json"}:  # JSON is YAML
         return Script(from_yaml(read_text(file, _REMEDY), path))
     if file.suffix != ".py":
         raise ConfigError(
-            "expected a .py script or a .yaml file", code="not_an_experiment", key=path, remedy=_REMEDY
+            "expected a .py script or a .yaml file",
+            code="not_an_experiment",
+            key=path,
+            remedy=_REMEDY,
         )
     names = vars(load_file(file)[1])
-    experiment, smoke = names.get("experiment"), names.get("smoke")
+    space = names.get("search_space")
+    return checked(names.get("experiment"), names.get("smoke"), {} if space is None else space, path)
+
+
+def checked(experiment: object, smoke: object, search_space: dict[str, Any], path: str) -> Script:
+    """The definitions of the script at ``path``. Raises ConfigError for those that are no experiments."""
+    from kineray.config import Experiment
+
     if not isinstance(experiment, Experiment):
         raise ConfigError(
-            "defines no 'experiment'",
-            code="not_defined",
+            "defines no 'experiment'" if experiment is None else "'experiment' is not an experiment",
+            code="not_defined" if experiment is None else "not_an_experiment",
             key=path,
             remedy="write experiment = kineray.Experiment(...)",
         )
@@ -54,5 +64,4 @@ def load_script(path: str) -> Script:
             key=path,
             remedy="write smoke = kineray.Experiment(...)",
         )
-    space = names.get("search_space")
-    return Script(experiment, smoke, {} if space is None else space)
+    return Script(experiment, smoke, search_space)

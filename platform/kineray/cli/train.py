@@ -10,7 +10,7 @@ from kineray.cli.launch import Verb, add_options, launch_options, resolve, with_
 from kineray.cli.output import at, json_option, near, scores_line, show
 from kineray.cli.plugins import ExperimentCommand
 from kineray.cli.progress import TrainingProgress
-from kineray.cli.scripts import Script, load_script
+from kineray.cli.scripts import Script, checked, load_script
 
 if TYPE_CHECKING:
     from kineray.options import WorkerOptions
@@ -28,7 +28,11 @@ def _train_options(command: Verb) -> Verb:
             resume="Continue the run --name, or the newest unfinished one, at its exact step.",
             smoke="Run the script's small experiment, on video files made for it.",
         ),
-        click.option("--print-config", is_flag=True, help="Print the resolved experiment as YAML and stop."),
+        click.option(
+            "--print-config",
+            is_flag=True,
+            help="Print the resolved experiment and stop: KEY=VALUE lines, or with --json a file.",
+        ),
         json_option,
     )
     return add_options(command, options)
@@ -49,7 +53,8 @@ def train(script: str, overrides: tuple[str, ...], **options: Any) -> None:
 @click.pass_obj
 def train_experiment(obj: dict[str, Any], /, overrides: tuple[str, ...], **options: Any) -> None:
     """Train this experiment, with KEY=VALUE changes to the science."""
-    _train(Script(obj["experiment"], obj["smoke"]), overrides, sys.argv[0], **options)
+    script = checked(obj["experiment"], obj["smoke"], {}, sys.argv[0])
+    _train(script, overrides, sys.argv[0], **options)
 
 
 def _train(
@@ -68,9 +73,9 @@ def _train(
 ) -> None:
     experiment = resolve(script, overrides, source, smoke)
     if print_config:
-        from kineray.config import to_yaml
+        from kineray.config import arguments_of
 
-        click.echo(to_yaml(experiment), nl=False)
+        show(experiment.model_dump(mode="json"), "\n".join(arguments_of(experiment)), as_json=as_json)
         return
     from kineray.orchestration import train as run_training
 

@@ -11,17 +11,21 @@ from kineray.config.fields import Section
 from kineray.config.files import from_yaml, to_yaml
 from kineray.config.fingerprint import fingerprint
 from kineray.config.losses.base import LossSection
+from kineray.config.main_script import watch_main_script
 from kineray.config.metrics.base import MetricSection
 from kineray.config.models.base import ModelSection
 from kineray.config.optim.base import BatchScaledOptimSection, OptimSection
 from kineray.config.overrides import (
     apply_overrides,
+    arguments_of,
+    as_argument,
     as_arguments,
     as_pairs,
     change_model,
     differing_keys,
     leaf_keys,
     overrides_of,
+    reset_by,
 )
 from kineray.config.plugins import Plugin, check_main_guard, load_plugins, loaded_plugins, plugins_of
 from kineray.config.recipe.base import RecipePiece
@@ -65,6 +69,8 @@ __all__ = [
     "Uniform",
     "Variant",
     "apply_overrides",
+    "arguments_of",
+    "as_argument",
     "as_arguments",
     "as_pairs",
     "change_model",
@@ -80,10 +86,13 @@ __all__ = [
     "overrides_of",
     "parse_domain",
     "plugins_of",
+    "reset_by",
     "to_yaml",
     "trial_name",
     "variants",
 ]
+
+watch_main_script()
 
 
 def __getattr__(name: str) -> Any:

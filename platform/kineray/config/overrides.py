@@ -1,5 +1,6 @@
 """Dotted ``key=value`` overrides: read, applied and written."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from kineray.config.models.base import ModelSection
 from kineray.config.problems import bad_value
 from kineray.config.schema import Experiment
 from kineray.config.tree import change, flatten
-from kineray.config.variants import Pieces, Variant, find_variant
+from kineray.config.variants import Pieces, Variant, family_of_pieces, find_variant, variants
 from kineray.errors import ConfigError
 
 Overrides = Iterable[str] | Mapping[str, object]
@@ -76,7 +77,16 @@ def overrides_of(section: Section, path: str) -> list[str]:
 
 def as_arguments(tree: Mapping[str, Any]) -> dict[str, str]:
     """The leaves of a section in plain values, as they are written in overrides: ``{"cut": "layer3"}``."""
-    return {key: _as_argument(value) for key, value in flatten(tree)}
+    return {key: as_argument(value) for key, value in flatten(tree)}
+
+
+def as_argument(value: object) -> str:
+    """A value of a field as it is written in an override: ``3,4,6,3``, ``none``, ``true``."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(as_argument, value))
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else str(value).lower()
+    return str(value)
 
 
 def change_model(model: ModelSection, fields: Mapping[str, object]) -> ModelSection:
@@ -104,6 +114,41 @@ def leaf_keys(experiment: Experiment) -> dict[str, object]:
     return dict(_leaves(experiment, ""))
 
 
+def arguments_of(experiment: Experiment) -> list[str]:
+    """Every field as ``key=value``, in the order of declaration: overrides that make it of any experiment.
+
+    Pieces that it does not have are switched off (``recipe.ema=off``).
+    """
+    absent = _absent_pieces(experiment, "")
+    return [*(f"{key}={as_argument(value)}" for key, value in leaf_keys(experiment).items()), *absent]
+
+
+def reset_by(experiment: Experiment, overrides: Overrides) -> list[str]:
+    """A line for each variant that ``overrides`` replace whose settings were not its defaults.
+
+    It says which settings are those of the new variant's defaults now, and what the experiment had.
+    """
+    pairs, lines = as_pairs(overrides), []
+    for key in sorted((key for key in pairs if key.endswith(".type")), key=lambda key: key.count(".")):
+        path, chosen = key.removesuffix(".type"), str(pairs[key])
+        before = _section_at(experiment, path)
+        if before is None or before.type == chosen:
+            continue
+        had = [text.removeprefix(f"{path}.") for text in _changes(before, _usual(before), path)]
+        family = type(before).family()
+        if not had or family is None:
+            continue
+        fields = find_variant(family, chosen, key).model_fields
+        shared = dict.fromkeys(re.split("[.=]", text)[0] for text in had)
+        names = [name for name in shared if name in fields and f"{path}.{name}" not in pairs]
+        now = f"{_some(names)} {'has' if len(names) == 1 else 'have'}" if names else "it has"
+        lines.append(
+            f"{key}={chosen}: {now} {chosen}'s defaults (the experiment's {_some(had)} belonged to"
+            f" {before.type})"
+        )
+    return lines
+
+
 def differing_keys(left: Experiment, right: Experiment) -> list[str]:
     """Dotted keys whose values differ, or that only one of the two experiments has."""
     a, b = leaf_keys(left), leaf_keys(right)
@@ -126,6 +171,31 @@ def _leaves(
             yield key, plain[name]
 
 
+def _absent_pieces(section: BaseModel, prefix: str) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        value, key = getattr(section, name), f"{prefix}{name}"
+        family = family_of_pieces(field.annotation)
+        if family is not None:
+            yield from (f"{key}.{piece}=off" for piece in variants(family) if piece not in value)
+        elif isinstance(value, BaseModel):
+            yield from _absent_pieces(value, f"{key}.")
+
+
+def _section_at(section: Any, path: str) -> Variant | None:
+    """The variant at a dotted path; None if there is none."""
+    for name in path.split("."):
+        section = getattr(section, name, None)
+    return section if isinstance(section, Variant) else None
+
+
+def _usual(section: Section) -> Section:
+    return type(section).model_construct()
+
+
+def _some(texts: list[str], most: int = 6) -> str:
+    return ", ".join(texts[:most]) + f", and {len(texts) - most} more" * (len(texts) > most)
+
+
 def _changes(section: Section, default: Section, path: str) -> Iterator[str]:
     for name in type(section).model_fields:
         value, usual, key = getattr(section, name), getattr(default, name, _ABSENT), f"{path}.{name}"
@@ -138,15 +208,7 @@ def _changes(section: Section, default: Section, path: str) -> Iterator[str]:
         elif isinstance(value, Section) and isinstance(usual, Section):
             yield from _changes(value, usual, key)
         elif value != usual and name != "type":
-            yield f"{key}={_as_argument(value)}"
-
-
-def _as_argument(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return ",".join(map(_as_argument, value))
-    if value is None or isinstance(value, bool):
-        return "none" if value is None else str(value).lower()
-    return str(value)
+            yield f"{key}={as_argument(value)}"
 
 
 class _Absent:

@@ -25,8 +25,9 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from kineray.config.problems import bad_value
 from kineray.config.sources import SOURCES, ModuleSource, importable, modules_beside
 from kineray.config.variants import Pieces, Variant, families, redeclare, undeclare
 from kineray.errors import ConfigError, KinerayError
@@ -302,6 +303,8 @@ def _failure(error: Exception, paths: Container[str]) -> ConfigError:
     if isinstance(error, SyntaxError):
         places.append((error.filename or "", error.lineno or 0))
     file, line = [place for place in places if place[0] in paths][-1]
+    if isinstance(error, ValidationError):
+        error = bad_value(error, {}, (error.title,))
     if isinstance(error, KinerayError):
         return ConfigError(str(error), code=error.code, key=f"{file}:{line}")
     return ConfigError(

@@ -25,6 +25,9 @@ def bad_value(
     key = ".".join(str(part) for part in (*path, *first["loc"]) if not str(part).isdigit())
     message = first["msg"].removeprefix("Value error, ")
     problem = message[:1].lower() + message[1:]
+    if first["type"] == "frozen_instance":
+        remedy = "make another one with kineray.apply_overrides(experiment, {...})"
+        return ConfigError("cannot be changed in place", code="frozen", key=key, remedy=remedy)
     if first["type"] == "extra_forbidden":
         remedy = did_you_mean(str(first["loc"][-1]), known)
         return ConfigError("unknown key", code="unknown_key", key=key, remedy=remedy)

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from kineray.config.problems import did_you_mean
 from kineray.config.schema import Experiment
@@ -99,7 +100,7 @@ def change(tree: Tree, pairs: Mapping[str, object]) -> Tree:
         container = _place(tree, section)
         if container is None or not container.pieces:
             check_key(key, tree)
-            node_at(tree, section)[leaf] = None if value == "none" else value
+            node_at(tree, section)[leaf] = None if value == "none" and _takes_none(tree, key) else value
     return tree
 
 
@@ -228,6 +229,24 @@ def _check_variant(key: str, place: Place) -> None:
             key=key,
             remedy=f"select {place.path}.type={owners[0]}, or leave the field out",
         )
+
+
+def _takes_none(tree: Tree, key: str) -> bool:
+    """Whether the field at ``key`` can be None, for which an override says none; else that is a text."""
+    section, _, leaf = key.rpartition(".")
+    place = _place(tree, section)
+    return _accepts_none(place.section if place else Experiment, leaf)
+
+
+@cache
+def _accepts_none(section: type[BaseModel], name: str) -> bool:
+    field = section.model_fields[name]
+    try:
+        kind: Any = Annotated[field.annotation, "", *field.metadata]
+        TypeAdapter(kind).validate_python(None)
+    except ValidationError:
+        return False
+    return True
 
 
 def _suggestion(word: str, known: list[str]) -> str:

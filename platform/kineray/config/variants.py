@@ -85,6 +85,11 @@ class Variant(Section):
         cls._members[name] = cls
 
     @classmethod
+    def family(cls) -> Kind | None:
+        """The base section that this is a variant of."""
+        return cls._family
+
+    @classmethod
     def _source(cls) -> str:
         return f"{cls.__module__}.{cls.__qualname__}"
 

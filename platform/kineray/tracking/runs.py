@@ -9,7 +9,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from kineray import storage
-from kineray.config import Experiment, leaf_keys, to_yaml
+from kineray.config import Experiment, as_argument, leaf_keys, to_yaml
 from kineray.data import Manifest
 from kineray.errors import StorageError, TrackingError
 from kineray.tracking.client import (
@@ -190,7 +190,7 @@ def start_run(
     git = git_state()
     if git is not None:
         tags |= {"mlflow.source.git.commit": git.commit, "git.dirty": str(git.dirty).lower()}
-    params = [Param(key, str(value)) for key, value in leaf_keys(experiment).items()]
+    params = [Param(key, as_argument(value)) for key, value in leaf_keys(experiment).items()]
     with tracking_errors(tracking_uri(storage_uri)):
         if is_in_tracker(client, storage_uri, name):
             raise name_taken(storage_uri, name)
