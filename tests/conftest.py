@@ -1,5 +1,6 @@
 """Fixtures that several kinds of tests share: videos, a small experiment, a Ray cluster, an S3 server."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -72,7 +73,9 @@ def kineray(capsys):
             run(words)
         return (stopped.value.code, *capsys.readouterr())
 
-    return call
+    level = logging.getLogger().level
+    yield call
+    logging.getLogger().setLevel(level)  # as it was before --verbose
 
 
 @pytest.fixture(scope="session")

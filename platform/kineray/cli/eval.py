@@ -57,7 +57,7 @@ def command(
             )
     from kineray.tracking.evaluate import evaluate
 
-    with Progress("videos") as progress:
+    with Progress("videos", doing="loading the checkpoint") as progress:
         evaluation = evaluate(
             checkpoint,
             manifest=manifest,

@@ -71,7 +71,7 @@ def command(
         lines = [f"{head}: {_classes(classes)}" for head, classes in prediction.predictions.items()]
         show(prediction, "\n".join(lines), as_json=as_json, then=then)
         return 0
-    with Progress("videos") as progress:
+    with Progress("videos", doing="loading the checkpoint") as progress:
         made = predict_many(
             checkpoint,
             videos,

@@ -45,21 +45,28 @@ class Progress:
         self._lines = _Lines()
         self._every_s = 0.2 if self._lines.live else 10.0
         self._start = self._last = time.monotonic()
-        self._is_counting = threading.Event()
+        self._waits_no_more = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_counting = False
 
     def __enter__(self) -> "Progress":
         if self._doing:
-            threading.Thread(target=self._tick, name="kineray-progress", daemon=True).start()
+            self._thread = threading.Thread(target=self._tick, name="kineray-progress", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_counting.set()
+        self.stop_waiting()
+
+    def stop_waiting(self) -> None:
+        """Show ``doing`` no more, and end the line, as before a question to the user."""
+        self._end_ticks()
         self._lines.end()
 
     def __call__(self, done: int, total: int, count: int | None = None) -> None:
-        if not self._is_counting.is_set():
-            self._is_counting.set()
-            self._start = time.monotonic()
+        if not self._is_counting:
+            self._end_ticks()
+            self._is_counting, self._start = True, time.monotonic()
         now = time.monotonic()
         if now - self._last < self._every_s and not (self._lines.live and done == total):
             return
@@ -69,9 +76,14 @@ class Progress:
         more = "" if count is None else f"  {count} {self._also}"
         self._lines.print(f"{done} of {total} {self._what}  {rate:.1f}/s  {left} left{more}", live=True)
 
+    def _end_ticks(self) -> None:
+        self._waits_no_more.set()
+        if self._thread is not None:
+            self._thread.join()
+
     def _tick(self) -> None:
         every_s = max(self._every_s, 1.0)
-        while not self._is_counting.wait(every_s):
+        while not self._waits_no_more.wait(every_s):
             self._lines.print(f"{self._doing} ... {duration(time.monotonic() - self._start)}", live=True)
 
 

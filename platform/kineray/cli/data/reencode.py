@@ -68,10 +68,13 @@ def command(
         )
 
     def confirm(estimate: "Estimate") -> bool:
+        progress.stop_waiting()
         note(_cost(estimate, out))
         return yes or click.confirm("Start?", err=True)
 
-    with Progress("videos", "failed") as progress:
+    with Progress(
+        "videos", "failed", doing="encoding parts of a few videos, to estimate the cost"
+    ) as progress:
         copy = reencode(
             manifest,
             out,
