@@ -47,7 +47,7 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._waits_no_more = threading.Event()
         self._thread: threading.Thread | None = None
-        self._is_counting = False
+        self._is_counting, self._first = False, 0
 
     def __enter__(self) -> "Progress":
         if self._doing:
@@ -64,17 +64,18 @@ class Progress:
         self._lines.end()
 
     def __call__(self, done: int, total: int, count: int | None = None) -> None:
-        if not self._is_counting:
+        if self._doing and not self._is_counting:
             self._end_ticks()
-            self._is_counting, self._start = True, time.monotonic()
+            # The first one took the time of what came before it.
+            self._is_counting, self._start, self._first = True, time.monotonic(), done
         now = time.monotonic()
         if now - self._last < self._every_s and not (self._lines.live and done == total):
             return
         self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        left = duration((total - done) / rate) if rate else "?"
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        speed = f"  {rate:.1f}/s  {duration((total - done) / rate)} left" if rate else ""
         more = "" if count is None else f"  {count} {self._also}"
-        self._lines.print(f"{done} of {total} {self._what}  {rate:.1f}/s  {left} left{more}", live=True)
+        self._lines.print(f"{done} of {total} {self._what}{speed}{more}", live=True)
 
     def _end_ticks(self) -> None:
         self._waits_no_more.set()
