@@ -18,5 +18,5 @@ def test_the_sweep_notebook_runs_and_names_the_best_trial(tmp_path):
     last = outputs[-1]["text"]
     assert last.startswith("kineray promote notebook-sweep/model.alpha=")
     table = next(o["data"]["text/html"] for o in outputs if o["output_type"] == "execute_result")
-    assert "score" in table
+    assert "best" in table
     assert "model.alpha" in table
