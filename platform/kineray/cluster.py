@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kineray.errors import KinerayError, Terminated
+from kineray.threads import wait_without_spinning
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def import_ray() -> Any:
     """The module, imported with kineray's settings."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    wait_without_spinning()  # processes of a local Ray inherit it
     # RAY_AUTH_MODE is left to ray.init: set here, it would come too late for a Ray that is imported already.
     import ray
 

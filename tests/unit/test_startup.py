@@ -1,5 +1,6 @@
 """What happens before a run's first step."""
 
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,30 @@ def test_driver_mailbox_and_controller_import_no_torch(module):
     program = f"import sys, kineray.{module}; print({{'torch', 'torchvision'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_no_worker_waits_for_other_threads_by_spinning():
+    """OpenMP reads it when torch is imported, so it is set before that in every process."""
+    program = """
+import os, sys
+from kineray.cluster import import_ray
+from kineray.orchestration.trainer import _join
+try:
+    _join("none", "none", 0, 1)
+except Exception:
+    pass
+print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for chosen, expected in (({}, "PASSIVE True"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE True")):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment | chosen,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
 
 
 def test_waits_are_announced_and_summed_up_before_the_first_step():

@@ -11,6 +11,7 @@ import click
 from kineray.cli.errors import called, one_line
 from kineray.cli.verbs import add_verbs
 from kineray.errors import KinerayError, Terminated
+from kineray.threads import wait_without_spinning
 
 if TYPE_CHECKING:
     from kineray.config import Experiment
@@ -57,6 +58,7 @@ def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None
 
 def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) -> None:
     """Run ``command``; print a problem that the user can fix as one line on stderr, with exit code 2."""
+    wait_without_spinning()
     try:
         code = command.main(arguments, prog_name=None, standalone_mode=False, **extra)
         sys.stdout.flush()

@@ -13,6 +13,7 @@ from kineray.data import Manifest, load_manifest
 from kineray.errors import ConfigError, KinerayError, ManifestError, StorageError
 from kineray.orchestration.messages import WorkerFailed, WorkerStarted, WorkerTask
 from kineray.storage.os_errors import os_errors_about
+from kineray.threads import wait_without_spinning
 
 WORKER_EXCEPTION = "worker_exception"  # the code of an error that is not one of kineray's own
 
@@ -22,6 +23,7 @@ _LIBRARIES = {"kineray", "numpy", "pydantic", "ray", "torch", "torchvision"} | s
 
 def set_up_process(task: WorkerTask, cpus: int) -> Experiment:
     """Prepare this process for ``task``, with ``cpus`` threads: the first thing that any worker does."""
+    wait_without_spinning()
     import torch
 
     torch.set_num_threads(cpus)  # Ray sets OMP_NUM_THREADS to 1

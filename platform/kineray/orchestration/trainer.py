@@ -15,6 +15,8 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from kineray.threads import wait_without_spinning
+
 _TIMEOUT = timedelta(minutes=30)
 _LEAVE_S = 5.0
 
@@ -64,6 +66,7 @@ def _free_url() -> str:
 
 
 def _join(url: str, backend: str, rank: int, size: int) -> None:
+    wait_without_spinning()
     import torch.distributed as dist
 
     dist.init_process_group(backend, init_method=url, rank=rank, world_size=size, timeout=_TIMEOUT)

@@ -14,6 +14,7 @@ from kineray.orchestration.process import (
     start_message,
 )
 from kineray.storage import join
+from kineray.threads import wait_without_spinning
 
 if TYPE_CHECKING:
     from kineray.training import TrainResult
@@ -28,6 +29,7 @@ def run_worker(task_json: str, mailbox: Any) -> "TrainResult | None":
     error that would occur again. If every worker has such an error, none raises and all return. If only one
     has it, it raises once to end the others, and the new group returns at once.
     """
+    wait_without_spinning()  # before torch is imported; the processes of a cluster inherit nothing
     import ray
     import ray.train
     import torch
