@@ -201,6 +201,14 @@ def test_another_variant_says_in_one_line_which_settings_are_its_defaults(kinera
     assert err.startswith("model.type=resnet3d: stage_blocks, width, ") and "alpha=4" in err
 
 
+def test_a_search_of_variants_says_which_settings_are_their_defaults(kineray):
+    Path("base.yaml").write_text("model: {width: 8}\ndata: {manifest: gone.parquet}\n")
+    code, _, err = kineray("sweep", "base.yaml", "--search", "model.type=slowfast,resnet3d")
+    notice, error = err.splitlines()
+    assert (code, notice.startswith("model.type=resnet3d: width has ")) == (2, True)
+    assert "gone.parquet" in error
+
+
 def test_a_script_is_the_same_run_as_kineray_train(tmp_path):
     words = ["optim.lr=0.05", "--print-config", "model.alpha=4"]
     by_script = subprocess.run(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kineray.cli.launch import launch_options, resolve, with_smoke_data
-from kineray.cli.output import at, json_option, show, table
+from kineray.cli.output import at, json_option, note, show, table
 from kineray.cli.plugins import ExperimentCommand
 from kineray.cli.progress import TrainingProgress
 from kineray.cli.scripts import load_script
@@ -57,7 +57,7 @@ def sweep(
     as_json: bool,
 ) -> None:
     """Search the space of SCRIPT (or --search) with TPE and ASHA; every trial is a run."""
-    from kineray.config import check_space
+    from kineray.config import Choice, check_space, reset_by
     from kineray.config.space import parse_space
 
     loaded = load_script(script)
@@ -73,6 +73,10 @@ def sweep(
     from kineray.orchestration import sweep as run_sweep
 
     check_space(experiment, space, fixed=[text.partition("=")[0] for text in overrides])
+    for key, domain in space.items():
+        for value in domain.values if isinstance(domain, Choice) else ():
+            for line in reset_by(experiment, {key: value}):
+                note(line)
     if smoke:
         experiment = with_smoke_data(experiment)
     with TrainingProgress() as progress:
