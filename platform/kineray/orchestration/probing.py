@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -12,10 +11,11 @@ from contextlib import contextmanager, suppress
 
 from kineray.config import Experiment, Plugin, from_yaml, loaded_plugins, to_yaml
 from kineray.data import Preprocessing
-from kineray.errors import KinerayError
+from kineray.errors import CheckpointError, ConfigError, KinerayError, StorageError
 
 log = logging.getLogger(__name__)
 
+_KINDS = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StorageError, KinerayError)}
 _LONGEST_S = 60.0  # from the start; after that, workers find what is wrong
 
 
@@ -53,8 +53,8 @@ class Probe:
             answer = b""
         if not answer:
             log.debug("the model could not be checked before the start")
-        elif (error := pickle.loads(answer)) is not None:
-            raise error
+        elif (found := json.loads(answer)) is not None:
+            raise _KINDS[found.pop("kind")](found.pop("problem"), **found)
 
     def end(self) -> None:
         """End the process."""
@@ -79,15 +79,24 @@ def _main() -> None:
     task = json.load(sys.stdin)
     for plugin in map(Plugin.from_json, task["plugins"]):
         plugin.execute()
-    experiment, problem = from_yaml(task["experiment"]), None
+    experiment = from_yaml(task["experiment"])
+    problem: KinerayError | None = None
     from kineray.training.probe import probe
 
     try:
         probe(experiment, task["labels"])
     except KinerayError as error:
         problem = error
-    with os.fdopen(answer, "wb") as file:
-        pickle.dump(problem, file)
+    with os.fdopen(answer, "w") as file:
+        json.dump(problem and _fields(problem), file)
+
+
+def _fields(error: KinerayError) -> dict[str, str | None]:
+    """What ``Probe.result`` makes the same error of."""
+    kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))
+    value = None if error.value is None else str(error.value)
+    about = {"code": error.code, "key": error.key, "value": value, "remedy": error.remedy}
+    return {"kind": kind, "problem": error.problem, **about}
 
 
 if __name__ == "__main__":
