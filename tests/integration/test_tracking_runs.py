@@ -194,6 +194,17 @@ def test_a_resumed_run_does_not_record_a_step_twice(store):
     assert get_run(store, "again").status == "FINISHED"
 
 
+def test_appended_metrics_go_on_after_a_resume(store):
+    run = start(store, "appended")
+    run.append_metrics({"system/x": 1.0})
+    run.append_metrics({"system/x": 2.0})
+    run.finish("KILLED")
+    run = resume_run(store, "appended")
+    run.append_metrics({"system/x": 3.0})
+    run.finish()
+    assert history(store, "appended", "system/x") == [(0, 1.0), (1, 2.0), (2, 3.0)]
+
+
 def test_values_that_are_not_finite_are_recorded(store):
     run = start(store, "nan")
     run.log_metrics({"train/loss": math.nan}, 1)

@@ -8,8 +8,8 @@ from typing import Any
 
 from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.data import Manifest
-from kineray.orchestration.mailbox import drain, open_mailbox, record
-from kineray.orchestration.messages import FromTrial, TrialEnded, TrialEvent, TrialStarted
+from kineray.orchestration.mailbox import drain, open_mailbox, record, record_system
+from kineray.orchestration.messages import FromTrial, SystemMetrics, TrialEnded, TrialEvent, TrialStarted
 from kineray.orchestration.process import as_kineray_error
 from kineray.orchestration.records import run_fingerprint
 from kineray.tracking import PROBLEM, Run, get_run, mark_folder, resume_run, run_exists, start_run
@@ -167,6 +167,8 @@ class Board:
                 self.first_problem = self.first_problem or problem
             case _ if entry is None:  # its record could not be started, which has been logged
                 pass
+            case SystemMetrics():
+                record_system(entry.run, message)
             case TrialEvent(event=event):
                 record(entry.run, event)
                 if isinstance(event, ValidationEvent):

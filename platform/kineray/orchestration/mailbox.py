@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 from kineray.cluster import driver_node
-from kineray.orchestration.messages import FromTrial, FromWorker, WorkerFailed, WorkerStarted
+from kineray.orchestration.messages import FromTrial, FromWorker, SystemMetrics, WorkerFailed, WorkerStarted
 from kineray.orchestration.startup import in_thread
 from kineray.storage import relative
 from kineray.tracking import BEST_SCORE, SCORE, SCORE_NAME, Run
@@ -112,6 +112,12 @@ def record(run: Run, message: Event | WorkerStarted) -> None:
             record_checkpoints(run, message.step, message.uri, best, message.score)
         case ReplacedEvent():
             run.log_metrics({"train/replaced_clips": float(len(message.failures))}, message.step)
+
+
+def record_system(run: Run, message: SystemMetrics) -> None:
+    """Write how busy a host is to the run's record; those of other hosts than the first have its name."""
+    place = f"system/{message.host}" if message.node else "system"
+    run.append_metrics({f"{place}/{name}": value for name, value in message.values.items()})
 
 
 def record_checkpoints(run: Run, step: int, last_uri: str, best_uri: str | None, score: float | None) -> None:

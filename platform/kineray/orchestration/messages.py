@@ -76,7 +76,20 @@ class WorkerFailed:
     permanent: bool
 
 
-FromWorker = WorkerStarted | WorkerFailed | Event
+@dataclass(frozen=True)
+class SystemMetrics:
+    """How busy the host of a worker, or of ``trial``, is: {name of MLflow's system metrics: value}.
+
+    ``node``: the number of the host among those of the run.
+    """
+
+    values: dict[str, float]
+    host: str
+    node: int = 0
+    trial: str = ""
+
+
+FromWorker = WorkerStarted | WorkerFailed | SystemMetrics | Event
 
 
 @dataclass(frozen=True)
@@ -115,4 +128,4 @@ class TrialEnded:
     traceback: str = ""
 
 
-FromTrial = TrialStarted | TrialEvent | TrialEnded
+FromTrial = TrialStarted | TrialEvent | TrialEnded | SystemMetrics

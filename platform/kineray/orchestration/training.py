@@ -12,8 +12,15 @@ from typing import Any
 from kineray.config import Experiment, check_main_guard, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
-from kineray.orchestration.mailbox import drain, open_mailbox, record, record_checkpoints, stop_workers
-from kineray.orchestration.messages import FromWorker, WorkerFailed, WorkerStarted, WorkerTask
+from kineray.orchestration.mailbox import (
+    drain,
+    open_mailbox,
+    record,
+    record_checkpoints,
+    record_system,
+    stop_workers,
+)
+from kineray.orchestration.messages import FromWorker, SystemMetrics, WorkerFailed, WorkerStarted, WorkerTask
 from kineray.orchestration.probing import probing
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.progress import LoggedProgress, visible_progress
@@ -255,6 +262,9 @@ def _deliver(mailbox: Any, run: Run, start: StartUp, failures: list[WorkerFailed
         if isinstance(message, WorkerFailed):
             log.debug("worker %d on %s:\n%s", message.rank, message.host, message.traceback)
             failures = [*failures, message]
+            continue
+        if isinstance(message, SystemMetrics):
+            record_system(run, message)
             continue
         record(run, message)
         if isinstance(message, WorkerStarted):

@@ -7,8 +7,9 @@ from typing import Any
 
 from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.errors import NonFiniteLossError
-from kineray.orchestration.messages import TrialEnded, TrialEvent, TrialStarted, TrialTask
+from kineray.orchestration.messages import SystemMetrics, TrialEnded, TrialEvent, TrialStarted, TrialTask
 from kineray.orchestration.process import failure_message, set_up_process, shared_manifest
+from kineray.orchestration.system_metrics import measured
 from kineray.storage import join
 from kineray.training import CheckpointEvent, Event, ValidationEvent
 
@@ -56,20 +57,24 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
                 mailbox.put.remote(TrialEnded(name, "finished"))
             tune.report({"score": best, "epoch": epoch})
 
+    def report_system(values: dict[str, float]) -> None:
+        mailbox.put.remote(SystemMetrics(values, socket.gethostname(), trial=name))
+
     try:
         experiment = apply_overrides(base, params)
         last_epoch = experiment.train.epochs
         manifest = shared_manifest(task)
-        result = train(
-            experiment,
-            manifest.split("train"),
-            manifest.split("val"),
-            checkpoints=checkpoints,
-            on_event=on_event,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            options=dataclasses.replace(task.options, decoders=task.options.decoders or task.cpus),
-            resume=True,
-        )
+        with measured(report_system if task.options.system_metrics else None):
+            result = train(
+                experiment,
+                manifest.split("train"),
+                manifest.split("val"),
+                checkpoints=checkpoints,
+                on_event=on_event,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                options=dataclasses.replace(task.options, decoders=task.options.decoders or task.cpus),
+                resume=True,
+            )
         if not reported and result.best is not None:  # interrupted after its last step
             mailbox.put.remote(TrialEnded(name, "finished"))
             tune.report({"score": result.best, "epoch": last_epoch})

@@ -1,11 +1,12 @@
 """The code that runs in each process of Ray Train: one worker of a run."""
 
 import dataclasses
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from kineray.cluster import cpus_of_this_node
-from kineray.orchestration.messages import WorkerTask
+from kineray.orchestration.messages import SystemMetrics, WorkerTask
 from kineray.orchestration.process import (
     failure_message,
     is_lost_peer,
@@ -13,6 +14,7 @@ from kineray.orchestration.process import (
     shared_manifest,
     start_message,
 )
+from kineray.orchestration.system_metrics import measured
 from kineray.storage import join
 from kineray.threads import wait_without_spinning
 
@@ -50,18 +52,23 @@ def run_worker(task_json: str, mailbox: Any) -> "TrainResult | None":
         if device.type == "cuda":
             torch.cuda.set_device(device)
         mailbox.put.remote(start_message(rank))
-        return train(
-            experiment,
-            manifest.split("train"),
-            manifest.split("val"),
-            checkpoints=CheckpointStore(join(task.folder, "checkpoints")),
-            on_event=mailbox.put.remote,
-            rank=rank,
-            world_size=world_size,
-            device=str(device),
-            options=dataclasses.replace(task.options, decoders=task.options.decoders or cpus),
-            resume=True,  # a worker group that replaces another continues from its checkpoints
-        )
+        is_measured = task.options.system_metrics and context.get_local_rank() == 0  # once on every host
+        host, node = socket.gethostname(), context.get_node_rank()
+        with measured(
+            (lambda values: mailbox.put.remote(SystemMetrics(values, host, node))) if is_measured else None
+        ):
+            return train(
+                experiment,
+                manifest.split("train"),
+                manifest.split("val"),
+                checkpoints=CheckpointStore(join(task.folder, "checkpoints")),
+                on_event=mailbox.put.remote,
+                rank=rank,
+                world_size=world_size,
+                device=str(device),
+                options=dataclasses.replace(task.options, decoders=task.options.decoders or cpus),
+                resume=True,  # a worker group that replaces another continues from its checkpoints
+            )
     except Exception as error:
         if is_lost_peer(error):
             raise
