@@ -44,6 +44,7 @@ exports=$HOME/.kineray_env
   printf 'export PYTHONPATH=%q\n' "$repository/platform"
   printf 'export GLOO_SOCKET_IFNAME=%q NCCL_SOCKET_IFNAME=%q\n' "$interface" "$interface"
   printf 'export MLFLOW_TRACKING_URI=%q\n' "${MLFLOW_TRACKING_URI:-http://$head:5000}"
+  echo 'export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=kineray.serving.proxy:middlewares'
   for setting in "$@"; do
     printf 'export %s=%q\n' "${setting%%=*}" "${setting#*=}"
   done

@@ -64,6 +64,7 @@ _HOMES = {
     "read_clip": "kineray.video",
     "rollback": "kineray.serving",
     "serve": "kineray.serving",
+    "stop_service": "kineray.serving",
     "sweep": "kineray.orchestration",
     "tag_run": "kineray.tracking.edit",
     "train": "kineray.orchestration",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from kineray.serving import promote as promote
     from kineray.serving import rollback as rollback
     from kineray.serving import serve as serve
+    from kineray.serving import stop_service as stop_service
     from kineray.tasks.losses import Loss as Loss
     from kineray.tracking.api import get_run as get_run
     from kineray.tracking.api import list_runs as list_runs

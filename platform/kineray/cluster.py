@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kineray.errors import KinerayError, Terminated
+from kineray.network import bypass_proxies
 from kineray.threads import wait_without_spinning
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ _ENVIRONMENT = {
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,6 +36,7 @@ _ENVIRONMENT = {
 }
 _LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; a local Ray loses no hosts
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "kineray.serving.proxy:middlewares",
 }
 
 
@@ -46,19 +49,21 @@ def connect(*, dashboard: bool = False) -> bool:
     KinerayError if ``RAY_ADDRESS`` names a cluster that does not answer (``unreachable``) and if a
     local one does not start in time (``ray_not_started``).
     """
+    bypass_proxies()
     ray = import_ray()
     address = _address()
     if ray.is_initialized():
         return address is not None
     if address is None:
         _start_local(dashboard)
-        return False
-    try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray raises many kinds: another version, a wrong token, a malformed address
-        log.debug("Ray could not be joined", exc_info=True)
-        raise _unreachable(address, _first_line(error)) from error
-    return True
+    else:
+        try:
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # of many kinds: another version, a wrong token, a malformed address
+            log.debug("Ray could not be joined", exc_info=True)
+            raise _unreachable(address, _first_line(error)) from error
+    bypass_proxies(*(node["NodeManagerAddress"] for node in ray.nodes()))
+    return address is not None
 
 
 def import_ray() -> Any:

@@ -1,4 +1,4 @@
-"""The knobs of a run that are not science: they decide how workers work, not what they compute.
+"""The knobs of a run that are not science: they decide how workers work, not what they compute; defaults.
 
 Imports nothing slow: the command line makes its options from the fields below.
 """
@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kineray.errors import ConfigError
+
+# Of a prediction, by Python, command line and endpoint: clips along time, crops of each, classes of a head.
+DEFAULT_VIEWS = 1
+DEFAULT_CROPS = 1
+DEFAULT_TOP_K = 5
 
 
 def _knob(default: Any, help: str, *, at_least: int = 1, unit: str = "") -> Any:

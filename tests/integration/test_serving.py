@@ -1,15 +1,20 @@
 """A real `kineray serve` in its own process: its answers, its errors, and promotions under load."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import httpx
@@ -20,7 +25,7 @@ from click.testing import CliRunner
 from kineray.cli.app import cli
 from kineray.config import Experiment, fingerprint
 from kineray.data import load_manifest, synthesize
-from kineray.errors import CheckpointError, ServingError, TrackingError
+from kineray.errors import CheckpointError, KinerayError, ServingError, TrackingError
 from kineray.evaluation import predict
 from kineray.serving import find_service, promote, rollback, serve
 from kineray.tracking import fetch, get_version, register, set_champion, start_run
@@ -88,46 +93,72 @@ app = Other.bind()
 
 
 @pytest.fixture(scope="module")
-def service(store, unused_port, tmp_path_factory):
-    """`kineray serve` as a user starts it; it is terminated at the end and must exit with code 0."""
+def start(store, unused_port, tmp_path_factory):
+    """`kineray serve --background` as a user starts it, and what others do meanwhile; ended by --stop."""
     modules = tmp_path_factory.mktemp("modules")
     (modules / "other_application.py").write_text(OTHER_APPLICATION)
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "kineray", "serve", "--storage", store, "--port", str(unused_port)),
-            *("--max-megabytes", str(MAX_BYTES // 2**20), "--top-k", "4"),
-            *("--views", str(VIEWS), "--crops", str(CROPS)),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(modules)},
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    environment = os.environ | nowhere | {"PYTHONPATH": os.pathsep.join([str(modules), *sys.path])}
+
+    def kineray(*words):
+        return subprocess.Popen(
+            [sys.executable, "-m", "kineray", *words, "--storage", store],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    starting = kineray(
+        *("serve", "--background", "--port", str(unused_port), "--top-k", "4"),
+        *("--max-megabytes", str(MAX_BYTES // 2**20), "--views", str(VIEWS), "--crops", str(CROPS)),
+        *("--cors", "https://example.org"),
     )
-    lines = []
+    before = get_version(store, MODEL).version
     try:
-        for line in process.stderr:
-            lines.append(line)
-            if line.startswith("serving "):
-                break
-        else:
-            pytest.fail(f"the service ended: {''.join(lines)}")
-        threading.Thread(target=process.stderr.read, daemon=True).start()
-        yield find_service(store)
+        notes = [starting.stderr.readline()]
+        while notes[-1] and not notes[-1].startswith("waiting for version"):
+            notes.append(starting.stderr.readline())
+        second = kineray("serve", "--background")
+        promoted = promote("b", storage=store)
+        notes += starting.stderr.readlines()
+        assert starting.wait(60) == 0, notes
+        refusal = second.communicate(timeout=60)[1]
+        yield SimpleNamespace(
+            before=before, promoted=promoted, notes=notes, second=second.returncode, refusal=refusal
+        )
     finally:
-        if process.poll() is None:
-            process.terminate()
-        assert process.wait(60) == 0
+        assert kineray("serve", "--stop").wait(120) == 0
+        for process in (starting, second):
+            process.kill()
+            process.wait()
     assert find_service(store) is None
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{unused_port}/v2/health/live")
 
 
 @pytest.fixture(scope="module")
-def unused_port():
-    import socket
+def service(start, store):
+    return find_service(store)
 
+
+@pytest.fixture(scope="module")
+def unused_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_a_promotion_while_a_service_starts_reaches_it(start, service, store):
+    assert start.promoted.served
+    assert start.promoted.version != start.before
+    assert service.version() == start.promoted.version == get_version(store, MODEL).version
+    assert "Traceback" not in (Path(store) / "serve.log").read_text()
+
+
+def test_two_services_that_start_at_once(start, service):
+    assert start.second == 2
+    assert "already serving it" in start.refusal
+    assert str(service.pid) in start.refusal
 
 
 @pytest.fixture
@@ -449,13 +480,109 @@ def test_a_service_that_cannot_be_reached_is_one_clear_error(service):
     assert (error.value.code, error.value.key) == ("unreachable", "http://127.0.0.1:9")
 
 
-def test_the_record_of_a_killed_service_is_ignored(service, tmp_path):
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    gone = dataclasses.asdict(service) | {"pid": ended.pid}
-    (tmp_path / "serve.json").write_text(json.dumps(gone))
-    assert find_service(str(tmp_path)) is None
-    (tmp_path / "serve.json").write_text("{}")
-    with pytest.raises(ServingError) as error:
-        find_service(str(tmp_path))
-    assert (error.value.code, error.value.key) == ("not_a_record", f"{tmp_path}/serve.json")
+def test_a_shell_with_a_proxy(service, store, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")  # so that it is as before in the end
+    monkeypatch.setenv("NO_PROXY", "")
+    assert service.http_options()["host"] == "127.0.0.1"
+    assert service.version() == get_version(store, MODEL).version
+
+
+def replicas(service, deployment):
+    """The pids of the processes of a deployment."""
+    details = service._details()["applications"]["kineray"]["deployments"][deployment]
+    return {replica["pid"] for replica in details["replicas"] if replica["state"] == "RUNNING"}
+
+
+@pytest.mark.parametrize("deployment", ["Decoder", "Model", "Api"])
+def test_a_replica_that_dies(service, videos, client, deployment):
+    """Its requests are repeated; those of the HTTP replica, which holds them, can only be refused."""
+    video = Path(videos[0].uri).read_bytes()
+    with ThreadPoolExecutor(6) as pool:
+        futures = [pool.submit(client.post, "/v1/predict", content=video) for _ in range(24)]
+        (pid,) = replicas(service, deployment)
+        os.kill(pid, signal.SIGKILL)
+        futures += [pool.submit(client.post, "/v1/predict", content=video) for _ in range(12)]
+        answers = [future.result() for future in futures]
+    for answer in answers:
+        if answer.status_code != 200:
+            assert deployment == "Api"
+            assert_error(answer, 503, "unavailable")
+            assert answer.headers["retry-after"]
+    assert client.post("/v1/predict", content=video).status_code == 200
+    assert replicas(service, deployment).isdisjoint({pid})
+
+
+def drip(service, answers):
+    """One byte a second, until the service ends the connection."""
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=1) as connection:
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head.encode())
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    received += (part := connection.recv(4096))
+                    if not part:
+                        break
+                    continue
+                connection.sendall(b"x")
+        answers.append(received)
+
+
+def test_overload_and_slow_clients_leave_the_service_healthy(service, videos, client):
+    video = Path(videos[0].uri).read_bytes()
+    dripped = []
+    slow = [threading.Thread(target=drip, args=(service, dripped)) for _ in range(110)]
+    for thread in slow:
+        thread.start()
+    while not dripped:
+        assert client.post("/v1/predict", content=video).status_code == 200
+    for thread in slow:
+        thread.join()
+    refused = [answer for answer in dripped if answer.endswith(b"}")]  # others lose it with the connection
+    assert refused and all(answer.startswith(b"HTTP/1.1 408 ") for answer in refused)
+    assert all(b'{"error":{"code":"slow_body"' in answer for answer in refused)
+
+    limits = httpx.Limits(max_connections=200)
+    with (
+        httpx.Client(base_url=service.url, timeout=120, limits=limits) as crowd,
+        ThreadPoolExecutor(160) as pool,
+    ):
+        load = [pool.submit(crowd.post, "/v1/predict", content=video) for _ in range(160)]
+        waits = []
+        while not all(future.done() for future in load):
+            for path in ("/v2/health/live", "/v2/health/ready"):
+                started = time.monotonic()
+                assert client.get(path).status_code == 200
+                waits.append(time.monotonic() - started)
+            time.sleep(0.1)
+        answers = [future.result() for future in load]
+    assert len(waits) > 2 and max(waits) < 4
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert_error(answer, 503, "overloaded")
+            assert answer.headers["retry-after"]
+
+
+def test_head_origins_and_a_time_limit_of_the_client(service, client, videos):
+    assert client.head("/v2/health/live").status_code == 200
+    answer = client.get("/v1/model", headers={"Origin": "https://example.org"})
+    assert answer.headers["access-control-allow-origin"] == "https://example.org"
+    video = Path(videos[0].uri).read_bytes()
+    hurried = client.post("/v1/predict", content=video, headers={"x-request-timeout-seconds": "0.001"})
+    assert_error(hurried, 408, "timeout")
+
+
+def test_a_service_in_the_background_that_cannot_start(store, tmp_path, monkeypatch, service):
+    """What ends its process is what the caller gets, and the process is gone."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    moved = tmp_path / "moved"
+    shutil.copytree(store, moved)
+    with pytest.raises(KinerayError) as error:
+        serve(storage=str(moved), background=True)
+    assert (error.value.code, error.value.key) == ("unreachable", "RAY_ADDRESS")
+    assert find_service(str(moved)) is None
+    assert "RAY_ADDRESS" in (moved / "serve.log").read_text()

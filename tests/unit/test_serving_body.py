@@ -8,14 +8,17 @@ from fastapi import FastAPI, Request, Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kineray.serving.body import RequestError, read_video
+from kineray.serving.body import read_video
+from kineray.serving.errors import RequestError
+from kineray.serving.limits import Limits, Memory
 
 LIMIT = 1000
 
 
 async def echo(request: Request):
     try:
-        return Response(await read_video(request, LIMIT))
+        with Memory(32 * LIMIT).share() as memory:
+            return Response(await read_video(request, Limits(LIMIT), memory))
     except RequestError as error:
         return error.response()
 

@@ -27,7 +27,14 @@ def step(number):
 
 @pytest.mark.parametrize(
     "module",
-    ["orchestration", "orchestration.mailbox", "orchestration.worker", "orchestration.trainer", "tracking"],
+    [
+        "orchestration",
+        "orchestration.mailbox",
+        "orchestration.worker",
+        "orchestration.trainer",
+        "serving.running",
+        "tracking",
+    ],
 )
 def test_driver_mailbox_and_controller_import_no_torch(module):
     """Each import of torch costs seconds of processor time and hundreds of megabytes."""

@@ -5,8 +5,9 @@ import shlex
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def command(port: int, storage: str) -> None:
     top1 = evaluation["metrics"]["action/top1"]
     _kineray("promote", outcome["name"], *storage_flag)
     truth, clip = _held_out(manifest)
-    with _Service(port, storage_flag) as url:
+    with _service(port, storage_flag) as url:
         _show_command("curl", "--data-binary", f"@{near(str(clip))}", f"{url}/v1/predict")
         with _open(f"{url}/v1/predict", clip.read_bytes()) as response:
             answer = json.load(response)
@@ -132,31 +133,17 @@ def _open(url: str, body: bytes | None = None) -> Any:
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, body, timeout=60)
 
 
-class _Service:
-    """``kineray serve`` in another process; ready when the context is entered."""
-
-    def __init__(self, port: int, storage_flag: list[str]) -> None:
-        self._url = f"http://127.0.0.1:{port}"
-        self._command = ["serve", *([] if port == 8000 else ["--port", str(port)]), *storage_flag]
-
-    def __enter__(self) -> str:
-        _show_command("kineray", *self._command)
-        self._process = subprocess.Popen([sys.executable, "-m", "kineray", *self._command])
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            try:
-                with _open(f"{self._url}/v2/health/ready"):
-                    return self._url
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.5)
-        self.__exit__()
+@contextmanager
+def _service(port: int, storage_flag: list[str]) -> Iterator[str]:
+    """The URL of a service that runs while the body does."""
+    kineray = [sys.executable, "-m", "kineray"]
+    command = ["serve", "--background", *([] if port == 8000 else ["--port", str(port)]), *storage_flag]
+    _show_command("kineray", *command)
+    if subprocess.run([*kineray, *command], check=False).returncode:
         raise KinerayError(
             "'kineray serve' did not become ready", code="demo_failed", remedy="see its message above"
         )
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(60)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        subprocess.run([*kineray, "serve", "--stop", *storage_flag], stderr=subprocess.DEVNULL, check=False)

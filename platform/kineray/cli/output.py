@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -126,6 +128,30 @@ def note_next(commands: Sequence[str]) -> None:
 def note(text: str) -> None:
     """Print a line for people on stderr; programs read stdout."""
     click.echo(text, err=True)
+
+
+@contextmanager
+def notes_of(logger: str) -> Iterator[None]:
+    """Print what the library logs about its progress, as lines for people on stderr."""
+    log = logging.getLogger(logger)
+    if log.isEnabledFor(logging.DEBUG):  # --verbose prints it already
+        yield
+        return
+    handler = _Notes(logging.INFO)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+        log.propagate = True
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 def note_first(lines: Sequence[str], count: int = 10) -> None:

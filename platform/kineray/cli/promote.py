@@ -2,7 +2,7 @@
 
 import click
 
-from kineray.cli.output import json_option, model_option, show, storage_option
+from kineray.cli.output import json_option, model_option, notes_of, show, storage_option
 from kineray.cli.plugins import plugin_option
 
 
@@ -16,7 +16,8 @@ def command(run: str, storage: str, model_name: str, as_json: bool) -> None:
     """Register the best checkpoint of RUN and make it the champion, also in a running service."""
     from kineray.serving import promote
 
-    made = promote(run, storage=storage, model_name=model_name)
+    with notes_of("kineray.serving"):
+        made = promote(run, storage=storage, model_name=model_name)
     state = "the running service answers with it" if made.served else "no service is running"
     text = f"{made.name} version {made.version} (run {made.run_name}) is the champion; {state}"
     then = ("kineray rollback",) if made.served else ("kineray serve", "kineray rollback")

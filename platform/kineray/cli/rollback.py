@@ -2,7 +2,7 @@
 
 import click
 
-from kineray.cli.output import json_option, model_option, show, storage_option
+from kineray.cli.output import json_option, model_option, notes_of, show, storage_option
 from kineray.cli.plugins import plugin_option
 
 
@@ -15,7 +15,8 @@ def command(storage: str, model_name: str, as_json: bool) -> None:
     """Make the previous version the champion again, also in a running service."""
     from kineray.serving import rollback
 
-    made = rollback(storage=storage, model_name=model_name)
+    with notes_of("kineray.serving"):
+        made = rollback(storage=storage, model_name=model_name)
     state = "the running service answers with it" if made.served else "no service is running"
     text = f"{made.name} version {made.version} is the champion again; {state}"
     show(made, text, as_json=as_json, then=("kineray rollback",))

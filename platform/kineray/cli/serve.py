@@ -3,10 +3,12 @@
 import click
 
 from kineray.cli.output import (
+    at,
     crops_option,
     model_option,
     note,
     note_next,
+    notes_of,
     storage_option,
     top_k_option,
     views_option,
@@ -29,6 +31,16 @@ from kineray.cli.plugins import plugin_option
     show_default=True,
     help="Size of the largest accepted video.",
 )
+@click.option(
+    "--cors",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A web origin, such as https://example.org, whose pages may call the service; * for all.",
+)
+@click.option(
+    "--background", is_flag=True, help="Return when requests are answered; --stop ends the service."
+)
+@click.option("--stop", is_flag=True, help="End the service of this storage.")
 @plugin_option
 def command(
     storage: str,
@@ -39,22 +51,37 @@ def command(
     crops: str,
     top_k: int,
     max_megabytes: int,
+    cors: tuple[str, ...],
+    background: bool,
+    stop: bool,
 ) -> None:
     """Serve the champion with Ray Serve until interrupted; promotions reach it without a restart."""
-    from kineray.serving import serve
+    from kineray.serving import serve, stop_service
 
-    def on_ready(url: str, version: int | str) -> None:
-        note(f"serving {model_name} version {version} on {url}; Ctrl-C stops it")
-        note_next((f"curl --data-binary @clip.mp4 {url}/v1/predict", "kineray promote RUN"))
+    if stop:
+        with notes_of("kineray.serving"):
+            was_running = stop_service(storage)
+        note("the service has ended" if was_running else "no service is running")
+        return
 
-    serve(
-        storage=storage,
-        model_name=model_name,
-        host=host,
-        port=port,
-        views=views,
-        crops=int(crops),
-        top_k=top_k,
-        max_bytes=max_megabytes * 2**20,
-        on_ready=on_ready,
-    )
+    stop_it = f"kineray serve --stop{at(storage)}"
+
+    def on_ready(url: str, version: int) -> None:
+        how = f"`{stop_it}`" if background else "Ctrl-C"
+        note(f"serving {model_name} version {version} on {url}; {how} stops it")
+        note_next((f"curl --data-binary @clip.mp4 {url}/v1/predict", f"kineray promote RUN{at(storage)}"))
+
+    with notes_of("kineray.serving"):
+        serve(
+            storage=storage,
+            model_name=model_name,
+            host=host,
+            port=port,
+            views=views,
+            crops=int(crops),
+            top_k=top_k,
+            max_bytes=max_megabytes * 2**20,
+            cors=cors,
+            background=background,
+            on_ready=on_ready,
+        )

@@ -4,9 +4,6 @@ from kineray.evaluation.checkpoints import CheckpointLike, find_checkpoint, open
 from kineray.evaluation.evaluate import Evaluation, evaluate
 from kineray.evaluation.export import Exported, check_onnx, export
 from kineray.evaluation.predict import (
-    DEFAULT_CROPS,
-    DEFAULT_TOP_K,
-    DEFAULT_VIEWS,
     answer,
     decode_views,
     predict,
@@ -15,9 +12,6 @@ from kineray.evaluation.predict import (
 from kineray.evaluation.table import about, write_table
 
 __all__ = [
-    "DEFAULT_CROPS",
-    "DEFAULT_TOP_K",
-    "DEFAULT_VIEWS",
     "CheckpointLike",
     "Evaluation",
     "Exported",

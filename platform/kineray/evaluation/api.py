@@ -10,8 +10,8 @@ import numpy as np
 
 from kineray.errors import ConfigError
 from kineray.evaluation.checkpoints import CheckpointLike, check_crops, open_checkpoint
-from kineray.evaluation.predict import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
 from kineray.evaluation.predict import predict as predict_loaded
+from kineray.options import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
 from kineray.video import FrameArray
 
 

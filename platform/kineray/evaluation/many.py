@@ -13,8 +13,9 @@ from kineray.data.manifest.checks import check_flow
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import ConfigError
 from kineray.evaluation.checkpoints import CheckpointLike, check_crops, open_checkpoint
-from kineray.evaluation.predict import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS, classify
+from kineray.evaluation.predict import classify
 from kineray.evaluation.table import check_not_taken, file_name, predictions_table, write_table
+from kineray.options import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
 from kineray.video import is_frames_uri
 from kineray.video.suffixes import is_video_name
 

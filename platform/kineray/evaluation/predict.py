@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from kineray.data import Failure, eval_clips
+from kineray.options import DEFAULT_CROPS, DEFAULT_TOP_K, DEFAULT_VIEWS
 from kineray.video import FrameArray
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from kineray.data.manifest.index_cache import IndexCache
     from kineray.training import Checkpoint
 
-DEFAULT_VIEWS = 1
-DEFAULT_CROPS = 1
-DEFAULT_TOP_K = 5
 
 _CLIPS_AT_ONCE = 8  # clips in one forward pass: bounds the memory of a request with many views
 _CLIPS_TOGETHER = 8  # clips of different videos that share one forward pass

@@ -4,30 +4,29 @@ The names below are imported when they are first used, because the replica that 
 package but needs neither torch nor MLflow.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_MODULES = {
-    "Promotion": "kineray.serving.promotion",
-    "Service": "kineray.serving.service",
-    "find_service": "kineray.serving.service",
-    "promote": "kineray.serving.promotion",
-    "rollback": "kineray.serving.promotion",
-    "serve": "kineray.serving.service",
+from kineray.lazy import lazy_names
+
+_WHERE = {
+    "Promotion": "promotion",
+    "Service": "service",
+    "find_service": "service",
+    "promote": "promotion",
+    "rollback": "promotion",
+    "serve": "running",
+    "stop_service": "running",
 }
 
-__all__ = sorted(_MODULES)  # noqa: PLE0605 - a list of strings, made from the table above
+__all__ = sorted(_WHERE)  # noqa: PLE0605 - a list of strings, made from the table above
 
 if TYPE_CHECKING:
     from kineray.serving.promotion import Promotion as Promotion
     from kineray.serving.promotion import promote as promote
     from kineray.serving.promotion import rollback as rollback
+    from kineray.serving.running import serve as serve
+    from kineray.serving.running import stop_service as stop_service
     from kineray.serving.service import Service as Service
     from kineray.serving.service import find_service as find_service
-    from kineray.serving.service import serve as serve
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module 'kineray.serving' has no attribute '{name}'")
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

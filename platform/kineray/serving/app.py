@@ -10,32 +10,37 @@ of another version's plan returns its own plan instead of an answer.
 
 import asyncio
 import io
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from ray import serve
-from ray.exceptions import RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from starlette.exceptions import HTTPException
 
 from kineray.errors import ConfigError, DecodeError
-from kineray.serving.body import RequestError, error_response, read_video
+from kineray.serving.api import http_app
+from kineray.serving.errors import RequestError
+from kineray.serving.limits import Limits, overloaded
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 MAX_BATCH = 8  # requests in one batch
 
-_DRAIN_S = 60.0  # a replaced replica gets this long to finish its requests; no request takes longer
+# A replaced replica gets this long to finish its requests; no request takes longer.
+DRAIN_S = Limits(max_bytes=0).request_s + 10
+
 _BATCH_WAIT_S = 0.01
-_MAX_REQUESTS = 32  # handled at the same time: each holds its video in memory
-_MAX_QUEUED = 64  # requests that wait at one caller of a deployment; further ones get 503
-_READY_TIMEOUT_S = 5.0
+_NO_LIMIT = 10_000  # requests at a replica: health checks must not wait for videos
 # While a version is replaced, a clip reaches replicas of either version at random: try this many times.
 _PLAN_ATTEMPTS = 16
 
@@ -45,11 +50,13 @@ _CPUS = 0.1  # reserved per replica: two cores must have room for every replica 
 class AppArgs(BaseModel):
     """The arguments of the application. They become part of Serve's configuration: no secrets here.
 
-    ``plugins``: ``Plugin.to_json`` of each plug-in that the version needs.
+    ``service``: identifies the `kineray serve` that started it. ``origins``: the web origins whose pages may
+    call it. ``plugins``: ``Plugin.to_json`` of each plug-in that the version needs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    service: str
     storage: str
     name: str
     version: int
@@ -62,6 +69,7 @@ class AppArgs(BaseModel):
     top_k: int
     max_bytes: int
     gpus: float
+    origins: list[str] = []
     plugins: list[dict[str, Any]] = []
 
 
@@ -85,10 +93,10 @@ class Decoded:
 
 
 class Decoder:
-    """Decodes videos in child processes; knows no model."""
+    """Decodes videos in child processes; knows no model, and imports no torch."""
 
     def __init__(self) -> None:
-        import kineray.evaluation  # noqa: F401 - imported here so that no request waits for it
+        import kineray.data  # noqa: F401 - imported here so that no request waits for it
         from kineray.cluster import cpus_of_this_node
         from kineray.data.clips.decoding import start_processes
 
@@ -102,13 +110,11 @@ class Decoder:
 
     def _decode(self, video: bytes, plan: ClipPlan) -> Decoded:
         from kineray.data import Preprocessing
-        from kineray.evaluation import decode_views
+        from kineray.data.clips.decoding import eval_file
 
         started = time.perf_counter()
         preprocessing = Preprocessing.from_json(plan.preprocessing)
-        clips, timestamps_s = decode_views(
-            io.BytesIO(video), preprocessing, views=plan.views, crops=plan.crops
-        )
+        clips, timestamps_s = eval_file(io.BytesIO(video), preprocessing, plan.views, plan.crops)
         return Decoded(plan, clips, timestamps_s, (time.perf_counter() - started) * 1e3)
 
 
@@ -198,96 +204,95 @@ class Model:
         return answers
 
 
-api = FastAPI(title="kineray", docs_url=None, redoc_url=None)
-
-
-@api.exception_handler(RequestError)
-async def _refused(_request: Request, error: RequestError) -> JSONResponse:
-    return error.response()
-
-
-@api.exception_handler(HTTPException)
-async def _http_error(_request: Request, error: HTTPException) -> JSONResponse:
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    return error_response(error.status_code, code, str(error.detail))
-
-
-@api.exception_handler(Exception)
-async def _internal_error(_request: Request, error: Exception) -> JSONResponse:
-    return error_response(500, "internal", f"{type(error).__name__}; see the service's log")
-
-
-@serve.ingress(api)
 class Api:
-    """HTTP: limits, errors, and the path of a request through decoder and model."""
+    """HTTP: the path of a request through decoder and model."""
 
     def __init__(
         self, args: AppArgs, decoder: DeploymentHandle[Decoder], model: DeploymentHandle[Model]
     ) -> None:
-        self._max_bytes = args.max_bytes
+        self._args = args
         self._decoder = decoder
         self._model = model
         self._plan: ClipPlan | None = None
 
-    @api.post("/v1/predict")
-    async def predict(self, request: Request) -> JSONResponse:
-        """Classify the video in the body (raw bytes, or the part ``file`` of a multipart form)."""
-        started = time.perf_counter()
-        video = await read_video(request, self._max_bytes)
-        received = time.perf_counter()
-        answer = await self._answer(video)
-        answer["timings_ms"]["receive"] = round((received - started) * 1e3, 3)
-        answer["timings_ms"]["total"] = round((time.perf_counter() - started) * 1e3, 3)
-        return JSONResponse(answer)
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        limits = Limits(self._args.max_bytes)
+        return http_app(self, limits, service_id=self._args.service, origins=self._args.origins)
 
-    @api.get("/v1/model")
-    async def model(self) -> JSONResponse:
-        """The version that answers, the SHA-256 of its weights, and its classes."""
-        return JSONResponse(await self._model.describe.remote())
+    async def answer(self, video: bytes) -> dict[str, Any]:
+        """The classes of a video."""
+        return await _second_time_lucky(lambda: self._answer(video))
 
-    @api.get("/v2/health/live")
-    async def live(self) -> JSONResponse:
-        """200 as long as the process answers."""
-        return JSONResponse({"live": True})
-
-    @api.get("/v2/health/ready")
-    async def ready(self) -> JSONResponse:
-        """200 if a model answers, else 503."""
-        try:
-            await asyncio.wait_for(self._model.plan.remote(), _READY_TIMEOUT_S)
-        except Exception:
-            return error_response(503, "not_ready", "no model is ready to answer")
-        return JSONResponse({"ready": True})
+    async def describe(self) -> dict[str, Any]:
+        """The version that answers."""
+        return await _second_time_lucky(lambda: _result(self._model.describe.remote()))
 
     async def _answer(self, video: bytes) -> dict[str, Any]:
-        try:
-            for _ in range(_PLAN_ATTEMPTS):
-                plan = self._plan or await self._model.plan.remote()
-                # Passed on as a reference: the clips go directly from the decoder to the model.
-                outcome = await self._model.infer.remote(self._decoder.decode.remote(video, plan))
-                if not isinstance(outcome, ClipPlan):
-                    self._plan = plan
-                    return cast(dict[str, Any], outcome)
-                self._plan = outcome
-        except RayTaskError as error:
-            if isinstance(error.cause, DecodeError):
-                raise RequestError(400, error.cause.code, str(error.cause)) from None
-            if isinstance(error.cause, ConfigError):  # a video without the optical flow that the model needs
-                raise RequestError(400, "wrong_modality", str(error.cause)) from None
-            raise
-        except BackPressureError:
-            raise RequestError(503, "overloaded", "too many requests; try again", retry_after_s=1) from None
+        for _ in range(_PLAN_ATTEMPTS):
+            plan = self._plan or await _result(self._model.plan.remote())
+            decoded = self._decoder.decode.remote(video, plan)
+            # Passed on as a reference: the clips go directly from the decoder to the model.
+            outcome = await _result(self._model.infer.remote(decoded), after=decoded)
+            if not isinstance(outcome, ClipPlan):
+                self._plan = plan
+                return cast(dict[str, Any], outcome)
+            self._plan = outcome
         raise RequestError(503, "changing", "the model is being replaced; try again", retry_after_s=1)
+
+
+async def _result(response: Any, *, after: Any = None) -> Any:
+    """What a replica returns; a caller that gives up also ends the call, and the one before it."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        for call in (response, after):
+            if call is not None:
+                call.cancel()
+        raise
+
+
+async def _second_time_lucky(call: Callable[[], Awaitable[_T]]) -> _T:
+    """The result of ``call``, which is repeated if a replica dies. Raises RequestError."""
+    try:
+        return await _without_ray(call)
+    except _ReplicaError as error:
+        log.warning("a replica died (%s); trying again", error)
+    try:
+        return await _without_ray(call)
+    except _ReplicaError as error:
+        log.warning("a replica died again: %s", error)
+        message = "a process of the service ended while it answered; try again"
+        raise RequestError(503, "unavailable", message, retry_after_s=5) from None
+
+
+class _ReplicaError(Exception):
+    """A replica, or its host, is gone."""
+
+
+async def _without_ray(call: Callable[[], Awaitable[_T]]) -> _T:
+    """The result of ``call``, with Ray's errors as RequestError or _ReplicaError."""
+    try:
+        return await call()
+    except (RayError, RayServeException) as error:
+        # What a replica raised arrives as a RayTaskError; so does the death of a replica before it.
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, DecodeError):
+            raise RequestError(400, cause.code, str(cause)) from None
+        if isinstance(cause, ConfigError):  # a video without the optical flow that the model needs
+            raise RequestError(400, "wrong_modality", str(cause)) from None
+        if isinstance(cause, BackPressureError):
+            raise overloaded() from None
+        if isinstance(cause, RayError | RayServeException):
+            raise _ReplicaError(f"{type(cause).__name__}: {cause}") from None
+        raise
 
 
 def build(args: AppArgs) -> serve.Application:
     """The application. Serve calls this with the ``args`` of its configuration."""
     cpu = {"num_cpus": _CPUS}
     decoder = _deployment(Decoder, max_ongoing=MAX_BATCH, resources=cpu)
-    model = _deployment(
-        Model, max_ongoing=2 * MAX_BATCH, resources={"num_gpus": args.gpus} if args.gpus else cpu
-    )
-    http = _deployment(Api, max_ongoing=_MAX_REQUESTS, resources=cpu)
+    model = _deployment(Model, max_ongoing=_NO_LIMIT, resources={"num_gpus": args.gpus} if args.gpus else cpu)
+    http = _deployment(serve.ingress()(Api), max_ongoing=_NO_LIMIT, resources=cpu)
     return http.bind(args, decoder.bind(), model.bind(args))
 
 
@@ -296,8 +301,8 @@ def _deployment(actor: type, *, max_ongoing: int, resources: dict[str, float]) -
         actor,
         name=actor.__name__,
         max_ongoing_requests=max_ongoing,
-        max_queued_requests=_MAX_QUEUED,
+        max_queued_requests=-1,  # the Api refuses what is too much
         max_surge_percent=100,  # start the successor before the old replica is stopped
-        graceful_shutdown_timeout_s=_DRAIN_S,
+        graceful_shutdown_timeout_s=DRAIN_S,
         ray_actor_options=resources,
     )

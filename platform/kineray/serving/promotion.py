@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kineray import storage as store
+from kineray.serving.lock import one_change
 from kineray.serving.service import find_service
 from kineray.tracking import (
     DEFAULT_MODEL,
@@ -36,15 +37,19 @@ def promote(run: str | Path, *, storage: str | None = None, model_name: str = DE
     ``run``: the run's name in ``storage``, its MLflow run id, or its folder. ``storage``: KINERAY_STORAGE or
     ./runs by default. ``model_name``: the model's name in the registry.
 
-    A running service answers with the new version, without a restart, before the alias ``champion`` moves.
+    A running service answers with the new version, without a restart, before the alias ``champion`` moves. A
+    service that is starting, and another promotion, are waited for.
+
     Files that are a version already are not registered again. Raises TrackingError for an unknown run,
     CheckpointError if its checkpoint cannot be loaded or is not in ``storage``, and ServingError if the new
     version cannot be served: then the old version continues to answer, and the registry is as it was.
     """
     runs = store.runs_folder(storage)
     name = _run_name(run, runs)
+    # Even if no service is running: the next one could not start with a checkpoint that does not load.
     load_checkpoint(checkpoint_of(runs, get_run(runs, name)))
-    with registered(runs, name, model_name) as version:
+    with one_change(store.absolute(runs)), registered(runs, name, model_name) as version:
+        fetch(runs, version)
         return _make_champion(runs, version)
 
 
@@ -55,7 +60,10 @@ def rollback(*, storage: str | None = None, model_name: str = DEFAULT_MODEL) -> 
     and otherwise the errors of ``promote``.
     """
     runs = store.runs_folder(storage)
-    return _make_champion(runs, previous_version(runs, model_name))
+    with one_change(store.absolute(runs)):
+        version = previous_version(runs, model_name)
+        load_checkpoint(str(fetch(runs, version)))
+        return _make_champion(runs, version)
 
 
 def _run_name(run: str | Path, runs: str) -> str:
@@ -68,8 +76,6 @@ def _run_name(run: str | Path, runs: str) -> str:
 
 
 def _make_champion(runs: str, version: ModelVersion) -> Promotion:
-    # Even if no service is running: the next one could not start with a checkpoint that does not load.
-    load_checkpoint(str(fetch(runs, version)))
     service = find_service(store.absolute(runs))
     if service is not None and service.model_name == version.name:
         with service.deployed(version):

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from kineray.errors import StorageError
+from kineray.network import bypass_proxies
 
 SCHEME = "s3://"
 RETRY_FOR_S = 300.0  # for this long a request without progress is retried: a server may restart meanwhile
@@ -240,6 +241,7 @@ def _client_of(_process: int, _settings: tuple[tuple[str, str], ...], attempts: 
     import boto3
     from botocore.config import Config
 
+    bypass_proxies()  # for an endpoint on this host
     config = Config(
         retries={"total_max_attempts": attempts, "mode": "standard"},
         connect_timeout=10,

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from kineray import storage
 from kineray.errors import TrackingError
+from kineray.network import bypass_proxies
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,6 +80,7 @@ def open_client(storage_uri: str, uri: str | None = None) -> "MlflowClient":
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    bypass_proxies()  # for a server on this host
     from mlflow import MlflowClient
 
     # After the import, which configures these loggers. Below these levels they log nothing that users need.
