@@ -91,6 +91,14 @@ def ray_cluster():
 
 
 @pytest.fixture(scope="session")
+def on_cluster(ray_cluster):
+    """The environment of a process that is to join ``ray_cluster``: a Ray of its own takes long to start."""
+    import ray
+
+    return os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+@pytest.fixture(scope="session")
 def endpoint():
     """The URL of a moto S3 server on a free port of the loopback interface."""
     from moto.server import ThreadedMotoServer

@@ -1,7 +1,6 @@
 """The script of every study trains its small network on videos that kineray makes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,7 +106,7 @@ def test_a_step_of_s3d_has_five_videos():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "slowfast"])  # the README runs that one
-def test_the_small_network_trains(name, tmp_path):
+def test_the_small_network_trains(name, tmp_path, on_cluster):
     command = [
         sys.executable,
         str(STUDIES / f"{name}.py"),
@@ -117,7 +116,7 @@ def test_the_small_network_trains(name, tmp_path):
         "2",
         "--json",
     ]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=on_cluster, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["step"] == 16 and 0 <= result["best"] <= 1

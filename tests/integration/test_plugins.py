@@ -93,9 +93,11 @@ def test_the_run_records_its_plugins_and_the_commands_that_come_next_name_them(t
         assert set(line.split()) >= set(PLUGINS), line
 
 
-def test_a_run_of_plugins_that_is_killed_goes_on_exactly(trained, train, folder):
+def test_a_run_of_plugins_that_is_killed_goes_on_exactly(trained, train, folder, on_cluster):
     command = [sys.executable, "-m", "kineray", *train, "--name", "killed"]
-    first = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True)
+    first = subprocess.Popen(
+        command, cwd=folder, env=on_cluster, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     index = folder / "runs/killed/checkpoints/index.json"
     deadline = time.monotonic() + 240
     while not index.exists() and time.monotonic() < deadline:
@@ -218,7 +220,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_script_brings_its_own_variants(folder, tiny_experiment):
+def test_a_script_brings_its_own_variants(folder, tiny_experiment, on_cluster):
     """As a program, and as what ``kineray train`` is given: one run in two places."""
     data = ", ".join(f"{name}={value!r}" for name, value in tiny_experiment.data if name != "augment")
     base = (
@@ -228,9 +230,8 @@ def test_a_script_brings_its_own_variants(folder, tiny_experiment):
     )
     (folder / "mine.py").write_text(SCRIPT.replace("EXPERIMENT", base))
     options = ("--workers", "2", "--name")
-    done = subprocess.run(
-        [sys.executable, "mine.py", *options, "by-program"], capture_output=True, text=True, check=False
-    )
+    program = [sys.executable, "mine.py", *options, "by-program"]
+    done = subprocess.run(program, env=on_cluster, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1].strip() == "kineray promote by-program --plugin mine.py"
     by_verb = answer("train", "mine.py", *options, "by-verb")

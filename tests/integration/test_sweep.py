@@ -62,12 +62,16 @@ def test_a_diverged_trial_does_not_end_the_sweep(tiny_experiment, tmp_path):
     assert outcome.best.params["optim.lr"] == 0.05
 
 
-def test_an_interrupted_sweep_resumes_without_repeating_finished_trials(tiny_experiment, tmp_path):
+def test_an_interrupted_sweep_resumes_without_repeating_finished_trials(
+    tiny_experiment, tmp_path, on_cluster
+):
     (tmp_path / "tiny.yaml").write_text(to_yaml(tiny_experiment))
     command = [sys.executable, "-m", "kineray", "sweep", "tiny.yaml", "--trials", "4", "--concurrent", "1"]
     command += ["--search", "optim.lr=log:0.01:0.3"]
     storage = tmp_path / "runs"
-    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
+    first = subprocess.Popen(
+        command, cwd=tmp_path, env=on_cluster, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and len(list(storage.glob("tiny-sweep/optim*"))) < 2:
         time.sleep(0.2)
@@ -75,7 +79,12 @@ def test_an_interrupted_sweep_resumes_without_repeating_finished_trials(tiny_exp
     first.wait()
     begun = {path.name for path in storage.glob("tiny-sweep/optim*")}
     second = subprocess.run(
-        [*command, "--resume", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*command, "--resume", "--json"],
+        cwd=tmp_path,
+        env=on_cluster,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert second.returncode == 0, second.stderr
     result = json.loads(second.stdout)

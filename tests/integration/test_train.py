@@ -157,11 +157,11 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
     assert_bit_identical(outcome["last_checkpoint"], uninterrupted[0].last_checkpoint)
 
 
-def test_resume_with_another_experiment_names_the_keys(tiny_experiment, tmp_path):
-    changed = apply_overrides(tiny_experiment, ["train.epochs=1", "schedule.warmup_epochs=0"])
-    start(changed, tmp_path, name="other")
+def test_resume_with_another_experiment_names_the_keys(uninterrupted, tiny_experiment):
+    outcome, _, folder = uninterrupted
+    changed = apply_overrides(tiny_experiment, ["train.epochs=4"])
     with pytest.raises(ConfigError) as error:
-        start(apply_overrides(tiny_experiment, ["optim.lr=0.2"]), tmp_path, name="other", resume=True)
+        start(changed, folder, name=outcome.name, resume=True)
     assert (error.value.code, error.value.key) == ("other_experiment", "resume")
     assert "train.epochs" in str(error.value)
 
@@ -219,11 +219,18 @@ def test_more_workers_than_the_machine_has_cores(tiny_experiment, tmp_path):
     ],
 )
 def test_a_signal_ends_a_run_as_killed_and_the_message_explains_how_to_continue(
-    number, times, send, code, tiny_experiment, tmp_path
+    number, times, send, code, tiny_experiment, tmp_path, on_cluster
 ):
     (tmp_path / "tiny.yaml").write_text(to_yaml(apply_overrides(tiny_experiment, ["train.epochs=200"])))
     command = [sys.executable, "-m", "kineray", "train", "tiny.yaml", "--workers", "2"]
-    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=None if send is os.killpg else on_cluster,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     index = tmp_path / "runs/tiny/checkpoints/index.json"
     deadline = time.monotonic() + 240
     while not index.exists() and time.monotonic() < deadline:

@@ -1,7 +1,8 @@
 """Ray Train's trainer without the processes that kineray never uses, which would import for seconds.
 
-Its TorchTrainer imports torch on the driver and in its controller, too; every trainer starts an actor for
-data sets of Ray Data.
+Its TorchTrainer imports torch on the driver and in its controller, too; every trainer starts actors for data
+sets of Ray Data, for requests to an autoscaler (which sees the waiting workers without them), and for the
+places of workers whose controller is lost (they are free when the driver ends, as it then does).
 """
 
 import contextlib
@@ -13,6 +14,8 @@ from typing import Any
 import ray
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from kineray.threads import wait_without_spinning
@@ -28,7 +31,23 @@ class Trainer(DataParallelTrainer):
         super().__init__(run_one_worker, backend_config=_TorchGroupConfig(), **options)
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, unused)]
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        return super()._initialize_and_run_controller(
+            **{**options, "scaling_policy": _FixedWorkers(self.scaling_config)}
+        )
+
+
+class _FixedWorkers(FixedScalingPolicy):
+    """A fixed number of workers, without requests to an autoscaler."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 class _TorchGroupConfig(BackendConfig):
