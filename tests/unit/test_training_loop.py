@@ -178,7 +178,7 @@ def test_killed_and_resumed_equals_uninterrupted(experiment, tmp_path, size):
 def test_validation_does_not_depend_on_the_workers(uninterrupted, experiment, tmp_path):
     """The weights of one and three workers agree to rounding, their validation counts the same videos."""
     results = run_workers(train_and_die, 3, tmp_path, experiment, tmp_path, None, False)
-    assert {score for _, score, _ in results} == {uninterrupted[1].score}
+    assert {score for _, score, _ in results} == {uninterrupted[1].best}
     ours = load_checkpoint(results[0][2]).model.state_dict()
     for name, value in load_checkpoint(uninterrupted[1].last_uri).model.state_dict().items():
         assert torch.allclose(ours[name].double(), value.double(), rtol=0.02, atol=2e-3), name
