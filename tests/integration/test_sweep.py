@@ -90,7 +90,7 @@ def test_an_interrupted_sweep_resumes_without_repeating_finished_trials(
     result = json.loads(second.stdout)
     names = {trial["name"].partition("/")[2] for trial in result["trials"]}
     assert result["sweep"] == "tiny-sweep"
-    assert len(names) == 4
+    assert len(names) == 4, second.stderr
     assert begun <= names
 
 
