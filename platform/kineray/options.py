@@ -44,6 +44,9 @@ class WorkerOptions:
         False, "Recompute activations in the backward pass: less device memory for more time."
     )
     system_metrics: bool = _knob(False, "Record how busy the hosts and their GPUs are, every ten seconds.")
+    tensorboard: bool = _knob(
+        False, "Also write the metrics as TensorBoard event files, to `tensorboard` in the run's folder."
+    )
     max_failures: int = _knob(3, "How many times a lost worker is replaced.", at_least=0)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from tensorboardX.proto.event_pb2 import Event
 
 from kineray.config import Experiment, apply_overrides, as_argument, fingerprint, from_yaml, leaf_keys
 from kineray.data import Manifest, Sample
@@ -109,6 +111,30 @@ def test_a_run_records_everything_that_was_written(store):
     assert "version.torch" in detail.tags
     assert history(store, "whole", "train/loss") == [(step, 1 / step) for step in range(1, 1501)]
     assert not list(Path(store, "pending").iterdir())
+
+
+def scalars(folder):
+    """(tag, step, value) of every scalar in the TensorBoard event files of a folder."""
+    found = []
+    for file in folder.iterdir():
+        data, start = file.read_bytes(), 0
+        while start < len(data):  # TFRecord: the length and its checksum, the content and its checksum
+            (size,) = struct.unpack_from("<Q", data, start)
+            event = Event.FromString(data[start + 12 : start + 12 + size])
+            found += [(one.tag, event.step, one.simple_value) for one in event.summary.value]
+            start += size + 16
+    return found
+
+
+def test_metrics_are_written_for_tensorboard_if_asked(store):
+    run = start(store, "shown")
+    run.write_tensorboard()
+    run.log_metrics({"train/loss": 0.5, "train/lr": 0.25}, 1)
+    run.log_metrics({"train/loss": 0.125}, 2)
+    run.log_metrics({"train/loss": 3.0}, 2)  # repeated after a resume
+    run.finish()
+    expected = [("train/loss", 1, 0.5), ("train/lr", 1, 0.25), ("train/loss", 2, 0.125)]
+    assert scalars(Path(store, "shown", "tensorboard")) == expected
 
 
 def test_a_run_records_its_data_sets_its_code_and_its_environment(store, tmp_path):

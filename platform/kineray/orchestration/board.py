@@ -77,6 +77,7 @@ class Board:
     manifest: Manifest
     storage: str
     on_event: Callable[[str, Event], None]
+    tensorboard: bool = False
     first_problem: str = ""
     score: str = ""
     _entries: dict[str, _Entry] = field(default_factory=dict)
@@ -184,7 +185,10 @@ class Board:
         """Make the trial's entry; a trial that continues, here or in a resumed sweep, keeps its record."""
         name = message.trial
         if name not in self._entries:
-            self._entries[name] = _Entry(self._open_record(name, message.params), message.params)
+            run = self._open_record(name, message.params)
+            if self.tensorboard:
+                run.write_tensorboard()
+            self._entries[name] = _Entry(run, message.params)
         entry = self._entries[name]
         entry.state, entry.score, entry.problem = "running", message.score, ""
         entry.run.set_tags({"worker.0": f"{message.host} pid {message.pid}"})

@@ -109,7 +109,7 @@ def sweep(
         parent.set_tags({"sweep.space": space_json})
         logged = LoggedProgress()
         report = on_event or (lambda trial, event: logged(event, trial))
-        board = Board(parent, experiment, manifest, storage, report)
+        board = Board(parent, experiment, manifest, storage, report, options.tensorboard)
         status = "FAILED"
         try:
             _search(experiment, space, trials, storage, board, concurrent, options)

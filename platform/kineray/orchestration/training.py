@@ -115,6 +115,8 @@ def train(
             options=options,
             plugins=loaded_plugins(),
         )
+        if options.tensorboard:
+            run.write_tensorboard()
         status = "FAILED"
         try:
             result = _fit(task, run, count, use_gpu, start)

@@ -27,6 +27,7 @@ from kineray.tracking.source import code, environment, git_state, versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from tensorboardX import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Run:
         self._steps = steps
         self._is_incomplete = False
         self._files: Thread | None = None
+        self._events: SummaryWriter | None = None
         self._sender = Sender(client, journal, name)
         self._sender.start()
 
@@ -107,7 +109,17 @@ class Run:
         new = {key: float(value) for key, value in metrics.items() if step > self._steps.get(key, -1)}
         if new:
             self._steps.update(dict.fromkeys(new, step))
+            if self._events is not None:
+                for key, value in new.items():
+                    self._events.add_scalar(key, value, step)
             self._write({"metrics": new, "step": step})
+
+    def write_tensorboard(self) -> None:
+        """Write the metrics as TensorBoard event files, too, to ``tensorboard`` in the run's folder."""
+        from tensorboardX import SummaryWriter
+
+        folder = storage.join(storage.absolute(self.storage), self.name, "tensorboard")
+        self._events = SummaryWriter(folder, flush_secs=10)
 
     def append_metrics(self, metrics: Mapping[str, float]) -> None:
         """Record ``metrics``, each at the step after its last one."""
@@ -142,6 +154,8 @@ class Run:
         self._write({"status": status})
         if self._files is not None:
             self._files.join(_LONGEST_WAIT_S)
+        if self._events is not None:
+            self._events.close()
         self._sender.stop()
         self._journal.close()
 
