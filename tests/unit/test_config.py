@@ -395,6 +395,7 @@ def refused_space(space, **options):
         ({"model.alpha": Choice(4, 5)}, "wrong_shape", "data.frames"),
         ({"optim.lrr": LogUniform(1e-3, 1)}, "unknown_key", "optim.lrr"),
         ({"optim.momentum": Uniform(0.5, 1.5)}, "bad_value", "optim.momentum"),
+        ({"data.manifest": Choice("a.parquet", "b.parquet")}, "not_searchable", "data.manifest"),
     ],
 )
 def test_a_space_is_checked_at_every_choice_and_both_ends(space, code, key):

@@ -84,6 +84,13 @@ def check_space(experiment: Experiment, space: SearchSpace, fixed: Iterable[str]
             )
         if not isinstance(domain, Domain):
             raise _bad_domain(key, f"{domain!r} is not a domain", f"write {_DOMAINS}")
+    if "data.manifest" in space:
+        raise ConfigError(
+            "scores on different videos cannot be compared",
+            code="not_searchable",
+            key="data.manifest",
+            remedy="start a sweep for each manifest",
+        )
     for key in fixed:
         if key in space:
             raise ConfigError(
