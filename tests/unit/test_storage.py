@@ -52,6 +52,15 @@ def test_names_and_files_are_listed(root):
     assert storage.list_files(storage.join(root, "nowhere")) == []
 
 
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x.mp4").touch()
+    (tmp_path / "a" / "b" / "up").symlink_to("../..")
+    (tmp_path / "a" / "here").symlink_to(".")
+    (tmp_path / "other").symlink_to("a/b")
+    assert storage.list_files(tmp_path) == ["a/b/x.mp4", "other/x.mp4"]
+
+
 def test_sizes_of_files_are_known_without_reading_them(root):
     uris = {name: storage.join(root, name) for name in ("a/1.mp4", "a/2.mp4", "b.mp4", "ab.mp4", "gone.mp4")}
     for length, name in enumerate(["a/1.mp4", "a/2.mp4", "b.mp4", "ab.mp4"]):

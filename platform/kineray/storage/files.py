@@ -114,17 +114,26 @@ def list_names(uri: str | Path) -> list[str]:
 
 
 def list_files(uri: str | Path) -> list[str]:
-    """Paths, relative to ``uri``, of all files below it, sorted; an empty list if it does not exist."""
+    """Paths, relative to ``uri``, of all files below it, sorted; an empty list if it does not exist.
+
+    Links to folders are followed, except one to a folder that it lies in.
+    """
     if not is_remote(uri):
         root = Path(uri)
         with os_errors_about(uri):
-            return sorted(
-                Path(folder, name).relative_to(root).as_posix()
-                for folder, _, names in os.walk(root, onerror=_unless_gone, followlinks=True)
-                for name in names
-            )
+            found = []
+            for folder, folders, names in os.walk(root, onerror=_unless_gone, followlinks=True):
+                folders[:] = [name for name in folders if not _leads_back(folder, name)]
+                found += [Path(folder, name).relative_to(root).as_posix() for name in names]
+            return sorted(found)
     _, key = s3.bucket_and_key(str(uri))
     return sorted(name.removeprefix(_folder(key)) for name in _keys(str(uri), _folder(key)))
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether ``name`` in ``folder`` is a link to a folder that it lies in."""
+    path = Path(folder, name)
+    return path.is_symlink() and Path(folder).resolve().is_relative_to(path.resolve())
 
 
 def _unless_gone(error: OSError) -> None:
