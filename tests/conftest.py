@@ -2,8 +2,10 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
@@ -21,6 +23,10 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 # Many tests start processes that import the same packages: let the first one write their bytecode.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell has Ctrl-C ignored in what it starts in the background, and tests start programs that inherit this.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # pytest-xdist starts a worker for every core
