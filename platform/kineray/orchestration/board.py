@@ -8,7 +8,7 @@ from typing import Any
 
 from kineray.config import Experiment, apply_overrides, trial_name
 from kineray.data import Manifest
-from kineray.orchestration.mailbox import drain, open_mailbox, record, record_system
+from kineray.orchestration.mailbox import close_mailbox, drain, open_mailbox, record, record_system
 from kineray.orchestration.messages import FromTrial, SystemMetrics, TrialEnded, TrialEvent, TrialStarted
 from kineray.orchestration.process import as_kineray_error
 from kineray.orchestration.records import run_fingerprint
@@ -127,6 +127,7 @@ class Board:
         if self._thread is not None:
             self._thread.join()
             self._process_messages()
+            close_mailbox(self._mailbox)
         for name, entry in self._entries.items():
             if entry.state == "running":
                 self._infer_end(name, entry, status)

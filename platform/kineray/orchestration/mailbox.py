@@ -27,6 +27,14 @@ def open_mailbox() -> Any:
     return ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=driver_node()).remote()
 
 
+def close_mailbox(mailbox: Any) -> None:
+    """End the mailbox's process, when nothing can be in it any more."""
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
+        ray.kill(mailbox)
+
+
 def stop_workers(mailbox: Any) -> None:
     """End all workers at once; those that Ray then starts in their place return without training.
 

@@ -13,6 +13,7 @@ from kineray.config import Experiment, check_main_guard, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.mailbox import (
+    close_mailbox,
     drain,
     open_mailbox,
     record,
@@ -249,6 +250,8 @@ def _fit(task: WorkerTask, run: Run, workers: int, use_gpu: bool, start: StartUp
         raise
     finally:
         scratch.cleanup()
+        if fit.done():  # else workers that Ray still starts ask it whether to train
+            close_mailbox(mailbox)
     if result is None:
         raise _cause(failures, None, run.name)
     return result
