@@ -1,5 +1,6 @@
 """What went wrong, in one line that a user can act on."""
 
+import json
 from typing import Any
 
 
@@ -81,6 +82,18 @@ def restored(kind: type[KinerayError], args: tuple[Any, ...], state: dict[str, A
     error.args = args
     error.__dict__.update(state)
     return error
+
+
+def to_json(error: KinerayError) -> str:
+    """An error as text, for a process that is reached by a pipe; ``from_json`` makes an error of it again."""
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)
+    return json.dumps([kind, error.args, error.__dict__], default=str)
+
+
+def from_json(text: str) -> KinerayError:
+    """The error that ``to_json`` wrote."""
+    kind, args, state = json.loads(text)
+    return restored(globals()[kind], tuple(args), state)
 
 
 class Terminated(KeyboardInterrupt):

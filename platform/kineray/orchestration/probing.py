@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 
 from kineray.config import Experiment, Plugin, from_yaml, loaded_plugins, to_yaml
 from kineray.data import Preprocessing
-from kineray.errors import CheckpointError, ConfigError, KinerayError, StorageError
+from kineray.errors import KinerayError, from_json, to_json
 
 log = logging.getLogger(__name__)
 
-_KINDS = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StorageError, KinerayError)}
 _LONGEST_S = 60.0  # from the start; after that, workers find what is wrong
 
 
@@ -54,7 +53,7 @@ class Probe:
         if not answer:
             log.debug("the model could not be checked before the start")
         elif (found := json.loads(answer)) is not None:
-            raise _KINDS[found.pop("kind")](found.pop("problem"), **found)
+            raise from_json(found)
 
     def end(self) -> None:
         """End the process."""
@@ -88,15 +87,7 @@ def _main() -> None:
     except KinerayError as error:
         problem = error
     with os.fdopen(answer, "w") as file:
-        json.dump(problem and _fields(problem), file)
-
-
-def _fields(error: KinerayError) -> dict[str, str | None]:
-    """What ``Probe.result`` makes the same error of."""
-    kind = next(name for name, kind in _KINDS.items() if isinstance(error, kind))
-    value = None if error.value is None else str(error.value)
-    about = {"code": error.code, "key": error.key, "value": value, "remedy": error.remedy}
-    return {"kind": kind, "problem": error.problem, **about}
+        json.dump(problem and to_json(problem), file)
 
 
 if __name__ == "__main__":

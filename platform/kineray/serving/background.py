@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from kineray import errors
 from kineray import storage as store
 from kineray.config import Plugin, loaded_plugins
-from kineray.errors import KinerayError, ServingError
+from kineray.errors import KinerayError, ServingError, from_json, to_json
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def start(storage: str, arguments: dict[str, Any]) -> tuple[str, int]:
                 log.info("what process %d prints goes to %s", process.pid, file)
                 return content[0], content[1]
             else:
-                raise _error(*content)
+                raise from_json(content)
         raise ServingError(
             f"its process ended with exit code {process.wait()}",
             code="service_ended",
@@ -87,10 +86,6 @@ def _process(file: Path) -> Iterator[tuple[Any, IO[str]]]:
             raise
 
 
-def _error(kind: str, args: list[Any], state: dict[str, Any]) -> KinerayError:
-    return errors.restored(getattr(errors, kind, KinerayError), tuple(args), state)
-
-
 class _Reports(logging.Handler):
     """Sends what kineray logs to the process that waits, until the service is ready."""
 
@@ -107,7 +102,7 @@ class _Reports(logging.Handler):
         """Send one report; nobody may be there to read it."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
-                os.write(self._descriptor, json.dumps([kind, content], default=str).encode() + b"\n")
+                os.write(self._descriptor, json.dumps([kind, content]).encode() + b"\n")
 
     def end(self) -> None:
         """Send nothing more."""
@@ -137,7 +132,7 @@ def main() -> int:
         serve(**request["arguments"], on_ready=on_ready)
     except KinerayError as error:
         log.error("%s", error)
-        reports.send("error", [type(error).__name__, list(error.args), error.__dict__])
+        reports.send("error", to_json(error))
         return 2
     return 0
 
