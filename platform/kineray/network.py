@@ -1,7 +1,10 @@
 """Which addresses are reached directly, although the shell names a proxy."""
 
 import os
-from urllib.request import getproxies_environment
+from urllib.request import ProxyHandler, build_opener, getproxies_environment
+
+direct = build_opener(ProxyHandler({}))
+"""Opens URLs of this host, or of the cluster, without any proxy."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

@@ -5,7 +5,6 @@ import shlex
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from kineray.cli.launch import SMOKE_DATA
 from kineray.cli.output import DEFAULT_STORAGE, near, note
 from kineray.durations import duration
 from kineray.errors import KinerayError
+from kineray.network import direct
 
 SCRIPT = "experiments/slowfast.py"
 
@@ -57,7 +57,7 @@ def command(port: int, storage: str) -> None:
     truth, clip = _held_out(manifest)
     with _service(port, storage_flag) as url:
         _show_command("curl", "--data-binary", f"@{near(str(clip))}", f"{url}/v1/predict")
-        with _open(f"{url}/v1/predict", clip.read_bytes()) as response:
+        with direct.open(f"{url}/v1/predict", clip.read_bytes(), timeout=60) as response:
             answer = json.load(response)
     best = answer["predictions"]["action"][0]
     click.echo()
@@ -126,11 +126,6 @@ def _held_out(manifest: str) -> tuple[str, Path]:
 
     held_out = load_manifest(manifest).split("val")
     return held_out.vocabularies["action"][held_out.labels("action")[0]], Path(held_out[0].uri)
-
-
-def _open(url: str, body: bytes | None = None) -> Any:
-    """GET, or POST ``body``. Bypasses proxies, which could not reach this machine."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, body, timeout=60)
 
 
 @contextmanager

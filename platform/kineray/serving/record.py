@@ -13,12 +13,12 @@ import os
 import socket
 import subprocess
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from kineray import storage as store
 from kineray.errors import ServingError
+from kineray.network import direct
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,6 @@ FILE = "serve.json"
 BEAT_S = 15.0  # a running service writes its record this often
 _STALE_S = 60.0
 _ANSWER_S = 5.0
-
-# Neither loopback nor a cluster's address goes through a proxy that the environment names.
-direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)

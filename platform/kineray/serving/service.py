@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from kineray.config import check_main_guard, loaded_plugins
 from kineray.errors import ServingError
-from kineray.network import bypass_proxies
+from kineray.network import bypass_proxies, direct
 from kineray.serving import record
 from kineray.tracking import ModelVersion
 
@@ -80,7 +80,7 @@ class Service(record.Record):
     def version(self) -> int | None:
         """The version that answers, or None if none does."""
         try:
-            with record.direct.open(f"{self.url}/v1/model", timeout=10) as response:
+            with direct.open(f"{self.url}/v1/model", timeout=10) as response:
                 answer = json.load(response)
         except (OSError, ValueError):  # refused, timed out, an error status, not JSON
             return None

@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 
 from kineray.errors import TrackingError
+from kineray.network import direct
 from kineray.storage import runs_folder
 from kineray.tracking.client import check_tracking, tracking_uri, without_password
 
@@ -52,11 +52,10 @@ def open_ui(storage: str | None = None, port: int | None = None) -> Iterator[str
 
 
 def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this host
     deadline = time.monotonic() + _LONGEST_START_S
     while server.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            opener.open(f"{url}/health", timeout=2).close()
+            direct.open(f"{url}/health", timeout=2).close()
             return
         time.sleep(0.2)
     raise TrackingError(
