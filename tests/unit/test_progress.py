@@ -9,22 +9,8 @@ import pytest
 
 from kineray.cli.progress import Progress, TrainingProgress
 from kineray.orchestration.progress import LoggedProgress, visible_progress
-from kineray.training import CheckpointEvent, StepEvent, ValidationEvent, WaitingEvent, line_of
-
-
-def step(number):
-    return StepEvent(
-        step=number,
-        total_steps=9,
-        epoch=0.1,
-        loss=1.0,
-        lr=0.1,
-        clips_per_s=8.0,
-        data_wait=0.25,
-        copy=0.0,
-        seconds_left=75.0,
-    )
-
+from kineray.training import CheckpointEvent, ValidationEvent, WaitingEvent, line_of
+from training_events import step
 
 VALIDATION = ValidationEvent(
     step=9,

@@ -7,22 +7,9 @@ import sys
 import pytest
 
 from kineray.orchestration.startup import StartUp, in_thread
-from kineray.training import StartedEvent, StepEvent, WaitingEvent
+from kineray.training import StartedEvent, WaitingEvent
 from kineray.training.loop import _Speed
-
-
-def step(number):
-    return StepEvent(
-        step=number,
-        total_steps=9,
-        epoch=0.1,
-        loss=1.0,
-        lr=0.1,
-        clips_per_s=1.0,
-        data_wait=0.0,
-        copy=0.0,
-        seconds_left=1.0,
-    )
+from training_events import step
 
 
 @pytest.mark.parametrize(

@@ -93,20 +93,16 @@ class TrainingProgress:
 
     def __init__(self, every_s: float = 5.0) -> None:
         """``every_s``: seconds between the lines of steps where there is no terminal."""
+        from kineray.training import EventLines
+
         self._lines = _Lines()
-        self._every_s = 0.2 if self._lines.live else every_s
-        self._last = 0.0
+        self._line_of = EventLines(0.2 if self._lines.live else every_s)
 
     def __call__(self, event: "Event", prefix: str = "") -> None:
-        from kineray.training import StepEvent, WaitingEvent, line_of
+        from kineray.training import StepEvent, WaitingEvent
 
         is_step, is_wait = isinstance(event, StepEvent), isinstance(event, WaitingEvent)
-        if isinstance(event, StepEvent):
-            now = time.monotonic()
-            if now - self._last < self._every_s and event.step != event.total_steps:
-                return
-            self._last = now
-        text = line_of(event, near)
+        text = self._line_of(event, near)
         if text is not None and (self._lines.live or not is_wait):
             self._lines.print(prefix + text, live=is_step or is_wait)
 

@@ -2,11 +2,10 @@
 
 import logging
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kineray.training import Event, StepEvent, WaitingEvent, line_of
+from kineray.training import Event, EventLines, WaitingEvent
 
 log = logging.getLogger("kineray.progress")
 
@@ -17,16 +16,11 @@ class LoggedProgress:
     """Logs events at the level INFO, in plain lines: of the steps one every ten seconds, and the last."""
 
     def __init__(self) -> None:
-        self._last = -_EVERY_S
+        self._line_of = EventLines(_EVERY_S)
 
     def __call__(self, event: Event, trial: str = "") -> None:
         """``trial``: the name of the sweep's trial that the event is from."""
-        now = time.monotonic()
-        if isinstance(event, StepEvent):
-            if now - self._last < _EVERY_S and event.step != event.total_steps:
-                return
-            self._last = now
-        text = line_of(event)
+        text = self._line_of(event)
         if text is not None and not isinstance(event, WaitingEvent):
             log.info("%s%s", f"[{trial}] " * bool(trial), text)
 

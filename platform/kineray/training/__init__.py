@@ -24,6 +24,7 @@ _WHERE = {
     "WaitingEvent": "events",
     "absolute_inits": "initial",
     "build_optimizer": "optim",
+    "EventLines": "lines",
     "check_micro_batch": "plan",
     "init_hashes": "initial",
     "learning_rate": "schedule",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from kineray.training.events import WaitingEvent as WaitingEvent
     from kineray.training.initial import absolute_inits as absolute_inits
     from kineray.training.initial import init_hashes as init_hashes
+    from kineray.training.lines import EventLines as EventLines
     from kineray.training.lines import line_of as line_of
     from kineray.training.loop import train as train
     from kineray.training.optim import build_optimizer as build_optimizer

@@ -1,5 +1,7 @@
 """The events of training as lines of text, for terminals and logs."""
 
+import math
+import time
 from collections.abc import Callable
 
 from kineray.durations import duration
@@ -45,3 +47,19 @@ def line_of(event: Event, near: Callable[[str], str] = str) -> str | None:
         case ReplacedEvent():
             text = "; ".join(f"replaced {failure.uri}: {failure.message}" for failure in event.failures)
     return text
+
+
+class EventLines:
+    """``line_of`` the events of a run, but for most steps: a line every ``every_s`` seconds, and the last."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s, self._last = every_s, -math.inf
+
+    def __call__(self, event: Event, near: Callable[[str], str] = str) -> str | None:
+        """One line about an event, or None."""
+        if isinstance(event, StepEvent):
+            now = time.monotonic()
+            if now - self._last < self._every_s and event.step != event.total_steps:
+                return None
+            self._last = now
+        return line_of(event, near)
