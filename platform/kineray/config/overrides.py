@@ -72,7 +72,7 @@ def overrides_of(section: Section, path: str) -> list[str]:
     For a variant, the first is its type and the others are the fields that differ from the type's defaults.
     """
     chosen = [f"{path}.type={section.type}"] if isinstance(section, Variant) else []
-    return chosen + list(_changes(section, type(section).model_construct(), path))
+    return chosen + list(_changes(section, _usual(section), path))
 
 
 def as_arguments(tree: Mapping[str, Any]) -> dict[str, str]:
@@ -201,7 +201,7 @@ def _changes(section: Section, default: Section, path: str) -> Iterator[str]:
         value, usual, key = getattr(section, name), getattr(default, name, _ABSENT), f"{path}.{name}"
         if isinstance(value, Pieces):
             for piece, fields in value.items():
-                changes = [*_changes(fields, type(fields).model_construct(), f"{key}.{piece}")]
+                changes = [*_changes(fields, _usual(fields), f"{key}.{piece}")]
                 yield from changes or [f"{key}.{piece}=on"]
         elif isinstance(value, Variant):
             yield from overrides_of(value, key)

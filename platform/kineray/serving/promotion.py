@@ -68,11 +68,11 @@ def rollback(*, storage: str | None = None, model_name: str = DEFAULT_MODEL) -> 
 
 def _run_name(run: str | Path, runs: str) -> str:
     """The name of a run that may be given by its folder in ``runs``."""
-    inside = store.absolute(runs).rstrip("/") + "/"
     text = str(run)
-    if store.is_remote(text) or "/" in text:
-        text = store.absolute(text).rstrip("/").removeprefix(inside)
-    return text
+    if not (store.is_remote(text) or "/" in text):
+        return text
+    folder = store.absolute(text).rstrip("/")
+    return store.relative(folder, runs) or folder
 
 
 def _make_champion(runs: str, version: ModelVersion) -> Promotion:
