@@ -1,6 +1,7 @@
 """How messages get from workers on any host to the one process that writes the run's record."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from kineray.cluster import driver_node
@@ -31,24 +32,30 @@ def close_mailbox(mailbox: Any) -> None:
     """End the mailbox's process, when nothing can be in it any more."""
     import ray
 
-    with contextlib.suppress(ray.exceptions.RayError, RuntimeError):
-        ray.kill(mailbox)
+    _call_in_time(lambda: ray.kill(mailbox))
 
 
 def stop_workers(mailbox: Any) -> None:
-    """End all workers at once; those that Ray then starts in their place return without training.
-
-    Waits for at most ten seconds: a Ray that got the same SIGTERM as this process ends them by itself, and
-    answers nothing any more.
-    """
+    """End all workers at once; those that Ray then starts in their place return without training."""
     import ray
 
     def stop() -> None:
         for worker in ray.get(mailbox.stop.remote()):
             ray.kill(worker)
 
-    with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-        in_thread(stop).result(timeout=_STOP_S)
+    _call_in_time(stop)
+
+
+def _call_in_time(function: Callable[[], None]) -> None:
+    """Wait for ``function`` for at most ten seconds.
+
+    A Ray that got the same SIGTERM as this process ends all processes by itself and answers nothing any more;
+    it ends this process too, with exit code 1, if it is waited for longer than a minute.
+    """
+    import ray
+
+    with contextlib.suppress(ray.exceptions.RayError, RuntimeError, TimeoutError):
+        in_thread(function).result(timeout=_STOP_S)
 
 
 def drain(mailbox: Any) -> list[Any]:
