@@ -177,10 +177,10 @@ def test_a_bad_override_is_one_clear_line(override, code, key):
 
 def test_a_field_of_a_variant_that_is_not_selected_is_an_error_that_names_it():
     with pytest.raises(ConfigError) as error:
-        apply_overrides(Experiment(), ["optim.momentum=0.8", "optim.type=adam"])
-    assert (error.value.code, error.value.key) == ("wrong_variant", "optim.momentum")
+        apply_overrides(Experiment(), ["optim.nesterov=false", "optim.type=adam"])
+    assert (error.value.code, error.value.key) == ("wrong_variant", "optim.nesterov")
     assert str(error.value) == (
-        "optim.momentum: a field of optim.type=sgd, but optim.type=adam is selected; "
+        "optim.nesterov: a field of optim.type=sgd, but optim.type=adam is selected; "
         "select optim.type=sgd, or leave the field out"
     )
 

@@ -9,15 +9,18 @@ from hypothesis import strategies as st
 
 from kineray.config import (
     AdamConfig,
+    AdamWConfig,
     CosineConfig,
     Experiment,
     OptimSection,
     PlateauConfig,
+    RmspropConfig,
     RpropConfig,
     SgdConfig,
     SlowFastConfig,
     StepsConfig,
     TrainConfig,
+    WarmRestartsConfig,
 )
 from kineray.models import build_model
 from kineray.training import build_optimizer, learning_rate
@@ -87,6 +90,31 @@ def test_the_rate_falls_in_steps():
     assert [learning_rate(epoch, warm) for epoch in (5, 10)] == pytest.approx([0.05, 0.1])
 
 
+@given(
+    st.integers(1, 12),
+    st.integers(1, 3),
+    st.floats(0, 0.5),
+    st.lists(st.integers(0, 8 * 150), min_size=1, max_size=20),
+)
+def test_warm_restarts_are_those_of_torch(cycle, multiplier, minimum, eighths):
+    schedule = WarmRestartsConfig(cycle_epochs=cycle, multiplier=multiplier, minimum=minimum)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+        optimizer, cycle, multiplier, eta_min=minimum
+    )
+    for epoch in [number / 8 for number in eighths]:
+        reference.step(epoch)
+        assert schedule.factor(epoch, 150) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+
+
+def test_the_rate_restarts_in_a_run():
+    """Cycles of 2 and 4 epochs from 0.1 to a tenth of it, after a warm-up of half an epoch."""
+    schedule = WarmRestartsConfig(cycle_epochs=2, minimum=0.1, warmup_epochs=0.5, warmup_start=0.0)
+    experiment = Experiment(schedule=schedule, train=TrainConfig(epochs=6, global_batch=64))
+    rates = [learning_rate(epoch, experiment) for epoch in (0, 0.5, 1, 2, 4, 6 - 1e-6)]
+    assert rates == pytest.approx([0, 0.1 - 0.045 * (1 - 0.5**0.5), 0.055, 0.1, 0.055, 0.01])
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.floats(0, 1), max_size=60),
@@ -125,7 +153,7 @@ def test_rprop_follows_the_signs_of_gradients():
 
 
 def test_what_is_frozen_is_not_in_the_optimizer(model):
-    for config in (SgdConfig(), AdamConfig(), RpropConfig()):
+    for config in (SgdConfig(), AdamConfig(), AdamWConfig(), RmspropConfig(), RpropConfig()):
         model.fast.requires_grad_(False)
         optimizer = build_optimizer(model, config)
         model.fast.requires_grad_(True)
@@ -140,12 +168,12 @@ def model():
     return build_model(config, {"action": 3})
 
 
-@pytest.mark.parametrize("config", [SgdConfig(weight_decay=0.5), AdamConfig(weight_decay=0.5)])
-def test_only_batch_norms_are_not_decayed(model, config):
+@pytest.mark.parametrize("kind", [SgdConfig, AdamConfig, AdamWConfig, RmspropConfig])
+def test_only_batch_norms_are_not_decayed(model, kind):
     names = {parameter: name for name, parameter in model.named_parameters()}
     decay = {
         names[parameter]: group["weight_decay"]
-        for group in build_optimizer(model, config).param_groups
+        for group in build_optimizer(model, kind(weight_decay=0.5)).param_groups
         for parameter in group["params"]
     }
     assert decay.keys() == set(names.values())
@@ -184,3 +212,43 @@ def test_sgd_updates_by_its_formula(nesterov, momentum):
         v = momentum * v + g
         w = w - lr * (g + momentum * v if nesterov else v)
         torch.testing.assert_close(layer.weight.detach(), w)
+
+
+def updates(config, lr=0.01):
+    """(weights, gradient) before each of five steps of an optimizer, and the weights at the end."""
+    layer = torch.nn.Linear(3, 1, bias=False).double()
+    optimizer = build_optimizer(layer, config)
+    taken = []
+    for step in range(5):
+        layer.weight.grad = torch.tensor([[math.sin(step), 0.1 * step - 0.2, -1.0]], dtype=torch.float64)
+        taken.append((layer.weight.detach().clone(), layer.weight.grad.clone()))
+        set_learning_rate(optimizer, lr)
+        optimizer.step()
+    return [*taken, (layer.weight.detach(), None)]
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam_adds_weight_decay_to_gradients_and_adamw_takes_it_off_the_weights(decoupled):
+    """Algorithm 2 of arXiv 1711.05101, without and with the part in green."""
+    config = (AdamWConfig if decoupled else AdamConfig)(beta1=0.8, beta2=0.95, weight_decay=0.1)
+    taken = updates(config)
+    w, m, v = taken[0][0], 0, 0
+    for step, (before, gradient) in enumerate(taken[:-1], 1):
+        torch.testing.assert_close(before, w)
+        g = gradient if decoupled else gradient + 0.1 * w
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        shrunk = 0.01 * 0.1 * w if decoupled else 0
+        w = w - 0.01 * (m / (1 - 0.8**step)) / ((v / (1 - 0.95**step)).sqrt() + 1e-8) - shrunk
+    torch.testing.assert_close(taken[-1][0], w)
+
+
+def test_rmsprop_divides_by_the_size_of_gradients():
+    taken = updates(RmspropConfig(alpha=0.9, momentum=0.5, eps=0.1, weight_decay=0.1))
+    w, v, moved = taken[0][0], 0, 0
+    for before, gradient in taken[:-1]:
+        torch.testing.assert_close(before, w)
+        g = gradient + 0.1 * w
+        v = 0.9 * v + 0.1 * g**2
+        moved = 0.5 * moved + g / (v.sqrt() + 0.1)
+        w = w - 0.01 * moved
+    torch.testing.assert_close(taken[-1][0], w)

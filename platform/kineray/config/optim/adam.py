@@ -11,14 +11,17 @@ if TYPE_CHECKING:
 
 
 class AdamConfig(BatchScaledOptimSection, type="adam"):
-    """Adam with decoupled weight decay (AdamW); the learning rate is scaled as for SGD."""
+    """Adam (Kingma and Ba, arXiv 1412.6980); the learning rate is scaled as for SGD.
+
+    Weight decay is added to the gradients, so Adam divides it by their size as well: ``adamw`` does not.
+    """
 
     lr: PositiveFloat = 1e-3
     beta1: Probability = 0.9
     beta2: Probability = 0.999
 
     def build(self, groups: Iterable[dict[str, Any]]) -> "Optimizer":
-        """torch's AdamW."""
-        from torch.optim import AdamW
+        """torch's Adam."""
+        from torch.optim import Adam
 
-        return AdamW(groups, lr=0.0, betas=(self.beta1, self.beta2))
+        return Adam(groups, lr=0.0, betas=(self.beta1, self.beta2))
