@@ -13,8 +13,9 @@ from small_models import PARAMETERS
 from kineray.config import SlowFastConfig
 from kineray.errors import ConfigError
 from kineray.models import list_models, model_presets, summarise
-from kineray.models.catalogue import FILE, as_text, describe
-from kineray.models.registry import _own_presets
+from kineray.models.catalogue import FILE, as_text, facts
+from kineray.models.registry import _own_presets, find_preset
+from kineray.models.summary import CLASSES
 
 # One of every architecture's file; all models would take half a minute.
 FAST = {
@@ -69,7 +70,10 @@ def test_the_list_takes_less_than_two_seconds_and_does_not_import_torch():
 @every_preset
 def test_the_catalogue_is_true(name):
     """If this fails after a change of an architecture or preset: ``make catalogue``."""
-    assert kept()[name] == describe(name)
+    preset, summary = find_preset(name), summarise(name)
+    assert kept()[name] == facts(name, preset, summary)
+    assert any((1, CLASSES) in part.outputs for part in summary.parts)
+    assert preset.source and preset.study
 
 
 def test_the_catalogue_has_every_preset_and_no_other():

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from small_models import PARAMETERS, SMALL, every_architecture
+from small_models import SMALL, every_architecture
 
 from kineray.config import FrameConfig, GruConfig, ModelSection, SlowFastConfig, TwoStreamConfig, variants
 from kineray.errors import ConfigError
@@ -14,8 +14,6 @@ from kineray.models import (
     build_model,
     commit_batch_norm,
     create_model,
-    list_models,
-    model_presets,
     set_batch_norm_group,
     set_clip_seeds,
 )
@@ -23,15 +21,6 @@ from kineray.models import (
 HEADS = {"verb": 5, "noun": 7}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-# One preset of every architecture's file: all of them take long.
-FAST = {
-    *("s3d", "s3d_v3", "slowfast_r18_4x16", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_63"),
-    *("mobilenet_v2_average", "highway_average", "st_resnet50", "two_stream_i3d_inception"),
-}
-every_preset = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in list_models()]
-)
 
 
 def built(small, in_channels=None, seed=0, heads=HEADS):
@@ -55,23 +44,6 @@ def run(model, inputs):
 
 
 # -- published models ---------------------------------------------------------------------------------
-
-
-def test_every_preset_has_a_known_number_of_parameters():
-    assert sorted(PARAMETERS) == list_models()
-
-
-@every_preset
-def test_parameters_and_output_of_every_preset(name):
-    """On the meta device: shapes without numbers."""
-    preset = model_presets()[name]
-    with torch.device("meta"):
-        model = create_model(name, {"action": 400})
-        assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
-        shape = (2, preset.channels, preset.frames, preset.side, preset.side)
-        logits = model.eval()(torch.empty(shape))
-    assert {head: tuple(values.shape) for head, values in logits.items()} == {"action": (2, 400)}
-    assert preset.source and preset.study
 
 
 @pytest.mark.parametrize(
