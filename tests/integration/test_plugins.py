@@ -29,11 +29,11 @@ pytestmark = [
 ]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = ("cutmix.py", "focal.py", "grayscale.py", "tsm.py")
+NAMES = ("frame_mix.py", "grayscale.py", "poly.py", "tsm.py")
 PLUGINS = tuple(word for name in NAMES for word in ("--plugin", str(EXAMPLES / name)))
 CHANGES = (
-    *("model.type=tsm", "model.shift=0.25", "task.loss.type=focal", "task.loss.gamma=1"),
-    *("recipe.cutmix.alpha=1", "data.augment.grayscale.probability=0.5"),
+    *("model.type=tsm", "model.shift=0.25", "task.loss.type=poly", "task.loss.epsilon=1"),
+    *("recipe.frame_mix.alpha=1", "data.augment.grayscale.probability=0.5"),
 )
 
 
@@ -111,9 +111,9 @@ def test_a_run_of_plugins_that_is_killed_goes_on_exactly(trained, train, folder,
 
 
 def test_fields_of_plugins_are_searched(folder):
-    space = ("--search", "model.shift=0.125,0.5", "--search", "recipe.cutmix.alpha=log:0.2:2")
+    space = ("--search", "model.shift=0.125,0.5", "--search", "recipe.frame_mix.alpha=log:0.2:2")
     short = ("train.epochs=1", "schedule.warmup_epochs=0")
-    searched = ("model.shift", "recipe.cutmix.alpha")
+    searched = ("model.shift", "recipe.frame_mix.alpha")
     changes = (change for change in CHANGES if not change.startswith(searched))
     found = answer("sweep", "tiny.yaml", *changes, *short, *PLUGINS, *space, "--trials", "2")
     assert [trial["state"] for trial in found["trials"]] == ["finished"] * 2
@@ -134,12 +134,12 @@ def test_without_its_plugins_a_checkpoint_is_refused(trained, folder, tmp_path):
     for command in (("eval",), ("export", "--out", "x.pt2"), ("promote",)):
         code, out, err = kineray(command[0], "own", *command[1:])
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert "--plugin cutmix.py" in err
-    (tmp_path / "cutmix.py").write_text((EXAMPLES / "cutmix.py").read_text() + "\n# another version\n")
-    load_plugins(tmp_path / "cutmix.py", *(EXAMPLES / name for name in NAMES[1:]))
+        assert "--plugin frame_mix.py" in err
+    (tmp_path / "frame_mix.py").write_text((EXAMPLES / "frame_mix.py").read_text() + "\n# another version\n")
+    load_plugins(tmp_path / "frame_mix.py", *(EXAMPLES / name for name in NAMES[1:]))
     with pytest.raises(CheckpointError) as error:
         package.load_checkpoint("runs/own")
-    assert error.value.code == "plugin_differs" and "cutmix.py" in str(error.value)
+    assert error.value.code == "plugin_differs" and "frame_mix.py" in str(error.value)
 
 
 def test_a_replica_answers_with_it(trained, folder, motion_manifest):

@@ -27,7 +27,7 @@ def suggested(own_plugins, capsys):
 @pytest.fixture
 def my_loss(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("my loss.py").write_text((EXAMPLES / "focal.py").read_text())
+    Path("my loss.py").write_text((EXAMPLES / "poly.py").read_text())
     return "my loss.py"
 
 
@@ -62,17 +62,17 @@ def test_what_is_found_without_being_named_is_not_named(my_loss, suggested, monk
 
 
 def test_an_installed_module_is_named_by_its_name(tmp_path, suggested, monkeypatch):
-    (tmp_path / "losses_of_mine.py").write_text((EXAMPLES / "focal.py").read_text())
+    (tmp_path / "losses_of_mine.py").write_text((EXAMPLES / "poly.py").read_text())
     monkeypatch.syspath_prepend(tmp_path)
     load_plugins("losses_of_mine")
     assert suggested("kineray serve") == "kineray serve --plugin losses_of_mine"
 
 
 def test_a_script_that_is_trained_need_not_be_named_besides(my_loss, suggested):
-    load_plugins(EXAMPLES / "focal.py")
-    command = f"kineray train {EXAMPLES / 'focal.py'}"
+    load_plugins(EXAMPLES / "poly.py")
+    command = f"kineray train {EXAMPLES / 'poly.py'}"
     assert suggested(command) == command
-    assert suggested("kineray eval X") == f"kineray eval X --plugin {EXAMPLES / 'focal.py'}"
+    assert suggested("kineray eval X") == f"kineray eval X --plugin {EXAMPLES / 'poly.py'}"
 
 
 SOMETHING = {

@@ -93,12 +93,15 @@ class Task(ABC):
         """Labels as a manifest has them: for each clip a class index, or a tuple of them."""
 
     @abstractmethod
-    def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
-        """The loss of one head, float32 [B]; 0 for a clip whose label is not known."""
+    def _head_loss(self, head: str, logits_bk: Tensor, targets: Tensor) -> Tensor:
+        """The loss of ``head``, float32 [B]; 0 for a clip whose label is not known."""
 
     def build_model(self, config: "ModelSection", in_channels: int) -> nn.Module:
         """A new network for this task, with ``in_channels`` clip channels: clips -> ``Outputs``."""
         return build_model(config, {head: len(names) for head, names in self.classes.items()}, in_channels)
+
+    def begin(self, train_set: "Manifest") -> None:  # noqa: B027 - most tasks need nothing of it
+        """Called once before training, with the samples of an epoch."""
 
     def loss(self, outputs: Outputs, targets: Mapping[str, Tensor]) -> Tensor:
         """The loss of every clip, float32 [B], summed over the heads; a label that is not known adds nothing.
@@ -109,7 +112,7 @@ class Task(ABC):
         losses = []
         for name, logits_bk in outputs.items():
             head = name.removeprefix(AUXILIARY)
-            loss = self._head_loss(logits_bk.float(), targets[head])
+            loss = self._head_loss(head, logits_bk.float(), targets[head])
             losses.append(loss if head == name else _AUXILIARY_WEIGHT * loss)
         return torch.stack(losses).sum(0)
 

@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kineray.data.manifest.labels import class_counts
 from kineray.errors import ConfigError
 from kineray.metrics import per_class_accuracy
 from kineray.tasks.base import Task
 
 if TYPE_CHECKING:
-    from kineray.data import Sample
+    from kineray.config.tasks.classification import ClassificationConfig
+    from kineray.data import Manifest, Sample
     from kineray.data.manifest.labels import Label
+
+
+_POWERS = {"none": 0.0, "sqrt": 0.5, "class": 1.0}
 
 
 class Classification(Task):
@@ -25,6 +30,19 @@ class Classification(Task):
 
     protocol: Mapping[str, str] = {"aggregation": "mean of softmax"}
     class_score: ClassVar[str] = "top1"
+
+    def __init__(self, config: "ClassificationConfig", labels: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(config, labels)
+        self._weight_power = _POWERS[config.class_weights]
+        self._weights: dict[str, Tensor] = {}
+
+    def begin(self, train_set: "Manifest") -> None:
+        """Take the weights of the classes from how often they occur in ``train_set``."""
+        if self._weight_power:
+            self._weights = {
+                head: _class_weights(class_counts(train_set.labels(head), len(names)), self._weight_power)
+                for head, names in self.classes.items()
+            }
 
     def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
         """{head: classes of the samples, int64 [B]}. Raises ConfigError if samples have several classes."""
@@ -70,9 +88,25 @@ class Classification(Task):
         one_hot_bk = F.one_hot(targets.clamp(min=0), len(self.classes[head])).float()
         return one_hot_bk * (targets >= 0)[:, None]
 
-    def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
+    def _head_loss(self, head: str, logits_bk: Tensor, targets: Tensor) -> Tensor:
         if targets.is_floating_point():
             known_b = targets.any(dim=1)
         else:
             known_b, targets = targets >= 0, targets.clamp(min=0)  # any class, as the loss does not count
-        return torch.where(known_b, self._loss_of_clips(logits_bk, targets), 0.0)
+        loss_b = torch.where(known_b, self._loss_of_clips(logits_bk, targets), 0.0)
+        return loss_b * self._clip_weights(head, targets) if head in self._weights else loss_b
+
+    def _clip_weights(self, head: str, targets: Tensor) -> Tensor:
+        """The weight of each clip's class; where classes are mixed, the mean of their weights: [B]."""
+        weights_k = self._weights[head] = self._weights[head].to(targets.device)
+        return targets @ weights_k if targets.is_floating_point() else weights_k[targets]
+
+
+def _class_weights(counts: np.ndarray, power: float) -> Tensor:
+    """Weights in inverse proportion to ``counts`` ** ``power``, with a mean of 1 over the clips: float32 [C].
+
+    A class without clips has the weight of a class of one.
+    """
+    weights = counts.clip(min=1) ** -power
+    scale = counts.sum() / max((counts * weights).sum(), 1)
+    return torch.from_numpy(weights * scale).float()

@@ -93,6 +93,6 @@ class MultiLabel(Task):
                 row[list(classes)] = 1.0
         return multi_hot_bk
 
-    def _head_loss(self, logits_bk: Tensor, targets: Tensor) -> Tensor:
+    def _head_loss(self, _head: str, logits_bk: Tensor, targets: Tensor) -> Tensor:
         known_b = ~targets.isnan().any(dim=1)
         return torch.where(known_b, self._loss_of_clips(logits_bk, targets.nan_to_num()), 0.0)

@@ -87,7 +87,7 @@ def train(
 
     recipe = Recipe(experiment)
     preprocessing = preprocessing_of(experiment, train_set, val_set)
-    task = _task(experiment, preprocessing, val_set)
+    task = _task(experiment, preprocessing, clip_set, val_set)
     model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim)
@@ -222,9 +222,12 @@ def _is_saved(done: int, checkpoint_every: int | None) -> bool:
     return checkpoint_every is not None and done % checkpoint_every == 0
 
 
-def _task(experiment: Experiment, preprocessing: Preprocessing, val_set: Manifest) -> Task:
+def _task(
+    experiment: Experiment, preprocessing: Preprocessing, clip_set: Manifest, val_set: Manifest
+) -> Task:
     task = experiment.task.build(preprocessing.labels)
     task.check(val_set)
+    task.begin(clip_set)
     return task
 
 

@@ -2,13 +2,13 @@
 
 A user's loss is a class in a plug-in:
 
-    class FocalConfig(kineray.LossSection, type="focal"):
-        gamma: float = 2.0
+    class PolyConfig(kineray.LossSection, type="poly"):
+        epsilon: float = 2.0
 
         def build(self):
-            return lambda logits_bk, targets: focal_loss(logits_bk, targets, self.gamma)
+            return lambda logits_bk, targets: poly_loss(logits_bk, targets, self.epsilon)
 
-``task.loss.type=focal task.loss.gamma=1`` selects it.
+``task.loss.type=poly task.loss.epsilon=1`` selects it.
 """
 
 from kineray.tasks.losses.base import Loss

@@ -1,4 +1,4 @@
-"""The interface of a loss."""
+"""The interface of a loss, and what losses have in common."""
 
 from typing import Protocol
 
@@ -16,3 +16,11 @@ class Loss(Protocol):
         float32 [B, classes] from 0 to 1. The value for a clip whose label is not known is ignored.
         """
         ...
+
+
+def focus(errors: Tensor, gamma: float) -> Tensor:
+    """``errors`` ** ``gamma``, the weights of focal loss: ``errors`` are 1 minus the probability of a label.
+
+    Below 1e-7 they count as that much: where ``gamma`` is below 1, the power has no derivative at 0.
+    """
+    return errors.clamp(min=1e-7) ** gamma
