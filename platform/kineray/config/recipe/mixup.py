@@ -10,7 +10,8 @@ class MixupConfig(RecipePiece, type="mixup", builds="kineray.training.recipe.mix
     """Mixes clips and targets in pairs (Zhang et al., arXiv 1710.09412).
 
     The share of a clip is drawn from Beta(``alpha``, ``alpha``): a small ``alpha`` leaves most clips nearly
-    unchanged, with 1 all shares are equally likely.
+    unchanged, with 1 all shares are equally likely. If cutmix is on as well, each batch-norm group gets one
+    of the two, with equal probability.
     """
 
     order: ClassVar[int] = 10

@@ -22,6 +22,8 @@ class Piece:
 
     soft_targets: ClassVar[bool] = False
     """Whether targets must be float32 [G, classes] (``Task.soften``) for this piece."""
+    one_of: ClassVar[str] = ""
+    """Of the pieces with the same value here, each group is given to one, with equal probability."""
     gives_weights: ClassVar[bool] = False
     """Whether its state is a state dict of the model, with the weights that evaluate, export and serve."""
 

@@ -16,6 +16,7 @@ class Mixup(Piece):
     """
 
     soft_targets = True
+    one_of = "mixing"
 
     def __init__(self, config: MixupConfig) -> None:
         self._alpha = config.alpha

@@ -30,6 +30,7 @@ class Recipe:
             for name, piece in self._pieces.items()
             if type(piece).transform_group is not Piece.transform_group
         }
+        self._alternatives = _alternatives(self._transforms)
         self.soft_targets = any(piece.soft_targets for piece in self._pieces.values())
         given = [name for name, piece in self._pieces.items() if piece.gives_weights]
         if len(given) > 1:
@@ -71,10 +72,21 @@ class Recipe:
         return torch.cat(clips), {head: torch.cat([of[head] for of in by_group]) for head in targets}
 
     def _transform_group(self, step: Step, number: int, clips: Tensor, targets: dict[str, Tensor]) -> Group:
+        left_out = self._left_out(step, number)
         for name, piece in self._transforms.items():
+            if name in left_out:
+                continue
             rng = np.random.Generator(pcg64("recipe", name, self._seed, step.index, number))
             clips, targets = piece.transform_group(clips, targets, rng)
         return clips, targets
+
+    def _left_out(self, step: Step, number: int) -> set[str]:
+        """The pieces whose place another one takes for a group."""
+        left_out: set[str] = set()
+        for kind, names in self._alternatives.items():
+            drawn = pcg64("alternatives", kind, self._seed, step.index, number).random_raw() % len(names)
+            left_out |= {*names} - {names[drawn]}
+        return left_out
 
     def transform_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Let every piece change the gradients."""
@@ -114,3 +126,9 @@ class Recipe:
         finally:
             for name, value in tensors.items():
                 value.copy_(kept[name])
+
+
+def _alternatives(pieces: Mapping[str, Piece]) -> dict[str, list[str]]:
+    """The names of pieces that take turns, by what they are one of (``Piece.one_of``)."""
+    kinds = {piece.one_of for piece in pieces.values() if piece.one_of}
+    return {kind: [name for name, piece in pieces.items() if piece.one_of == kind] for kind in sorted(kinds)}
