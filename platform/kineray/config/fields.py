@@ -21,6 +21,18 @@ def _odd(value: int) -> int:
     return value
 
 
+def _factors(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        pattern, _, factor = value.rpartition(":")
+        try:
+            valid = bool(pattern) and 0 <= float(factor) < float("inf")
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(f"{value} is not PATTERN:FACTOR, as in head.*:10")
+    return values
+
+
 def _none_is_a_name(value: object) -> object:
     """``None`` -> ``"none"``: on a command line none clears an optional field, here it is a choice."""
     return "none" if value is None else value
@@ -49,6 +61,9 @@ Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
 NameOrNone = Annotated[str, BeforeValidator(_none_is_empty)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 NamesOrNone = Annotated[tuple[str, ...], BeforeValidator(lambda value: _split_commas(value or ""))]
+PatternFactors = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: _split_commas(value or "")), AfterValidator(_factors)
+]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]

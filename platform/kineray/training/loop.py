@@ -90,7 +90,7 @@ def train(
     task = _task(experiment, preprocessing, clip_set, val_set)
     model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
     workers.broadcast_(model)
-    optimizer = build_optimizer(model, experiment.optim)
+    optimizer = build_optimizer(model, experiment.optim, recipe.factors(model))
 
     last = _last(checkpoints, workers, resume)
     progress = _Progress()

@@ -19,7 +19,8 @@ class Step:
     ``index`` counts from 0. The global batch is the ``global_batch`` clips from place ``first`` on in the
     order of ``epoch``; batch-norm statistics are taken over groups of ``bn_group`` of them. ``clip`` is
     the shape of the clips, ``lr`` the learning rate. ``trained``: patterns (``head.*``) for the names of the
-    parameters that are updated, among those that the model does not freeze; None for all of them.
+    parameters that are updated, among those that the model does not freeze; None for all of them. The last
+    pattern that matches decides, and those that begin with ``!`` are for parameters that are not updated.
     ``epochs_done``: epochs completed after the step; ``is_validated``: whether validation follows it.
     """
 
@@ -64,7 +65,10 @@ class Step:
 
     def trains(self, name: str) -> bool:
         """Whether the parameter of this name is updated."""
-        return self.trained is None or any(fnmatchcase(name, pattern) for pattern in self.trained)
+        if self.trained is None:
+            return True
+        fitting = [pattern for pattern in self.trained if fnmatchcase(name, pattern.removeprefix("!"))]
+        return bool(fitting) and not fitting[-1].startswith("!")
 
     def to_dict(self) -> dict[str, Any]:
         """The step in plain JSON values."""
@@ -92,7 +96,9 @@ class StepPlan(Protocol):
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """The plan of an experiment on ``samples`` training samples: steps differ only in learning rate.
+    """The plan of an experiment on ``samples`` training samples.
+
+    Steps differ in learning rate, and in what they train if the recipe has a piece that freezes parameters.
 
     Global batch b of an epoch is the clips from b * ``train.global_batch`` on; the clips left over at the end
     are dropped. Raises ConfigError if an epoch does not fill one batch.
@@ -120,6 +126,7 @@ class ExperimentPlan:
         train, per_epoch = self.experiment.train, self.steps_per_epoch
         epoch, batch = divmod(index, per_epoch)
         is_last = index + 1 == self.total_steps
+        trained = [pattern for piece in self.experiment.recipe.values() for pattern in piece.trained(epoch)]
         ends_epoch = batch + 1 == per_epoch and (epoch + 1) % train.eval_every_epochs == 0
         return Step(
             index=index,
@@ -131,6 +138,7 @@ class ExperimentPlan:
             lr=learning_rate(index / per_epoch, self.experiment),
             epochs_done=(index + 1) / per_epoch,
             is_validated=is_last or ends_epoch,
+            trained=("*", *trained) if trained else None,
         )
 
 

@@ -14,6 +14,13 @@ class RecipePiece(Variant, home="kineray.config.recipe"):
     ``order`` is a class attribute: of several pieces, those with a lower order come first.
     """
 
+    def trained(self, epoch: int) -> tuple[str, ...]:
+        """Patterns for ``Step.trained`` in an epoch, from 0 on: they follow ``*``, and those of other pieces.
+
+        A piece that freezes parameters overrides it.
+        """
+        return ()
+
     def build(self) -> "Piece":
         """A new piece, still without state."""
         piece: Piece = self.implementation()(self)

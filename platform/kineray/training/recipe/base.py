@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from torch import Tensor, nn
 
+from kineray.training.optim import Factors
 from kineray.training.plan import Step
 
 Group: TypeAlias = tuple[Tensor, dict[str, Tensor]]
@@ -29,6 +30,13 @@ class Piece:
 
     def __init__(self, config: Any) -> None:
         """``config``: the variant of ``RecipePiece`` that built it."""
+
+    def factors(self, names: Sequence[str]) -> Mapping[str, Factors]:
+        """Factors of learning rate and weight decay of some parameters, of all those that the model has.
+
+        Called once, before ``begin``. Where several pieces have factors for a parameter they are multiplied.
+        """
+        return {}
 
     def begin(self, model: nn.Module) -> None:
         """Called once, before the first step, when the model has its initial weights."""

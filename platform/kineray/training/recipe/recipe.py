@@ -11,6 +11,7 @@ from kineray.config import Experiment
 from kineray.data.clips.seeds import pcg64
 from kineray.errors import ConfigError
 from kineray.training.checkpoint_files import MODEL_WEIGHTS
+from kineray.training.optim import Factors
 from kineray.training.plan import Step
 from kineray.training.recipe.base import Group, Piece
 
@@ -41,6 +42,15 @@ class Recipe:
                 remedy=f"switch one off, as with recipe.{given[1]}=off",
             )
         self.weights = given[0] if given else MODEL_WEIGHTS
+
+    def factors(self, model: nn.Module) -> dict[str, Factors]:
+        """What the learning rate and the weight decay of each parameter are multiplied by; 1 if not given."""
+        names = [name for name, _ in model.named_parameters()]
+        found: dict[str, Factors] = {}
+        for piece in self._pieces.values():
+            for name, given in piece.factors(names).items():
+                found[name] = found.get(name, Factors()).times(given)
+        return found
 
     def begin(self, model: nn.Module) -> None:
         """Let every piece see the model's initial weights."""
