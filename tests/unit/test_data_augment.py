@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from video_files import write_video
 
-from kineray.config import DataConfig, Experiment, Pieces, apply_overrides, from_yaml, load_plugins, to_yaml
+from kineray.config import (
+    DataConfig,
+    Experiment,
+    Pieces,
+    apply_overrides,
+    from_yaml,
+    load_plugins,
+    to_yaml,
+    variants,
+)
+from kineray.config.augment.base import ClipAugmentation
 from kineray.config.augment.color_jitter import ColorJitterConfig
 from kineray.data import Preprocessing, Sample
 from kineray.data.clips.augment import augment_clip
@@ -50,17 +60,17 @@ def preprocessing_of(*overrides):
     return Preprocessing.from_config(data, {"action": ("run",)})
 
 
-def test_color_jitter_is_one_table_for_the_whole_clip():
+def test_color_jitter_is_one_table_for_the_whole_clip_without_saturation_and_hue():
     clip_thwc = a_clip()
-    changed_thwc = jittered(clip_thwc)
+    changed_thwc = jittered(clip_thwc, saturation=0)
     assert (changed_thwc != clip_thwc).any()
     table = {}
     for before, after in zip(clip_thwc.ravel().tolist(), changed_thwc.ravel().tolist(), strict=True):
         assert table.setdefault(before, after) == after
     assert [table[value] for value in sorted(table)] == sorted(table.values())
-    np.testing.assert_array_equal(jittered(clip_thwc), changed_thwc)
+    np.testing.assert_array_equal(jittered(clip_thwc, saturation=0), changed_thwc)
     assert (jittered(clip_thwc, seed=1) != changed_thwc).any()
-    np.testing.assert_array_equal(jittered(clip_thwc, brightness=0, contrast=0), clip_thwc)
+    np.testing.assert_array_equal(jittered(clip_thwc, brightness=0, contrast=0, saturation=0), clip_thwc)
 
 
 def test_color_jitter_has_the_ranges_of_its_configuration():
@@ -106,6 +116,22 @@ def test_an_augmentation_of_a_plugin_runs_in_the_child(tmp_path, own_plugins):
     load_plugins(str(plugin))
     again = preprocessing_of("data.augment.invert.strength=1.0")
     np.testing.assert_array_equal(255 - decoded(again, video), decoded(preprocessing_of(), video) // 2)
+
+
+def test_every_augmentation_changes_clips_in_the_child_without_torch(tmp_path, own_plugins):
+    """A plug-in that comes last sees that none has loaded torch."""
+    video, plugin = write_video(tmp_path / "a.mp4", frames=20), tmp_path / "last.py"
+    plugin.write_text(
+        OWN.replace('"invert"', '"last"').replace("    strength", "    order = 99\n    strength")
+    )
+    names = [
+        name for name, one in variants(ClipAugmentation).items() if one.__module__.startswith("kineray.")
+    ]
+    load_plugins(str(plugin))
+    on = [f"data.augment.{name}=on" for name in [*names, "last"]]
+    clips_nthwc = decoded(preprocessing_of(*on, "data.augment.random_erasing.probability=1"), video)
+    assert clips_nthwc.shape == (1, 8, 32, 32, 3)
+    assert (255 - clips_nthwc != decoded(preprocessing_of(), video)).any()
 
 
 def test_an_augmentation_that_changes_the_shape_or_type_is_refused(tmp_path, own_plugins):

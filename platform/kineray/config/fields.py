@@ -33,6 +33,12 @@ def _factors(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"must be low,high; got {value[0]:g},{value[1]:g}")
+    return value
+
+
 def _none_is_a_name(value: object) -> object:
     """``None`` -> ``"none"``: on a command line none clears an optional field, here it is a choice."""
     return "none" if value is None else value
@@ -67,6 +73,10 @@ PatternFactors = Annotated[
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
+PositiveRange = Annotated[
+    tuple[PositiveFloat, PositiveFloat], BeforeValidator(_split_commas), AfterValidator(_rising)
+]
+Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Sampling = Literal["dense", "uniform", "segments", "sequences"]
 Sequences = Literal["one", "all"]

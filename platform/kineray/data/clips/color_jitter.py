@@ -1,22 +1,24 @@
-"""Random brightness and contrast."""
+"""Random brightness, contrast, saturation and hue."""
 
 import numpy as np
 
 from kineray.config.augment.color_jitter import ColorJitterConfig
+from kineray.data.clips.color import brighten, change_contrast, saturate, turn_hue
 
 
 def color_jitter(
     config: ColorJitterConfig, clip_thwc: np.ndarray, rgb_channels: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Change brightness and contrast of the RGB channels, in place, by one lookup table for the whole clip.
+    """Change the colours of the RGB channels, in place, all frames alike.
 
     ``clip_thwc``: uint8 [T, H, W, C], whose first ``rgb_channels`` channels are RGB.
     """
-    brightness = 1 + config.brightness * rng.uniform(-1, 1)
-    contrast = 1 + config.contrast * rng.uniform(-1, 1)
-    if rgb_channels:
-        rgb_thwc = clip_thwc[..., :rgb_channels]
-        mean = float(rgb_thwc.mean()) * brightness
-        table = (np.arange(256) * brightness - mean) * contrast + mean
-        rgb_thwc[...] = np.rint(table).clip(0, 255).astype(np.uint8)[rgb_thwc]
+    rgb_thwc = clip_thwc[..., :rgb_channels]
+    draws = rng.uniform(-1, 1, 4)  # always four, so that later random numbers do not depend on the fields
+    changes = (config.brightness, config.contrast, config.saturation, config.hue) * draws
+    for change, amount in zip((brighten, change_contrast, saturate), changes[:3], strict=True):
+        if rgb_channels and amount:
+            change(rgb_thwc, 1 + amount)
+    if rgb_channels and changes[3]:
+        turn_hue(rgb_thwc, changes[3])
     return clip_thwc

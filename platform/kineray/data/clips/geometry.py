@@ -68,6 +68,27 @@ def random_geometry(
     return Geometry(scaled, (top, left), side, flip and mirror)
 
 
+def random_extent(
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[float, float] | None:
+    """(height, width) of a random rectangle in a frame, or None if ten in a row do not fit into it.
+
+    ``area``: range of its share of the frame; ``aspect``: range of its width / height, of which the logarithm
+    is uniform, as in torchvision's ``RandomResizedCrop``.
+    """
+    for _ in range(10):
+        pixels = height * width * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        rows, columns = math.sqrt(pixels / ratio), math.sqrt(pixels * ratio)
+        if rows <= height and columns <= width:
+            return rows, columns
+    return None
+
+
 def fixed_geometries(height: int, width: int, *, short_side: int, side: int, crops: int) -> list[Geometry]:
     """The geometries of evaluation: one crop in the centre, or three along the long side."""
     scaled = scaled_size(height, width, short_side)
