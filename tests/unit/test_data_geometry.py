@@ -2,10 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop
+from video_files import write_video
 
-from kineray.data.clips.geometry import Geometry, fixed_geometries, random_geometry
+from kineray.config import Experiment, apply_overrides
+from kineray.data import Preprocessing, Sample
+from kineray.data.clips.geometry import Geometry, fixed_geometries, random_geometry, resized_geometry
+from kineray.errors import ConfigError
 from kineray.video import scaled_size
 
 
@@ -42,14 +48,12 @@ def test_a_rectangle_and_its_box_stay_together(data):
     frame_hwc = drawn(height, width, box)
     if data.draw(st.booleans()):  # as training cuts: out of the source, then scaled
         rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-        geometry = random_geometry(
-            height,
-            width,
-            short_side=(side, side + data.draw(st.integers(0, 20))),
-            side=side,
-            flip=True,
-            rng=rng,
-        )
+        if data.draw(st.booleans()):
+            short_side = (side, side + data.draw(st.integers(0, 20)))
+            geometry = random_geometry(height, width, short_side=short_side, side=side, flip=True, rng=rng)
+        else:
+            ranges = {"area": (0.08, 1.0), "aspect": (0.6, 2.0)}
+            geometry = resized_geometry(height, width, **ranges, side=side, flip=True, rng=rng)
         left, top, columns, rows = geometry.source_box(height, width)
         clip_hwc = nearest(frame_hwc[top : top + rows, left : left + columns], side, side)
         clip_hwc = clip_hwc[:, ::-1] if geometry.mirror else clip_hwc
@@ -96,3 +100,66 @@ def test_three_crops_lie_along_the_long_side(height, width):
     long = 0 if height > width else 1
     assert three[0].corner[long] == 0
     assert three[2].corner[long] == three[0].scaled[long] - 24
+
+
+def test_resized_crops_have_the_areas_and_aspects_of_torchvision():
+    """Drawn by torchvision's own ``RandomResizedCrop``, which has the same distribution."""
+    height, width, area, aspect = 240, 320, (0.08, 1.0), (3 / 4, 4 / 3)
+    rng = np.random.default_rng(0)
+    ours = np.array(
+        [
+            resized_geometry(
+                height, width, area=area, aspect=aspect, side=112, flip=False, rng=rng
+            ).source_box(height, width)
+            for _ in range(2000)
+        ]
+    )
+    image = torch.empty(3, height, width)
+    torch.manual_seed(0)
+    theirs = np.array([RandomResizedCrop.get_params(image, area, aspect) for _ in range(2000)])
+    theirs = theirs[:, [1, 0, 3, 2]]  # top, left, height, width -> left, top, width, height
+    assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= [width, height]).all()
+    for measure in (
+        lambda boxes: boxes[:, 2] * boxes[:, 3] / (height * width),
+        lambda boxes: np.log(boxes[:, 2] / boxes[:, 3]),
+        lambda boxes: boxes[:, 0] / width,
+        lambda boxes: boxes[:, 1] / height,
+    ):
+        quantiles = [np.quantile(measure(boxes), [0.02, 0.25, 0.5, 0.75, 0.98]) for boxes in (ours, theirs)]
+        np.testing.assert_allclose(*quantiles, atol=0.04)
+
+
+def test_a_part_that_never_fits_is_the_largest_of_a_permitted_aspect():
+    for (height, width), box in {(40, 100): (53.3, 40), (100, 40): (40, 53.3)}.items():
+        geometry = resized_geometry(
+            height,
+            width,
+            area=(1.0, 1.0),
+            aspect=(3 / 4, 4 / 3),
+            side=32,
+            flip=False,
+            rng=np.random.default_rng(0),
+        )
+        assert geometry.source_box(height, width)[2:] == pytest.approx(box, abs=1)
+
+
+def test_clips_are_cut_by_area_if_it_is_given(tmp_path):
+    clip = ["data.frames=8", "data.stride=1", "data.crop=24", "data.short_side=24,24"]
+    cuts = {}
+    for name, changes in {"square": [], "part": ["data.crop_area=0.1,0.3", "data.crop_aspect=0.5,2"]}.items():
+        data = apply_overrides(Experiment(), [*clip, *changes]).data
+        preprocessing = Preprocessing.from_config(data, {"action": ("run",)})
+        assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
+        geometries = [preprocessing.train_geometry(60, 80, np.random.default_rng(seed)) for seed in range(50)]
+        boxes = np.array([geometry.source_box(60, 80) for geometry in geometries])
+        cuts[name] = boxes[:, 2] * boxes[:, 3] / (60 * 80)
+        video = write_video(tmp_path / "a.mp4", frames=10)
+        sample = Sample("a", str(video), 0.0, None, {"action": 0}, "a", "train")
+        clips = preprocessing.train_clips(video, sample, [np.random.default_rng(0)])
+        assert clips.shape == (1, 8, 24, 24, 3)
+    assert np.allclose(cuts["square"], 0.75, atol=0.01)
+    assert cuts["part"].min() < 0.14 and 0.25 < cuts["part"].max() < 0.33
+    for changes in (["data.crop_area=0.5,0.1"], ["data.crop_area=0,1"], ["data.crop_aspect=2,1"]):
+        with pytest.raises(ConfigError) as error:
+            apply_overrides(Experiment(), changes)
+        assert error.value.key.startswith("data.crop_")

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from kineray.config.augment.base import ClipAugmentation
 from kineray.config.fields import (
+    AreaRange,
     Balance,
     Floats,
     FramesPerSecond,
@@ -13,6 +14,7 @@ from kineray.config.fields import (
     NamesOrNone,
     PositiveFloat,
     PositiveInt,
+    PositiveRange,
     Sampling,
     Section,
     Sequences,
@@ -84,8 +86,10 @@ class ClipSection(Section):
     and v that the modality has.
 
     ``short_side``: range in pixels of the random short side to which frames are scaled in training;
-    ``crop``: side of the square that is then cut out; ``eval_short_side`` and ``eval_crop``: their fixed
-    counterparts in evaluation.
+    ``crop``: side of the square that is then cut out. ``crop_area``: none, or the range of the share of a
+    frame that training clips show, as for Inception: a random part, whose width / height is in the range
+    ``crop_aspect``, is scaled to ``crop``, and ``short_side`` does not count. ``eval_short_side`` and
+    ``eval_crop``: the fixed short side and square of evaluation.
     """
 
     modality: Modality = "rgb"
@@ -97,6 +101,8 @@ class ClipSection(Section):
     flow_bound: PositiveFloat | None = None
     short_side: SideRange = (256, 320)
     crop: PositiveInt = 224
+    crop_area: AreaRange | None = None
+    crop_aspect: PositiveRange = (3 / 4, 4 / 3)
     flip: bool = True
     eval_short_side: PositiveInt = 256
     eval_crop: PositiveInt = 256

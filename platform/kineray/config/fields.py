@@ -77,6 +77,11 @@ PositiveRange = Annotated[
     tuple[PositiveFloat, PositiveFloat], BeforeValidator(_split_commas), AfterValidator(_rising)
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
+AreaRange = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]],
+    BeforeValidator(_split_commas),
+    AfterValidator(_rising),
+]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Sampling = Literal["dense", "uniform", "segments", "sequences"]
 Sequences = Literal["one", "all"]

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from kineray.config.augment.base import ClipAugmentation
-from kineray.config.fields import PositiveRange, Share
+from kineray.config.fields import AreaRange, PositiveRange, Share
 
 
 class RandomErasingConfig(
@@ -18,5 +18,5 @@ class RandomErasingConfig(
     order: ClassVar[int] = 10  # the last: what is erased stays erased
 
     probability: Share = 0.5
-    area: PositiveRange = (0.02, 0.4)
+    area: AreaRange = (0.02, 0.4)
     aspect: PositiveRange = (0.3, 1 / 0.3)

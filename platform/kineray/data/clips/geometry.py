@@ -12,8 +12,9 @@ from kineray.video import Box, scaled_size
 class Geometry:
     """A square that is cut out of a scaled frame, and may be mirrored.
 
-    ``scaled``: (height, width) of the frame after scaling; ``corner``: (top, left) of the square in it;
-    ``side``: of the square in pixels, and so of the clip; ``mirror``: whether left and right are swapped.
+    ``scaled``: (height, width) of the frame after scaling, which may change its aspect ratio; ``corner``:
+    (top, left) of the square in it; ``side``: of the square in pixels, and so of the clip; ``mirror``:
+    whether left and right are swapped.
     """
 
     scaled: tuple[int, int]
@@ -62,10 +63,33 @@ def random_geometry(
     video; ``short_side``: minimum and maximum in pixels.
     """
     scaled = scaled_size(height, width, int(rng.integers(*short_side, endpoint=True)))
-    top = int(rng.integers(0, scaled[0] - side, endpoint=True))
-    left = int(rng.integers(0, scaled[1] - side, endpoint=True))
-    mirror = rng.random() < 0.5  # always drawn, so that later random numbers do not depend on ``flip``
-    return Geometry(scaled, (top, left), side, flip and mirror)
+    corner = _random_corner(scaled, side, rng)
+    return Geometry(scaled, corner, side, _random_mirror(flip, rng))
+
+
+def resized_geometry(
+    height: int,
+    width: int,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    side: int,
+    flip: bool,
+    rng: np.random.Generator,
+) -> Geometry:
+    """The geometry of a training clip: a random part of the frame, scaled to a square, as for Inception.
+
+    Szegedy et al., arXiv 1409.4842, section 6. ``area``, ``aspect``: ranges of the part's share of the frame
+    and of its width / height; if ten in a row do not fit into the frame, the part is the largest of a
+    permitted aspect. The place is uniform, and the clip is mirrored half of the time if ``flip``.
+    """
+    part = random_extent(height, width, area, aspect, rng)
+    if part is None:
+        ratio = min(max(width / height, aspect[0]), aspect[1])
+        part = min(height, width / ratio), min(width, height * ratio)
+    scaled = max(round(height * side / part[0]), side), max(round(width * side / part[1]), side)
+    corner = _random_corner(scaled, side, rng)
+    return Geometry(scaled, corner, side, _random_mirror(flip, rng))
 
 
 def random_extent(
@@ -94,6 +118,16 @@ def fixed_geometries(height: int, width: int, *, short_side: int, side: int, cro
     scaled = scaled_size(height, width, short_side)
     positions = (1,) if crops == 1 else (0, 1, 2)
     return [Geometry(scaled, _corner(*scaled, side, position), side) for position in positions]
+
+
+def _random_corner(scaled: tuple[int, int], side: int, rng: np.random.Generator) -> tuple[int, int]:
+    top = int(rng.integers(0, scaled[0] - side, endpoint=True))
+    return top, int(rng.integers(0, scaled[1] - side, endpoint=True))
+
+
+def _random_mirror(flip: bool, rng: np.random.Generator) -> bool:
+    mirror = rng.random() < 0.5  # always drawn, so that later random numbers do not depend on ``flip``
+    return flip and mirror
 
 
 def _pixels(scale: float, first: int, length: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from kineray.config import DataConfig, Pieces
 from kineray.config.augment.base import ClipAugmentation
 from kineray.config.data import ClipSection, clip_parts
 from kineray.data.clips.augment import augment_clip
-from kineray.data.clips.geometry import Geometry, fixed_geometries, random_geometry
+from kineray.data.clips.geometry import Geometry, fixed_geometries, random_geometry, resized_geometry
 from kineray.data.clips.samplers import eval_times, stack_times, train_times
 from kineray.errors import ConfigError
 from kineray.video import (
@@ -120,9 +120,11 @@ class Preprocessing(ClipSection):
 
     def train_geometry(self, height: int, width: int, rng: np.random.Generator) -> Geometry:
         """A random geometry for a training clip of a video with frames of ``height`` x ``width`` pixels."""
-        return random_geometry(
-            height, width, short_side=self.short_side, side=self.crop, flip=self.flip, rng=rng
-        )
+        side, flip = self.crop, self.flip
+        if self.crop_area is None:
+            return random_geometry(height, width, short_side=self.short_side, side=side, flip=flip, rng=rng)
+        area, aspect = self.crop_area, self.crop_aspect
+        return resized_geometry(height, width, area=area, aspect=aspect, side=side, flip=flip, rng=rng)
 
     def eval_geometries(self, height: int, width: int, crops: int) -> list[Geometry]:
         """The geometries of the ``crops`` (1 or 3) of each view of a video. Raises ConfigError."""
@@ -145,7 +147,7 @@ class Preprocessing(ClipSection):
         """Random clips of ``sample``, one for each of ``rngs``, in one decoding pass.
 
         Returns uint8 [N, T, crop, crop, C]. For each clip the timestamps are drawn
-        (``samplers.train_times``), then the geometry (``geometry.random_geometry``), and finally ``augment``
+        (``samplers.train_times``), then the geometry (``train_geometry``), and finally ``augment``
         is applied, all with the same random stream. The crop is cut out of the frame before it is scaled, at
         the nearest whole pixels.
 
