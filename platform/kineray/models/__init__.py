@@ -7,6 +7,7 @@ from kineray.models.blocks import (
     discard_batch_norm,
     set_batch_norm_group,
     set_clip_seeds,
+    set_stochastic_depth,
 )
 from kineray.models.frame import FrameNet, frozen_at_random_note
 from kineray.models.heads import AUXILIARY, use_sigmoid
@@ -38,6 +39,7 @@ __all__ = [
     "model_presets",
     "set_batch_norm_group",
     "set_clip_seeds",
+    "set_stochastic_depth",
     "slow_indices",
     "summarise",
     "use_sigmoid",

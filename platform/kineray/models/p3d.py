@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config.models.p3d import P3DConfig
-from kineray.models.blocks import GhostBatchNorm, initialise
+from kineray.models.blocks import DroppableBlock, GhostBatchNorm, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -73,7 +73,7 @@ class P3D(nn.Module):
         return logits
 
 
-class P3DBlock(nn.Module):
+class P3DBlock(DroppableBlock):
     """A bottleneck of ``kind`` A, B or C, or "2D" without the temporal convolution.
 
     ``stride``: spatial stride of the first convolution and the shortcut.
@@ -104,7 +104,7 @@ class P3DBlock(nn.Module):
         branch = F.relu(self.norm_a(self.conv_a(features_bcthw)))
         branch = self._space_time(branch)
         branch = self.norm_c(self.conv_c(branch))
-        return F.relu(branch + self.shortcut(features_bcthw), inplace=True)
+        return F.relu(self.drop(branch) + self.shortcut(features_bcthw), inplace=True)
 
     def _space_time(self, x: Tensor) -> Tensor:
         space = F.relu(self.norm_s(self.conv_s(x)))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kineray.config.models.r2plus1d import R2Plus1DConfig
-from kineray.models.blocks import GhostBatchNorm, factorised, initialise
+from kineray.models.blocks import DroppableBlock, GhostBatchNorm, factorised, initialise
 from kineray.models.heads import FeatureHead
 from kineray.models.preset import ModelPreset
 
@@ -67,7 +67,7 @@ class R2Plus1D(nn.Module):
         return logits
 
 
-class Residual(nn.Module):
+class Residual(DroppableBlock):
     """relu(shortcut + branch); the shortcut is a 1 x 1 x 1 convolution if the shape changes."""
 
     def __init__(self, branch: nn.Module, in_channels: int, out_channels: int, stride: int) -> None:
@@ -82,7 +82,8 @@ class Residual(nn.Module):
 
     def forward(self, features_bcthw: Tensor) -> Tensor:
         """[B, in_channels, T, H, W] -> [B, out_channels, T/stride, H/stride, W/stride]."""
-        return F.relu(self.branch(features_bcthw) + self.shortcut(features_bcthw), inplace=True)
+        branch = self.drop(self.branch(features_bcthw))
+        return F.relu(branch + self.shortcut(features_bcthw), inplace=True)
 
 
 def _basic(in_channels: int, inner: int, out_channels: int, stride: int) -> nn.Sequential:

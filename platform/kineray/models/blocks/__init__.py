@@ -16,12 +16,14 @@ from kineray.models.blocks.non_local import NonLocal
 from kineray.models.blocks.pathway import Pathway
 from kineray.models.blocks.recompute import checkpoint_activations
 from kineray.models.blocks.residual import BasicBlock, Bottleneck, R2Plus1dBlock
+from kineray.models.blocks.stochastic_depth import DroppableBlock, set_stochastic_depth
 
 __all__ = [
     "BasicBlock",
     "Bottleneck",
     "ClipDropout",
     "ConvNorm",
+    "DroppableBlock",
     "GhostBatchNorm",
     "Lateral",
     "NonLocal",
@@ -39,4 +41,5 @@ __all__ = [
     "replace_input_conv",
     "set_batch_norm_group",
     "set_clip_seeds",
+    "set_stochastic_depth",
 ]

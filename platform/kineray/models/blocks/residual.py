@@ -5,9 +5,10 @@ from torch.nn import functional as F
 
 from kineray.models.blocks.batch_norm import GhostBatchNorm
 from kineray.models.blocks.factorised import factorised
+from kineray.models.blocks.stochastic_depth import DroppableBlock
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(DroppableBlock):
     """relu(shortcut + c(b(a(x)))): a temporal_kernel x 1 x 1, b 1 x 3 x 3 with the stride, c 1 x 1 x 1.
 
     It has ``inner`` channels inside and four times as many at the end. The shortcut is a strided 1 x 1 x 1
@@ -36,10 +37,10 @@ class Bottleneck(nn.Module):
         branch = F.relu(self.norm_a(self.conv_a(features_bcthw)), inplace=True)
         branch = F.relu(self.norm_b(self.conv_b(branch)), inplace=True)
         branch = self.norm_c(self.conv_c(branch))
-        return F.relu(branch.add_(self.shortcut(features_bcthw)), inplace=True)
+        return F.relu(self.drop(branch).add_(self.shortcut(features_bcthw)), inplace=True)
 
 
-class _TwoConvolutions(nn.Module):
+class _TwoConvolutions(DroppableBlock):
     """relu(shortcut + b(a(x))), ``inner`` channels inside and at the end; otherwise like ``Bottleneck``."""
 
     expansion = 1
@@ -59,7 +60,7 @@ class _TwoConvolutions(nn.Module):
         """[B, in_channels, T, H, W] -> [B, inner, T, H/stride, W/stride]."""
         branch = F.relu(self.norm_a(self.conv_a(features_bcthw)), inplace=True)
         branch = self.norm_b(self.conv_b(branch))
-        return F.relu(branch.add_(self.shortcut(features_bcthw)), inplace=True)
+        return F.relu(self.drop(branch).add_(self.shortcut(features_bcthw)), inplace=True)
 
 
 class BasicBlock(_TwoConvolutions):
