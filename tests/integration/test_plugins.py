@@ -229,7 +229,7 @@ def test_a_script_brings_its_own_variants(folder, tiny_experiment, on_cluster):
         "train=kineray.TrainConfig(epochs=3, global_batch=16, bn_group=4))"
     )
     (folder / "mine.py").write_text(SCRIPT.replace("EXPERIMENT", base))
-    options = ("--workers", "2", "--name")
+    options = ("--workers", "1", "--name")
     program = [sys.executable, "mine.py", *options, "by-program"]
     done = subprocess.run(program, env=on_cluster, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -251,12 +251,12 @@ def test_a_plugin_of_several_files_reaches_workers_and_trials(folder, tmp_path):
     (package / "tsm.py").write_text(PACKAGED)
     plugin = ("--plugin", str(package / "tsm.py"))
     model = ("model.type=packaged", "train.epochs=1", "schedule.warmup_epochs=0")
-    outcome = answer("train", "tiny.yaml", *model, *plugin, "--workers", "2", "--name", "packaged")
+    outcome = answer("train", "tiny.yaml", *model, *plugin, "--workers", "1", "--name", "packaged")
     state = json.loads(Path(outcome["last_checkpoint"], "state.json").read_text())
     assert list(state["plugins"]) == ["my_models.tsm"]
     assert answer("eval", "packaged", *plugin, "--views", "1", "--crops", "1")["metrics"]
-    found = answer("sweep", "tiny.yaml", *model, *plugin, "--search", "optim.lr=0.01,0.02", "--trials", "2")
-    assert [trial["state"] for trial in found["trials"]] == ["finished"] * 2
+    found = answer("sweep", "tiny.yaml", *model, *plugin, "--search", "optim.lr=0.01,0.02", "--trials", "1")
+    assert [trial["state"] for trial in found["trials"]] == ["finished"]
 
 
 PACKAGED = """
@@ -279,7 +279,7 @@ def test_an_augmentation_that_fails_is_named_with_its_line(tiny_experiment, fold
     text = (EXAMPLES / "grayscale.py").read_text()
     line = 1 + next(number for number, line in enumerate(text.splitlines()) if "np.rint" in line)
     (tmp_path / "grayscale.py").write_text(text.replace("@ LUMA", "@ LUMA[:2]"))
-    words = ("train", "tiny.yaml", "data.augment.grayscale.probability=1", "--workers", "2", "--name", "bad")
+    words = ("train", "tiny.yaml", "data.augment.grayscale.probability=1", "--workers", "1", "--name", "bad")
     code, _, err = kineray(*words, "--plugin", str(tmp_path / "grayscale.py"))
     assert code == 2
     assert err.splitlines()[-1].startswith("kineray: data.augment.grayscale: ValueError: matmul"), err

@@ -126,7 +126,9 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(uninterrupted,
     assert_bit_identical(outcome.last_checkpoint, uninterrupted[0].last_checkpoint)
 
 
-def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_experiment, tmp_path):
+@pytest.mark.timeout(600)
+def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_experiment, tmp_path, on_cluster):
+    """Killed with the Ray that it had started."""
     (tmp_path / "tiny.yaml").write_text(to_yaml(tiny_experiment))
     command = [
         sys.executable,
@@ -141,15 +143,14 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
     ]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
     index = tmp_path / "runs/tiny/checkpoints/index.json"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while not index.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     stopped_at = json.loads(index.read_text())["last"]
-    second = subprocess.run(
-        [*command, "--resume", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    again = [*command, "--resume", "--json"]
+    second = subprocess.run(again, cwd=tmp_path, env=on_cluster, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
     outcome = json.loads(second.stdout)
     assert outcome["name"] == "tiny"
@@ -181,6 +182,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
             wild,
             tmp_path,
             lambda event: checkpoints.append(event.uri) if isinstance(event, CheckpointEvent) else None,
+            workers=1,
             checkpoint_every=1,
         )
     assert re.search(r"step \d+", str(error.value))
@@ -197,7 +199,7 @@ def test_the_error_budget_lists_the_files(tiny_experiment, tmp_path):
         path.write_bytes(b"not a video")
     experiment = apply_overrides(tiny_experiment, {"data.manifest": str(manifest)})
     with pytest.raises(ErrorBudgetError) as error:
-        start(experiment, tmp_path)
+        start(experiment, tmp_path, workers=1)
     assert error.value.code == "error_budget"
     assert ".mp4" in error.value.problem
 
@@ -222,7 +224,7 @@ def test_a_signal_ends_a_run_as_killed_and_the_message_explains_how_to_continue(
     number, times, send, code, tiny_experiment, tmp_path, on_cluster
 ):
     (tmp_path / "tiny.yaml").write_text(to_yaml(apply_overrides(tiny_experiment, ["train.epochs=200"])))
-    command = [sys.executable, "-m", "kineray", "train", "tiny.yaml", "--workers", "2"]
+    command = [sys.executable, "-m", "kineray", "train", "tiny.yaml", "--workers", "1"]
     first = subprocess.Popen(
         command,
         cwd=tmp_path,
