@@ -21,6 +21,7 @@ from kineray.errors import ConfigError
 from kineray.models import build_model
 from kineray.training import ExperimentPlan, build_optimizer, load_checkpoint
 from kineray.training.optim import set_learning_rate
+from kineray.training.probe import probe
 from kineray.training.recipe import Recipe
 
 
@@ -112,9 +113,16 @@ def test_a_pattern_that_matches_no_parameter_is_an_error_that_suggests_names(mod
     recipe = Recipe(Experiment(recipe=Pieces(piece)))
     with pytest.raises(ConfigError) as error:
         recipe.factors(model)
-        recipe.begin(model)
     assert (error.value.code, error.value.key) == ("matches_no_parameter", f"recipe.{key}")
     assert error.value.value == value and error.value.remedy == "did you mean head?"
+
+
+def test_names_are_checked_before_a_run_starts():
+    experiment = Experiment(recipe=Pieces(FreezeConfig(parameters=("slow.*", "fats.*"))))
+    with pytest.raises(ConfigError) as error:
+        probe(experiment, {"action": ["up", "down"]})
+    assert (error.value.code, error.value.key) == ("matches_no_parameter", "recipe.freeze.parameters")
+    assert all(piece.names_parameters for piece in experiment.recipe.values())
 
 
 def test_every_parameter_is_in_a_layer(model):

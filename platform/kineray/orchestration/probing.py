@@ -25,7 +25,8 @@ class Probe:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = time.monotonic()
         model = experiment.model
-        if not (model.inits() or model.is_of_plugin or model.names_layers):
+        names = model.names_layers or any(piece.names_parameters for piece in experiment.recipe.values())
+        if not (model.inits() or model.is_of_plugin or names):
             return
         plugins = [plugin.to_json() for plugin in loaded_plugins()]
         task = {"experiment": to_yaml(experiment), "labels": preprocessing.labels, "plugins": plugins}

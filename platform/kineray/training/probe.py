@@ -10,6 +10,7 @@ from kineray.config import Experiment
 from kineray.errors import ConfigError, KinerayError
 from kineray.tasks import Task
 from kineray.training.initial import load_initial
+from kineray.training.recipe import Recipe
 
 _NEEDS_MORE = ("cuda", "gpu", "triton", "meta", "distributed", "process group")
 
@@ -18,8 +19,9 @@ def probe(experiment: Experiment, labels: Mapping[str, Sequence[str]]) -> None:
     """Build the model of an experiment, load its initial weights, and give it a clip of each size.
 
     ``labels``: the class names of every head. All on the device ``meta``, where tensors have shapes but no
-    values. Raises KinerayError for weights that do not fit and for clips that the model does not take. What
-    needs more than this process has, such as a GPU, is left to the workers.
+    values. Raises KinerayError for weights that do not fit, for clips that the model does not take and for
+    names of parameters that it does not have. What needs more than this process has, such as a GPU, is left
+    to the workers.
     """
     task = experiment.task.build(labels)
     model = _on_meta(experiment, task)
@@ -33,6 +35,7 @@ def probe(experiment: Experiment, labels: Mapping[str, Sequence[str]]) -> None:
             except ConfigError as error:
                 if getattr(error.__cause__, "code", "") != "not_downloaded":  # workers may have it
                     raise
+    Recipe(experiment).factors(model)
     if experiment.model.is_of_plugin:  # ours are known by ``check_clip``
         for key in ("crop", "eval_crop"):
             _give_clip(experiment, task, model, key)

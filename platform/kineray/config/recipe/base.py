@@ -1,6 +1,6 @@
 """What the configurations of all pieces of a recipe have in common."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kineray.config.variants import Variant
 
@@ -13,6 +13,9 @@ class RecipePiece(Variant, home="kineray.config.recipe"):
 
     ``order`` is a class attribute: of several pieces, those with a lower order come first.
     """
+
+    names_parameters: ClassVar[bool] = False
+    """Whether fields name parameters of the network: whether it has them is checked before a run starts."""
 
     def trained(self, epoch: int) -> tuple[str, ...]:
         """Patterns for ``Step.trained`` in an epoch, from 0 on: they follow ``*``, and those of other pieces.

@@ -1,6 +1,6 @@
 """Parameters that are not trained, or not from the start."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
@@ -16,6 +16,8 @@ class FreezeConfig(RecipePiece, type="freeze", builds="kineray.training.recipe.f
     arXiv 1801.06146, section 3.3). Without it they are frozen to the end. The batch norms of frozen layers
     still normalise by the batch, and keep its statistics.
     """
+
+    names_parameters: ClassVar[bool] = True
 
     parameters: Names = ("*",)
     but: NamesOrNone = ("*head.*",)

@@ -1,6 +1,6 @@
 """Learning rates that fall from the last layers to the first."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ class LayerDecayConfig(
     parameter names from input to output; the last one that matches a name decides, so a first ``*`` is for
     all that the others leave. The default is for networks with res2 to res5; others need their own.
     """
+
+    names_parameters: ClassVar[bool] = True
 
     layers: Annotated[Names, Field(min_length=1)] = (
         "*",

@@ -1,5 +1,7 @@
 """Learning rates and weight decays of their own for some parameters."""
 
+from typing import ClassVar
+
 from kineray.config.fields import PatternFactors
 from kineray.config.recipe.base import RecipePiece
 
@@ -14,6 +16,8 @@ class ParameterGroupsConfig(
     ``lr`` and ``weight_decay`` are PATTERN:FACTOR, where ``*`` stands for any characters. The last pattern
     that matches a name decides. By default no bias is decayed (He et al., arXiv 1812.01187, section 3.1).
     """
+
+    names_parameters: ClassVar[bool] = True
 
     lr: PatternFactors = ()
     weight_decay: PatternFactors = ("*.bias:0",)

@@ -35,6 +35,7 @@ class Piece:
         """Factors of learning rate and weight decay of some parameters, of all those that the model has.
 
         Called once, before ``begin``. Where several pieces have factors for a parameter they are multiplied.
+        Raises ConfigError if the piece names a parameter that is not among them.
         """
         return {}
 

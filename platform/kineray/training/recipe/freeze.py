@@ -1,8 +1,9 @@
 """Freezing by name, and gradual unfreezing (ULMFiT, arXiv 1801.06146, section 3.3)."""
 
-from torch import nn
+from collections.abc import Mapping, Sequence
 
 from kineray.config.recipe.freeze import FreezeConfig
+from kineray.training.optim import Factors
 from kineray.training.recipe.base import Piece
 from kineray.training.recipe.names import matching
 
@@ -13,9 +14,9 @@ class Freeze(Piece):
     def __init__(self, config: FreezeConfig) -> None:
         self._config = config
 
-    def begin(self, model: nn.Module) -> None:
-        """Raise ConfigError for a pattern that matches no parameter."""
-        names = [name for name, _ in model.named_parameters()]
+    def factors(self, names: Sequence[str]) -> Mapping[str, Factors]:
+        """None. Raises ConfigError for a pattern that matches no parameter."""
         for field in ("parameters", "but"):
             for pattern in getattr(self._config, field):
                 matching(pattern, names, f"recipe.freeze.{field}")
+        return {}
