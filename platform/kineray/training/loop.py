@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
@@ -65,7 +65,9 @@ def train(
     resume: bool = False,
     plan: StepPlan | None = None,
 ) -> TrainResult:
-    """Train to the end of the plan; every worker calls this with the same arguments except ``rank``.
+    """Train to the end of the plan, or to where a piece of the recipe ends the run.
+
+    Every worker calls this with the same arguments except ``rank``.
 
     ``plan``: what each step is; by default that of the experiment (``ExperimentPlan``). ``options``: how a
     worker does its part (``max_failures`` concerns only what starts workers; by default one decoder).
@@ -119,9 +121,9 @@ def train(
         pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
-        for planned in map(plan.at, steps):
+        for planned in _planned(experiment, plan, progress):
             step = replace(planned, lr=planned.lr * experiment.schedule.factor_after(progress.scores))
-            done = step.index + 1
+            done = progress.steps = step.index + 1
             speed.start()
             result = stepper.run(step, step.share(rank, world_size), batches)
             speed.stop(step.global_batch)
@@ -181,7 +183,7 @@ def train(
                     weights=recipe.weights,
                 )
                 emit(CheckpointEvent(done, uri, best, score))
-    return _outcome(workers, checkpoints, plan.total_steps, task.score, progress.scores)
+    return _outcome(workers, checkpoints, progress.steps, task.score, progress.scores)
 
 
 def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> tuple[str, TrainingState] | None:
@@ -215,6 +217,15 @@ def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed")
         copy=min(result.copy_s / speed.step_s, 1.0),
         seconds_left=speed.seconds_for(plan.total_steps - done),
     )
+
+
+def _planned(experiment: Experiment, plan: StepPlan, progress: _Progress) -> Iterator[Step]:
+    """The steps that are left, up to where a piece of the recipe ends the run."""
+    for index in range(progress.steps, plan.total_steps):
+        if any(piece.stops(progress.scores) for piece in experiment.recipe.values()):
+            log.info("validation no longer improves: the run ends after step %d", index)
+            return
+        yield plan.at(index)
 
 
 def _is_saved(done: int, checkpoint_every: int | None) -> bool:

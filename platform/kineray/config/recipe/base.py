@@ -1,5 +1,6 @@
 """What the configurations of all pieces of a recipe have in common."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from kineray.config.variants import Variant
@@ -23,6 +24,13 @@ class RecipePiece(Variant, home="kineray.config.recipe"):
         A piece that freezes parameters overrides it.
         """
         return ()
+
+    def stops(self, scores: Sequence[float]) -> bool:
+        """Whether the run ends after validations with these scores (0 to 1, the oldest first).
+
+        A piece that ends runs before ``train.epochs`` overrides it.
+        """
+        return False
 
     def build(self) -> "Piece":
         """A new piece, still without state."""
