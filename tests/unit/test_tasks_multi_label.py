@@ -242,7 +242,9 @@ class LabelCountConfig(kineray.MetricSection, type="label_count"):
 """
 
 
-def test_a_metric_of_a_plugin_is_computed_in_validation_and_evaluation_alike(checkpoint, motions, tmp_path):
+def test_a_metric_of_a_plugin_is_computed_in_validation_and_evaluation_alike(
+    checkpoint, motions, tmp_path, own_plugins
+):
     (tmp_path / "label_count.py").write_text(PLUGIN)
     load_plugins(tmp_path / "label_count.py")
     experiment = apply_overrides(

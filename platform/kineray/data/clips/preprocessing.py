@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Allocate: TypeAlias = Callable[[tuple[int, ...]], np.ndarray]
 """Returns a uint8 array of a shape, into which clips are written, such as one in shared memory."""
 
+_ADDED = {"crop_area", "crop_aspect"}
+"""Fields that older files do not have: their defaults are what was done before there was a choice."""
+
 
 class _ClipArguments(TypedDict):
     frames: int
@@ -96,8 +99,8 @@ class Preprocessing(ClipSection):
         """Read what ``to_json`` wrote. Raises ConfigError, also if a field is missing."""
         try:
             value = cls.model_validate_json(text)
-            stored = [name for name, field in cls.model_fields.items() if not field.exclude]
-            missing = next((name for name in stored if name not in value.model_fields_set), None)
+            stored = {name for name, field in cls.model_fields.items() if not field.exclude} - _ADDED
+            missing = min(stored - value.model_fields_set, default=None)
         except ValidationError as error:
             first = error.errors()[0]
             missing = str(first["loc"][0]) if first["type"] == "missing" else None
