@@ -110,11 +110,11 @@ def test_no_point_is_tried_twice(tiny_experiment, tmp_path):
     assert sorted(trial.params["model.alpha"] for trial in outcome.trials) == [4, 8]
 
 
-def test_trials_of_many_keys_have_folders_and_records(tiny_experiment, tmp_path):
+def test_trials_of_many_keys_and_of_any_value_have_folders_and_records(tiny_experiment, tmp_path):
     keys = ("fps", "crop", "eval_short_side", "eval_crop", "flip", "frames", "stride", "sampling")
     space = {f"data.{key}": Choice(getattr(tiny_experiment.data, key)) for key in keys}
     space |= {"train.epochs": Choice(1), "schedule.warmup_epochs": Choice(0)}
-    space |= {"optim.lr": Choice(0.1), "optim.momentum": Choice(0.9)}
+    space |= {"optim.lr": Choice(0.1), "recipe.parameter_groups.lr": Choice("*head.*:10")}
     assert len(space) == 12
     outcome = sweep(tiny_experiment, space, trials=1, storage=str(tmp_path))
     (trial,) = outcome.trials

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
@@ -121,7 +121,7 @@ def train(
         pin_memory=place.type == "cuda",
     )
     with closing(cast("Generator[Batch]", batches)):
-        for planned in _planned(experiment, plan, progress):
+        for planned in _planned(experiment, map(plan.at, steps), progress.scores):
             step = replace(planned, lr=planned.lr * experiment.schedule.factor_after(progress.scores))
             done = progress.steps = step.index + 1
             speed.start()
@@ -219,13 +219,13 @@ def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed")
     )
 
 
-def _planned(experiment: Experiment, plan: StepPlan, progress: _Progress) -> Iterator[Step]:
-    """The steps that are left, up to where a piece of the recipe ends the run."""
-    for index in range(progress.steps, plan.total_steps):
-        if any(piece.stops(progress.scores) for piece in experiment.recipe.values()):
-            log.info("validation no longer improves: the run ends after step %d", index)
+def _planned(experiment: Experiment, steps: Iterable[Step], scores: Sequence[float]) -> Iterator[Step]:
+    """``steps`` up to where a piece of the recipe ends the run; ``scores`` grows while it runs."""
+    for step in steps:
+        if any(piece.stops(scores) for piece in experiment.recipe.values()):
+            log.info("validation no longer improves: the run ends after step %d", step.index)
             return
-        yield plan.at(index)
+        yield step
 
 
 def _is_saved(done: int, checkpoint_every: int | None) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from kineray.config.fields import NonNegativeFloat, PositiveInt
+from kineray.config.improvement import validations_since_best
 from kineray.config.recipe.base import RecipePiece
 
 
@@ -18,8 +19,5 @@ class EarlyStoppingConfig(RecipePiece, type="early_stopping", builds="kineray.tr
 
     def stops(self, scores: Sequence[float]) -> bool:
         """Whether the last ``patience`` scores brought nothing."""
-        best, waited = -float("inf"), 0
-        for score in scores:
-            improved = score > best + self.improvement
-            best, waited = (score, 0) if improved else (best, waited + 1)
-        return waited >= self.patience
+        counts = validations_since_best(scores, self.improvement)
+        return bool(counts) and counts[-1] >= self.patience

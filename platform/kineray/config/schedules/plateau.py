@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kineray.config.fields import NonNegativeFloat, PositiveInt
+from kineray.config.improvement import validations_since_best
 from kineray.config.schedules.base import ScheduleSection
 
 
@@ -28,10 +29,6 @@ class PlateauConfig(ScheduleSection, type="plateau"):
 
     def factor_after(self, scores: Sequence[float]) -> float:
         """A power of ``decay``."""
-        best, waited, decayed = -float("inf"), 0, 0
-        for score in scores:
-            improved = score > best + self.improvement
-            best, waited = (score, 0) if improved else (best, waited + 1)
-            if waited == self.patience:
-                waited, decayed = 0, decayed + 1
+        counts = validations_since_best(scores, self.improvement)
+        decayed = sum(count > 0 and count % self.patience == 0 for count in counts)
         return float(self.decay ** min(decayed, self.decays))

@@ -99,8 +99,9 @@ class Preprocessing(ClipSection):
         """Read what ``to_json`` wrote. Raises ConfigError, also if a field is missing."""
         try:
             value = cls.model_validate_json(text)
-            stored = {name for name, field in cls.model_fields.items() if not field.exclude} - _ADDED
-            missing = min(stored - value.model_fields_set, default=None)
+            stored = [name for name, field in cls.model_fields.items() if not field.exclude]
+            known = value.model_fields_set | _ADDED
+            missing = next((name for name in stored if name not in known), None)
         except ValidationError as error:
             first = error.errors()[0]
             missing = str(first["loc"][0]) if first["type"] == "missing" else None

@@ -4,8 +4,7 @@ import numpy as np
 
 from kineray.config.augment.random_erasing import RandomErasingConfig
 from kineray.data.clips.geometry import random_extent
-
-_NO_MOTION = 128  # flow of 0, rounded up
+from kineray.data.clips.warp import NO_MOTION
 
 
 def random_erasing(
@@ -26,5 +25,5 @@ def random_erasing(
     top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
     erased = clip_thwc[:, top : top + rows, left : left + columns]
     erased[..., :rgb_channels] = rng.integers(0, 256, (rows, columns, rgb_channels), np.uint8)
-    erased[..., rgb_channels:] = _NO_MOTION
+    erased[..., rgb_channels:] = NO_MOTION
     return clip_thwc

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_NO_MOTION = 128  # flow of 0, rounded up
+NO_MOTION = 128  # optical flow of 0 as a pixel, 127.5 rounded up
 
 
 def warp(
@@ -32,7 +32,7 @@ def warp(
     warped_thwc = clip_thwc.reshape(len(clip_thwc), -1, channels)[:, pixels]
     if channels > rgb_channels and not np.array_equal(linear, np.eye(2)):
         _map_vectors(warped_thwc[..., rgb_channels:], linear)
-    fill_c = np.where(np.arange(channels) < rgb_channels, 0, _NO_MOTION).astype(np.uint8)
+    fill_c = np.where(np.arange(channels) < rgb_channels, 0, NO_MOTION).astype(np.uint8)
     warped_thwc[:, outside_hw] = fill_c
     return warped_thwc
 
