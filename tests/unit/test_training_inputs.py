@@ -185,7 +185,7 @@ def test_the_check_runs_in_a_process_of_its_own(tiny_experiment, tmp_path, own_p
     (tmp_path / "own.py").write_text(f"print('a line')\n{MODEL}")
     load_plugins(tmp_path / "own.py")
     own = apply_overrides(tiny_experiment, {"model.type": "own", "data.crop": 30})
-    preprocessing = check_data(own, load_manifest(own.data.manifest))
+    preprocessing = check_data(own, load_manifest(own.data.manifest)).preprocessing
     with probing(own, preprocessing) as check, refused(ConfigError, "model_refuses_clip", "model.type"):
         check.result()
     with probing(tiny_experiment, preprocessing) as check:  # the configuration tells: there is no process

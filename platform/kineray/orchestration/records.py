@@ -1,5 +1,6 @@
 """The record of a run or sweep: a new one, or an existing one to continue."""
 
+import json
 from collections.abc import Iterable
 
 from kineray.config import (
@@ -17,6 +18,7 @@ from kineray.storage import absolute, delete_folder, exists, join, read_bytes, w
 from kineray.tracking import Run, claim_name, get_run, list_runs, mark_folder, resume_run, start_run
 from kineray.training import absolute_inits, init_hashes
 from kineray.training.inputs import about_manifest
+from kineray.training.shape import RunShape
 
 _EXPERIMENT = "experiment.yaml"
 
@@ -96,6 +98,12 @@ def open_record(
         run.finish("FAILED")
         raise
     return run
+
+
+def record_shape(run: Run, shape: RunShape) -> None:
+    """Add what a run will do to its record: tags ``plan.*`` for people, ``shape.json`` for programs."""
+    run.set_tags({f"plan.{name}": line for name, line in shape.lines().items()})
+    run.add_files(lambda: {"shape.json": json.dumps(shape.to_json(), indent=2)})
 
 
 def _newest(experiment: Experiment, run_hash: str, storage: str, *, unfinished: bool) -> str:

@@ -90,7 +90,7 @@ def sweep(
     _check_length(name or f"{experiment.name}-sweep-000")
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment, storage)
-    preprocessing = check_data(experiment, manifest)
+    preprocessing = check_data(experiment, manifest).preprocessing
     space_json = _space_to_json(space)
     with probing(experiment, preprocessing) as probe:
         connect_and_open(storage)

@@ -25,7 +25,7 @@ from kineray.orchestration.messages import FromWorker, SystemMetrics, WorkerFail
 from kineray.orchestration.probing import probing
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.progress import LoggedProgress, visible_progress
-from kineray.orchestration.records import open_manifest, open_record, run_fingerprint
+from kineray.orchestration.records import open_manifest, open_record, record_shape, run_fingerprint
 from kineray.orchestration.signals import interruptible
 from kineray.orchestration.startup import StartUp, connect_and_open, in_thread
 from kineray.orchestration.worker import run_worker
@@ -33,6 +33,7 @@ from kineray.storage import absolute, join, runs_folder
 from kineray.tracking import PROBLEM, Run, check_name
 from kineray.training import Event, TrainResult, check_micro_batch
 from kineray.training.inputs import check_data
+from kineray.training.shape import shape_of
 
 log = logging.getLogger(__name__)
 
@@ -91,15 +92,16 @@ def train(
         check_name(name)
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment, storage)
-    preprocessing = check_data(experiment, manifest)
+    data = check_data(experiment, manifest)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
     start = StartUp(on_event or LoggedProgress())
     start.wait_for("Ray and MLflow")
-    with probing(experiment, preprocessing) as probe:
+    with probing(experiment, data.preprocessing) as probe:
         joined = connect_and_open(storage)
         probe.result()
     with interruptible(), visible_progress():
         count, use_gpu = _placement(workers, experiment, joined)
+        shape = shape_of(experiment, data.samples, micro_batch=options.micro_batch, workers=count)
         run = open_record(
             experiment,
             manifest,
@@ -109,6 +111,7 @@ def train(
             resume=resume,
             command=command,
         )
+        record_shape(run, shape)
         task = WorkerTask(
             experiment=to_yaml(experiment),
             manifest=experiment.data.manifest or "",

@@ -95,7 +95,7 @@ class Run:
         self._journal = journal
         self._steps = steps
         self._is_incomplete = False
-        self._files: Thread | None = None
+        self._files: list[Thread] = []
         self._events: SummaryWriter | None = None
         self._sender = Sender(client, journal, name)
         self._sender.start()
@@ -139,8 +139,9 @@ class Run:
             except Exception as error:  # of the disk, or of a package that is installed in an odd way
                 log.warning("the artifacts of run %s are incomplete: %s", self.name, error)
 
-        self._files = Thread(target=add, name=f"kineray-files-{self.name}", daemon=True)
-        self._files.start()
+        thread = Thread(target=add, name=f"kineray-files-{self.name}", daemon=True)
+        self._files.append(thread)
+        thread.start()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set ``tags``, replacing those of the same name."""
@@ -152,8 +153,8 @@ class Run:
         If MLflow cannot be reached, that is logged, and a later ``send_pending`` sends the rest.
         """
         self._write({"status": status})
-        if self._files is not None:
-            self._files.join(_LONGEST_WAIT_S)
+        for thread in self._files:
+            thread.join(_LONGEST_WAIT_S)
         if self._events is not None:
             self._events.close()
         self._sender.stop()

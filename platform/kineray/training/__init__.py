@@ -15,6 +15,7 @@ _WHERE = {
     "ExperimentPlan": "plan",
     "InitialisedEvent": "events",
     "ReplacedEvent": "events",
+    "RunShape": "shape",
     "Step": "plan",
     "StartedEvent": "events",
     "StepEvent": "events",
@@ -30,6 +31,7 @@ _WHERE = {
     "learning_rate": "schedule",
     "line_of": "lines",
     "load_checkpoint": "checkpoint",
+    "shape_of": "shape",
     "train": "loop",
 }
 
@@ -59,5 +61,7 @@ if TYPE_CHECKING:
     from kineray.training.plan import StepPlan as StepPlan
     from kineray.training.plan import check_micro_batch as check_micro_batch
     from kineray.training.schedule import learning_rate as learning_rate
+    from kineray.training.shape import RunShape as RunShape
+    from kineray.training.shape import shape_of as shape_of
 
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

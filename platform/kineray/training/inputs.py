@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from kineray.config import Experiment
 from kineray.data import Manifest, Preprocessing
@@ -14,8 +15,16 @@ from kineray.errors import ManifestError
 from kineray.training.plan import ExperimentPlan
 
 
-def check_data(experiment: Experiment, manifest: Manifest) -> Preprocessing:
-    """The preprocessing of an experiment on ``manifest``.
+@dataclass(frozen=True)
+class RunData:
+    """What the data of a run say of it: ``samples`` is the number of training samples in an epoch."""
+
+    preprocessing: Preprocessing
+    samples: int
+
+
+def check_data(experiment: Experiment, manifest: Manifest) -> RunData:
+    """What an experiment finds in ``manifest``.
 
     Raises ManifestError, with the key ``data.manifest``, for a manifest without the splits, the labels or the
     flow that the experiment needs, and ConfigError if they do not go together.
@@ -36,7 +45,7 @@ def check_data(experiment: Experiment, manifest: Manifest) -> Preprocessing:
             indexes = IndexCache.beside(experiment.data.manifest)
             train_set = samples_of_epoch(train_set, experiment.data, indexes)
         ExperimentPlan(experiment, len(train_set))
-    return preprocessing
+    return RunData(preprocessing, len(train_set))
 
 
 def preprocessing_of(experiment: Experiment, train_set: Manifest, val_set: Manifest) -> Preprocessing:

@@ -1,0 +1,186 @@
+"""The shape of a run, known before anything starts: its batches, its steps, its learning-rate curve."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from kineray.config import Experiment
+from kineray.data import ClipShape
+from kineray.training.plan import ExperimentPlan, Step, StepPlan, check_micro_batch
+
+_TOLERANCE = 0.01  # of the highest learning rate: how far straight lines may be from the curve
+_SHOWN = 8  # points of the curve in a line of text
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """Steps that are made of as many clips of the same shape: ``steps`` of them.
+
+    ``micro_batches``: how many the busiest worker needs; None if the number of workers is not known yet.
+    """
+
+    global_batch: int
+    bn_group: int
+    clip: ClipShape
+    steps: int
+    micro_batches: int | None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The learning rate of one step, counted from 0, before which ``epoch`` epochs were completed."""
+
+    step: int
+    epoch: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """What a run will do, as far as its plan says.
+
+    ``clips_per_epoch``: training clips, of which up to ``dropped_clips`` do not fill a last batch.
+    ``steps_per_epoch``: the fewest and the most, which differ where batches do. ``kinds``: the steps by what
+    they are made of. ``workers``: None if not known yet. ``micro_batch``: clips that a worker holds at once.
+    ``curve``: the learning rate where its slope changes. Straight lines between these steps are nowhere
+    further from the learning rate than 1 % of its highest value. Schedules and pieces of the recipe that
+    follow validation may lower it, and end the run earlier.
+    """
+
+    clips_per_epoch: int
+    dropped_clips: int
+    epochs: int
+    steps_per_epoch: tuple[int, int]
+    total_steps: int
+    kinds: tuple[StepKind, ...]
+    workers: int | None
+    micro_batch: int
+    curve: tuple[CurvePoint, ...]
+
+    @classmethod
+    def of(cls, plan: StepPlan, clips_per_epoch: int, micro_batch: int, workers: int | None = None) -> Self:
+        """The shape of a plan.
+
+        Raises ConfigError for more ``workers`` than there are batch-norm groups in a step.
+        """
+        steps = [plan.at(index) for index in range(plan.total_steps)]
+        kinds = Counter((step.global_batch, step.bn_group, step.clip) for step in steps)
+        examples = {(step.global_batch, step.bn_group, step.clip): step for step in steps}
+        lengths = Counter(step.epoch for step in steps)
+        read = Counter[int]()
+        for step in steps:
+            read[step.epoch] += step.global_batch
+        return cls(
+            clips_per_epoch=clips_per_epoch,
+            dropped_clips=clips_per_epoch - min(read.values()),
+            epochs=len(lengths),
+            steps_per_epoch=(min(lengths.values()), max(lengths.values())),
+            total_steps=len(steps),
+            kinds=tuple(
+                StepKind(*kind, count, _micro_batches(examples[kind], workers, micro_batch))
+                for kind, count in kinds.items()
+            ),
+            workers=workers,
+            micro_batch=micro_batch,
+            curve=_curve(steps),
+        )
+
+    def lines(self) -> dict[str, str]:
+        """The shape for people, in a few short lines: batch, clips, steps and learning rate."""
+        return {
+            "batch": " or ".join(dict.fromkeys(map(self._batch, self.kinds))),
+            "clips": " or ".join(dict.fromkeys(_clip(kind.clip) for kind in self.kinds)),
+            "steps": self._steps(),
+            "lr": " -> ".join(_point(point) for point in _thinned(self.curve, _SHOWN)),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return asdict(self)
+
+    def _batch(self, kind: StepKind) -> str:
+        text = f"{kind.global_batch} clips in batch-norm groups of {kind.bn_group}"
+        if self.workers is None or kind.micro_batches is None:
+            return f"{text}, {self.micro_batch} at once in each worker"
+        workers = f"{self.workers} worker{'s' * (self.workers > 1)}"
+        parts = f"{kind.micro_batches} micro-batch{'es' * (kind.micro_batches > 1)}"
+        return f"{text}: {workers}, {parts} of {self.micro_batch}"
+
+    def _steps(self) -> str:
+        fewest, most = self.steps_per_epoch
+        an_epoch = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        return (
+            f"{self.total_steps} in {self.epochs} epoch{'s' * (self.epochs > 1)}, {an_epoch} an epoch of "
+            f"{self.clips_per_epoch} clips ({self.dropped_clips} left over)"
+        )
+
+
+def shape_of(
+    experiment: Experiment, samples: int, *, micro_batch: int | None = None, workers: int | None = None
+) -> RunShape:
+    """The shape of an experiment on ``samples`` training samples.
+
+    ``micro_batch``: as in ``WorkerOptions``. Raises ConfigError.
+    """
+    clips = samples * experiment.data.clips_per_sample
+    size = check_micro_batch(micro_batch, experiment.train.bn_group)
+    return RunShape.of(ExperimentPlan(experiment, samples), clips, size, workers)
+
+
+def _micro_batches(step: Step, workers: int | None, micro_batch: int) -> int | None:
+    """How many micro-batches the busiest worker makes of its share of a step."""
+    if workers is None:
+        return None
+    batches = [step.batch(rank, workers, micro_batch) for rank in range(workers)]
+    return max(len(batch.parts()) for batch in batches)
+
+
+def _curve(steps: Sequence[Step]) -> tuple[CurvePoint, ...]:
+    rates = np.array([step.lr for step in steps])
+    before = [0.0, *(step.epochs_done for step in steps)]
+    kept = _corners(rates, _TOLERANCE * float(rates.max()))
+    return tuple(CurvePoint(index, before[index], steps[index].lr) for index in kept)
+
+
+def _corners(values: "np.ndarray[Any, np.dtype[np.float64]]", tolerance: float) -> list[int]:
+    """Indices between which straight lines are at most ``tolerance`` from ``values``.
+
+    By the algorithm of Ramer (1972), Douglas and Peucker (1973), with vertical distances.
+    """
+    kept = {0, len(values) - 1}
+    open_spans = [(0, len(values) - 1)]
+    while open_spans:
+        first, last = open_spans.pop()
+        inner = np.arange(first + 1, last)
+        if not len(inner):
+            continue
+        line = np.interp(inner, [first, last], values[[first, last]])
+        distances = np.abs(values[inner] - line)
+        if distances.max() <= tolerance:
+            continue
+        corner = int(inner[distances.argmax()])
+        kept.add(corner)
+        open_spans += [(first, corner), (corner, last)]
+    return sorted(kept)
+
+
+def _thinned(points: Sequence[CurvePoint], most: int) -> Iterable[CurvePoint | None]:
+    """All of ``points``, or the first, the highest and the last ones around None."""
+    if len(points) <= most:
+        return points
+    peak = max(points, key=lambda point: point.lr)
+    head = list(dict.fromkeys([points[0], peak]))
+    return [*head, None, *points[-2:]]
+
+
+def _point(point: CurvePoint | None) -> str:
+    if point is None:
+        return "..."
+    return f"{point.lr:.3g} at epoch {point.epoch:.4g}"
+
+
+def _clip(clip: ClipShape) -> str:
+    return f"{clip.frames} frames, {clip.stride} apart, of {clip.crop} x {clip.crop} pixels"
