@@ -50,17 +50,22 @@ FILES = {
     "1280x720, key frame every 32": File(1280, 720, 2_500_000, 32),
     "1280x720, key frame every 250": File(1280, 720, 2_500_000, 250),
 }
+LARGE_FILES = {
+    "1920x1080, key frame every 32": File(1920, 1080, 5_000_000, 32),
+    "1920x1080, key frame every 250": File(1920, 1080, 5_000_000, 250),
+}
+ALL_FILES = FILES | LARGE_FILES
 
 
 def make_files(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The paths of the ``FILES`` with these names; those that are missing are made in ``folder``."""
+    """The paths of the ``ALL_FILES`` with these names; those that are missing are made in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {name: folder / _file_name(FILES[name]) for name in names}
+    paths = {name: folder / _file_name(ALL_FILES[name]) for name in names}
     missing = [name for name in names if not paths[name].exists()]
-    for size in sorted({(FILES[name].width, FILES[name].height) for name in missing}):
-        group = [name for name in missing if (FILES[name].width, FILES[name].height) == size]
+    for size in sorted({(ALL_FILES[name].width, ALL_FILES[name].height) for name in missing}):
+        group = [name for name in missing if (ALL_FILES[name].width, ALL_FILES[name].height) == size]
         print(f"making {len(group)} files of {size[0]}x{size[1]} in {folder}", file=sys.stderr)
-        _encode([(FILES[name], paths[name]) for name in group], _frames(*size))
+        _encode([(ALL_FILES[name], paths[name]) for name in group], _frames(*size))
     return paths
 
 

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import av
 import numpy as np
-from content import FILES, FPS, SECONDS, machine, make_files, table
+from content import ALL_FILES, FILES, FPS, SECONDS, machine, make_files, table
 
 FRAMES, STRIDE, CROP = 32, 2, 224
 SHORT_SIDE = (256, 320)
@@ -468,9 +468,9 @@ def _thumbnails(read: Read) -> list[int] | None:
 # -- measuring --------------------------------------------------------------------------------------
 
 
-def draw_clips(name: str, count: int) -> list[Clip]:
+def draw_clips(name: str, count: int, seed: int = 0) -> list[Clip]:
     """``count`` random clips of a file, the same in every run."""
-    file, rng = FILES[name], random.Random(0)
+    file, rng = ALL_FILES[name], random.Random(seed)
     clips = []
     for _ in range(count):
         start, short_side = rng.randint(0, FPS * SECONDS - FRAMES * STRIDE), rng.randint(*SHORT_SIDE)

@@ -11,6 +11,7 @@ torch.compile. Last, the effect of that layout on our other networks is measured
 
 import argparse
 import json
+import math
 import os
 import re
 import statistics
@@ -29,14 +30,32 @@ from content import machine, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FRAMES, SIDE, ALPHA, KERNEL, CLASSES = 32, 112, 8, 5, 400
-POOL = 4  # side of the last feature map
+CLASSES = 400
 LEARNING_RATE = 1e-3  # small, so that the loss stays finite on noise
 TOLERANCE = 1e-3  # for logits of about 1 that are summed in another order
 OURS = "kineray"
 CHECKPOINTED = "kineray, activation checkpointing"
 MODELS = (OURS, CHECKPOINTED, "pytorchvideo")
 PYTHON = (sys.executable, "-W", "ignore::FutureWarning", __file__)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A SlowFast R50, and the clips that it is given. ``kernel``: of the lateral connections."""
+
+    preset: str
+    alpha: int
+    kernel: int
+    frames: int = 32
+    side: int = 112
+
+    @property
+    def pool(self) -> int:
+        """The side of the last feature map."""
+        return math.ceil(self.side / 32)
+
+
+NETWORK = Network("slowfast_r50_4x16", alpha=8, kernel=5)
 
 
 @dataclass(frozen=True)
@@ -66,18 +85,22 @@ class Setting:
 class PyTorchVideo(nn.Module):
     """PyTorchVideo's network, with one clip for both pathways as its input, like ours."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network = NETWORK) -> None:
         super().__init__()
         from pytorchvideo.models.slowfast import create_slowfast
 
         self.network = create_slowfast(
-            slowfast_fusion_conv_kernel_size=(KERNEL, 1, 1),
-            slowfast_fusion_conv_stride=(ALPHA, 1, 1),
+            slowfast_fusion_conv_kernel_size=(network.kernel, 1, 1),
+            slowfast_fusion_conv_stride=(network.alpha, 1, 1),
             model_depth=50,
             model_num_class=CLASSES,
-            head_pool_kernel_sizes=((FRAMES // ALPHA, POOL, POOL), (FRAMES, POOL, POOL)),
+            head_pool_kernel_sizes=(
+                (network.frames // network.alpha, network.pool, network.pool),
+                (network.frames, network.pool, network.pool),
+            ),
         )
-        self.register_buffer("indices", torch.linspace(0, FRAMES - 1, FRAMES // ALPHA).long())
+        slow = network.frames // network.alpha
+        self.register_buffer("indices", torch.linspace(0, network.frames - 1, slow).long())
 
     def forward(self, clips_bcthw: Tensor) -> Tensor:
         """[B, C, T, H, W] -> logits [B, classes]."""
@@ -88,12 +111,12 @@ class PyTorchVideo(nn.Module):
 class Ours(nn.Module):
     """Our network, with the logits of its only head as its output."""
 
-    def __init__(self, weights: Path, group: int, checkpointed: bool) -> None:
+    def __init__(self, weights: Path, group: int, checkpointed: bool, network: Network = NETWORK) -> None:
         super().__init__()
         from kineray.models import checkpoint_activations, create_model, set_batch_norm_group
 
         self.network = create_model(
-            "slowfast_r50_4x16", {"action": CLASSES}, head_pool=POOL, init=str(weights)
+            network.preset, {"action": CLASSES}, head_pool=network.pool, init=str(weights)
         )
         set_batch_norm_group(self.network, group)
         if checkpointed:
@@ -105,10 +128,10 @@ class Ours(nn.Module):
         return logits
 
 
-def write_weights(file: Path) -> None:
+def write_weights(file: Path, network: Network = NETWORK) -> None:
     """Write a checkpoint in PyTorchVideo's format, with which logits clearly differ between clips."""
     torch.manual_seed(0)
-    model = PyTorchVideo()
+    model = PyTorchVideo(network)
     for name, value in model.network.state_dict().items():
         if value.is_floating_point() and value.ndim == 1 and "running" not in name:
             value.uniform_(0.5, 1)
@@ -118,13 +141,14 @@ def write_weights(file: Path) -> None:
         if isinstance(module, nn.BatchNorm3d):
             module.momentum = 1.0  # keep the statistics of these clips only
     with torch.no_grad():
-        model.train()(random_clips(2))
+        model.train()(random_clips(2, network))
     torch.save({"model_state": model.network.state_dict()}, file)
 
 
-def random_clips(count: int) -> Tensor:
+def random_clips(count: int, network: Network = NETWORK) -> Tensor:
     """The same noise in every process, float32 [B, C, T, H, W]."""
-    return torch.randn(count, 3, FRAMES, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    shape = (count, 3, network.frames, network.side, network.side)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 # -- in the process of a network ----------------------------------------------------------------------

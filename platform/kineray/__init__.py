@@ -6,6 +6,7 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     kineray.main(experiment)               the last line of a script: python my_experiment.py optim.lr=0.1
 
     train(experiment, ...)                 train it on one or many workers; stopped runs resume exactly
+    plan(experiment, gpus=(8, 64), ...)    what a run will take: time, memory, cost, and what limits it
     sweep(experiment, space, ...)          search learning rates and model fields with Ray Tune
     list_runs()  get_run(run)              what was trained, with which config, data and code
     tag_run(run, tags)  delete_run(run)    mark runs, or remove them with their checkpoints
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 # There is no __all__: pydoc would print every class in it with all its members instead of the page above.
 # Sections and variants of an experiment (SlowFastConfig, ...) are found in kineray.config.
 _HOMES = {
+    "Assumptions": "kineray.planning.assumptions",
     "Importer": "kineray.data",
     "KinerayError": "kineray.errors",
     "Loss": "kineray.tasks.losses",
@@ -58,6 +60,7 @@ _HOMES = {
     "load_manifest": "kineray.data",
     "load_plugins": "kineray.config",
     "main": "kineray.cli",
+    "plan": "kineray.planning.api",
     "predict": "kineray.evaluation.api",
     "predict_many": "kineray.evaluation.many",
     "promote": "kineray.serving",
@@ -86,6 +89,8 @@ if TYPE_CHECKING:
     from kineray.options import WorkerOptions as WorkerOptions
     from kineray.orchestration import sweep as sweep
     from kineray.orchestration import train as train
+    from kineray.planning.api import plan as plan
+    from kineray.planning.assumptions import Assumptions as Assumptions
     from kineray.serving import promote as promote
     from kineray.serving import rollback as rollback
     from kineray.serving import serve as serve

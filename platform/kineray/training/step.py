@@ -16,6 +16,7 @@ from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
 from kineray.models import commit_batch_norm, discard_batch_norm, set_batch_norm_group, set_clip_seeds
 from kineray.tasks import Task
 from kineray.training.optim import set_learning_rate
+from kineray.training.order_of_use import names_in_order_of_use
 from kineray.training.plan import Step
 from kineray.training.recipe import Recipe
 from kineray.training.synchronise import GradientSynchroniser, Workers
@@ -68,7 +69,8 @@ class Stepper:
         self._workers = workers
         self._device = device
         self._copies = _Copies(device)
-        self._synchroniser = GradientSynchroniser(list(model.parameters()), workers)
+        order = names_in_order_of_use(model, experiment) if workers.size > 1 else []
+        self._synchroniser = GradientSynchroniser([model.get_parameter(name) for name in order], workers)
 
     def run(self, step: Step, positions: range, batches: Iterator[Batch]) -> StepResult:
         """Take the micro-batches at ``positions`` of the global batch from ``batches``; update the model.

@@ -63,15 +63,15 @@ class GradientSynchroniser:
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], workers: Workers, bucket_bytes: int = BUCKET_BYTES
+        self, parameters: Sequence[nn.Parameter], workers: Workers, bucket_bytes: int = BUCKET_BYTES
     ) -> None:
         self._active = workers.size > 1
         self._armed = False
         self._next = 0
         self._missing: list[int] = []
         self._works: list[tuple[dist.Work, Tensor]] = []
-        self._all_buckets = _fixed_buckets(parameters, bucket_bytes) if self._active else []
-        self._buckets: list[list[Tensor]] = []  # of the parameters that this step trains
+        self._all_buckets = fixed_buckets(parameters, bucket_bytes) if self._active else []
+        self._buckets: list[list[nn.Parameter]] = []  # of the parameters that this step trains
         for index, bucket in enumerate(self._all_buckets):
             for parameter in bucket:
                 parameter.register_post_accumulate_grad_hook(partial(self._ready, index))  # type: ignore[no-untyped-call]
@@ -131,9 +131,14 @@ class GradientSynchroniser:
         self._works.append((work, flat))
 
 
-def _fixed_buckets(parameters: Sequence[Tensor], bucket_bytes: int) -> list[list[Tensor]]:
-    """Trainable parameters, last first: about the order in which their gradients become ready."""
-    buckets: list[list[Tensor]] = []
+def fixed_buckets(
+    parameters: Sequence[nn.Parameter], bucket_bytes: int = BUCKET_BYTES
+) -> list[list[nn.Parameter]]:
+    """The trainable parameters that are reduced together.
+
+    Last first: about the order in which their gradients become ready.
+    """
+    buckets: list[list[nn.Parameter]] = []
     room = 0
     for parameter in reversed([p for p in parameters if p.requires_grad]):
         size = parameter.numel() * parameter.element_size()

@@ -33,9 +33,10 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         """[B, C, ...] -> the same shape; in training there must be a multiple of ``group_size`` clips."""
         if not self.training or (self.group_size is None and not self.is_repeated):
             return super().forward(features)
-        groups = torch.split(features, self._group_rows(len(features)))
-        normalised = [self._normalise(group) for group in groups]
-        return normalised[0] if len(normalised) == 1 else torch.cat(normalised)
+        rows = self._group_rows(len(features))
+        if rows == len(features):  # the backward pass of a split would copy the gradient
+            return self._normalise(features)
+        return torch.cat([self._normalise(group) for group in torch.split(features, rows)])
 
     def _group_rows(self, rows: int) -> int:
         """How many of ``rows`` are a group: all of them where they are not those of whole clips."""

@@ -1,0 +1,1 @@
+"""What a run will take, predicted before it is paid for: a measured graph, assumptions, and arithmetic."""
