@@ -65,6 +65,33 @@ def test_only_the_damaged_stretch_is_lost(tmp_path, caplog, name, is_indexed):
     assert str(path) in record.getMessage() and place in record.getMessage()
 
 
+@pytest.mark.parametrize("is_indexed", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"), [("h264.mp4", {}), ("mpeg4.mkv", {"codec": "mpeg4", "params": None})]
+)
+def test_damage_that_the_decoder_conceals_is_lost_too(tmp_path, name, options, is_indexed):
+    options = {"params": "scenecut=0", **options}
+    path = write_video(tmp_path / name, frames=75, bframes=0, **options)
+    path = spoil(path, [30], fill=b"\x00", first_byte=20)
+    index = PacketIndex.from_bytes(index_video(path).to_bytes())
+    with open_video(path, index=index if is_indexed else None) as video:
+        assert shown(video.read(np.arange(75) / 25)) == held(range(30, 36))
+        assert video.losses.spans_s() == [pytest.approx((1.2, 1.44))]
+    _, after = encode(path, tmp_path / "copy.mp4", Settings(crf=1))
+    assert after.duration_s == pytest.approx(3.0)
+    assert shown(read_clip(tmp_path / "copy.mp4", np.arange(75) / 25)) == held(range(30, 36))
+
+
+def test_frames_before_the_concealed_damage_that_refer_to_it_are_lost(tmp_path):
+    path = write_video(tmp_path / "a.mp4", frames=75, bframes=2, params="scenecut=0")
+    whole = read_clip(path, np.arange(75) / 25)
+    spoil(path, [30], fill=b"\x00", first_byte=20)
+    with open_video(path) as video:
+        clip = video.read(np.arange(75) / 25)
+        lost = [frame for frame in range(75) if not (clip[frame] == whole[frame]).all()]
+        assert lost and shown(clip) == held(lost)
+
+
 def test_a_clip_beside_the_damage_is_read_without_a_word(tmp_path, caplog):
     path = spoil(write_video(tmp_path / "a.mp4", frames=75, bframes=0, params="scenecut=0"), [30])
     assert shown(read_clip(path, [0.4, 2.0])) == [10, 50]

@@ -167,15 +167,15 @@ def write_dropped(path, dropped, frames=50, **options):
     return path
 
 
-def spoil(path, frames, fill=b"\xff"):
-    """Overwrite the packets at these positions of the video stream."""
+def spoil(path, frames, fill=b"\xff", first_byte=0):
+    """Overwrite the packets at these positions of the video stream, from their ``first_byte`` on."""
     with av.open(str(path)) as container:
         packets = [(packet.pos, bytes(packet)) for packet in container.demux(video=0) if packet.size]
     data = bytearray(path.read_bytes())
     for position in frames:
         near, content = packets[position]
         start = data.index(content, near)  # some containers count from the header of the packet
-        data[start : start + len(content)] = fill * len(content)
+        data[start + first_byte : start + len(content)] = fill * (len(content) - first_byte)
     path.write_bytes(data)
     return path
 

@@ -254,6 +254,8 @@ class _IndexedDecoder:
             )
             if not starts_whole:
                 raise _NotAsIndexedError(f"packet {first} is no key frame")
+            if frame.is_corrupt:  # what is missing was concealed by the decoder
+                self._losses.add(int(np.flatnonzero(self._index.pts == frame.pts)[0]))
             if frame.pts in wanted and not (self._losses and wanted[frame.pts] in self._losses):
                 yield frame.pts, frame
 

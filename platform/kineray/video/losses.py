@@ -88,7 +88,7 @@ class Losses:
 
 
 def describe(spans_s: Sequence[tuple[float, float]]) -> str:
-    """``damaged from 1.20 to 1.44 s and in 2 other places``."""
+    """``damaged from 1.20 to 1.44 s and in 2 more places``."""
     (start, end), *others = spans_s
-    more = f" and in {len(others)} other places" if others else ""
+    more = f" and in {len(others)} more place{'s' * (len(others) > 1)}" if others else ""
     return f"damaged from {start:.2f} to {end:.2f} s{more}"

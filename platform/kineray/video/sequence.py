@@ -67,6 +67,8 @@ def in_order(
             continue
         for frame in frames:
             pts = clock.time_of(frame.pts)
+            if pts is not None and frame.is_corrupt:  # what is missing was concealed by the decoder
+                losses.add(max(position - 1, 0) if frame.pts is None else frame.pts)
             if pts is not None and (frame.pts is None or frame.pts not in losses):
                 yield pts, frame
 
