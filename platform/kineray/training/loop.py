@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import cast
@@ -50,6 +50,19 @@ class _Progress:
     undecodable: dict[str, Failure] = field(default_factory=dict)
     scores: list[float] = field(default_factory=list)
 
+    def add(self, failures: Sequence[Failure], clips: int, budget: float) -> None:
+        """Count undecodable clips. Raises ErrorBudgetError for more than ``budget`` of all ``clips``."""
+        self.undecodable |= {failure.id: failure for failure in failures}
+        if len(self.undecodable) > budget * clips:
+            uris = shorten([failure.uri for failure in self.undecodable.values()])
+            raise ErrorBudgetError(
+                f"{len(self.undecodable)} of {clips} training clips cannot be decoded, more than {budget:g} "
+                f"of them: {uris}",
+                code="error_budget",
+                key="data.error_budget",
+                remedy="repair or remove them, or raise the budget",
+            )
+
 
 def train(
     experiment: Experiment,
@@ -64,6 +77,7 @@ def train(
     options: WorkerOptions = WorkerOptions(),
     resume: bool = False,
     plan: StepPlan | None = None,
+    on_step: Callable[[Step, StepResult], object] = lambda step, result: None,
 ) -> TrainResult:
     """Train to the end of the plan, or to where a piece of the recipe ends the run.
 
@@ -72,7 +86,7 @@ def train(
     ``plan``: what each step is; by default that of the experiment (``ExperimentPlan``). ``options``: how a
     worker does its part (``max_failures`` concerns only what starts workers; by default one decoder).
     ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had never stopped.
-    Only rank 0 writes checkpoints and calls ``on_event``.
+    Only rank 0 writes checkpoints and calls ``on_event``; every worker calls ``on_step`` after each update.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
@@ -128,10 +142,10 @@ def train(
             result = stepper.run(step, step.share(rank, world_size), batches)
             speed.stop(step.global_batch)
             emit(_step_event(step, plan, result, speed))
+            on_step(step, result)
             if result.failures:
                 emit(ReplacedEvent(done, result.failures))
-                progress.undecodable |= {failure.id: failure for failure in result.failures}
-                _check_budget(progress.undecodable, len(clip_set), experiment.data.error_budget)
+                progress.add(result.failures, len(clip_set), experiment.data.error_budget)
 
             if not step.is_validated and not _is_saved(done, options.checkpoint_every):
                 continue
@@ -315,18 +329,6 @@ def _restore(
     failures = [Failure(**failure) for failure in saved.state["undecodable"]]
     undecodable = {failure.id: failure for failure in failures}
     return _Progress(saved.state["step"], undecodable, saved.state["scores"])
-
-
-def _check_budget(undecodable: Mapping[str, Failure], clips: int, budget: float) -> None:
-    if len(undecodable) > budget * clips:
-        uris = shorten([failure.uri for failure in undecodable.values()])
-        raise ErrorBudgetError(
-            f"{len(undecodable)} of {clips} training clips cannot be decoded, more than {budget:g} of "
-            f"them: {uris}",
-            code="error_budget",
-            key="data.error_budget",
-            remedy="repair or remove them, or raise the budget",
-        )
 
 
 def _check_finite(model: nn.Module, step: int) -> None:

@@ -26,11 +26,13 @@ from kineray.training.synchronise import GradientSynchroniser, Workers
 class StepResult:
     """The outcome of a step.
 
-    ``loss``: mean over the global batch; ``failures``: of all workers, in rank order; ``wait_s`` and
-    ``copy_s``: seconds that this worker waited for clips and copied them to its device.
+    ``loss``: mean over the global batch; ``ids``: samples of this worker's clips, in their order;
+    ``failures``: of all workers, in rank order; ``wait_s`` and ``copy_s``: seconds that this worker waited
+    for clips and copied them to its device.
     """
 
     loss: float
+    ids: tuple[str, ...]
     failures: tuple[Failure, ...]
     wait_s: float
     copy_s: float
@@ -125,7 +127,7 @@ class Stepper:
         self._recipe.after_step(self._model, step)
         if failed:
             failures = [failure for part in self._workers.gather(failures) for failure in part]
-        return StepResult(loss_sum / step.global_batch, tuple(failures), wait_s, copy_s)
+        return StepResult(loss_sum / step.global_batch, tuple(ids), tuple(failures), wait_s, copy_s)
 
     def _prepare(self, step: Step) -> None:
         """Give the model the step's batch-norm groups, and gradients to the parameters that it trains."""

@@ -314,7 +314,10 @@ class _IndexedDecoder:
             attempt, step = attempt - step, step * 8
 
     def _demux(self) -> Iterator["av.Packet[av.VideoStream]"]:
-        return (packet for packet in self._container.demux(self.stream) if packet.size)
+        try:
+            yield from (packet for packet in self._container.demux(self.stream) if packet.size)
+        except av.FFmpegError as error:
+            raise _NotAsIndexedError(f"reading failed: {error.strerror}") from None
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def index_video(source: Source) -> PacketIndex:
             truncated=packets.cut,
         )
         _check_length(name, index)
-        if not counted and _starts_incomplete(index):
+        if index.frames and not counted and _starts_incomplete(index):
             index.flags[index.pts < (_first_presented(source, name).pts or 0)] |= HIDDEN
         if index.frames == 0:
             raise _no_frames(name, stream, packets.cut)
