@@ -8,6 +8,7 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     train(experiment, ...)                 train it on one or many workers; stopped runs resume exactly
     plan(experiment, gpus=(8, 64), ...)    what a run will take: time, memory, cost, and what limits it
     sweep(experiment, space, ...)          search learning rates and model fields with Ray Tune
+    verify_resume(experiment)              whether a killed run resumes as if it had never stopped
     list_runs()  get_run(run)              what was trained, with which config, data and code
     tag_run(run, tags)  delete_run(run)    mark runs, or remove them with their checkpoints
     evaluate(checkpoint, ...)              scores over several views, and predictions of every video
@@ -71,6 +72,7 @@ _HOMES = {
     "sweep": "kineray.orchestration",
     "tag_run": "kineray.tracking.edit",
     "train": "kineray.orchestration",
+    "verify_resume": "kineray.training.resume_check.check",
 }
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ if TYPE_CHECKING:
     from kineray.tracking.evaluate import evaluate as evaluate
     from kineray.training import load_checkpoint as load_checkpoint
     from kineray.training.recipe import Piece as Piece
+    from kineray.training.resume_check.check import verify_resume as verify_resume
     from kineray.video import read_clip as read_clip
 
 

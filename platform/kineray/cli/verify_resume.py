@@ -48,7 +48,7 @@ def command(
     of an epoch. Samples, learning rate, loss and random state of each step must be equal, and at the end
     weights, optimizer, recipe and scores. Exit code 1 if anything differs.
     """
-    from kineray.training.resume_check.check import verify_resume
+    from kineray import verify_resume
 
     experiment = resolve(load_script(script), overrides, script, smoke)
     if smoke:

@@ -174,7 +174,8 @@ class _Runs:
         self, name: str, kills: Sequence[Kill], counts: Sequence[int]
     ) -> tuple[list[list[list[Made]]], list[Kill]]:
         """Train to the last step in as many lives as the kills cut it into: their steps, the kills made."""
-        lives, made = [], []
+        lives: list[list[list[Made]]] = []
+        made: list[Kill] = []
         workers = cycle(counts)
         for kill in [*kills, Kill()]:
             folder = self._folder / name / f"life-{len(lives)}"

@@ -79,7 +79,7 @@ def first_different_value(undisturbed: TrainingState, resumed: TrainingState) ->
 def distance(undisturbed: TrainingState, resumed: TrainingState) -> float:
     """How far two networks are apart: the norm of the difference of all weights over that of the weights."""
     wanted, found = (
-        torch.cat([value.double().flatten() for value in state.weights.values()])
+        torch.cat([state.weights[name].double().flatten() for name in sorted(state.weights)])
         for state in (undisturbed, resumed)
     )
     return float((wanted - found).norm() / wanted.norm())
