@@ -9,6 +9,7 @@ from kineray.data import Preprocessing
 from kineray.data.derive.synth import DRIFTS, drifting_texture
 from kineray.models import build_model
 from kineray.training import CheckpointStore, build_optimizer
+from kineray.training.state import TrainingState
 
 CLASSES = ("drift_left", "drift_right", "drift_up", "drift_down")
 
@@ -43,11 +44,8 @@ def save_small_checkpoint(uri, *, seed=0, heads=None, frames=8, eval_crop=32, na
     model = build_model(experiment.model, classes, preprocessing.channels).eval()
     _spread(model, preprocessing, np.random.default_rng(seed))
     uri, _ = CheckpointStore(uri).save(
-        model,
-        build_optimizer(model, experiment.optim),
-        experiment,
+        TrainingState.of(model, build_optimizer(model, experiment.optim), experiment, {"step": 1}),
         preprocessing,
-        {"step": 1},
         score=0.5,
     )
     return uri

@@ -187,6 +187,12 @@ def cpus_of_this_node() -> int:
 def driver_node() -> object:
     """Scheduling strategy that pins an actor to the host of this process."""
     import ray
+
+    return on_node(ray.get_runtime_context().get_node_id())
+
+
+def on_node(node: str) -> object:
+    """Scheduling strategy that pins a task or an actor to the host with this id."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return NodeAffinitySchedulingStrategy(node, soft=False)

@@ -8,12 +8,16 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from kineray.durations import seconds_of
 from kineray.errors import ConfigError
 
 # Of a prediction, by Python, command line and endpoint: clips along time, crops of each, classes of a head.
 DEFAULT_VIEWS = 1
 DEFAULT_CROPS = 1
 DEFAULT_TOP_K = 5
+
+
+INTERVAL = "STEPS|TIME"  # the unit of an option that is a number of steps or a time, such as 10m
 
 
 def _knob(default: Any, help: str, *, at_least: int = 1, unit: str = "") -> Any:
@@ -27,13 +31,23 @@ class WorkerOptions:
     None of it is part of the fingerprint: a run may be resumed with other options and gives the same
     weights. ``None`` leaves the choice to kineray. A field's metadata are what the command line shows:
     ``help``, the smallest value (``at_least``) and the ``unit`` of a number. Raises ConfigError
-    (``out_of_range``) for a value that is not a whole number of at least that size.
+    (``out_of_range``) for a value that is not a whole number of at least that size (or, for an interval, a
+    time).
     """
 
     micro_batch: int | None = _knob(
         None, "Clips a worker holds at once, a multiple of train.bn_group [default: one group]."
     )
-    checkpoint_every: int | None = _knob(None, "Also save a checkpoint every STEPS steps.", unit="STEPS")
+    checkpoint_every: int | str = _knob(
+        "10m", "Save checkpoints this often between validations, such as 500 or 90s.", unit=INTERVAL
+    )
+    snapshot_every: int | None = _knob(
+        None,
+        "Keep the training state in the memory of every host every STEPS steps; 0: never "
+        "[default: as often as costs 1 % of the time].",
+        at_least=0,
+        unit="STEPS",
+    )
     decoders: int | None = _knob(None, "Decoding processes of each worker [default: its CPUs].")
     max_memory: int | None = _knob(
         None,
@@ -54,6 +68,8 @@ class WorkerOptions:
             value, least = getattr(self, option.name), option.metadata["at_least"]
             if isinstance(option.default, bool):
                 valid, wanted = isinstance(value, bool), "True or False"
+            elif isinstance(value, str) and option.metadata["unit"] == INTERVAL:
+                valid, wanted = _is_time(value), "a number of steps, or a time such as 90s, 10m or 1h30m"
             else:
                 is_number = isinstance(value, int) and not isinstance(value, bool)
                 valid = (is_number and value >= least) or (value is None and option.default is None)
@@ -74,3 +90,10 @@ class WorkerOptions:
     def from_json(cls, text: str) -> Self:
         """The options that ``to_json`` wrote."""
         return cls(**json.loads(text))
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return seconds_of(text) > 0
+    except ValueError:
+        return False

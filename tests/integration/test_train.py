@@ -27,7 +27,8 @@ from kineray.errors import (
 from kineray.options import WorkerOptions
 from kineray.orchestration import train
 from kineray.tracking import get_run, list_runs
-from kineray.training import CheckpointEvent, StepEvent, ValidationEvent
+from kineray.training import CheckpointEvent, SnapshotEvent, StepEvent, ValidationEvent
+from kineray.training.snapshot_files import snapshot_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -95,6 +96,9 @@ def test_the_record_in_mlflow_is_complete(uninterrupted, tiny_experiment):
     assert "val/action/top1" in detail.metrics
     assert (detail.best, detail.last) == (outcome.best, detail.metrics["val/action/top1"])
     assert (detail.score, detail.last) == (outcome.score, outcome.last) == ("action/top1", outcome.last)
+    assert 0 < detail.goodput == outcome.goodput < 1 and outcome.lost_steps == 0
+    assert outcome.goodput + sum(outcome.badput.values()) == pytest.approx(1)
+    assert detail.metrics["badput/start-up"] == outcome.badput["start-up"] > 0
     text = json.dumps(dataclasses.asdict(detail))
     for word in ("ray", "torch", tiny_experiment.data.manifest):
         assert word in text
@@ -110,19 +114,28 @@ def test_the_name_of_an_existing_run_and_resuming_a_finished_run_are_refused(uni
     assert (error.value.code, error.value.key) == ("nothing_to_resume", "resume")
 
 
-def test_a_killed_worker_is_replaced_and_the_weights_are_the_same(uninterrupted, tiny_experiment, tmp_path):
-    killed = []
+def test_a_killed_worker_costs_the_steps_since_the_last_snapshot(uninterrupted, tiny_experiment, tmp_path):
+    steps, kept, killed, again = [], [0], [], []
 
     def kill_rank_1(event):
-        if isinstance(event, CheckpointEvent) and event.step >= 4 and not killed:
+        if isinstance(event, StepEvent):
+            if steps and event.step <= steps[-1]:
+                again.append((max(kept), event.step))
+            steps.append(event.step)
+        if isinstance(event, SnapshotEvent | CheckpointEvent):
+            kept.append(event.step)
+        if isinstance(event, SnapshotEvent) and not killed:
             run = list_runs(str(tmp_path))[0]
             pid = int(re.search(r"pid (\d+)", get_run(str(tmp_path), run.name).tags["worker.1"])[1])
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
-    outcome = start(tiny_experiment, tmp_path, kill_rank_1)
-    assert killed
-    assert outcome.step == 9
+    outcome = start(tiny_experiment, tmp_path, kill_rank_1, checkpoint_every=100, snapshot_every=1)
+    assert killed and outcome.step == 9 and {*steps} == {*range(1, 10)}
+    assert outcome.badput["restart"] > 0
+    assert outcome.lost_steps == len(steps) - 9
+    assert all(first > saved > 0 for saved, first in again)
+    assert not snapshot_folder(outcome.run_id).exists()
     assert_bit_identical(outcome.last_checkpoint, uninterrupted[0].last_checkpoint)
 
 

@@ -27,7 +27,12 @@ OWN = Plugin(
     "/elsewhere/own.py",
     "from kineray.config import ModelSection\n\nclass Own(ModelSection, type='own'):\n    shift: int = 1\n",
 )
-TASK = {"experiment": "model: {type: own, shift: 3}\n", "manifest": "/data/m.parquet", "folder": "/runs/one"}
+TASK = {
+    "experiment": "model: {type: own, shift: 3}\n",
+    "manifest": "/data/m.parquet",
+    "folder": "/runs/one",
+    "run_id": "1f",
+}
 
 
 def caught(function, *arguments):

@@ -1,5 +1,6 @@
 """Long work says how far it is: on stderr by the command line, as log lines by ``train`` and ``sweep``."""
 
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -74,3 +75,8 @@ def test_work_that_counts_nothing_shows_its_time_and_then_its_count(capsys, monk
     shown = capsys.readouterr().err
     assert "reading ... 1s" in shown and "2 of 2 videos" in shown and "1 bad" in shown
     assert shown.endswith("\n")
+
+
+def test_a_step_shows_the_goodput_of_the_run_so_far_if_it_is_known():
+    assert "goodput" not in line_of(step(3))
+    assert "compute 75%  goodput 93%  1m15s left" in line_of(dataclasses.replace(step(3), goodput=0.93))

@@ -8,7 +8,7 @@ import pytest
 
 from kineray.orchestration.startup import StartUp, in_thread
 from kineray.training import StartedEvent, WaitingEvent
-from kineray.training.loop import _Speed
+from kineray.training.speed import Speed
 from training_events import step
 
 
@@ -78,11 +78,11 @@ def test_an_error_in_a_thread_is_raised_where_its_result_is_wanted():
 
 def test_the_first_step_does_not_count_for_the_speed(monkeypatch):
     clock = iter([0, 10, 10, 11, 11, 14])
-    monkeypatch.setattr("kineray.training.loop.time.perf_counter", lambda: next(clock))
-    speed = _Speed()
+    monkeypatch.setattr("kineray.training.speed.time.perf_counter", lambda: next(clock))
+    speed = Speed()
     shown = []
     for _ in range(3):
-        speed.start()
-        speed.stop(clips=8)
+        with speed.of(clips=8):
+            pass
         shown.append(speed.clips_per_s)
     assert shown == [0.8, 8.0, 4.0]

@@ -22,6 +22,7 @@ from kineray.errors import CheckpointError, StorageError
 from kineray.models import build_model
 from kineray.training import CheckpointStore, build_optimizer, load_checkpoint
 from kineray.training.checkpoint import load_training_state
+from kineray.training.state import TrainingState
 
 EXPERIMENT = Experiment(
     name="small",
@@ -44,7 +45,8 @@ def new_model(seed=0):
 
 def save(store, step, score=None, seed=None, **state):
     model, optimizer = new_model(step if seed is None else seed)
-    return store.save(model, optimizer, EXPERIMENT, PREPROCESSING, {"step": step, **state}, score=score)
+    saved = TrainingState.of(model, optimizer, EXPERIMENT, {"step": step, **state})
+    return store.save(saved, PREPROCESSING, score=score)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -181,7 +183,7 @@ def test_tied_weights_are_saved_under_each_name(tmp_path):
     model["b"].weight = model["a"].weight
     optimizer = build_optimizer(model, EXPERIMENT.optim)
     store = CheckpointStore(str(tmp_path))
-    uri, _ = store.save(model, optimizer, EXPERIMENT, PREPROCESSING, {"step": 1}, score=None)
+    uri, _ = store.save(TrainingState.of(model, optimizer, EXPERIMENT, {"step": 1}), PREPROCESSING)
     saved = load_training_state(uri).weights
     assert saved.keys() == model.state_dict().keys()
     assert torch.equal(saved["a.weight"], model["a"].weight) and torch.equal(
@@ -257,7 +259,8 @@ from test_training_checkpoint import *
 store = CheckpointStore(sys.argv[1])
 model, optimizer = new_model(0)
 for step in itertools.count(1):
-    store.save(model, optimizer, EXPERIMENT, PREPROCESSING, {"step": step}, score=(step % 3) / 3)
+    saved = TrainingState.of(model, optimizer, EXPERIMENT, {"step": step})
+    store.save(saved, PREPROCESSING, score=(step % 3) / 3)
 """
 
 

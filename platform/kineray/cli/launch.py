@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kineray.cli.output import Size, note, storage_option
+from kineray.cli.output import Interval, Size, note, storage_option
 from kineray.cli.plugins import plugin_option
 from kineray.cli.progress import Progress
 from kineray.cli.scripts import Script
 from kineray.errors import ConfigError
-from kineray.options import WorkerOptions
+from kineray.options import INTERVAL, WorkerOptions
 
 if TYPE_CHECKING:
     from kineray.config import Experiment
@@ -56,11 +56,12 @@ def worker_options(command: Verb) -> Verb:
 def _option(field: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     flag = f"--{field.name.replace('_', '-')}"
     unit, help_text = field.metadata["unit"], field.metadata["help"]
+    types: dict[str, click.ParamType[Any]] = {"SIZE": Size(), INTERVAL: Interval()}
     if isinstance(field.default, bool):
         return click.option(flag, is_flag=True, default=field.default, help=help_text)
     return click.option(
         flag,
-        type=Size() if unit == "SIZE" else click.IntRange(field.metadata["at_least"]),
+        type=types.get(unit) or click.IntRange(field.metadata["at_least"]),
         default=field.default,
         show_default=field.default is not None,
         metavar=unit or None,

@@ -75,6 +75,24 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class Interval(click.ParamType[int | str]):
+    """A number of steps, or a time written like 10m."""
+
+    name = "interval"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        from kineray.durations import seconds_of
+
+        text = str(value)
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+        try:
+            seconds_of(text)
+        except ValueError:
+            self.fail(f"{text!r} is no number of steps, nor a time such as 90s, 10m or 1h30m", param, ctx)
+        return text
+
+
 def setting_option(
     flag: str, type: click.ParamType[Any], module: str, help: str
 ) -> Callable[[Command], Command]:

@@ -8,15 +8,20 @@ from kineray.cluster import driver_node
 from kineray.orchestration.messages import FromTrial, FromWorker, SystemMetrics, WorkerFailed, WorkerStarted
 from kineray.orchestration.startup import in_thread
 from kineray.storage import relative
-from kineray.tracking import BEST_SCORE, SCORE, SCORE_NAME, Run
+from kineray.tracking import BEST_SCORE, GOODPUT, SCORE, SCORE_NAME, Run
 from kineray.training import (
     CheckpointEvent,
     Event,
+    Goodput,
     InitialisedEvent,
     ReplacedEvent,
     StepEvent,
+    StragglerEvent,
     ValidationEvent,
+    line_of,
 )
+
+LOSS = "train/loss"  # the metric that every step logs
 
 _STOP_S = 10.0
 
@@ -32,22 +37,25 @@ def close_mailbox(mailbox: Any) -> None:
     """End the mailbox's process, when nothing can be in it any more."""
     import ray
 
-    _call_in_time(lambda: ray.kill(mailbox))
+    call_in_time(lambda: ray.kill(mailbox))
 
 
-def stop_workers(mailbox: Any) -> None:
-    """End all workers at once; those that Ray then starts in their place return without training."""
+def stop_workers(mailbox: Any) -> bool:
+    """End all workers at once; those that Ray then starts in their place return without training.
+
+    Returns whether Ray has answered.
+    """
     import ray
 
     def stop() -> None:
         for worker in ray.get(mailbox.stop.remote()):
             ray.kill(worker)
 
-    _call_in_time(stop)
+    return call_in_time(stop)
 
 
-def _call_in_time(function: Callable[[], None]) -> None:
-    """Wait for ``function`` for at most ten seconds.
+def call_in_time(function: Callable[[], None]) -> bool:
+    """Wait for ``function`` for at most ten seconds; returns whether Ray has answered.
 
     A Ray that got the same SIGTERM as this process ends all processes by itself and answers nothing any more;
     it ends this process too, with exit code 1, if it is waited for longer than a minute.
@@ -56,6 +64,8 @@ def _call_in_time(function: Callable[[], None]) -> None:
 
     with contextlib.suppress(ray.exceptions.RayError, RuntimeError, TimeoutError):
         in_thread(function).result(timeout=_STOP_S)
+        return True
+    return False
 
 
 def drain(mailbox: Any) -> list[Any]:
@@ -107,15 +117,17 @@ def record(run: Run, message: Event | WorkerStarted) -> None:
         case InitialisedEvent():
             run.set_tags({f"initialised.{message.part}".rstrip("."): message.message})
         case StepEvent():
+            goodput = {} if message.goodput is None else {"train/goodput": message.goodput}
             run.log_metrics(
                 {
-                    "train/loss": message.loss,
+                    LOSS: message.loss,
                     "train/lr": message.lr,
                     "train/epoch": message.epoch,
                     "train/clips_per_s": message.clips_per_s,
                     "train/data_wait": message.data_wait,
                     "train/copy": message.copy,
                     "train/compute": message.compute,
+                    **goodput,
                 },
                 message.step,
             )
@@ -125,8 +137,16 @@ def record(run: Run, message: Event | WorkerStarted) -> None:
         case CheckpointEvent():
             best = message.uri if message.best else None
             record_checkpoints(run, message.step, message.uri, best, message.score)
+        case StragglerEvent():
+            run.set_tags({f"straggler.{message.rank}": line_of(message) or ""})
         case ReplacedEvent():
             run.log_metrics({"train/replaced_clips": float(len(message.failures))}, message.step)
+
+
+def record_goodput(run: Run, goodput: Goodput, step: int) -> None:
+    """Write what the time of a run was spent on until ``step``."""
+    causes = {f"badput/{cause.replace(' ', '_')}": share for cause, share in goodput.badput.items()}
+    run.log_metrics({GOODPUT: goodput.effective, "lost_steps": goodput.lost_steps, **causes}, step)
 
 
 def record_system(run: Run, message: SystemMetrics) -> None:

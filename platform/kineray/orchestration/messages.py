@@ -21,12 +21,13 @@ class WorkerTask:
     """What every worker of a run does.
 
     ``experiment``: YAML. ``manifest`` and ``folder`` (the run's): absolute paths or URIs, which mean the
-    same on every host. ``plugins``: loaded before the experiment is read.
+    same on every host. ``run_id``: of the record. ``plugins``: loaded before the experiment is read.
     """
 
     experiment: str
     manifest: str
     folder: str
+    run_id: str
     options: WorkerOptions
     plugins: tuple[Plugin, ...]
 
@@ -77,6 +78,16 @@ class WorkerFailed:
 
 
 @dataclass(frozen=True)
+class WorkerAlive:
+    """A sign of life of the worker ``rank``: it is in ``step`` and ``waits`` for the others, or does not."""
+
+    rank: int
+    host: str
+    step: int
+    waits: bool
+
+
+@dataclass(frozen=True)
 class SystemMetrics:
     """How busy the host of a worker, or of ``trial``, is: {name of MLflow's system metrics: value}.
 
@@ -89,7 +100,7 @@ class SystemMetrics:
     trial: str = ""
 
 
-FromWorker = WorkerStarted | WorkerFailed | SystemMetrics | Event
+FromWorker = WorkerStarted | WorkerFailed | WorkerAlive | SystemMetrics | Event
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,7 @@ def _search(
         experiment=to_yaml(experiment),
         manifest=experiment.data.manifest or "",
         folder=absolute(join(storage, name)),
+        run_id=board.parent.run_id,
         options=options,
         plugins=loaded_plugins(),
         cpus=max(1, cpus // max_concurrent),

@@ -4,12 +4,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from kineray.cluster import connect, import_ray
 from kineray.tracking.client import open_client
-from kineray.training import Event, StartedEvent, StepEvent, WaitingEvent
+from kineray.training import Event, GoodputMeter, StartedEvent, StepEvent, WaitingEvent
 
 FIRST_STEP = "the first step"
 
@@ -41,10 +42,14 @@ def in_thread(function: Callable[[], Any]) -> "Future[Any]":
 
 
 class StartUp:
-    """Passes the events of a run on, with those of its start before them."""
+    """Passes the events of a run on, with those of its start before them.
+
+    ``goodput``: counts from now on what the time of the run is spent on.
+    """
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
         self._on_event = on_event
+        self.goodput = GoodputMeter()
         self._seconds: dict[str, float] = {}
         self._cause, self._since = "", time.monotonic()
         self._is_over = False
@@ -57,8 +62,16 @@ class StartUp:
 
     def worker_started(self) -> None:
         """A worker has its imports and the manifest behind it."""
+        self.goodput.restarted()
         if not self._is_over and self._cause != FIRST_STEP:
             self.wait_for(FIRST_STEP)
+
+    def counted(self, event: Event) -> Event:
+        """``event`` with the goodput of the run until now, which counts it."""
+        self.goodput(event)
+        if isinstance(event, StepEvent):
+            return replace(event, goodput=self.goodput.result().effective)
+        return event
 
     def __call__(self, event: Event) -> None:
         """Pass ``event`` on; the first step ends the start."""

@@ -19,15 +19,21 @@ def measured(put: Callable[[dict[str, float]], None] | None, every_s: float = _E
     if put is None:
         yield
         return
+    read = reader()
+    with repeated(lambda: put(read()), every_s):
+        yield
+
+
+@contextlib.contextmanager
+def repeated(function: Callable[[], None], every_s: float = _EVERY_S) -> Iterator[None]:
+    """Call ``function`` every ``every_s`` seconds, in a thread, while the body runs."""
     done = threading.Event()
 
-    def measure() -> None:
-        read = reader()
+    def repeat() -> None:
         while not done.wait(every_s):
-            put(read())
+            function()
 
-    thread = threading.Thread(target=measure, name="kineray-system-metrics", daemon=True)
-    thread.start()
+    threading.Thread(target=repeat, name="kineray-repeated", daemon=True).start()
     try:
         yield
     finally:

@@ -13,29 +13,42 @@ from kineray.config import Experiment, check_main_guard, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.mailbox import (
+    LOSS,
     close_mailbox,
     drain,
     open_mailbox,
     record,
     record_checkpoints,
+    record_goodput,
     record_system,
     stop_workers,
 )
-from kineray.orchestration.messages import FromWorker, SystemMetrics, WorkerFailed, WorkerStarted, WorkerTask
+from kineray.orchestration.messages import (
+    FromWorker,
+    SystemMetrics,
+    WorkerAlive,
+    WorkerFailed,
+    WorkerStarted,
+    WorkerTask,
+)
 from kineray.orchestration.probing import probing
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.progress import LoggedProgress, visible_progress
 from kineray.orchestration.records import open_manifest, open_record, record_shape, run_fingerprint
 from kineray.orchestration.signals import interruptible
+from kineray.orchestration.snapshots import delete_everywhere
 from kineray.orchestration.startup import StartUp, connect_and_open, in_thread
+from kineray.orchestration.watchdog import Watchdog
 from kineray.orchestration.worker import run_worker
 from kineray.storage import absolute, join, runs_folder
 from kineray.tracking import PROBLEM, Run, check_name
-from kineray.training import Event, TrainResult, check_micro_batch
+from kineray.training import EndedEvent, Event, StepEvent, TrainResult, check_micro_batch
 from kineray.training.inputs import check_data
 from kineray.training.shape import shape_of
 
 log = logging.getLogger(__name__)
+
+HANG = "hang"  # the tag that says which worker the others waited for
 
 _JOIN_TIMEOUT_S = 900.0
 _POLL_S = 0.25
@@ -48,7 +61,9 @@ class RunOutcome:
     ``step``: number of steps that were trained. ``score``: the metric that decides which checkpoint is the
     best, such as ``action/top1``; ``best`` and ``last``: its highest and its latest value in validation (0 to
     1), None if the run was never validated. ``best_checkpoint`` and ``last_checkpoint``: locations of
-    checkpoint folders. ``RunSummary`` has the same names.
+    checkpoint folders. ``goodput``: the share (0 to 1) of the time that was spent on steps that count;
+    ``badput``: the shares of everything else, by cause; ``lost_steps``: number of steps that were made
+    again after a failure. ``RunSummary`` has the same names.
     """
 
     name: str
@@ -59,6 +74,9 @@ class RunOutcome:
     last: float | None
     best_checkpoint: str | None
     last_checkpoint: str | None
+    goodput: float
+    badput: dict[str, float]
+    lost_steps: int
 
 
 def train(
@@ -116,11 +134,13 @@ def train(
             experiment=to_yaml(experiment),
             manifest=experiment.data.manifest or "",
             folder=absolute(join(storage, run.name)),
+            run_id=run.run_id,
             options=options,
             plugins=loaded_plugins(),
         )
         if options.tensorboard:
             run.write_tensorboard()
+        start.goodput.continues(run.last_step(LOSS) or 0)
         status = "FAILED"
         try:
             result = _fit(task, run, count, use_gpu, start)
@@ -136,7 +156,10 @@ def train(
             run.set_tags({PROBLEM: str(error)})
             raise
         finally:
+            goodput = start.goodput.result()
+            record_goodput(run, goodput, run.last_step(LOSS) or 0)
             run.finish(status)
+        start(EndedEvent(goodput))
     return RunOutcome(
         name=run.name,
         run_id=run.run_id,
@@ -146,6 +169,9 @@ def train(
         last=result.last,
         best_checkpoint=result.best_uri,
         last_checkpoint=result.last_uri,
+        goodput=goodput.effective,
+        badput=goodput.badput,
+        lost_steps=goodput.lost_steps,
     )
 
 
@@ -238,21 +264,23 @@ def _fit(task: WorkerTask, run: Run, workers: int, use_gpu: bool, start: StartUp
         ),
     )
     failures: list[WorkerFailed] = []
+    watchdog, answers = Watchdog(), True
     # In the main thread Ray would handle Ctrl-C itself, and this process would not notice it.
     fit = in_thread(trainer.fit)
     try:
         while not fit.done():
             time.sleep(_POLL_S)
-            failures = _deliver(mailbox, run, start, failures)
-        failures = _deliver(mailbox, run, start, failures)
+            failures = _deliver(mailbox, run, start, watchdog, failures)
+        failures = _deliver(mailbox, run, start, watchdog, failures)
         result: TrainResult | None = fit.result().return_value
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
         raise _cause(failures, error, run.name) from error
     except BaseException:  # Ctrl-C, or an error of ``on_event``: they must not train on without a record
-        stop_workers(mailbox)
+        answers = stop_workers(mailbox)
         raise
     finally:
         scratch.cleanup()
+        delete_everywhere(run.run_id, others=answers)
         if fit.done():  # else workers that Ray still starts ask it whether to train
             close_mailbox(mailbox)
     if result is None:
@@ -260,7 +288,9 @@ def _fit(task: WorkerTask, run: Run, workers: int, use_gpu: bool, start: StartUp
     return result
 
 
-def _deliver(mailbox: Any, run: Run, start: StartUp, failures: list[WorkerFailed]) -> list[WorkerFailed]:
+def _deliver(
+    mailbox: Any, run: Run, start: StartUp, watchdog: Watchdog, failures: list[WorkerFailed]
+) -> list[WorkerFailed]:
     """Pass new messages to the record and to ``start``; returns ``failures`` and the new ones.
 
     A worker group that starts again has recovered from failures that were not permanent: they are dropped.
@@ -274,12 +304,22 @@ def _deliver(mailbox: Any, run: Run, start: StartUp, failures: list[WorkerFailed
         if isinstance(message, SystemMetrics):
             record_system(run, message)
             continue
-        record(run, message)
-        if isinstance(message, WorkerStarted):
+        if isinstance(message, WorkerAlive):
+            watchdog(message)
+        elif isinstance(message, WorkerStarted):
+            record(run, message)
+            watchdog.restarted()
             failures = [failure for failure in failures if failure.permanent]
             start.worker_started()
         else:
-            start(message)
+            event = start.counted(message)
+            record(run, event)
+            start(event)
+            if isinstance(event, StepEvent):
+                watchdog.step_done(event.seconds)
+    for problem in watchdog.problems():
+        log.warning("%s", problem)
+        run.set_tags({HANG: problem})
     return failures
 
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kineray.cluster import cpus_of_this_node
-from kineray.orchestration.messages import SystemMetrics, WorkerTask
+from kineray.orchestration.messages import SystemMetrics, WorkerAlive, WorkerTask
 from kineray.orchestration.process import (
     failure_message,
     is_lost_peer,
@@ -14,9 +14,11 @@ from kineray.orchestration.process import (
     shared_manifest,
     start_message,
 )
-from kineray.orchestration.system_metrics import measured
+from kineray.orchestration.system_metrics import measured, repeated
 from kineray.storage import join
 from kineray.threads import wait_without_spinning
+from kineray.training.snapshot_files import delete_snapshots
+from kineray.training.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from kineray.training import TrainResult
@@ -37,7 +39,7 @@ def run_worker(task_json: str, mailbox: Any) -> "TrainResult | None":
     import torch
     from ray.train.torch import get_device
 
-    from kineray.training import CheckpointStore, train
+    from kineray.training import CheckpointStore, Snapshots, train
 
     if not ray.get(mailbox.admit.remote(ray.get_runtime_context().current_actor)):
         return None
@@ -53,11 +55,18 @@ def run_worker(task_json: str, mailbox: Any) -> "TrainResult | None":
             torch.cuda.set_device(device)
         mailbox.put.remote(start_message(rank))
         is_measured = task.options.system_metrics and context.get_local_rank() == 0  # once on every host
+        takes_snapshots = task.options.snapshot_every != 0 and context.get_local_rank() == 0
         host, node = socket.gethostname(), context.get_node_rank()
-        with measured(
-            (lambda values: mailbox.put.remote(SystemMetrics(values, host, node))) if is_measured else None
+        where = Whereabouts()
+        with (
+            measured(
+                (lambda values: mailbox.put.remote(SystemMetrics(values, host, node)))
+                if is_measured
+                else None
+            ),
+            repeated(lambda: mailbox.put.remote(WorkerAlive(rank, host, where.step, where.waits))),
         ):
-            return train(
+            result = train(
                 experiment,
                 manifest.split("train"),
                 manifest.split("val"),
@@ -67,8 +76,12 @@ def run_worker(task_json: str, mailbox: Any) -> "TrainResult | None":
                 world_size=world_size,
                 device=str(device),
                 options=dataclasses.replace(task.options, decoders=task.options.decoders or cpus),
-                resume=True,  # a worker group that replaces another continues from its checkpoints
+                resume=True,  # a worker group that replaces another continues from what it left
+                snapshots=Snapshots.of_run(task.run_id) if takes_snapshots else None,
+                whereabouts=where,
             )
+        delete_snapshots(task.run_id)
+        return result
     except Exception as error:
         if is_lost_peer(error):
             raise

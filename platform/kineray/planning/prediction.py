@@ -125,7 +125,7 @@ def predict(
         hours=hours,
         gpu_hours=None if hours is None else hours * gpus,
         cost=None if hours is None or given.price is None else hours * gpus * given.price,
-        checkpoint_bytes=float(work.checkpoint * work.checkpoints),
+        checkpoint_bytes=work.checkpoint * (work.checkpoints + (hours or 0) * 3600 / work.checkpoint_every_s),
         goodput=max(1 - sum(lost.values()), 0.0),
         lost=lost,
     )
@@ -285,7 +285,7 @@ def _whole(
     undisturbed_s = useful_s + sum(seconds.values())
     # A failure falls, on average, in the middle between two checkpoints.
     per_failure = {
-        "lost steps": undisturbed_s / max(work.checkpoints, 1) / 2,
+        "lost steps": min(undisturbed_s / max(work.checkpoints, 1), work.checkpoint_every_s) / 2,
         "restarts": value_of(given.restart_s),
     }
     rate = value_of(given.failures_per_gpu_day) * gpus / _DAY_S

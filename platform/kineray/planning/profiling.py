@@ -1,5 +1,6 @@
 """What can be measured before a run: its graph, and how fast a core decodes its clips."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -12,6 +13,7 @@ from kineray.config import Experiment
 from kineray.data import Batch, BatchSpec, ClipShape, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.manifest.index_cache import IndexCache
+from kineray.durations import seconds_of
 from kineray.options import WorkerOptions
 from kineray.planning.graph import FakeModel
 from kineray.planning.workload import Graph, StepKind, Workload
@@ -86,7 +88,8 @@ def workload_of(
     largest, _, _ = max(found, key=lambda each: each[2].peak)
     last = plan.at(plan.total_steps - 1)
     validations = max(round(last.epochs_done / experiment.train.eval_every_epochs), 1)
-    saved = plan.total_steps // options.checkpoint_every if options.checkpoint_every else 0
+    every = options.checkpoint_every
+    saved = plan.total_steps // every if isinstance(every, int) else 0
     work = Workload(
         kinds=tuple(kinds),
         two_groups=model.training(largest, 2).peak,
@@ -97,6 +100,7 @@ def workload_of(
         validations=validations,
         val_clips=val_clips,
         validation=model.validation(experiment.train.bn_group),
+        checkpoint_every_s=math.inf if isinstance(every, int) else seconds_of(every),
     )
     return work, model.parameters
 

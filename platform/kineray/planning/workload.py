@@ -1,5 +1,6 @@
 """What a run computes, moves and keeps, as values: measured by ``profiling``, read by ``prediction``."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,7 +94,8 @@ class Workload:
     ``two_groups``: peak of a micro-batch of two batch-norm groups of ``largest``, the kind whose graph holds
     most. ``state``: bytes of parameters, buffers, the optimizer's and the recipe's state. ``statistics``:
     bytes that a step reduces over the workers after the backward pass. ``checkpoint``: bytes of one;
-    ``checkpoints``: how many are written. ``validations``: of ``val_clips`` clips each, ``validation`` the
+    ``checkpoints``: how many are written, besides those every ``checkpoint_every_s`` seconds.
+    ``validations``: of ``val_clips`` clips each, ``validation`` the
     forward pass. ``measured``: None for a device that is looked up.
     """
 
@@ -107,6 +109,7 @@ class Workload:
     val_clips: int
     validation: Graph
     measured: Measured | None = None
+    checkpoint_every_s: float = math.inf
 
     @property
     def steps(self) -> float:

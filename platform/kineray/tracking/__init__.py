@@ -21,6 +21,7 @@ from kineray.tracking.registry import (
 )
 from kineray.tracking.runs import (
     BEST_SCORE,
+    GOODPUT,
     PROBLEM,
     SCORE,
     SCORE_NAME,
@@ -38,6 +39,7 @@ __all__ = [
     "BEST_SCORE",
     "CHAMPION",
     "DEFAULT_MODEL",
+    "GOODPUT",
     "PREVIOUS",
     "PROBLEM",
     "SCORE",

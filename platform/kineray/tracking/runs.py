@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SCORE = "val/score"  # the metric that every validation logs
 PROBLEM = "problem"  # the tag with the reason why a run failed
 SCORE_NAME = "checkpoint.score_name"  # the tag with the name of that metric, such as action/top1
+GOODPUT = "goodput"  # the metric with the share of a run's time that was spent on steps that count
 BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint in ``checkpoint.best``
 
 _PARAMS_PER_REQUEST = 100
@@ -47,8 +48,9 @@ class RunSummary:
     ``status`` is RUNNING, FINISHED, FAILED or KILLED. ``parent``: the name of the sweep that a trial
     belongs to. ``started``: date and time in UTC. ``score``: the metric that decides which checkpoint is
     the best, such as ``action/top1``; ``best`` and ``last``: its highest value in validation (0 to 1), whose
-    checkpoint would be promoted, and its latest one. ``metrics``: the latest value of every
-    metric. ``best_checkpoint`` and ``last_checkpoint``: locations of checkpoint folders.
+    checkpoint would be promoted, and its latest one. ``goodput``: the share (0 to 1) of its time that was
+    spent on steps that count. ``metrics``: the latest value of every metric.
+    ``best_checkpoint`` and ``last_checkpoint``: locations of checkpoint folders.
     """
 
     name: str
@@ -61,6 +63,7 @@ class RunSummary:
     score: str | None
     best: float | None
     last: float | None
+    goodput: float | None
     metrics: dict[str, float]
     best_checkpoint: str | None
     last_checkpoint: str | None
@@ -113,6 +116,10 @@ class Run:
                 for key, value in new.items():
                     self._events.add_scalar(key, value, step)
             self._write({"metrics": new, "step": step})
+
+    def last_step(self, metric: str) -> int | None:
+        """The last step at which ``metric`` is recorded."""
+        return self._steps.get(metric)
 
     def write_tensorboard(self) -> None:
         """Write the metrics as TensorBoard event files, too, to ``tensorboard`` in the run's folder."""
@@ -349,6 +356,7 @@ def _summary(run: Any, names: Mapping[str, str], storage_uri: str, *, look: bool
         "score": tags.get(SCORE_NAME),
         "best": float(tags[BEST_SCORE]) if BEST_SCORE in tags else None,
         "last": run.data.metrics.get(SCORE),
+        "goodput": run.data.metrics.get(GOODPUT),
         "metrics": dict(run.data.metrics),
         "best_checkpoint": location(root, tags, "checkpoint.best"),
         "last_checkpoint": location(root, tags, "checkpoint.last"),

@@ -11,15 +11,21 @@ _WHERE = {
     "Checkpoint": "checkpoint",
     "CheckpointEvent": "events",
     "CheckpointStore": "checkpoint",
+    "EndedEvent": "events",
     "Event": "events",
     "ExperimentPlan": "plan",
+    "Goodput": "events",
+    "GoodputMeter": "goodput",
     "InitialisedEvent": "events",
     "ReplacedEvent": "events",
     "RunShape": "shape",
+    "SnapshotEvent": "events",
+    "Snapshots": "snapshots",
     "Step": "plan",
     "StartedEvent": "events",
     "StepEvent": "events",
     "StepPlan": "plan",
+    "StragglerEvent": "events",
     "TrainResult": "events",
     "ValidationEvent": "events",
     "WaitingEvent": "events",
@@ -27,6 +33,7 @@ _WHERE = {
     "build_optimizer": "optim",
     "EventLines": "lines",
     "check_micro_batch": "plan",
+    "goodput_line": "goodput",
     "init_hashes": "initial",
     "learning_rate": "schedule",
     "line_of": "lines",
@@ -42,14 +49,20 @@ if TYPE_CHECKING:
     from kineray.training.checkpoint import CheckpointStore as CheckpointStore
     from kineray.training.checkpoint import load_checkpoint as load_checkpoint
     from kineray.training.events import CheckpointEvent as CheckpointEvent
+    from kineray.training.events import EndedEvent as EndedEvent
     from kineray.training.events import Event as Event
+    from kineray.training.events import Goodput as Goodput
     from kineray.training.events import InitialisedEvent as InitialisedEvent
     from kineray.training.events import ReplacedEvent as ReplacedEvent
+    from kineray.training.events import SnapshotEvent as SnapshotEvent
     from kineray.training.events import StartedEvent as StartedEvent
     from kineray.training.events import StepEvent as StepEvent
+    from kineray.training.events import StragglerEvent as StragglerEvent
     from kineray.training.events import TrainResult as TrainResult
     from kineray.training.events import ValidationEvent as ValidationEvent
     from kineray.training.events import WaitingEvent as WaitingEvent
+    from kineray.training.goodput import GoodputMeter as GoodputMeter
+    from kineray.training.goodput import goodput_line as goodput_line
     from kineray.training.initial import absolute_inits as absolute_inits
     from kineray.training.initial import init_hashes as init_hashes
     from kineray.training.lines import EventLines as EventLines
@@ -63,5 +76,6 @@ if TYPE_CHECKING:
     from kineray.training.schedule import learning_rate as learning_rate
     from kineray.training.shape import RunShape as RunShape
     from kineray.training.shape import shape_of as shape_of
+    from kineray.training.snapshots import Snapshots as Snapshots
 
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

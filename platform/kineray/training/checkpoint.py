@@ -8,7 +8,6 @@ import math
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,6 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from kineray import storage
 from kineray.config import Experiment, from_yaml
@@ -46,6 +44,7 @@ from kineray.training.checkpoint_files import (
     read_json,
 )
 from kineray.training.checkpoint_writing import write_checkpoint
+from kineray.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -74,17 +73,6 @@ class Checkpoint:
         return self.experiment.task.build(self.preprocessing.labels)
 
 
-@dataclass(frozen=True)
-class TrainingState:
-    """What a run resumes from: tensors of model, optimizer and recipe pieces, state.json, experiment."""
-
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    pieces: dict[str, dict[str, Tensor]]
-    state: dict[str, Any]
-    experiment: Experiment
-
-
 class CheckpointStore:
     """The checkpoints of one run below ``uri`` (``<run>/checkpoints``, a local path or s3://).
 
@@ -103,6 +91,10 @@ class CheckpointStore:
     def best(self) -> str | None:
         """URI of the checkpoint with the highest score; None if none has a score yet."""
         return self._named("best")
+
+    def last_step(self) -> int:
+        """The step of ``last()``; 0 if there is none yet."""
+        return int(self._index().get("last", "step-0").removeprefix("step-"))
 
     def load_last(self) -> tuple[str, TrainingState] | None:
         """URI and content of the newest checkpoint; None if there is none yet.
@@ -137,29 +129,24 @@ class CheckpointStore:
 
     def save(
         self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        experiment: Experiment,
+        saved: TrainingState,
         preprocessing: Preprocessing,
-        state: dict[str, Any],
         *,
         score: float | None = None,
-        pieces: Mapping[str, Mapping[str, Tensor]] | None = None,
         weights: str = MODEL_WEIGHTS,
     ) -> tuple[str, bool]:
-        """Write the checkpoint of ``state["step"]``; returns its URI and whether its score is the best.
+        """Write ``saved``; returns the URI of the checkpoint and whether its score is the best.
 
-        ``score``: None without a validation. ``pieces``: the states of the recipe's pieces
-        (``Recipe.states``). ``weights``: the piece whose weights evaluate, or ``model``. Older checkpoints
-        other than the one before and the best are deleted. Raises StorageError.
+        ``score``: None without a validation. ``weights``: the piece whose weights evaluate, or ``model``.
+        Older checkpoints other than the one before and the best are deleted. Raises StorageError.
         """
-        name = f"step-{state['step']:08d}"
+        name = f"step-{saved.state['step']:08d}"
         uri = storage.join(self.uri, name)
         folder = self._scratch_folder()
         try:
-            described = state | {"score": score, "weights": weights}
+            described = saved.state | {"score": score, "weights": weights}
             with os_errors_about(folder if storage.is_remote(uri) else uri):
-                write_checkpoint(folder, model, optimizer, experiment, preprocessing, pieces or {}, described)
+                write_checkpoint(folder, saved, preprocessing, described)
             if storage.is_remote(uri):
                 storage.put_folder(folder, uri, commit_last=STATE)
             else:

@@ -12,10 +12,9 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from kineray.config import Experiment, plugins_of, to_yaml
+from kineray.config import plugins_of, to_yaml
 from kineray.data import Preprocessing
 from kineray.storage.durable import sync_folder, write_file
 from kineray.training.checkpoint_files import (
@@ -27,35 +26,34 @@ from kineray.training.checkpoint_files import (
     WEIGHTS,
     file_of,
 )
+from kineray.training.state import TrainingState
 
 
 def write_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    optimizer: Optimizer,
-    experiment: Experiment,
-    preprocessing: Preprocessing,
-    pieces: Mapping[str, Mapping[str, Tensor]],
-    state: dict[str, Any],
+    folder: Path, saved: TrainingState, preprocessing: Preprocessing, state: dict[str, Any]
 ) -> None:
-    """Write the files of a checkpoint; on return the disk has them. Raises OSError."""
-    tensors = {WEIGHTS: model.state_dict()} | {file_of(name): piece for name, piece in pieces.items()}
+    """Write the files of a checkpoint, with ``state`` in state.json; on return the disk has them.
+
+    Raises OSError.
+    """
+    tensors = {WEIGHTS: saved.weights} | {file_of(name): piece for name, piece in saved.pieces.items()}
     hashes: dict[str, str] = {}
-    write_file(folder / EXPERIMENT, to_yaml(experiment).encode())
+    write_file(folder / EXPERIMENT, to_yaml(saved.experiment).encode())
     write_file(folder / PREPROCESSING, preprocessing.to_json().encode())
-    _save_optimizer(folder / OPTIMIZER, optimizer)
+    _save_optimizer(folder / OPTIMIZER, saved.optimizer)
     for name, named in tensors.items():
         hashes[name] = _save_tensors(folder / name, named)
-    plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
-    described = {"format": FORMAT, **state, "plugins": plugins, "pieces": list(pieces), "sha256": hashes}
+    plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(saved.experiment)}
+    pieces = list(saved.pieces)
+    described = {"format": FORMAT, **state, "plugins": plugins, "pieces": pieces, "sha256": hashes}
     write_file(folder / STATE, json.dumps(described, indent=2).encode())
     sync_folder(folder)
 
 
-def _save_optimizer(path: Path, optimizer: Optimizer) -> None:
+def _save_optimizer(path: Path, optimizer: dict[str, Any]) -> None:
     with path.open("wb") as file:
         try:
-            torch.save(optimizer.state_dict(), file)
+            torch.save(optimizer, file)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):  # torch hides why the file could not be written
                 raise error.__context__ from None

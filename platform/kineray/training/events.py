@@ -6,6 +6,21 @@ from kineray.data import Failure
 
 
 @dataclass(frozen=True)
+class Goodput:
+    """What the ``seconds`` of a run were spent on.
+
+    ``effective``: the share (0 to 1) of steps that count, without their waits for clips. ``badput``: the
+    shares of everything else, by cause; together they are 1. ``lost_steps``: number of steps that were made
+    again after a failure.
+    """
+
+    seconds: float
+    effective: float
+    badput: dict[str, float]
+    lost_steps: int
+
+
+@dataclass(frozen=True)
 class WaitingEvent:
     """Before its first step the run waits for ``cause``, such as "Ray"."""
 
@@ -37,7 +52,8 @@ class StepEvent:
 
     ``clips_per_s`` counts the clips of all workers. ``data_wait`` and ``copy`` are the shares (0 to 1) of
     the step in which the first worker waited for clips and copied them to its device; the rest is
-    ``compute``, the wait for the other workers' gradients included.
+    ``compute``, the wait for the other workers' gradients included. ``seconds``: duration of the step.
+    ``goodput``: the share of the run's time until now that was spent on steps that count, if it is known.
     """
 
     step: int
@@ -49,6 +65,8 @@ class StepEvent:
     data_wait: float
     copy: float
     seconds_left: float
+    seconds: float = 0.0
+    goodput: float | None = None
 
     @property
     def compute(self) -> float:
@@ -62,7 +80,7 @@ class ValidationEvent:
 
     ``score`` decides which checkpoint is the best; it is the metric ``score_name``, such as ``action/top1``.
     ``precision``: of the model's arithmetic, which is float32 in an evaluation. ``weights``: which weights
-    were validated, those of the ``model`` or of a piece of the recipe (``ema``).
+    were validated, those of the ``model`` or of a piece of the recipe (``ema``). ``seconds``: its duration.
     """
 
     step: int
@@ -72,19 +90,45 @@ class ValidationEvent:
     score_name: str
     precision: str
     weights: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class CheckpointEvent:
     """A checkpoint is complete at ``uri``; ``best``: its validation score is the highest so far.
 
-    ``score`` is None if it was saved without a validation.
+    ``score`` is None if it was saved without a validation. ``seconds``: how long training waited for it.
     """
 
     step: int
     uri: str
     best: bool
     score: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SnapshotEvent:
+    """Each host has the state after ``step`` in its memory, which took ``seconds`` on the first one."""
+
+    step: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StragglerEvent:
+    """The worker ``rank`` on ``host`` is slower than the others, ``since`` that step.
+
+    Its part of a step, before the workers wait for each other, takes ``ratio`` times as long as that of a
+    typical worker because of ``cause``: ``data wait``, ``copy`` or ``compute``.
+    """
+
+    step: int
+    rank: int
+    host: str
+    cause: str
+    ratio: float
+    since: int
 
 
 @dataclass(frozen=True)
@@ -95,6 +139,13 @@ class ReplacedEvent:
     failures: tuple[Failure, ...]
 
 
+@dataclass(frozen=True)
+class EndedEvent:
+    """The run is at its end; ``goodput``: what its time was spent on."""
+
+    goodput: Goodput
+
+
 Event = (
     WaitingEvent
     | StartedEvent
@@ -102,7 +153,10 @@ Event = (
     | StepEvent
     | ValidationEvent
     | CheckpointEvent
+    | SnapshotEvent
+    | StragglerEvent
     | ReplacedEvent
+    | EndedEvent
 )
 
 

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from kineray.durations import duration
 from kineray.training.events import (
     CheckpointEvent,
+    EndedEvent,
     Event,
     InitialisedEvent,
     ReplacedEvent,
     StartedEvent,
     StepEvent,
+    StragglerEvent,
     ValidationEvent,
     WaitingEvent,
 )
+from kineray.training.goodput import goodput_line
 
 
 def line_of(event: Event, near: Callable[[str], str] = str) -> str | None:
@@ -29,11 +32,12 @@ def line_of(event: Event, near: Callable[[str], str] = str) -> str | None:
         case InitialisedEvent():
             text = f"{event.part or 'network'} initialised with {event.message}"
         case StepEvent():
+            goodput = "" if event.goodput is None else f"goodput {event.goodput:.0%}  "
             text = (
                 f"step {event.step}/{event.total_steps}  epoch {event.epoch:.2f}  "
                 f"loss {event.loss:.3f}  lr {event.lr:.3g}  {event.clips_per_s:.1f} clips/s  "
                 f"data wait {event.data_wait:.0%}  copy {event.copy:.0%}  "
-                f"compute {event.compute:.0%}  {duration(event.seconds_left)} left"
+                f"compute {event.compute:.0%}  {goodput}{duration(event.seconds_left)} left"
             )
         case ValidationEvent():
             shown = "  ".join(f"{key} {value:.4f}" for key, value in event.metrics.items())
@@ -46,6 +50,13 @@ def line_of(event: Event, near: Callable[[str], str] = str) -> str | None:
             text = f"best checkpoint so far: {near(event.uri)}" if event.best else None
         case ReplacedEvent():
             text = "; ".join(f"replaced {failure.uri}: {failure.message}" for failure in event.failures)
+        case StragglerEvent():
+            text = (
+                f"rank {event.rank} on {event.host} takes {event.ratio:.1f}x as long as the others for its "
+                f"part of a step since step {event.since}: {event.cause}"
+            )
+        case EndedEvent():
+            text = goodput_line(event.goodput)
     return text
 
 

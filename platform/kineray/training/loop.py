@@ -1,28 +1,28 @@
 """The training loop of one worker."""
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
-from kineray.config import Experiment, differing_keys
-from kineray.data import Batch, Failure, Manifest, Preprocessing, load_batches
+from kineray.config import Experiment
+from kineray.data import Batch, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.clips.sequences import samples_of_epoch
 from kineray.data.manifest.index_cache import IndexCache
-from kineray.errors import CheckpointError, ErrorBudgetError, NonFiniteLossError
+from kineray.errors import NonFiniteLossError
 from kineray.models import checkpoint_activations, frozen_at_random_note
 from kineray.options import WorkerOptions
 from kineray.tasks import Task
-from kineray.training.checkpoint import CheckpointStore, TrainingState, load_training_state
+from kineray.training.checkpoint import CheckpointStore
 from kineray.training.events import (
-    CheckpointEvent,
     Event,
     InitialisedEvent,
     ReplacedEvent,
@@ -33,35 +33,20 @@ from kineray.training.events import (
 from kineray.training.initial import initialise
 from kineray.training.inputs import preprocessing_of
 from kineray.training.optim import build_optimizer
-from kineray.training.plan import ExperimentPlan, Step, StepPlan, check_micro_batch, differing_fields
+from kineray.training.plan import ExperimentPlan, Step, StepPlan, check_micro_batch
 from kineray.training.recipe import Recipe
-from kineray.training.step import Stepper, StepResult, shorten
+from kineray.training.resume import Progress, last_state, restore
+from kineray.training.saver import CHECKPOINT, SNAPSHOT, Saver
+from kineray.training.snapshots import Snapshots
+from kineray.training.speed import Speed
+from kineray.training.state import TrainingState
+from kineray.training.step import Stepper, StepResult
+from kineray.training.stragglers import Stragglers
 from kineray.training.synchronise import Workers
 from kineray.training.validation import validate
+from kineray.training.whereabouts import Whereabouts
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Progress:
-    """How far a run is: steps made, undecodable clips by sample id, the scores of all validations."""
-
-    steps: int = 0
-    undecodable: dict[str, Failure] = field(default_factory=dict)
-    scores: list[float] = field(default_factory=list)
-
-    def add(self, failures: Sequence[Failure], clips: int, budget: float) -> None:
-        """Count undecodable clips. Raises ErrorBudgetError for more than ``budget`` of all ``clips``."""
-        self.undecodable |= {failure.id: failure for failure in failures}
-        if len(self.undecodable) > budget * clips:
-            uris = shorten([failure.uri for failure in self.undecodable.values()])
-            raise ErrorBudgetError(
-                f"{len(self.undecodable)} of {clips} training clips cannot be decoded, more than {budget:g} "
-                f"of them: {uris}",
-                code="error_budget",
-                key="data.error_budget",
-                remedy="repair or remove them, or raise the budget",
-            )
 
 
 def train(
@@ -77,6 +62,8 @@ def train(
     options: WorkerOptions = WorkerOptions(),
     resume: bool = False,
     plan: StepPlan | None = None,
+    snapshots: Snapshots | None = None,
+    whereabouts: Whereabouts | None = None,
     on_step: Callable[[Step, StepResult], object] = lambda step, result: None,
 ) -> TrainResult:
     """Train to the end of the plan, or to where a piece of the recipe ends the run.
@@ -85,7 +72,9 @@ def train(
 
     ``plan``: what each step is; by default that of the experiment (``ExperimentPlan``). ``options``: how a
     worker does its part (``max_failures`` concerns only what starts workers; by default one decoder).
-    ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had never stopped.
+    ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had never stopped;
+    or from a newer one of ``snapshots``, which one worker of each host keeps (the others get None).
+    ``whereabouts``: says where this worker is while it trains.
     Only rank 0 writes checkpoints and calls ``on_event``; every worker calls ``on_step`` after each update.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
@@ -108,18 +97,53 @@ def train(
     workers.broadcast_(model)
     optimizer = build_optimizer(model, experiment.optim, recipe.factors(model))
 
-    last = _last(checkpoints, workers, resume)
-    progress = _Progress()
-    if last is None:
-        _initialise(experiment, model, workers, emit)
-    recipe.begin(model)
-    if last is not None:
-        progress = _restore(*last, experiment, train_set, plan, model, optimizer, recipe)
+    last = last_state(checkpoints, snapshots, workers, resume)
+    progress = (
+        restore(*last, experiment, train_set, plan, model, optimizer, recipe)
+        if last is not None
+        else _start(experiment, model, recipe, workers, emit)
+    )
 
     stepper = Stepper(
-        experiment, model, optimizer, preprocessing, task, recipe, workers=workers, device=place
+        experiment,
+        model,
+        optimizer,
+        preprocessing,
+        task,
+        recipe,
+        workers=workers,
+        device=place,
+        whereabouts=whereabouts,
     )
-    speed = _Speed()
+    validation = partial(
+        validate,
+        model,
+        val_set,
+        preprocessing,
+        task,
+        workers=workers,
+        device=place,
+        precision=experiment.train.precision,
+        batch_size=micro_batch,
+        decoders=options.decoders or 1,
+        indexes=indexes,
+    )
+
+    def state_after(last: Step) -> TrainingState:
+        known = progress.to_dict(last, plan, train_set)
+        return TrainingState.of(model, optimizer, experiment, known, recipe.states())
+
+    speed, stragglers = Speed(), Stragglers(workers.gather(socket.gethostname()))
+    saver = Saver(
+        checkpoints,
+        snapshots,
+        preprocessing,
+        recipe.weights,
+        options,
+        start=progress.steps,
+        emit=emit,
+        rank=rank,
+    )
     steps = range(progress.steps, plan.total_steps)
     batches = load_batches(
         clip_set,
@@ -134,91 +158,36 @@ def train(
         max_memory=options.max_memory,
         pin_memory=place.type == "cuda",
     )
-    with closing(cast("Generator[Batch]", batches)):
+    with closing(cast("Generator[Batch]", batches)), saver:
         for planned in _planned(experiment, map(plan.at, steps), progress.scores):
             step = replace(planned, lr=planned.lr * experiment.schedule.factor_after(progress.scores))
             done = progress.steps = step.index + 1
-            speed.start()
-            result = stepper.run(step, step.share(rank, world_size), batches)
-            speed.stop(step.global_batch)
+            with speed.of(step.global_batch):
+                result = stepper.run(step, step.share(rank, world_size), batches, saver.request(planned))
             emit(_step_event(step, plan, result, speed))
             on_step(step, result)
             if result.failures:
                 emit(ReplacedEvent(done, result.failures))
                 progress.add(result.failures, len(clip_set), experiment.data.error_budget)
-
-            if not step.is_validated and not _is_saved(done, options.checkpoint_every):
-                continue
-            _check_finite(model, done)
-            score = None
-            if step.is_validated:
-                with recipe.evaluated(model):
-                    metrics, score = validate(
-                        model,
-                        val_set,
-                        preprocessing,
-                        task,
-                        workers=workers,
-                        device=place,
-                        precision=experiment.train.precision,
-                        batch_size=micro_batch,
-                        decoders=options.decoders or 1,
-                        indexes=indexes,
-                    )
-                progress.scores.append(score)
-                emit(
-                    ValidationEvent(
-                        step=done,
-                        epoch=int(step.epochs_done),
-                        metrics=metrics,
-                        score=score,
-                        score_name=task.score,
-                        precision=experiment.train.precision,
-                        weights=recipe.weights,
-                    )
-                )
-            if rank == 0:
-                uri, best = checkpoints.save(
-                    model,
-                    optimizer,
-                    experiment,
-                    preprocessing,
-                    {
-                        "step": done,
-                        "total_steps": plan.total_steps,
-                        "epoch": step.epochs_done,
-                        "last_step": planned.to_dict(),
-                        "scores": progress.scores,
-                        "manifest": train_set.content_hash,
-                        "undecodable": [asdict(failure) for failure in progress.undecodable.values()],
-                    },
-                    score=score,
-                    pieces=recipe.states(),
-                    weights=recipe.weights,
-                )
-                emit(CheckpointEvent(done, uri, best, score))
+            for straggler in stragglers(step.index, result.parts):
+                emit(straggler)
+            saver.collect()
+            if result.request == SNAPSHOT:
+                saver.snapshot(state_after(planned))
+            elif step.is_validated or result.request == CHECKPOINT:
+                _check_finite(model, done)
+                validated = None
+                if step.is_validated:
+                    saver.wait()
+                    with recipe.evaluated(model):
+                        validated = _validation_event(step, experiment, task, recipe, validation)
+                    progress.scores.append(validated.score)
+                    emit(validated)
+                saver.save(state_after(planned), validated.score if validated else None)
     return _outcome(workers, checkpoints, progress.steps, task.score, progress.scores)
 
 
-def _last(checkpoints: CheckpointStore, workers: Workers, resume: bool) -> tuple[str, TrainingState] | None:
-    """What to resume from; rank 0 chooses. Raises CheckpointError if there is anything without ``resume``."""
-    chosen = _choose(checkpoints, resume) if workers.rank == 0 else None
-    uri = workers.gather(chosen and chosen[0])[0]
-    return None if uri is None else chosen or (uri, load_training_state(uri))
-
-
-def _choose(checkpoints: CheckpointStore, resume: bool) -> tuple[str, TrainingState] | None:
-    if not resume and checkpoints.last() is not None:
-        raise CheckpointError(
-            "holds a run already",
-            code="run_exists",
-            key=checkpoints.uri,
-            remedy="resume it with `resume`, or name another folder",
-        )
-    return checkpoints.load_last()
-
-
-def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed") -> StepEvent:
+def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: Speed) -> StepEvent:
     done = step.index + 1
     return StepEvent(
         step=done,
@@ -230,6 +199,28 @@ def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: "_Speed")
         data_wait=min(result.wait_s / speed.step_s, 1.0),
         copy=min(result.copy_s / speed.step_s, 1.0),
         seconds_left=speed.seconds_for(plan.total_steps - done),
+        seconds=speed.step_s,
+    )
+
+
+def _validation_event(
+    step: Step,
+    experiment: Experiment,
+    task: Task,
+    recipe: Recipe,
+    validation: Callable[[], tuple[dict[str, float], float]],
+) -> ValidationEvent:
+    began = time.perf_counter()
+    metrics, score = validation()
+    return ValidationEvent(
+        step=step.index + 1,
+        epoch=int(step.epochs_done),
+        metrics=metrics,
+        score=score,
+        score_name=task.score,
+        precision=experiment.train.precision,
+        weights=recipe.weights,
+        seconds=time.perf_counter() - began,
     )
 
 
@@ -240,11 +231,6 @@ def _planned(experiment: Experiment, steps: Iterable[Step], scores: Sequence[flo
             log.info("validation no longer improves: the run ends after step %d", step.index)
             return
         yield step
-
-
-def _is_saved(done: int, checkpoint_every: int | None) -> bool:
-    """Whether a checkpoint is due after ``done`` steps, besides those after validations."""
-    return checkpoint_every is not None and done % checkpoint_every == 0
 
 
 def _task(
@@ -268,13 +254,19 @@ def _new_model(
     return model
 
 
-def _initialise(
-    experiment: Experiment, model: nn.Module, workers: Workers, emit: Callable[[Event], None]
-) -> None:
+def _start(
+    experiment: Experiment,
+    model: nn.Module,
+    recipe: Recipe,
+    workers: Workers,
+    emit: Callable[[Event], None],
+) -> Progress:
     for part, init in experiment.model.inits().items():
         emit(InitialisedEvent(part, initialise(model, part, init, workers)))
     for part, key in experiment.model.frozen_at_random().items():
         emit(InitialisedEvent(part, frozen_at_random_note(key)))
+    recipe.begin(model)
+    return Progress()
 
 
 def _outcome(
@@ -288,49 +280,6 @@ def _outcome(
     return workers.gather(TrainResult(steps, score, best, last, best_uri, last_uri))[0]
 
 
-def _restore(
-    uri: str,
-    saved: TrainingState,
-    experiment: Experiment,
-    train_set: Manifest,
-    plan: StepPlan,
-    model: nn.Module,
-    optimizer: Optimizer,
-    recipe: Recipe,
-) -> _Progress:
-    """Put a checkpoint into model, optimizer and recipe; returns how far its run was."""
-    changed = [
-        key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
-    ]
-    if saved.state["manifest"] != train_set.content_hash:
-        changed.append("the content of data.manifest")
-    if not changed:
-        planned = plan.at(saved.state["step"] - 1)
-        changed = [f"the step's {name}" for name in differing_fields(saved.state["last_step"], planned)]
-    if changed:
-        raise CheckpointError(
-            f"made with other values of {shorten(changed, 6)}",
-            code="other_experiment",
-            key=uri,
-            remedy="start a new run instead of resuming",
-        )
-    try:
-        model.load_state_dict(saved.weights)
-        optimizer.load_state_dict(saved.optimizer)
-        recipe.load_states(saved.pieces)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"does not fit this model: {str(error).splitlines()[0]}",
-            code="other_model",
-            key=uri,
-            remedy="start a new run instead of resuming",
-        ) from None
-    log.info("continuing %s from step %d", uri, saved.state["step"])
-    failures = [Failure(**failure) for failure in saved.state["undecodable"]]
-    undecodable = {failure.id: failure for failure in failures}
-    return _Progress(saved.state["step"], undecodable, saved.state["scores"])
-
-
 def _check_finite(model: nn.Module, step: int) -> None:
     """A finite loss can have an infinite gradient: never save weights that are not finite."""
     for name, value in model.state_dict().items():
@@ -341,37 +290,6 @@ def _check_finite(model: nn.Module, step: int) -> None:
                 key=f"step {step}",
                 remedy="lower optim.lr (the last checkpoint is unaffected)",
             )
-
-
-class _Speed:
-    """Measures the speed of training, smoothed over about ten steps.
-
-    The first step also allocates memory and chooses kernels: it counts only until there is another one.
-    """
-
-    def __init__(self) -> None:
-        self._started = 0.0
-        self._steps = 0
-        self._smooth_s = 0.0
-        self._smooth_clips = 0.0
-        self.step_s = 0.0
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-
-    def stop(self, clips: int) -> None:
-        self.step_s = time.perf_counter() - self._started
-        self._steps += 1
-        weight = max(0.1, 1 / max(self._steps - 1, 1))
-        self._smooth_s += (self.step_s - self._smooth_s) * weight
-        self._smooth_clips += (clips - self._smooth_clips) * weight
-
-    @property
-    def clips_per_s(self) -> float:
-        return self._smooth_clips / self._smooth_s
-
-    def seconds_for(self, steps: int) -> float:
-        return steps * self._smooth_s
 
 
 def _ignore(_: Event) -> None:

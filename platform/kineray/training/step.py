@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ from kineray.training.optim import set_learning_rate
 from kineray.training.order_of_use import names_in_order_of_use
 from kineray.training.plan import Step
 from kineray.training.recipe import Recipe
+from kineray.training.stopwatch import Stopwatch
+from kineray.training.stragglers import CAUSES
 from kineray.training.synchronise import GradientSynchroniser, Workers
+from kineray.training.whereabouts import Whereabouts
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,10 @@ class StepResult:
 
     ``loss``: mean over the global batch; ``ids``: samples of this worker's clips, in their order;
     ``failures``: of all workers, in rank order; ``wait_s`` and ``copy_s``: seconds that this worker waited
-    for clips and copied them to its device.
+    for clips and copied them to its device. ``request``: what
+    rank 0 asked all workers to do after this step, the same on each. ``parts``: what the workers needed for
+    their parts of the step before this one, ``[rank][cause]`` in seconds for each clip, the causes in the
+    order of ``CAUSES``; zeros if there was none.
     """
 
     loss: float
@@ -36,6 +42,20 @@ class StepResult:
     failures: tuple[Failure, ...]
     wait_s: float
     copy_s: float
+    request: int
+    parts: list[list[float]]
+
+
+@dataclass
+class _Part:
+    """What one worker contributes to a step; ``problem``: the error that ended its data."""
+
+    loss: Tensor
+    clip_losses: list[Tensor] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    problem: KinerayError | None = None
+    wait_s: float = 0.0
 
 
 class Stepper:
@@ -57,7 +77,9 @@ class Stepper:
         *,
         workers: Workers,
         device: torch.device,
+        whereabouts: Whereabouts | None = None,
     ) -> None:
+        self._whereabouts = whereabouts or Whereabouts()
         self._seed = experiment.seed
         self._precision = experiment.train.precision
         self._model = model
@@ -70,64 +92,88 @@ class Stepper:
         self._recipe = recipe
         self._workers = workers
         self._device = device
-        self._copies = _Copies(device)
         order = names_in_order_of_use(model, experiment) if workers.size > 1 else []
         self._synchroniser = GradientSynchroniser([model.get_parameter(name) for name in order], workers)
+        self._copies, self._own_time = Stopwatch(device), Stopwatch(device)
+        self._seconds = [0.0] * len(CAUSES)  # of the step before, for each clip
 
-    def run(self, step: Step, positions: range, batches: Iterator[Batch]) -> StepResult:
+    def run(self, step: Step, positions: range, batches: Iterator[Batch], request: int = 0) -> StepResult:
         """Take the micro-batches at ``positions`` of the global batch from ``batches``; update the model.
+
+        ``request``: a number that all workers get from rank 0 with the sums of the step.
 
         Raises, on every worker alike and before anything is changed, NonFiniteLossError, or the
         KinerayError that ended the data of any worker; ConfigError if the step trains nothing.
         """
+        self._whereabouts.step = step.index + 1
         self._prepare(step)
         self._optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
-        clip_losses: list[Tensor] = []
-        ids: list[str] = []
-        failures: list[Failure] = []
-        problem: KinerayError | None = None
-        wait_s = 0.0
-        position = positions.start
-        while position < positions.stop:
-            asked = time.perf_counter()
-            try:
-                batch = next(batches)
-            except KinerayError as error:
-                problem = error
-                break
-            wait_s += time.perf_counter() - asked
-            if position + len(batch.ids) >= positions.stop:
-                self._synchroniser.arm()
-            losses = self._backward(batch, step, position)
-            total += losses.sum(dtype=torch.float64)
-            clip_losses.append(losses)
-            ids += batch.ids
-            failures += batch.failures
-            position += len(batch.ids)
-        if problem is not None:
-            self._synchroniser.arm()  # the others wait for this worker's part
+        with self._own_time:
+            part = self._take_part(step, positions, batches)
+        self._whereabouts.waits = True
         self._synchroniser.finish()
 
-        sums = torch.stack([total, *total.new_tensor([len(failures), problem is not None])])
+        asked = request if self._workers.rank == 0 else 0
+        counts = [len(part.failures), part.problem is not None, asked, *self._seconds_of_all()]
+        sums = torch.cat([part.loss[None], part.loss.new_tensor(counts)])
         self._workers.sum_(sums)
-        loss_sum, failed, stopped = sums.tolist()
-        copy_s = self._copies.seconds()
+        loss_sum, failed, stopped, requested, *seconds = sums.tolist()
+        self._whereabouts.waits = False
+        copy_s, own_s = self._copies.seconds(), self._own_time.seconds()
+        self._seconds = [part.wait_s, copy_s, max(own_s - part.wait_s - copy_s, 0.0)]
+        self._seconds = [one / len(positions) for one in self._seconds]
         if stopped:
             discard_batch_norm(self._model)
-            raise next(error for error in self._workers.gather(problem) if error is not None)
+            raise next(error for error in self._workers.gather(part.problem) if error is not None)
         if not math.isfinite(loss_sum):
             discard_batch_norm(self._model)
-            raise self._not_finite(step, loss_sum, ids, clip_losses)
+            raise self._not_finite(step, loss_sum, part.ids, part.clip_losses)
 
         self._recipe.transform_gradients([p for p in self._trainable.values() if p.grad is not None])
         set_learning_rate(self._optimizer, step.lr)
         self._optimizer.step()
         commit_batch_norm(self._model, self._workers.sum_)
         self._recipe.after_step(self._model, step)
+        failures = part.failures
         if failed:
-            failures = [failure for part in self._workers.gather(failures) for failure in part]
-        return StepResult(loss_sum / step.global_batch, tuple(ids), tuple(failures), wait_s, copy_s)
+            failures = [failure for of_worker in self._workers.gather(failures) for failure in of_worker]
+        return StepResult(
+            loss=loss_sum / step.global_batch,
+            ids=tuple(part.ids),
+            failures=tuple(failures),
+            wait_s=part.wait_s,
+            copy_s=copy_s,
+            request=int(requested),
+            parts=[seconds[first : first + len(CAUSES)] for first in range(0, len(seconds), len(CAUSES))],
+        )
+
+    def _take_part(self, step: Step, positions: range, batches: Iterator[Batch]) -> "_Part":
+        """Add the gradients of this worker's micro-batches."""
+        part = _Part(torch.zeros((), dtype=torch.float64, device=self._device))
+        position = positions.start
+        while position < positions.stop:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except KinerayError as error:
+                part.problem = error
+                self._synchroniser.arm()  # the others wait for this worker's part
+                break
+            part.wait_s += time.perf_counter() - began
+            if position + len(batch.ids) >= positions.stop:
+                self._synchroniser.arm()
+            losses = self._backward(batch, step, position)
+            part.loss += losses.sum(dtype=torch.float64)
+            part.clip_losses.append(losses)
+            part.ids += batch.ids
+            part.failures += batch.failures
+            position += len(batch.ids)
+        return part
+
+    def _seconds_of_all(self) -> list[float]:
+        """What this worker needed for its part of the step before, among zeros for the other workers."""
+        others_before, others_after = self._workers.rank, self._workers.size - self._workers.rank - 1
+        return [0.0] * len(CAUSES) * others_before + self._seconds + [0.0] * len(CAUSES) * others_after
 
     def _prepare(self, step: Step) -> None:
         """Give the model the step's batch-norm groups, and gradients to the parameters that it trains."""
@@ -180,41 +226,6 @@ class Stepper:
             key=f"step {step.index + 1}",
             remedy="lower optim.lr, or look at these clips (the last checkpoint is unaffected)",
         )
-
-
-def _gpu_event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-class _Copies:
-    """Measures the copies of a step: on a GPU by its own clock, because Python does not wait for them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._began_s = 0.0
-        self._seconds = 0.0
-
-    def __enter__(self) -> None:
-        if self._on_gpu:
-            begin, end = _gpu_event(), _gpu_event()
-            begin.record()
-            self._spans.append((begin, end))
-        else:
-            self._began_s = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        if self._on_gpu:
-            self._spans[-1][1].record()
-        else:
-            self._seconds += time.perf_counter() - self._began_s
-
-    def seconds(self) -> float:
-        """Seconds of copying since the last call; the device must have finished the copies."""
-        seconds: float = self._seconds + sum(begin.elapsed_time(end) for begin, end in self._spans) / 1000
-        self._seconds = 0.0
-        self._spans.clear()
-        return seconds
 
 
 def clip_seed(seed: int, step: int, position: int) -> int:

@@ -42,6 +42,16 @@ class Workers:
         dist.all_gather_object(values, value)
         return values
 
+    def share(self, data_n: Tensor | None, source: int) -> Tensor:
+        """Bytes that the worker ``source`` has, [N] uint8 on the CPU; the others give None."""
+        size = self.gather(0 if data_n is None else len(data_n))[source]
+        if self.size > 1:
+            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+            data_n = (torch.empty(size, dtype=torch.uint8) if data_n is None else data_n).to(device)
+            dist.broadcast(data_n, src=source)
+        assert data_n is not None
+        return data_n.cpu()
+
     def broadcast_(self, model: nn.Module) -> None:
         """Give every worker the parameters and buffers of rank 0."""
         if self.size > 1:

@@ -84,7 +84,8 @@ def verify_resume(
         plan.at(0).share(0, count)
     total = plan.total_steps
     _check_steps(kill_at, total)
-    every = options.checkpoint_every or max(total // _CHECKPOINTS, 1)
+    every = options.checkpoint_every
+    every = every if isinstance(every, int) else max(total // _CHECKPOINTS, 1)
     options = replace(options, checkpoint_every=every, decoders=options.decoders or 2)
     folder = Path(tempfile.mkdtemp(prefix="kineray-verify-resume-"))
     save_manifest(small, folder / "manifest.parquet")

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kineray.training.checkpoint import CheckpointStore, TrainingState, load_training_state
+from kineray.training.checkpoint import CheckpointStore, load_training_state
 from kineray.training.resume_check.task import Made
+from kineray.training.state import TrainingState
 
 TOLERANCE = 1e-2  # of losses and weights, relative, between runs with other numbers of workers
 _STATE = ("step", "scores", "undecodable", "last_step", "score")
