@@ -6,6 +6,7 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     kineray.main(experiment)               the last line of a script: python my_experiment.py optim.lr=0.1
 
     train(experiment, ...)                 train it on one or many workers; stopped runs resume exactly
+    dry_run(experiment, ...)               what train would do, with nothing started or written
     plan(experiment, gpus=(8, 64), ...)    what a run will take: time, memory, cost, and what limits it
     sweep(experiment, space, ...)          search learning rates and model fields with Ray Tune
     verify_resume(experiment)              whether a killed run resumes as if it had never stopped
@@ -51,6 +52,7 @@ _HOMES = {
     "apply_overrides": "kineray.config",
     "create_model": "kineray.models",
     "delete_run": "kineray.tracking.edit",
+    "dry_run": "kineray.orchestration",
     "evaluate": "kineray.tracking.evaluate",
     "export": "kineray.evaluation.export",
     "get_run": "kineray.tracking.api",
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from kineray.models import create_model as create_model
     from kineray.models import list_models as list_models
     from kineray.options import WorkerOptions as WorkerOptions
+    from kineray.orchestration import dry_run as dry_run
     from kineray.orchestration import sweep as sweep
     from kineray.orchestration import train as train
     from kineray.planning.api import plan as plan

@@ -66,6 +66,11 @@ def connect(*, dashboard: bool = False) -> bool:
     return address is not None
 
 
+def may_join() -> bool:
+    """Whether ``connect`` would look for a running cluster rather than start a local one."""
+    return os.environ.get("RAY_ADDRESS", "local") != "local" or _STARTED_HERE.exists()
+
+
 def import_ray() -> Any:
     """The module, imported with kineray's settings."""
     for name, value in _ENVIRONMENT.items():

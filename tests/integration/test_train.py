@@ -171,6 +171,48 @@ def test_resume_after_the_whole_run_was_killed_is_exact(uninterrupted, tiny_expe
     assert_bit_identical(outcome["last_checkpoint"], uninterrupted[0].last_checkpoint)
 
 
+TORCHRUN = """
+import os
+import signal
+import sys
+
+import kineray
+from kineray.config import from_yaml
+from kineray.training import CheckpointEvent
+
+
+def on_event(event):
+    if isinstance(event, CheckpointEvent) and event.step == 4:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    experiment = from_yaml(open("tiny.yaml").read())
+    every_second = kineray.WorkerOptions(checkpoint_every=2)
+    kineray.train(experiment, name="run", storage=".", resume=True, options=every_second, on_event=on_event)
+"""
+
+
+def test_a_run_goes_on_under_torchrun_and_again_under_ray(uninterrupted, tiny_experiment, tmp_path):
+    """Interrupted in both."""
+
+    def stop(event):
+        if isinstance(event, CheckpointEvent) and event.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tiny_experiment, tmp_path, stop, name="run")
+    (tmp_path / "tiny.yaml").write_text(to_yaml(tiny_experiment))
+    (tmp_path / "script.py").write_text(TORCHRUN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert get_run(str(tmp_path), "run").status == "KILLED", done.stderr
+    events = []
+    outcome = start(tiny_experiment, tmp_path, events.append, name="run", resume=True)
+    assert next(event.step for event in events if isinstance(event, StepEvent)) == 5
+    assert_bit_identical(outcome.last_checkpoint, uninterrupted[0].last_checkpoint)
+
+
 def test_resume_with_another_experiment_names_the_keys(uninterrupted, tiny_experiment):
     outcome, _, folder = uninterrupted
     changed = apply_overrides(tiny_experiment, ["train.epochs=4"])

@@ -2,8 +2,12 @@
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +15,7 @@ import click
 from kineray.cli.errors import called, one_line
 from kineray.cli.verbs import add_verbs
 from kineray.errors import KinerayError, Terminated
+from kineray.launched import launched
 from kineray.threads import wait_without_spinning
 
 if TYPE_CHECKING:
@@ -32,6 +37,8 @@ def cli(verbose: bool) -> None:
         force=True,
     )
 
+
+_FIRST_PRINTS_S = 2.0
 
 add_verbs(cli, "kineray.cli")
 
@@ -57,7 +64,31 @@ def main(experiment: "Experiment", *, smoke: "Experiment | None" = None) -> None
 
 
 def _run(command: click.Command, arguments: Sequence[str] | None, **extra: Any) -> None:
-    """Run ``command``; print a problem that the user can fix as one line on stderr, with exit code 2."""
+    """Run ``command``; print a problem that the user can fix as one line on stderr, with exit code 2.
+
+    Of processes that torchrun has started, the first one prints.
+    """
+    launch = launched()
+    if launch is None:
+        _run_and_print(command, arguments, **extra)
+        return
+    try:
+        with _silence() if launch.rank else nullcontext():
+            _run_and_print(command, arguments, **extra)
+    except SystemExit as end:
+        if end.code:  # torchrun sends SIGTERM to all processes when one has ended
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(_FIRST_PRINTS_S if launch.rank else 0)
+        raise
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _run_and_print(command: click.Command, arguments: Sequence[str] | None, **extra: Any) -> None:
     wait_without_spinning()
     try:
         code = command.main(arguments, prog_name=None, standalone_mode=False, **extra)

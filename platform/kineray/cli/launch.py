@@ -90,14 +90,25 @@ def resolve(script: Script, overrides: tuple[str, ...], source: str, smoke: bool
     return experiment
 
 
-def with_smoke_data(experiment: "Experiment") -> "Experiment":
-    """``experiment`` with the synthetic motion data, made in ``data/motion`` if it is not there yet."""
+def with_smoke_data(experiment: "Experiment", *, make: bool = True) -> "Experiment":
+    """``experiment`` with the synthetic motion data, made in ``data/motion`` if it is not there yet.
+
+    Raises ConfigError if it is not there and not to be made.
+    """
     from kineray.config import apply_overrides
 
     if experiment.data.manifest:
         return experiment
     manifest = Path(SMOKE_DATA) / "manifest.parquet"
     if not manifest.exists():
+        if not make:
+            raise ConfigError(
+                "its video files are not made yet",
+                code="not_found",
+                key="data.manifest",
+                value=manifest,
+                remedy=f"make them first: kineray data synth {SMOKE_DATA}",
+            )
         from kineray.data.derive.synth import synthesize
 
         note(f"making video files in {SMOKE_DATA} (their classes differ only in motion)")

@@ -1,6 +1,7 @@
 """``kineray train``, and the same command for an experiment script that is run by itself."""
 
 import dataclasses
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ from kineray.cli.output import at, json_option, near, scores_line, show
 from kineray.cli.plugins import ExperimentCommand
 from kineray.cli.progress import TrainingProgress
 from kineray.cli.scripts import Script, checked, load_script
+from kineray.launched import launched
 
 if TYPE_CHECKING:
     from kineray.options import WorkerOptions
+    from kineray.orchestration import DryRun
 
 
 def _train_options(command: Verb) -> Verb:
@@ -27,6 +30,17 @@ def _train_options(command: Verb) -> Verb:
             name="Name of the run [default: the experiment's, numbered].",
             resume="Continue the run --name, or the newest unfinished one, at its exact step.",
             smoke="Run the script's small experiment, on video files made for it.",
+        ),
+        click.option("--extend", is_flag=True, help="Continue the run --name for more train.epochs."),
+        click.option(
+            "--fork",
+            metavar="RUN[@STEP]",
+            help="Start from the last checkpoint of another run, or from that of STEP, with other values.",
+        ),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Show what the run would do and stop; nothing is started or written.",
         ),
         click.option(
             "--print-config",
@@ -66,8 +80,11 @@ def _train(
     storage: str,
     name: str | None,
     resume: bool,
+    extend: bool,
+    fork: str | None,
     options: "WorkerOptions",
     smoke: bool,
+    dry_run: bool,
     print_config: bool,
     as_json: bool,
 ) -> None:
@@ -77,21 +94,31 @@ def _train(
 
         show(experiment.model_dump(mode="json"), "\n".join(arguments_of(experiment)), as_json=as_json)
         return
-    from kineray.orchestration import train as run_training
+    from kineray import orchestration
 
-    if smoke:
-        experiment = with_smoke_data(experiment)
-    with TrainingProgress() as progress:
-        outcome = run_training(
-            experiment,
-            storage=storage,
-            workers=workers,
-            name=name,
-            resume=resume,
-            options=options,
-            on_event=progress,
-            command=sys.argv,
+    launch = launched()
+    if smoke and not (launch and launch.rank):  # rank 0 tells the others
+        experiment = with_smoke_data(experiment, make=not dry_run)
+    run: dict[str, Any] = {
+        "storage": storage,
+        "workers": workers,
+        "name": name,
+        "resume": resume,
+        "extend": extend,
+        "fork": fork,
+        "options": options,
+    }
+    if dry_run:
+        preview = orchestration.dry_run(experiment, **run)
+        show(
+            preview,
+            _preview_text(preview, overrides, storage),
+            as_json=as_json,
+            then=(_without_dry_run(source),),
         )
+        return
+    with TrainingProgress() as progress:
+        outcome = orchestration.train(experiment, **run, on_event=progress, command=sys.argv)
     show(
         dataclasses.asdict(outcome),
         f"run {outcome.name}: {outcome.step} steps, {scores_line(outcome)}\n"
@@ -104,6 +131,36 @@ def _train(
             f"kineray promote {outcome.name}{at(storage)}",
         ),
     )
+
+
+def _preview_text(preview: "DryRun", overrides: tuple[str, ...], storage: str) -> str:
+    run, shape = preview, preview.shape
+    begins = f"from step {run.step} of {shape.total_steps} on" if run.step else "new"
+    changed = f"; changed: {' '.join(overrides)}" if overrides else ""
+    sizes = ", ".join(f"{count} {split}" for split, count in run.samples.items())
+    heads = ", ".join(f"{head} with {count} classes" for head, count in run.classes.items())
+    lines = {
+        "run": f"{run.name} in {storage}, {begins}",
+        "from": run.continuation,
+        "experiment": f"{run.fingerprint}{changed}; --print-config shows all values",
+        "data": f"{near(run.manifest)}: {sizes}; {heads}",
+        "network": _network_text(run),
+        **shape.lines(),
+        "writes": ", ".join(f"{what} to {near(place)}" for what, place in run.writes.items()),
+    }
+    return "\n".join(f"{name:<11} {text}" for name, text in lines.items() if text)
+
+
+def _network_text(run: "DryRun") -> str:
+    kind = run.experiment["model"]["type"]
+    if run.parameters is None or run.multiply_adds is None:
+        return f"{kind}"
+    return f"{kind}: {run.parameters:,} parameters, {run.multiply_adds / 1e9:.3g} GMACs for a training clip"
+
+
+def _without_dry_run(source: str) -> str:
+    program = f"python {source}" if source == sys.argv[0] else "kineray"
+    return " ".join([program, *map(shlex.quote, (word for word in sys.argv[1:] if word != "--dry-run"))])
 
 
 command = train

@@ -7,7 +7,7 @@ through the mailbox, and contain only kineray's own types.
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from kineray.config import Plugin
@@ -22,6 +22,7 @@ class WorkerTask:
 
     ``experiment``: YAML. ``manifest`` and ``folder`` (the run's): absolute paths or URIs, which mean the
     same on every host. ``run_id``: of the record. ``plugins``: loaded before the experiment is read.
+    ``changed``: dotted keys in which the checkpoint that the run goes on from may differ.
     """
 
     experiment: str
@@ -30,6 +31,7 @@ class WorkerTask:
     run_id: str
     options: WorkerOptions
     plugins: tuple[Plugin, ...]
+    changed: tuple[str, ...] = field(default=(), kw_only=True)
 
     def to_json(self) -> str:
         """One JSON object, which ``from_json`` of the same class reads."""
@@ -40,7 +42,8 @@ class WorkerTask:
         """The task that ``to_json`` wrote."""
         values = json.loads(text)
         plugins = tuple(map(Plugin.from_json, values["plugins"]))
-        return cls(**values | {"options": WorkerOptions(**values["options"]), "plugins": plugins})
+        typed = {"options": WorkerOptions(**values["options"]), "changed": tuple(values["changed"])}
+        return cls(**values | typed | {"plugins": plugins})
 
 
 @dataclass(frozen=True)

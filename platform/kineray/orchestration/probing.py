@@ -21,15 +21,22 @@ _LONGEST_S = 60.0  # from the start; after that, workers find what is wrong
 class Probe:
     """A check that runs in the background, or none for an experiment whose configuration tells enough."""
 
-    def __init__(self, experiment: Experiment, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, experiment: Experiment, preprocessing: Preprocessing, checkpoint: str | None = None
+    ) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = time.monotonic()
         model = experiment.model
         names = model.names_layers or any(piece.names_parameters for piece in experiment.recipe.values())
-        if not (model.inits() or model.is_of_plugin or names):
+        if not (checkpoint or model.inits() or model.is_of_plugin or names):
             return
         plugins = [plugin.to_json() for plugin in loaded_plugins()]
-        task = {"experiment": to_yaml(experiment), "labels": preprocessing.labels, "plugins": plugins}
+        task = {
+            "experiment": to_yaml(experiment),
+            "labels": preprocessing.labels,
+            "checkpoint": checkpoint,
+            "plugins": plugins,
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kineray.orchestration.probing"],
             stdin=subprocess.PIPE,
@@ -64,9 +71,11 @@ class Probe:
 
 
 @contextmanager
-def probing(experiment: Experiment, preprocessing: Preprocessing) -> Iterator[Probe]:
-    """A check of the model and its initial weights beside the body."""
-    probe = Probe(experiment, preprocessing)
+def probing(
+    experiment: Experiment, preprocessing: Preprocessing, checkpoint: str | None = None
+) -> Iterator[Probe]:
+    """A check of the model and its weights, the initial ones or those of ``checkpoint``, beside the body."""
+    probe = Probe(experiment, preprocessing, checkpoint)
     try:
         yield probe
     finally:
@@ -84,7 +93,7 @@ def _main() -> None:
     from kineray.training.probe import probe
 
     try:
-        probe(experiment, task["labels"])
+        probe(experiment, task["labels"], task["checkpoint"])
     except KinerayError as error:
         problem = error
     with os.fdopen(answer, "w") as file:

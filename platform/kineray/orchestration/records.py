@@ -2,25 +2,42 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 
 from kineray.config import (
     Experiment,
     apply_overrides,
-    differing_keys,
     fingerprint,
-    from_yaml,
     plugins_of,
     to_yaml,
 )
 from kineray.data import Manifest, load_manifest
 from kineray.errors import ConfigError
-from kineray.storage import absolute, delete_folder, exists, join, read_bytes, write_bytes
-from kineray.tracking import Run, claim_name, get_run, list_runs, mark_folder, resume_run, start_run
+from kineray.orchestration.continuing import (
+    CHANGED,
+    EXPERIMENT,
+    FORKED,
+    Continuation,
+    can_extend,
+    changes_between,
+    recorded_experiment,
+)
+from kineray.storage import absolute, delete_folder, join, write_bytes
+from kineray.tracking import (
+    Run,
+    RunDetail,
+    claim_name,
+    get_run,
+    list_runs,
+    mark_folder,
+    resume_run,
+    start_run,
+)
 from kineray.training import absolute_inits, init_hashes
 from kineray.training.inputs import about_manifest
+from kineray.training.kept import copy_checkpoint, last_kept
 from kineray.training.shape import RunShape
-
-_EXPERIMENT = "experiment.yaml"
 
 
 def open_manifest(experiment: Experiment, storage: str) -> tuple[Experiment, Manifest]:
@@ -47,6 +64,14 @@ def run_fingerprint(experiment: Experiment, manifest: Manifest, space: str = "")
     return fingerprint(experiment, manifest.content_hash + space, init_hashes(experiment.model))
 
 
+@dataclass(frozen=True)
+class OpenRecord:
+    """The record of a run. ``changed``: dotted keys in which its last checkpoint may differ from it."""
+
+    run: Run
+    changed: tuple[str, ...] = ()
+
+
 def open_record(
     experiment: Experiment,
     manifest: Manifest,
@@ -57,47 +82,90 @@ def open_record(
     resume: bool,
     command: Iterable[str],
     kind: str = "",
-) -> Run:
+    start: Continuation | None = None,
+) -> OpenRecord:
     """Start a record, or with ``resume`` continue ``name`` or the newest one of the same fingerprint.
 
     ``run_hash``: of ``run_fingerprint``. ``kind``: what follows the experiment's name in a default name;
-    it is empty for a training run, which must be unfinished to be resumed without its name. Writes the
-    experiment into the run's folder.
+    it is empty for a training run, which must be unfinished to be resumed without its name. ``start``: the
+    run of which the record is continued with other values, or the checkpoint with which a new one begins.
+    Writes the experiment into the run's folder.
     """
-    if resume:
-        name = name or _newest(experiment, run_hash, storage, unfinished=not kind)
-        if get_run(storage, name).fingerprint != run_hash:
-            raise ConfigError(
-                f"run {name} {_what_differs(experiment, storage, name)}",
-                code="other_experiment",
-                key="resume",
-                remedy="use the same experiment, or start a new run without `resume`",
-            )
-        run = resume_run(storage, name)
+    found = run_to_continue(
+        experiment, manifest, run_hash, storage=storage, name=name, resume=resume, kind=kind, start=start
+    )
+    if found is not None:
+        run = resume_run(storage, found.name)
     else:
-        text = to_yaml(experiment).encode()
-        base = name or experiment.name + kind
-        name = claim_name(storage, base, numbered=name is None, file=_EXPERIMENT, data=text)
-        try:
-            run = start_run(
-                storage,
-                name=name,
-                experiment=experiment,
-                fingerprint=run_hash,
-                manifest=manifest,
-                command=list(command),
-            )
-        except BaseException:
-            delete_folder(join(storage, name))
-            raise
+        run = _new(experiment, manifest, run_hash, storage, name, kind, command)
     try:
         run.set_tags({f"plugin.{plugin.name}": plugin.sha256 for plugin in plugins_of(experiment)})
-        write_bytes(join(storage, run.name, _EXPERIMENT), to_yaml(experiment).encode())
+        before = found.tags if found else {}
+        tags = start.tags(before) if start else before
+        if start is not None:
+            run.set_tags({"fingerprint": run_hash, **tags})
+        write_bytes(join(storage, run.name, EXPERIMENT), to_yaml(experiment).encode())
         mark_folder(storage, run.name, run.run_id)
+        if FORKED in tags and last_kept(checkpoints := join(storage, run.name, "checkpoints")) is None:
+            copy_checkpoint(tags[FORKED], checkpoints)
     except BaseException:
         run.finish("FAILED")
         raise
-    return run
+    return OpenRecord(run, tuple(filter(None, tags.get(CHANGED, "").split(","))))
+
+
+def run_to_continue(
+    experiment: Experiment,
+    manifest: Manifest,
+    run_hash: str,
+    *,
+    storage: str,
+    name: str | None,
+    resume: bool,
+    kind: str = "",
+    start: Continuation | None = None,
+) -> RunDetail | None:
+    """The run whose record ``open_record`` continues with the same arguments; None for a new one.
+
+    Raises ConfigError, which names the way out, and TrackingError.
+    """
+    if resume:
+        found = get_run(storage, name or _newest(experiment, run_hash, storage, unfinished=not kind))
+        if found.fingerprint != run_hash:
+            raise _other_experiment(experiment, storage, found.name, is_run=not kind)
+        return found
+    if start is None or start.is_fork:
+        return None
+    found = get_run(storage, start.of)
+    if found.fingerprint != run_fingerprint(start.base, manifest):
+        raise _other_experiment(start.base, storage, start.of, is_run=True)
+    return found
+
+
+def _new(
+    experiment: Experiment,
+    manifest: Manifest,
+    run_hash: str,
+    storage: str,
+    name: str | None,
+    kind: str,
+    command: Iterable[str],
+) -> Run:
+    text = to_yaml(experiment).encode()
+    base = name or experiment.name + kind
+    name = claim_name(storage, base, numbered=name is None, file=EXPERIMENT, data=text)
+    try:
+        return start_run(
+            storage,
+            name=name,
+            experiment=experiment,
+            fingerprint=run_hash,
+            manifest=manifest,
+            command=list(command),
+        )
+    except BaseException:
+        delete_folder(join(storage, name))
+        raise
 
 
 def record_shape(run: Run, shape: RunShape) -> None:
@@ -107,30 +175,52 @@ def record_shape(run: Run, shape: RunShape) -> None:
 
 
 def _newest(experiment: Experiment, run_hash: str, storage: str, *, unfinished: bool) -> str:
-    runs = [
-        run
-        for run in list_runs(storage)
-        if run.parent is None and not (unfinished and run.status == "FINISHED")
-    ]
+    whole = [run for run in list_runs(storage) if run.parent is None]
+    runs = [run for run in whole if not (unfinished and run.status == "FINISHED")]
     for run in runs:  # newest first
         if run.fingerprint == run_hash:
             return run.name
     near = [run.name for run in runs if run.name.startswith(experiment.name)]
     hint = f"; {near[0]} {_what_differs(experiment, storage, near[0])}" if near else ""
+    way_out = "pass the run's `name`, or start a new one without `resume`"
+    shorter = (run.name for run in whole if _can_extend(storage, run.name, experiment))
+    if unfinished and (name := next(shorter, None)):
+        way_out = f"`extend` it in place of `resume` (`name` {name}), or start a new one without it"
     raise ConfigError(
         f"{'no unfinished run' if unfinished else 'no sweep'} of this experiment in {storage}{hint}",
         code="nothing_to_resume",
         key="resume",
-        remedy="pass the run's `name`, or start a new one without `resume`",
+        remedy=way_out,
+    )
+
+
+def _can_extend(storage: str, name: str, experiment: Experiment) -> bool:
+    with suppress(ConfigError):  # it needs a plug-in that this process does not have
+        base = recorded_experiment(storage, name)
+        return base is not None and can_extend(base, experiment)
+    return False
+
+
+def _other_experiment(experiment: Experiment, storage: str, name: str, *, is_run: bool) -> ConfigError:
+    """The error of a run or sweep that ``experiment`` cannot resume. Names the way out."""
+    remedy = "use the same experiment, or start a new one without `resume`"
+    if is_run:
+        remedy = f"use the same experiment, or start a new run from its checkpoint: `fork` {name}"
+        if _can_extend(storage, name, experiment):
+            remedy = f"`extend` it in place of `resume` (`name` {name})"
+    return ConfigError(
+        f"run {name} {_what_differs(experiment, storage, name)}",
+        code="other_experiment",
+        key="resume",
+        remedy=remedy,
     )
 
 
 def _what_differs(experiment: Experiment, storage: str, name: str) -> str:
-    path = join(storage, name, _EXPERIMENT)
-    if not exists(path):
+    recorded = recorded_experiment(storage, name)
+    if recorded is None:
         return "was started by another experiment"
-    recorded = from_yaml(read_bytes(path).decode(), path)
-    keys = [key for key in differing_keys(recorded, experiment) if key not in {"name", "data.manifest"}]
-    if not keys:
+    changes = changes_between(recorded, experiment)
+    if not changes:
         return "was started with other contents of the manifest or of a plug-in, or another search space"
-    return f"was started with other values of {', '.join(keys[:6])}"
+    return f"was started with other values of {', '.join(list(changes)[:6])}"

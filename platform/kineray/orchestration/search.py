@@ -25,6 +25,7 @@ from kineray.config import (
 )
 from kineray.config.space import LONGEST_TRIAL_NAME
 from kineray.errors import ConfigError, KinerayError
+from kineray.launched import launched
 from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
 from kineray.orchestration.messages import TrialTask
@@ -76,6 +77,13 @@ def sweep(
     ``every_trial_failed``.
     """
     check_main_guard("kineray.sweep")
+    if launched() is not None:
+        raise ConfigError(
+            "Ray starts the processes of a sweep",
+            code="not_under_torchrun",
+            key="WORLD_SIZE",
+            remedy="start it once, without torchrun",
+        )
     _check_count("trials", trials)
     _check_count("concurrent", concurrent)
     if not isinstance(overrides, Mapping):
@@ -96,7 +104,7 @@ def sweep(
         connect_and_open(storage)
         probe.result()
     with interruptible(), visible_progress():
-        parent = open_record(
+        opened = open_record(
             experiment,
             manifest,
             run_fingerprint(experiment, manifest, space_json),
@@ -106,6 +114,7 @@ def sweep(
             command=command,
             kind="-sweep",
         )
+        parent = opened.run
         parent.set_tags({"sweep.space": space_json})
         logged = LoggedProgress()
         report = on_event or (lambda trial, event: logged(event, trial))

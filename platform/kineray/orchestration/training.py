@@ -1,7 +1,6 @@
 """Ray Train around the plain training loop: workers, recovery, and the one writer of the run's record."""
 
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from typing import Any
 
 from kineray.config import Experiment, check_main_guard, loaded_plugins, to_yaml
 from kineray.errors import ConfigError, KinerayError
+from kineray.launched import launched
 from kineray.options import WorkerOptions
 from kineray.orchestration.mailbox import (
     LOSS,
@@ -31,20 +31,20 @@ from kineray.orchestration.messages import (
     WorkerStarted,
     WorkerTask,
 )
+from kineray.orchestration.preparing import open_run, prepare, workers_from_environment
 from kineray.orchestration.probing import probing
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.progress import LoggedProgress, visible_progress
-from kineray.orchestration.records import open_manifest, open_record, record_shape, run_fingerprint
+from kineray.orchestration.records import record_shape
 from kineray.orchestration.signals import interruptible
 from kineray.orchestration.snapshots import delete_everywhere
 from kineray.orchestration.startup import StartUp, connect_and_open, in_thread
+from kineray.orchestration.torchrun import train_launched
 from kineray.orchestration.watchdog import Watchdog
 from kineray.orchestration.worker import run_worker
-from kineray.storage import absolute, join, runs_folder
-from kineray.tracking import PROBLEM, Run, check_name
-from kineray.training import EndedEvent, Event, StepEvent, TrainResult, check_micro_batch
-from kineray.training.inputs import check_data
-from kineray.training.shape import shape_of
+from kineray.storage import absolute, join
+from kineray.tracking import PROBLEM, Run
+from kineray.training import ContinuedEvent, EndedEvent, Event, Goodput, StepEvent, TrainResult
 
 log = logging.getLogger(__name__)
 
@@ -86,63 +86,74 @@ def train(
     workers: int | None = None,
     name: str | None = None,
     resume: bool = False,
+    extend: bool = False,
+    fork: str | None = None,
     options: WorkerOptions = WorkerOptions(),
     on_event: Callable[[Event], None] | None = None,
     command: Iterable[str] = (),
 ) -> RunOutcome:
-    """Train ``experiment`` with Ray Train and record it; returns when it is done.
+    """Train ``experiment`` and record it; returns when it is done.
+
+    With Ray Train, or, where torchrun has started this process and others, with these and without Ray.
 
     ``storage``: folder or s3:// prefix of all runs (default: KINERAY_STORAGE, or ``./runs``).
     ``workers``: number of training processes (default: KINERAY_WORKERS, or one for every GPU of the
     cluster, or one). ``name``: of the run (default: the experiment's, numbered); that of a run which ended
     before its first checkpoint may be used again, and its record is deleted. ``resume`` continues the
-    run ``name``, or the newest unfinished run of this experiment, at its exact step. ``options``: how
-    workers do their work. ``on_event`` is called in this process with every event of the training loop,
-    in order; without it, the logger ``kineray.progress`` gets them as lines. ``command``: the words of the
-    command line, for the record.
+    run ``name``, or the newest unfinished run of this experiment, at its exact step. ``extend`` continues the
+    run ``name`` for more epochs than it had: ``train.epochs`` and fields of the schedule may have other
+    values. ``fork`` starts a new run from a checkpoint (weights, optimizer, state of the recipe and number of
+    steps) of another one, with any other values that these allow: ``RUN``, or ``RUN@STEP`` for another
+    checkpoint than its last. ``options``: how workers do their work. ``on_event`` is called in this process
+    with every event of the training loop, in order; without it, the logger ``kineray.progress`` gets them as
+    lines. ``command``: the words of the command line, for the record.
 
     Raises KinerayError for problems that the user can fix; the status of the run is then FAILED. Any other
     error in a worker (from a plug-in, for example) becomes a KinerayError ``worker_exception``: its message
     has the type, message, file and line of the error, and its notes have the worker's traceback.
     """
     check_main_guard("kineray.train")
-    if name is not None:
-        check_name(name)
-    storage = runs_folder(storage)
-    experiment, manifest = open_manifest(experiment, storage)
-    data = check_data(experiment, manifest)
-    check_micro_batch(options.micro_batch, experiment.train.bn_group)
+    arguments: dict[str, Any] = {
+        "storage": storage,
+        "workers": workers,
+        "name": name,
+        "resume": resume,
+        "extend": extend,
+        "fork": fork,
+        "options": options,
+    }
     start = StartUp(on_event or LoggedProgress())
+    if (launch := launched()) is not None:
+        name, run_id, result = train_launched(launch, start, command, experiment=experiment, **arguments)
+        return _outcome(name, run_id, result, start.goodput.result())
+    prepared = prepare(experiment, **arguments)
+    experiment = prepared.experiment
     start.wait_for("Ray and MLflow")
-    with probing(experiment, data.preprocessing) as probe:
-        joined = connect_and_open(storage)
+    with probing(experiment, prepared.data.preprocessing, prepared.checkpoint) as probe:
+        joined = connect_and_open(prepared.storage)
         probe.result()
     with interruptible(), visible_progress():
         count, use_gpu = _placement(workers, experiment, joined)
-        shape = shape_of(experiment, data.samples, micro_batch=options.micro_batch, workers=count)
-        run = open_record(
-            experiment,
-            manifest,
-            run_fingerprint(experiment, manifest),
-            storage=storage,
-            name=name,
-            resume=resume,
-            command=command,
-        )
+        shape = prepared.shape(count)
+        opened = open_run(prepared, command)
+        run = opened.run
         record_shape(run, shape)
         task = WorkerTask(
             experiment=to_yaml(experiment),
             manifest=experiment.data.manifest or "",
-            folder=absolute(join(storage, run.name)),
+            folder=absolute(join(prepared.storage, run.name)),
             run_id=run.run_id,
             options=options,
             plugins=loaded_plugins(),
+            changed=opened.changed,
         )
         if options.tensorboard:
             run.write_tensorboard()
         start.goodput.continues(run.last_step(LOSS) or 0)
         status = "FAILED"
         try:
+            if prepared.start is not None:
+                start(ContinuedEvent(prepared.start.line))
             result = _fit(task, run, count, use_gpu, start)
             if (
                 result.last_uri is not None
@@ -160,9 +171,13 @@ def train(
             record_goodput(run, goodput, run.last_step(LOSS) or 0)
             run.finish(status)
         start(EndedEvent(goodput))
+    return _outcome(run.name, run.run_id, result, goodput)
+
+
+def _outcome(name: str, run_id: str, result: TrainResult, goodput: Goodput) -> RunOutcome:
     return RunOutcome(
-        name=run.name,
-        run_id=run.run_id,
+        name=name,
+        run_id=run_id,
         step=result.step,
         score=result.score,
         best=result.best,
@@ -183,23 +198,13 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
     """
     import ray
 
-    settings = experiment.train
-    groups = settings.global_batch // settings.bn_group
-    if asked is not None and not 1 <= asked <= groups:
-        raise ConfigError(
-            f"train.global_batch={settings.global_batch} has {groups} batch-norm groups of "
-            f"train.bn_group={settings.bn_group}, and each worker needs at least one",
-            code="too_many_workers" if asked > groups else "out_of_range",
-            key="workers",
-            value=asked,
-            remedy=f"use 1 to {groups} `workers`",
-        )
+    groups = experiment.train.global_batch // experiment.train.bn_group
     deadline = time.monotonic() + (_JOIN_TIMEOUT_S if joined else 0)
     is_announced = False
     while True:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        workers = asked or min(_workers_from_environment() or max(gpus, 1), groups)
+        workers = asked or min(workers_from_environment() or max(gpus, 1), groups)
         if workers <= (gpus or cpus):
             return workers, gpus > 0
         available = f"{gpus} GPUs" if gpus else f"{cpus} CPUs"
@@ -215,22 +220,6 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
             log.warning("waiting for the cluster to grow from %s to %d workers", available, workers)
             is_announced = True
         time.sleep(2)
-
-
-def _workers_from_environment() -> int | None:
-    """The number of workers that the cluster's set-up declares in KINERAY_WORKERS, if any."""
-    text = os.environ.get("KINERAY_WORKERS")
-    if text is None:
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(
-            "not a number of workers",
-            code="out_of_range",
-            key="KINERAY_WORKERS",
-            value=text,
-            remedy="unset it, or pass `workers`",
-        )
-    return int(text)
 
 
 def _fit(task: WorkerTask, run: Run, workers: int, use_gpu: bool, start: StartUp) -> TrainResult:

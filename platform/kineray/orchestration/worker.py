@@ -79,6 +79,7 @@ def run_worker(task_json: str, mailbox: Any) -> "TrainResult | None":
                 resume=True,  # a worker group that replaces another continues from what it left
                 snapshots=Snapshots.of_run(task.run_id) if takes_snapshots else None,
                 whereabouts=where,
+                changed=task.changed,
             )
         delete_snapshots(task.run_id)
         return result

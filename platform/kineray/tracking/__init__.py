@@ -1,7 +1,7 @@
 """Runs and the model registry, in MLflow."""
 
-from kineray.tracking.claim import claim_name
-from kineray.tracking.client import check_tracking, tracking_uri
+from kineray.tracking.claim import claim_name, free_name
+from kineray.tracking.client import check_tracking, has_tracker, tracking_uri
 from kineray.tracking.journal import send_pending
 from kineray.tracking.locations import mark_folder
 from kineray.tracking.names import check_name
@@ -53,8 +53,10 @@ __all__ = [
     "checkpoint_of",
     "claim_name",
     "fetch",
+    "free_name",
     "get_run",
     "get_version",
+    "has_tracker",
     "list_runs",
     "mark_folder",
     "previous_version",

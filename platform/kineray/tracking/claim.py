@@ -5,7 +5,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from kineray import storage
-from kineray.tracking.client import tracking_errors, tracking_uri
+from kineray.tracking.client import has_tracker, tracking_errors, tracking_uri
 from kineray.tracking.edit import delete_run
 from kineray.tracking.names import check_name, name_taken
 from kineray.tracking.runs import PROBLEM, RunSummary, is_in_tracker, list_runs, open_and_send
@@ -36,6 +36,27 @@ def claim_name(storage_uri: str, base: str, *, numbered: bool, file: str, data: 
     if _free(storage_uri, base) and _create(client, storage_uri, base, file, data):
         return base
     raise name_taken(storage_uri, base)
+
+
+def free_name(storage_uri: str, base: str, *, numbered: bool) -> str:
+    """The name that ``claim_name`` would give now; nothing is claimed. Raises what it raises."""
+    check_name(base)
+    client = open_and_send(storage_uri) if has_tracker(storage_uri) else None
+    for number in itertools.count(1):
+        name = base if number == 1 else f"{base}-{number}"
+        if not _is_taken(client, storage_uri, name):
+            return name
+        if not numbered:
+            break
+    if client is not None and _failed_early(storage_uri, base):
+        return base
+    raise name_taken(storage_uri, base)
+
+
+def _is_taken(client: "MlflowClient | None", storage_uri: str, name: str) -> bool:
+    with tracking_errors(tracking_uri(storage_uri)):
+        is_recorded = client is not None and is_in_tracker(client, storage_uri, name)
+    return is_recorded or storage.exists(storage.join(storage_uri, name))
 
 
 def _create(client: "MlflowClient", storage_uri: str, name: str, file: str, data: bytes) -> bool:

@@ -154,10 +154,15 @@ def _lock(descriptor: int, deadline: float) -> None:
 
 def check_tracking(storage_uri: str) -> None:
     """Raise TrackingError unless the tracker of ``storage_uri`` answers. Creates no new database."""
+    if has_tracker(storage_uri):
+        open_client(storage_uri)
+
+
+def has_tracker(storage_uri: str) -> bool:
+    """Whether there is a tracker of ``storage_uri``; otherwise its database is yet to be created."""
     uri = tracking_uri(storage_uri)
     file = sqlite_file(uri)
-    if uri != default_uri(storage_uri) or (file and file.exists()):
-        open_client(storage_uri)
+    return uri != default_uri(storage_uri) or bool(file and file.exists())
 
 
 def experiment_id(client: "MlflowClient") -> str:

@@ -37,6 +37,7 @@ SCORE_NAME = "checkpoint.score_name"  # the tag with the name of that metric, su
 GOODPUT = "goodput"  # the metric with the share of a run's time that was spent on steps that count
 BEST_SCORE = "checkpoint.best_score"  # the tag with the score of the checkpoint in ``checkpoint.best``
 
+_PARAM = "param."  # tags with values of parameters, which MLflow does not change, of a run that was extended
 _PARAMS_PER_REQUEST = 100
 _LONGEST_WAIT_S = 60.0  # for artifacts, at the end of a run
 
@@ -275,7 +276,9 @@ def get_run(storage_uri: str, name_or_id: str) -> RunDetail:
         found = _get(client, storage_uri, name_or_id)
         parent = found.data.tags.get("mlflow.parentRunId")
         names = {parent: client.get_run(parent).info.run_name} if parent else {}
-    return RunDetail(**_summary(found, names, storage_uri, look=True), params=dict(found.data.params))
+    tags = found.data.tags
+    now = {key.removeprefix(_PARAM): tags[key] for key in tags if key.startswith(_PARAM)}
+    return RunDetail(**_summary(found, names, storage_uri, look=True), params={**found.data.params, **now})
 
 
 def run_exists(storage_uri: str, name: str) -> bool:

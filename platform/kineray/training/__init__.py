@@ -11,6 +11,7 @@ _WHERE = {
     "Checkpoint": "checkpoint",
     "CheckpointEvent": "events",
     "CheckpointStore": "checkpoint",
+    "ContinuedEvent": "events",
     "EndedEvent": "events",
     "Event": "events",
     "ExperimentPlan": "plan",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from kineray.training.checkpoint import CheckpointStore as CheckpointStore
     from kineray.training.checkpoint import load_checkpoint as load_checkpoint
     from kineray.training.events import CheckpointEvent as CheckpointEvent
+    from kineray.training.events import ContinuedEvent as ContinuedEvent
     from kineray.training.events import EndedEvent as EndedEvent
     from kineray.training.events import Event as Event
     from kineray.training.events import Goodput as Goodput

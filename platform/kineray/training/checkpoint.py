@@ -19,21 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from kineray import storage
-from kineray.config import Experiment, from_yaml
-from kineray.config.plugins import require_plugins
+from kineray.config import Experiment
 from kineray.data import Preprocessing
-from kineray.errors import CheckpointError, ConfigError, KinerayError
+from kineray.errors import CheckpointError
 from kineray.storage.durable import make_folder, sync_folder
 from kineray.storage.os_errors import os_errors_about
 from kineray.tasks import Task
 from kineray.training.checkpoint_files import (
     ANOTHER,
     EXPERIMENT,
-    FORMAT,
     INDEX,
     MODEL_WEIGHTS,
     OPTIMIZER,
-    PREPROCESSING,
     SCRATCH,
     STATE,
     WEIGHTS,
@@ -44,6 +41,7 @@ from kineray.training.checkpoint_files import (
     read_json,
 )
 from kineray.training.checkpoint_writing import write_checkpoint
+from kineray.training.kept import preprocessing_in, state_and_experiment
 from kineray.training.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -234,14 +232,8 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
     for a storage that cannot be read.
     """
     folder = _resolve(str(uri))
-    state, experiment = _state_and_experiment(folder)
-    path = storage.join(folder, PREPROCESSING)
-    try:
-        preprocessing = Preprocessing.from_json(read_file(path))
-    except CheckpointError:
-        raise
-    except KinerayError as error:
-        raise damaged(path, str(error)) from None
+    state, experiment = state_and_experiment(folder)
+    preprocessing = preprocessing_in(folder)
     name = file_of(state["weights"])
     weights, sha256 = _tensors(folder, name, state)
     task = experiment.task.build(preprocessing.labels)
@@ -261,7 +253,7 @@ def load_checkpoint(uri: str, device: str = "cpu") -> Checkpoint:
 
 def load_training_state(uri: str) -> TrainingState:
     """Load what a run resumes from, of a checkpoint folder. Raises CheckpointError and StorageError."""
-    state, experiment = _state_and_experiment(uri)
+    state, experiment = state_and_experiment(uri)
     weights, _ = _tensors(uri, WEIGHTS, state)
     pieces = {name: _tensors(uri, file_of(name), state)[0] for name in state["pieces"]}
     path = storage.join(uri, OPTIMIZER)
@@ -290,26 +282,6 @@ def _resolve(uri: str) -> str:
         key=uri,
         remedy="give a checkpoint folder or a run folder",
     )
-
-
-def _state_and_experiment(folder: str) -> tuple[dict[str, Any], Experiment]:
-    path = storage.join(folder, STATE)
-    state = read_json(path)
-    if state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"has format {state.get('format')}, but this version of kineray reads format {FORMAT}",
-            code="other_format",
-            key=path,
-            remedy="use the version of kineray that wrote it",
-        )
-    path = storage.join(folder, EXPERIMENT)
-    try:
-        require_plugins(state.get("plugins", {}), folder)
-        return state, from_yaml(read_file(path).decode(), path)
-    except UnicodeDecodeError:
-        raise CheckpointError("not text in UTF-8", code="not_text", key=path, remedy=ANOTHER) from None
-    except ConfigError as error:
-        raise CheckpointError(error.problem, code=error.code, key=error.key, remedy=error.remedy) from None
 
 
 def _tensors(folder: str, name: str, state: dict[str, Any]) -> tuple[dict[str, Tensor], str]:

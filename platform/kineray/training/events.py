@@ -35,6 +35,13 @@ class StartedEvent:
 
 
 @dataclass(frozen=True)
+class ContinuedEvent:
+    """A run goes on from a checkpoint with other values; ``message``: which, and what that changes."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class InitialisedEvent:
     """A ``part`` of the network ("" for all of it) got its initial weights.
 
@@ -149,6 +156,7 @@ class EndedEvent:
 Event = (
     WaitingEvent
     | StartedEvent
+    | ContinuedEvent
     | InitialisedEvent
     | StepEvent
     | ValidationEvent

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from kineray.durations import duration
 from kineray.training.events import (
     CheckpointEvent,
+    ContinuedEvent,
     EndedEvent,
     Event,
     InitialisedEvent,
@@ -29,6 +30,8 @@ def line_of(event: Event, near: Callable[[str], str] = str) -> str | None:
         case StartedEvent():
             causes = ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in event.seconds.items())
             text = f"started in {duration(sum(event.seconds.values()))}: {causes}"
+        case ContinuedEvent():
+            text = event.message
         case InitialisedEvent():
             text = f"{event.part or 'network'} initialised with {event.message}"
         case StepEvent():

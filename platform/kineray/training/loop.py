@@ -3,7 +3,7 @@
 import logging
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -61,6 +61,7 @@ def train(
     device: str = "cpu",
     options: WorkerOptions = WorkerOptions(),
     resume: bool = False,
+    changed: Collection[str] = (),
     plan: StepPlan | None = None,
     snapshots: Snapshots | None = None,
     whereabouts: Whereabouts | None = None,
@@ -74,8 +75,10 @@ def train(
     worker does its part (``max_failures`` concerns only what starts workers; by default one decoder).
     ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had never stopped;
     or from a newer one of ``snapshots``, which one worker of each host keeps (the others get None).
-    ``whereabouts``: says where this worker is while it trains.
-    Only rank 0 writes checkpoints and calls ``on_event``; every worker calls ``on_step`` after each update.
+    ``changed``: dotted keys in which the experiment of that checkpoint may differ, as far as its tensors fit;
+    ``data.manifest`` among them stands for the training set. ``whereabouts``: says where this worker is while
+    it trains. Only rank 0 writes checkpoints and calls ``on_event``; every worker calls ``on_step`` after
+    each update.
 
     With ``world_size`` > 1 torch.distributed must be initialised. Raises ConfigError, ManifestError and
     CheckpointError; NonFiniteLossError and ErrorBudgetError are raised on every worker alike.
@@ -99,7 +102,7 @@ def train(
 
     last = last_state(checkpoints, snapshots, workers, resume)
     progress = (
-        restore(*last, experiment, train_set, plan, model, optimizer, recipe)
+        restore(*last, experiment, train_set, plan, model, optimizer, recipe, changed)
         if last is not None
         else _start(experiment, model, recipe, workers, emit)
     )

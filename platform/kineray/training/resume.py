@@ -1,7 +1,7 @@
 """Where a run continues: a snapshot or a checkpoint, and what is put back from it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from kineray.training.snapshots import Snapshots, decode
 from kineray.training.state import TrainingState
 from kineray.training.step import shorten
 from kineray.training.synchronise import Workers
+
+MANIFEST = "data.manifest"  # among changed keys: its content, wherever it is
 
 log = logging.getLogger(__name__)
 
@@ -94,28 +96,34 @@ def restore(
     model: nn.Module,
     optimizer: Optimizer,
     recipe: Recipe,
+    changed: Collection[str] = (),
 ) -> Progress:
-    """Put ``saved``, from ``uri``, into model, optimizer and recipe; returns how far its run was."""
-    changed = [
-        key for key in differing_keys(saved.experiment, experiment) if key not in {"name", "data.manifest"}
-    ]
-    if saved.state["manifest"] != train_set.content_hash:
-        changed.append("the content of data.manifest")
-    if not changed:
+    """Put ``saved``, from ``uri``, into model, optimizer and recipe; returns how far its run was.
+
+    ``changed``: dotted keys in which the checkpoint's experiment may differ.
+    """
+    differing = _differing(saved, experiment, train_set)
+    refused = [key for key in differing if key not in changed]
+    if not differing:
         planned = plan.at(saved.state["step"] - 1)
-        changed = [f"the step's {name}" for name in differing_fields(saved.state["last_step"], planned)]
-    if changed:
+        refused = [f"the step's {name}" for name in differing_fields(saved.state["last_step"], planned)]
+    if refused:
+        named = ["the content of data.manifest" if key == MANIFEST else key for key in refused]
         raise CheckpointError(
-            f"made with other values of {shorten(changed, 6)}",
+            f"made with other values of {shorten(named, 6)}",
             code="other_experiment",
             key=uri,
-            remedy="start a new run instead of resuming",
+            remedy="start a new run instead of resuming, or name these keys in `changed`",
         )
-    recipe.begin(model)
+    hyperparameters = [_without_parameters(group) for group in optimizer.param_groups]
     try:
         model.load_state_dict(saved.weights)
+        recipe.begin(model)
         optimizer.load_state_dict(saved.optimizer)
-        recipe.load_states(saved.pieces)
+        own = recipe.states() if differing else {}  # a piece that is new begins now, one that is gone is left
+        recipe.load_states(
+            own | {name: state for name, state in saved.pieces.items() if not differing or name in own}
+        )
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"does not fit this model: {str(error).splitlines()[0]}",
@@ -123,7 +131,19 @@ def restore(
             key=uri,
             remedy="start a new run instead of resuming",
         ) from None
+    for group, values in zip(optimizer.param_groups, hyperparameters, strict=True):
+        group.update(values)  # those of the experiment, which may have other ones than the checkpoint
     log.info("continuing %s from step %d", uri, saved.state["step"])
     failures = [Failure(**failure) for failure in saved.state["undecodable"]]
     undecodable = {failure.id: failure for failure in failures}
     return Progress(saved.state["step"], undecodable, saved.state["scores"])
+
+
+def _differing(saved: TrainingState, experiment: Experiment, train_set: Manifest) -> list[str]:
+    """The keys of the science in which a checkpoint was made with other values, or other content."""
+    keys = [key for key in differing_keys(saved.experiment, experiment) if key not in {"name", MANIFEST}]
+    return keys if saved.state["manifest"] == train_set.content_hash else [*keys, MANIFEST]
+
+
+def _without_parameters(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}

@@ -94,7 +94,7 @@ class RunShape:
             "batch": " or ".join(dict.fromkeys(map(self._batch, self.kinds))),
             "clips": " or ".join(dict.fromkeys(_clip(kind.clip) for kind in self.kinds)),
             "steps": self._steps(),
-            "lr": " -> ".join(_point(point) for point in _thinned(self.curve, _SHOWN)),
+            "lr": ", ".join(map(_point, _thinned(self.curve, _SHOWN))),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -179,8 +179,8 @@ def _thinned(points: Sequence[CurvePoint], most: int) -> Iterable[CurvePoint | N
 def _point(point: CurvePoint | None) -> str:
     if point is None:
         return "..."
-    return f"{point.lr:.3g} at epoch {point.epoch:.4g}"
+    return f"{point.lr:.3g} (epoch {point.epoch:.4g})"
 
 
 def _clip(clip: ClipShape) -> str:
-    return f"{clip.frames} frames, {clip.stride} apart, of {clip.crop} x {clip.crop} pixels"
+    return f"{clip.frames} frames with a stride of {clip.stride}, {clip.crop} x {clip.crop} pixels"
