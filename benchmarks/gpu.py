@@ -17,6 +17,7 @@ Takes under ten minutes on a GPU and imports no Ray; what the time does not suff
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -34,7 +35,7 @@ from torch.nn import functional as F
 
 from kineray.planning.assumptions import DEVICES, Assumptions
 
-GROUP = 8
+GROUP = 2 if "--quick" in sys.argv else 8  # clips of a batch-norm group
 NETWORKS = (
     Network("slowfast_r50_4x16", alpha=8, kernel=5, side=224),
     Network("slowfast_r50_8x8", alpha=4, kernel=7, side=224),

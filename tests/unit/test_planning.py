@@ -185,11 +185,23 @@ def test_all_time_is_useful_or_lost(gpus, failures):
 
 
 def test_failures_cost_what_they_undo():
-    never, often = of(128, with_(failures_per_gpu_day=0.0)), of(128, with_(failures_per_gpu_day=5.0))
-    assert never.lost["lost steps"] == never.lost["restarts"] == 0
+    without = work_with(snapshot_every=0)
+    never, often = (of(128, with_(failures_per_gpu_day=rate), without) for rate in (0.0, 5.0))
+    assert never.lost["lost steps"] == never.lost["restart"] == never.lost["snapshots"] == 0
     failures = 5 * often.gpu_hours / 24
-    between = never.hours / 10
+    between = never.hours * (1 - never.lost["checkpoints"]) / 10
     assert often.hours - never.hours == pytest.approx(failures * (between / 2 + 60 / 3600))
+
+
+def test_snapshots_save_most_of_what_a_failure_undoes():
+    failing = with_(failures_per_gpu_day=0.5)
+    long = work_with(kinds=(dataclasses.replace(KIND, steps=10**6),))
+    usual, none, often = (
+        of(128, failing, dataclasses.replace(long, snapshot_every=every)) for every in (None, 0, 100)
+    )
+    assert often.lost["lost steps"] < usual.lost["lost steps"] < none.lost["lost steps"]
+    assert 0 == none.lost["snapshots"] < usual.lost["snapshots"] < often.lost["snapshots"]
+    assert usual.lost["snapshots"] == pytest.approx(0.01, rel=0.3)
 
 
 def test_a_run_that_fails_faster_than_it_advances_never_ends():
@@ -202,8 +214,13 @@ def test_without_a_price_there_is_no_cost():
 
 
 def test_checkpoints_are_counted_in_bytes():
-    assert of(8).checkpoint_bytes == 10 * WORK.checkpoint
-    assert of(8).lost["checkpoints"] == pytest.approx(10 * 5e8 / 200e6 / (of(8).hours * 3600))
+    found = of(8)
+    assert found.checkpoint_bytes == 10 * WORK.checkpoint
+    assert found.lost["checkpoints"] == pytest.approx(10 * 5e8 / 1e9 / (found.hours * 3600))
+    timed = of(8, work=work_with(checkpoint_every_s=10.0))
+    assert timed.checkpoint_bytes == pytest.approx((10 + timed.hours * 360) * WORK.checkpoint)
+    slow = of(8, with_(write_bandwidth=1e6))
+    assert slow.lost["checkpoints"] > 0.5  # the next one waits for it
 
 
 def test_steps_of_several_kinds_are_summed():

@@ -88,6 +88,13 @@ def plan(
     subject = _Subject.of(experiment, assumptions)
     for count in gpus:
         _check_count(count, subject.plan)
+    if hardware is None and subject.clip_set is None:
+        raise ConfigError(
+            f"device={device} trains on clips of the manifest, and there is none",
+            code="not_set",
+            key="data.manifest",
+            remedy="pass data.manifest=PATH, or another `device`",
+        )
     micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
     task = subject.experiment.task.build(subject.labels)
     work, parameters = workload_of(
@@ -205,13 +212,6 @@ def _measure_here(
 
     from kineray.planning.training_speed import measured_here
 
-    if subject.clip_set is None:
-        raise ConfigError(
-            f"device={device} trains on clips of the manifest, and there is none",
-            code="not_set",
-            key="data.manifest",
-            remedy="pass data.manifest=PATH, or another `device`",
-        )
     has_gpu = device == "here" and torch.cuda.is_available()
     cores = usable_cores()
     gpu = torch.cuda.get_device_name() if has_gpu else ""

@@ -64,13 +64,13 @@ def _assumed(unit: str, help: str, *, default: Any = None, at_most: float | None
     return field(default=default, metadata={"unit": unit, "help": help, "at_most": at_most})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Assumptions:
     """The numbers of a prediction that are not measured. None: that of the device, or a usual value.
 
     ``efficiency`` multiplies the speed of a network whose every kernel reaches the peak of the arithmetic or
-    of the memory. The default 0.39 is what published benchmarks of 8 V100s in float32 give for SlowFast R50
-    4x16 and 8x8, SlowOnly R50 and I3D R50 (0.37 to 0.42; ``benchmarks/plan.py``), if convolutions count the
+    of the memory. The default 0.38 is what published benchmarks of 8 V100s in float32 give for SlowFast R50
+    4x16 and 8x8, SlowOnly R50 and I3D R50 (0.37 to 0.40; ``benchmarks/plan.py``), if convolutions count the
     channels that they compute: whole tiles of 128. ``failures_per_gpu_day``: 419 unexpected interruptions in
     54 days on 16,384 GPUs (The Llama 3 Herd of Models, arXiv 2407.21783, section 3.3.4). A field's metadata
     are what the command line shows. Raises ConfigError (``out_of_range``).
@@ -98,6 +98,9 @@ class Assumptions:
     samples: int | None = _assumed("N", "Training samples where there is no data.manifest.")
     classes: int | None = _assumed("N", "Classes where there is no data.manifest.")
     write_bandwidth: float | None = _assumed("SIZE", "To the storage of checkpoints, per second.")
+    snapshot_bandwidth: float | None = _assumed(
+        "SIZE", "From the device to snapshots in the host's memory, per second."
+    )
     start_s: float | None = _assumed("SECONDS", "From the command to the first step.")
     restart_s: float | None = _assumed("SECONDS", "From the loss of a worker to the next step.")
     failures_per_gpu_day: float | None = _assumed("N", "Failures of each GPU per day.")
@@ -118,6 +121,10 @@ class Assumptions:
                     remedy=f"give `{each.name}` such a value, or leave it out",
                 )
 
+    def __repr__(self) -> str:
+        given = [f"{name}={value!r}" for name, value in vars(self).items() if value is not None]
+        return f"Assumptions({', '.join(given)})"
+
     def filled(self, device: Device, precision: str) -> "Assumptions":
         """The same with the figures of ``device``, or usual ones, instead of None, but for ``price``."""
         of_device = {
@@ -131,7 +138,7 @@ class Assumptions:
 
 _USUAL: Mapping[str, Any] = MappingProxyType(
     {
-        "efficiency": 0.39,
+        "efficiency": 0.38,
         "launch_s": 6e-6,
         "link_latency_s": 3e-6,
         "network_latency_s": 15e-6,
@@ -140,6 +147,7 @@ _USUAL: Mapping[str, Any] = MappingProxyType(
         "samples": SAMPLES,
         "classes": CLASSES,
         "write_bandwidth": 200e6,
+        "snapshot_bandwidth": 1e9,
         "start_s": 30.0,
         "restart_s": 60.0,
         "failures_per_gpu_day": 419 / 54 / 16_384,

@@ -16,6 +16,7 @@ from kineray.planning.workload import Graph, Op, StepKind, Workload
 _DAY_S = 86_400.0
 _WORTH = 1.5  # twice as many GPUs that are less faster than this are not worth it
 _CONTEXT = 1e9  # bytes that CUDA and cuDNN keep for themselves
+_SNAPSHOT_SHARE = 0.01
 _SUMS = 3 * 8  # bytes of the loss and the two counts that a step sums over the workers
 
 
@@ -280,14 +281,21 @@ def _whole(
         "start-up": value_of(given.start_s),
         "data wait": work.steps * (times.step_s - times.useful_s),
         "validation": work.validations * _validation_s(work, gpus, given, cores),
-        "checkpoints": work.checkpoints * work.checkpoint / value_of(given.write_bandwidth),
     }
+    copy_s = work.checkpoint / value_of(
+        given.snapshot_bandwidth
+    )  # training waits for no more of a checkpoint
+    going_s = useful_s + sum(seconds.values())
+    written = work.checkpoints + going_s / work.checkpoint_every_s
+    snapshot_s = _snapshot_interval_s(work, times, copy_s)
+    between_s = max(going_s / max(written, 1), copy_s)
+    seconds["checkpoints"] = written * max(
+        copy_s, work.checkpoint / value_of(given.write_bandwidth) - between_s
+    )
+    seconds["snapshots"] = work.steps * times.step_s / snapshot_s * copy_s
     undisturbed_s = useful_s + sum(seconds.values())
-    # A failure falls, on average, in the middle between two checkpoints.
-    per_failure = {
-        "lost steps": min(undisturbed_s / max(work.checkpoints, 1), work.checkpoint_every_s) / 2,
-        "restarts": value_of(given.restart_s),
-    }
+    # A failure falls, on average, in the middle between two of what is kept.
+    per_failure = {"lost steps": min(between_s, snapshot_s) / 2, "restart": value_of(given.restart_s)}
     rate = value_of(given.failures_per_gpu_day) * gpus / _DAY_S
     left = 1 - rate * sum(per_failure.values())
     if left <= 0:  # it fails more often than it advances
@@ -295,6 +303,13 @@ def _whole(
     total_s = undisturbed_s / left
     seconds |= {cause: rate * total_s * each_s for cause, each_s in per_failure.items()}
     return total_s, {cause: value / total_s for cause, value in seconds.items()}
+
+
+def _snapshot_interval_s(work: Workload, times: _Times, copy_s: float) -> float:
+    """Seconds from a snapshot to the next; by default they take 1 % of the time."""
+    if work.snapshot_every is None:
+        return max(copy_s / _SNAPSHOT_SHARE, times.step_s)
+    return work.snapshot_every * times.step_s if work.snapshot_every else math.inf
 
 
 def _validation_s(work: Workload, gpus: int, given: Assumptions, cores: float) -> float:

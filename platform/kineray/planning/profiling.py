@@ -100,6 +100,7 @@ def workload_of(
         validations=validations,
         val_clips=val_clips,
         validation=model.validation(experiment.train.bn_group),
+        snapshot_every=options.snapshot_every,
         checkpoint_every_s=math.inf if isinstance(every, int) else seconds_of(every),
     )
     return work, model.parameters

@@ -95,8 +95,8 @@ class Workload:
     most. ``state``: bytes of parameters, buffers, the optimizer's and the recipe's state. ``statistics``:
     bytes that a step reduces over the workers after the backward pass. ``checkpoint``: bytes of one;
     ``checkpoints``: how many are written, besides those every ``checkpoint_every_s`` seconds.
-    ``validations``: of ``val_clips`` clips each, ``validation`` the
-    forward pass. ``measured``: None for a device that is looked up.
+    ``snapshot_every``: steps from one to the next, as in ``WorkerOptions``. ``validations``: of ``val_clips``
+    clips each, ``validation`` the forward pass. ``measured``: None for a device that is looked up.
     """
 
     kinds: tuple[StepKind, ...]
@@ -110,6 +110,7 @@ class Workload:
     validation: Graph
     measured: Measured | None = None
     checkpoint_every_s: float = math.inf
+    snapshot_every: int | None = None
 
     @property
     def steps(self) -> float:
