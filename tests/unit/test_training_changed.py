@@ -1,6 +1,7 @@
 """Going on from a checkpoint with other values: more epochs, a fork, and what does not fit."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,13 @@ import torch
 from test_training_loop import run
 from test_training_plan import assert_equal_state, last_state
 
-from kineray.config import apply_overrides
+from kineray.config import apply_overrides, to_yaml
+from kineray.data import load_manifest
+from kineray.data.derive.synth import synthesize
+from kineray.data.manifest.manifest import save_manifest
 from kineray.errors import CheckpointError, ConfigError
+from kineray.options import WorkerOptions
+from kineray.orchestration.preparing import prepare
 from kineray.training import CheckpointStore, StepEvent
 from kineray.training.checkpoint import load_training_state
 from kineray.training.kept import copy_checkpoint, kept, kept_steps, last_kept
@@ -30,6 +36,7 @@ def finished(experiment, tmp_path_factory):
     """The folder of a run of two epochs, with checkpoints of the steps 3 and 6."""
     folder = tmp_path_factory.mktemp("finished")
     run(experiment, folder)
+    (folder / "experiment.yaml").write_text(to_yaml(experiment))
     return folder
 
 
@@ -121,3 +128,70 @@ def test_a_copy_is_whole_or_not_there(finished, tmp_path):
     (copied / "step-00000006" / "state.json").unlink()
     assert kept_steps(str(copied)) == {} and kept_steps(str(tmp_path / "none")) == {}
     assert last_kept(str(tmp_path / "none")) is None
+
+
+def prepared(experiment, finished, *changes, **more):
+    """What is known of a run in the storage of ``finished`` before anything is started."""
+    arguments = {"workers": None, "name": None, "resume": False, "extend": False, "fork": None} | more
+    return prepare(
+        apply_overrides(experiment, changes),
+        storage=str(finished.parent),
+        options=WorkerOptions(),
+        **arguments,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "code", "key"),
+    [
+        (["train.epochs=3"], {"extend": True}, "not_set", "extend"),
+        (["train.epochs=3"], {"extend": True, "name": "none"}, "nothing_to_extend", "name"),
+        ([], {"extend": True, "name": "NAME"}, "out_of_range", "train.epochs"),
+        (["train.epochs=3", "optim.lr=1"], {"extend": True, "name": "NAME"}, "other_experiment", "extend"),
+        (["train.epochs=3"], {"fork": "none"}, "unknown_checkpoint", "none"),
+        (["train.epochs=3"], {"fork": "NAME@5"}, "unknown_step", "fork"),
+        ([], {"fork": "NAME@6"}, "out_of_range", "train.epochs"),
+        (["optim.type=adam"], {"fork": "NAME@3"}, "not_carried", "optim.type"),
+        (
+            ["recipe.early_stopping.patience=1", "recipe.early_stopping.improvement=1", "train.epochs=3"],
+            {"fork": "NAME"},
+            "stopped_early",
+            "recipe.early_stopping",
+        ),
+        ([], {"fork": "NAME", "resume": True}, "contradiction", "resume"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_refused_before_anything_starts(
+    experiment, finished, changes, arguments, code, key
+):
+    named = {
+        name: value.replace("NAME", finished.name) if isinstance(value, str) else value
+        for name, value in arguments.items()
+    }
+    with pytest.raises((ConfigError, CheckpointError)) as error:
+        prepared(experiment, finished, *changes, **named)
+    assert (error.value.code, error.value.key) == (code, key)
+    if code == "unknown_step":
+        assert "3, 6" in error.value.remedy
+
+
+def test_a_fork_on_other_classes_is_refused_and_one_on_other_videos_is_not(experiment, finished, tmp_path):
+    other = synthesize(tmp_path / "other", train=16, val=4, size=40)
+    start = prepared(
+        experiment, finished, f"data.manifest={other}", "train.epochs=9", fork=f"{finished.name}@3"
+    ).start
+    assert list(start.changes) == ["train.epochs", "data.manifest"]
+    manifest = load_manifest(other)
+    first, *rest = manifest.vocabularies["action"]
+    renamed = tmp_path / "renamed.parquet"
+    save_manifest(replace(manifest, vocabularies={"action": (f"{first}_too", *rest)}), renamed)
+    with pytest.raises(ConfigError) as error:
+        prepared(experiment, finished, f"data.manifest={renamed}", fork=finished.name)
+    assert (error.value.code, error.value.key) == ("not_carried", "data.manifest")
+
+
+def test_an_extension_may_change_the_schedule_and_says_what_becomes_of_the_rate(experiment, finished):
+    changes = ["train.epochs=4", "schedule.decay_epochs=2"]
+    start = prepared(experiment, finished, *changes, extend=True, name=finished.name).start
+    assert set(start.changes) == {"train.epochs", "schedule.decay_epochs"}
+    assert start.lr == pytest.approx((0.1, 0.01)) and "0.01 at step 7" in start.line
