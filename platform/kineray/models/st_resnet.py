@@ -110,6 +110,7 @@ class STResNet(nn.Module):
             features_btchw = self._layer(f"{name}.bn{number}", features_btchw, sources)
             if number < 3:
                 features_btchw = F.relu(features_btchw)  # not in place: a source may be kept
+        features_btchw = self.backbone.get_submodule(f"{name}.drop")(features_btchw)
         return F.relu(features_btchw + shortcut_btchw[:, -features_btchw.shape[1] :])
 
     def _layer(self, name: str, features_btchw: Tensor, sources: dict[str, Tensor]) -> Tensor:

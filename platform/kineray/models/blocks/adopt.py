@@ -59,9 +59,14 @@ def adopt(network: Module) -> Module:
 
     The statistics of ``nn.BatchNorm*`` are then taken over groups of clips (``GhostBatchNorm``), and what
     ``nn.Dropout*`` drop depends on the clip alone (``ClipDropout``). Other layers of these kinds stay as they
-    are, with a warning: what they compute depends on how many workers there are. Returns ``network``.
+    are, with a warning: what they compute depends on how many workers there are. Residual blocks of
+    torchvision become ``DroppableBlock``s. Returns ``network``.
     """
-    for name, layer in network.named_modules():
+    for name, layer in list(network.named_modules()):
+        if type(layer).__module__.startswith("torchvision."):
+            from kineray.models.blocks.torchvision_blocks import adopt_block  # other networks do not need it
+
+            adopt_block(layer)
         is_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
         if type(layer) not in _ADOPTED or (is_norm and not _has_running_average(layer)):
             if isinstance(layer, _INEXACT) and not isinstance(layer, GhostBatchNorm | ClipDropout):

@@ -30,11 +30,12 @@ def set_stochastic_depth(model: nn.Module, rate: float) -> int:
     """Skip the branch of the last block of each pathway with probability ``rate``; returns how many can be.
 
     The l-th of L blocks is skipped with l / L of that (Huang et al., arXiv 1603.09382, equation 4); a branch
-    that is kept is scaled such that its mean stays.
+    that is kept is scaled such that its mean stays. Blocks in evaluation mode, as those of a frozen backbone
+    are in training too, do not count.
     """
     pathways: dict[str, list[DroppableBlock]] = {}
     for name, block in model.named_modules():
-        if isinstance(block, DroppableBlock):
+        if isinstance(block, DroppableBlock) and block.training:
             pathway = name.rpartition(".")[0].rpartition(".")[0]  # without the names of stage and block
             pathways.setdefault(pathway, []).append(block)
     for blocks in pathways.values():
