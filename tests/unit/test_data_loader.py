@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kineray.config import DataConfig
+from kineray.config import DataConfig, Experiment, apply_overrides
 from kineray.data import (
     BatchSpec,
     ClipShape,
@@ -203,6 +203,31 @@ def test_several_clips_of_a_sample(damaged, preprocessing, clips_per_sample, cut
     assert {failure.id for part in parts for failure in part.failures} == set(failed)
     whole = joined(batches(damaged, preprocessing, micro_batch=8, **options))
     assert_same(whole, {step: (tuple(clips), tuple(ids)) for step, (clips, ids) in steps.items()})
+
+
+VARIED = {
+    "nothing": [],
+    "crop": ["data.short_side=24,40"],
+    "crop_area": ["data.crop_area=0.2,1"],
+    "flip": ["data.flip=true"],
+    "color_jitter": ["data.augment.color_jitter.brightness=0.8"],
+    "rand_augment": ["data.augment.rand_augment=on"],
+    "random_erasing": ["data.augment.random_erasing.probability=1"],
+}
+
+
+@pytest.mark.parametrize("varied", VARIED)
+def test_every_repetition_of_a_sample_is_augmented_by_itself(manifest, varied):
+    """The clips show whole videos, so that they differ by this augmentation alone."""
+    fixed = ["data.frames=8", "data.stride=1", "data.fps=10", "data.flip=false", "data.short_side=24,24"]
+    fixed += ["data.crop=24", "data.eval_short_side=24", "data.eval_crop=24", "data.clips_per_sample=4"]
+    data = apply_overrides(apply_overrides(Experiment(), fixed), VARIED[varied]).data
+    parts = batches(manifest, Preprocessing.from_config(data, manifest.vocabularies), clips_per_sample=4)
+    clips = torch.cat([part.clips_bthwc for part in parts]).unflatten(0, (-1, 4)).flatten(2)
+    different = [len(of_sample.unique(dim=0)) for of_sample in clips]
+    assert (max(different) == 1) == (varied == "nothing")
+    # Of mirrored and other clips there are at most two.
+    assert sum(different) >= {"nothing": 8, "flip": 12}.get(varied, 24)
 
 
 def test_a_data_set_without_a_readable_clip_is_refused(manifest, preprocessing, tmp_path):
@@ -490,7 +515,11 @@ def test_memory_of_another_size_is_released(manifest, preprocessing):
     assert memory.free == 0 and large.shape == (8, 4)
     address = large.data_ptr()
     del large
-    assert memory.take((4, 8)).data_ptr() == address
+    for shape in ((4, 8), (5, 6), (4, 4)):  # batches whose sizes take turns share memory
+        lent = memory.take(shape)
+        assert lent.data_ptr() == address and lent.shape == shape
+        del lent
+    assert memory.take((3, 5)).data_ptr() != address
 
 
 def test_a_decoder_that_dies_is_a_bad_clip(manifest, preprocessing):

@@ -106,11 +106,13 @@ def test_binary_cross_entropy_is_the_mean_over_classes(scenes):
     assert losses.tolist() == pytest.approx([float(first), float(second)])
 
 
-def test_auxiliary_classifiers_count_for_two_fifths(epic):
+@pytest.mark.parametrize(("fields", "weight"), [({}, 0.4), ({"auxiliary_weight": 0.1}, 0.1)])
+def test_auxiliary_classifiers_count_for_a_part(fields, weight):
+    epic = ClassificationConfig(**fields).build(EPIC)
     outputs, inner = logits(epic, 2), logits(epic, 2, seed=1)
     targets = epic.targets(samples(verb=[1, 2], noun=[3, 3]))
     both = outputs | {f"aux.{head}": values for head, values in inner.items()}
-    expected = epic.loss(outputs, targets) + 0.4 * epic.loss(inner, targets)
+    expected = epic.loss(outputs, targets) + weight * epic.loss(inner, targets)
     assert epic.loss(both, targets).tolist() == pytest.approx(expected.tolist())
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kineray.data import Manifest, Sample
     from kineray.data.manifest.labels import Label
 
-_AUXILIARY_WEIGHT = 0.4  # as for Inception-v3 in torchvision's references
 _CHECKED_CLIPS = 256  # at first, by ``Task.check``
 
 Outputs = Mapping[str, Tensor]
@@ -63,6 +62,7 @@ class Task(ABC):
         self._loss_type = config.loss.type
         self._metrics = list(config.metrics.values())
         self._score = config.score
+        self._auxiliary_weight = config.auxiliary_weight
 
     @abstractmethod
     def targets(self, samples: Sequence["Sample"]) -> dict[str, Tensor]:
@@ -107,13 +107,13 @@ class Task(ABC):
         """The loss of every clip, float32 [B], summed over the heads; a label that is not known adds nothing.
 
         ``targets``: as ``targets`` or ``soften`` returns them. The loss of an auxiliary classifier, which
-        some networks have in training, has a weight of 0.4.
+        some networks have in training, has the weight ``task.auxiliary_weight``.
         """
         losses = []
         for name, logits_bk in outputs.items():
             head = name.removeprefix(AUXILIARY)
             loss = self._head_loss(head, logits_bk.float(), targets[head])
-            losses.append(loss if head == name else _AUXILIARY_WEIGHT * loss)
+            losses.append(loss if head == name else self._auxiliary_weight * loss)
         return torch.stack(losses).sum(0)
 
     def _loss_of_clips(self, logits_bk: Tensor, targets: Tensor) -> Tensor:

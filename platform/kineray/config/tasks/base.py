@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import model_validator
 
-from kineray.config.fields import Labels
+from kineray.config.fields import Labels, NonNegativeFloat
 from kineray.config.losses.base import LossSection
 from kineray.config.losses.cross_entropy import CrossEntropyConfig
 from kineray.config.metrics.base import MetricSection
@@ -25,6 +25,8 @@ class TaskSection(Variant, home="kineray.config.tasks"):
     ``labels``: whether a clip has a ``single`` class for each head, or ``multiple``. ``metrics``: computed in
     validation and evaluation; ``task.metrics.<type>=off`` leaves one out. ``score``: the metric that decides
     which checkpoint is the best: ``top1`` is its mean over the heads, ``verb/top1`` that of one head.
+    ``auxiliary_weight``: of the loss of an auxiliary classifier, in networks that have one in training (0.4,
+    as for Inception-v3 in torchvision's references).
     """
 
     labels: ClassVar[Labels] = "single"
@@ -32,6 +34,7 @@ class TaskSection(Variant, home="kineray.config.tasks"):
     loss: LossSection = CrossEntropyConfig()
     metrics: Pieces[MetricSection] = Pieces()
     score: str = ""
+    auxiliary_weight: NonNegativeFloat = 0.4
 
     @model_validator(mode="after")
     def _loss_and_metrics_fit_the_labels(self) -> Self:

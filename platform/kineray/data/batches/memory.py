@@ -27,15 +27,16 @@ class BatchMemory:
         """An uninitialised uint8 tensor, whose memory is returned once it and all its views are gone."""
         if self._pin_memory:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        buffer = self._buffer(math.prod(shape))
+        size = math.prod(shape)
+        buffer = self._buffer(size)
         # Only the storage of the tensor refers to this view of the buffer.
-        lent = buffer.reshape(shape)
+        lent = buffer[:size].reshape(shape)
         weakref.finalize(lent, self._free.append, buffer).atexit = False
         return torch.from_numpy(lent)
 
     def _buffer(self, size: int) -> np.ndarray:
         for index, buffer in enumerate(self._free):
-            if buffer.size == size:
+            if size <= buffer.size <= 2 * size:
                 return self._free.pop(index)
         self._free.clear()  # buffers of sizes that are no longer used
         return np.empty(size, np.uint8)
