@@ -29,6 +29,11 @@ STUDIED = [
         "model.stage_blocks=3,4,23,3 model.alpha=4 model.nonlocal_res4=6,13,20"
         " model.temporal_blocks_slow=3,4,6,3 model.temporal_blocks_fast=3,4,6,3 data.frames=64",
     ),
+    (
+        "slowfast",
+        "model.alpha=4 model.fusion_kernel=7 train.epochs=239 recipe.multigrid=on recipe.precise_bn=on"
+        " schedule.type=steps schedule.decay_epochs=94,154,196 schedule.warmup_epochs=34",
+    ),
     ("s3d", "model.convolutions=full"),
     ("s3d", "model.type=s3d_v3"),
     ("s3d", "model.type=s3d_v3 model.temporal_from=9"),

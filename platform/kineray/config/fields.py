@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from kineray.config.problems import bad_value
 
 
-def _split_commas(value: object) -> object:
+def split_commas(value: object) -> object:
     """``"1,2,3"`` -> ``["1", "2", "3"]``: how a sequence is written on a command line."""
     if isinstance(value, str):
         return [part for part in value.split(",") if part]
@@ -53,33 +53,33 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 KernelSize = Annotated[int, Field(gt=0), AfterValidator(_odd)]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
-Ints = Annotated[tuple[int, ...], BeforeValidator(_split_commas)]
+Ints = Annotated[tuple[int, ...], BeforeValidator(split_commas)]
 PositiveInts4 = Annotated[
-    tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt], BeforeValidator(_split_commas)
+    tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt], BeforeValidator(split_commas)
 ]
 BlockCounts = Annotated[
-    tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt], BeforeValidator(_split_commas)
+    tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt], BeforeValidator(split_commas)
 ]
-KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(_split_commas)]
-SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_split_commas)]
-PositiveInts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split_commas)]
-Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(_split_commas)]
+KernelSizes = Annotated[tuple[KernelSize, KernelSize, KernelSize, KernelSize], BeforeValidator(split_commas)]
+SideRange = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(split_commas)]
+PositiveInts = Annotated[tuple[PositiveInt, ...], BeforeValidator(split_commas)]
+Floats = Annotated[tuple[FiniteFloat, ...], BeforeValidator(split_commas)]
 NameOrNone = Annotated[str, BeforeValidator(_none_is_empty)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
-NamesOrNone = Annotated[tuple[str, ...], BeforeValidator(lambda value: _split_commas(value or ""))]
+Names = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+NamesOrNone = Annotated[tuple[str, ...], BeforeValidator(lambda value: split_commas(value or ""))]
 PatternFactors = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: _split_commas(value or "")), AfterValidator(_factors)
+    tuple[str, ...], BeforeValidator(lambda value: split_commas(value or "")), AfterValidator(_factors)
 ]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FramesPerSecond = Annotated[float, Field(ge=0.01, allow_inf_nan=False)]
 PositiveRange = Annotated[
-    tuple[PositiveFloat, PositiveFloat], BeforeValidator(_split_commas), AfterValidator(_rising)
+    tuple[PositiveFloat, PositiveFloat], BeforeValidator(split_commas), AfterValidator(_rising)
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 AreaRange = Annotated[
     tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]],
-    BeforeValidator(_split_commas),
+    BeforeValidator(split_commas),
     AfterValidator(_rising),
 ]
 Probability = Annotated[float, Field(ge=0, lt=1)]

@@ -4,6 +4,7 @@ Values are frozen; unknown keys are refused. The dotted path of a field (``optim
 everywhere: on the command line, in YAML, in Ray Tune, in MLflow and in reports.
 """
 
+from functools import reduce
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -58,10 +59,17 @@ class Experiment(Section):
     train: TrainConfig = TrainConfig()
     recipe: Pieces[RecipePiece] = Pieces()
 
+    @property
+    def run_epochs(self) -> int:
+        """How many epochs the run has: ``train.epochs``, unless a piece of the recipe changes them."""
+        return reduce(lambda epochs, piece: piece.epochs(epochs), self.recipe.values(), self.train.epochs)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         self.model.check_clip(self.data.frames, self.data.crop, self.data.eval_crop)
         self.schedule.check(self.train.epochs)
+        for piece in self.recipe.values():
+            piece.check(self)
         if self.data.balance != "none" and self.task.labels != "single":
             raise ConfigError(
                 f"needs clips that have one class each, and those of task.type={self.task.type} have several",

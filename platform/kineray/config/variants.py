@@ -100,15 +100,14 @@ class Variant(Section):
     @classmethod
     def implementation(cls) -> Any:
         """The object that ``builds`` names. Raises ConfigError if there is none."""
-        module, _, name = cls.builds.rpartition(".")
-        if not module:
+        if not cls.builds:
             raise ConfigError(
                 "has no implementation",
                 code="no_implementation",
                 key=cls._source(),
                 remedy="define build(), or declare the class with builds='package.module.Class'",
             )
-        return getattr(importlib.import_module(module), name)
+        return imported(cls.builds)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -179,6 +178,12 @@ class Pieces(Mapping[str, FamilyMember], Generic[FamilyMember]):
             select,
             serialization=core_schema.plain_serializer_function_ser_schema(_dump_pieces, info_arg=True),
         )
+
+
+def imported(dotted: str) -> Any:
+    """The object that a dotted name stands for, whose module is imported now."""
+    module, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def variants(family: type[FamilyMember]) -> dict[str, type[FamilyMember]]:

@@ -2,6 +2,7 @@
 
 from kineray.models.blocks import (
     GhostBatchNorm,
+    PopulationStatistics,
     checkpoint_activations,
     commit_batch_norm,
     discard_batch_norm,
@@ -25,6 +26,7 @@ __all__ = [
     "Loaded",
     "ModelPreset",
     "Part",
+    "PopulationStatistics",
     "SlowFast",
     "Summary",
     "build_model",

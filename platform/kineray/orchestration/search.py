@@ -249,7 +249,8 @@ def _search(
         sampler=optuna.samplers.TPESampler(seed=experiment.seed + len(study.trials)),
         points_to_evaluate=[t.params for t in cut_off[:remaining] if t.params] or None,
     )
-    epochs = max(_values(experiment, space, "train.epochs"))
+    longest = max(_values(experiment, space, "train.epochs"))
+    epochs = apply_overrides(experiment, {"train.epochs": longest}).run_epochs
     with tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources_per_trial),

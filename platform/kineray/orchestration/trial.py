@@ -41,7 +41,7 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
     checkpoints = CheckpointStore(join(task.folder, name, "checkpoints"))
     before = checkpoints.best_score()  # of a trial that continues after an interruption
     mailbox.put.remote(TrialStarted(name, params, before, socket.gethostname(), os.getpid()))
-    last_epoch = base.train.epochs
+    last_epoch = base.run_epochs
     best, validated, reported = before or 0.0, 0, False
 
     def on_event(event: Event) -> None:
@@ -62,7 +62,7 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
 
     try:
         experiment = apply_overrides(base, params)
-        last_epoch = experiment.train.epochs
+        last_epoch = experiment.run_epochs
         manifest = shared_manifest(task)
         with measured(report_system if task.options.system_metrics else None):
             result = train(

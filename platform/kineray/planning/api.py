@@ -9,7 +9,7 @@ from typing import Any
 
 from kineray import storage
 from kineray.config import Experiment, apply_overrides
-from kineray.data import Manifest, Preprocessing, load_manifest
+from kineray.data import ClipShape, Manifest, Preprocessing, load_manifest
 from kineray.data.clips.decoding import usable_cores
 from kineray.data.clips.sequences import samples_of_epoch
 from kineray.data.manifest.index_cache import IndexCache
@@ -27,7 +27,7 @@ from kineray.planning.assumptions import (
 from kineray.planning.prediction import Knee, Prediction, knee, predict
 from kineray.planning.workload import Workload
 from kineray.training.inputs import about_manifest, check_data
-from kineray.training.plan import ExperimentPlan, check_micro_batch
+from kineray.training.plan import StepPlan, check_micro_batch, plan_of
 from kineray.training.shape import RunShape
 
 _SHARE_OF_VAL = 12  # Kinetics-400 has a twelfth as many videos for validation as for training
@@ -117,7 +117,12 @@ def plan(
     return PlannedRun(
         experiment=experiment.name,
         device=device,
-        shape=RunShape.of(subject.plan, subject.samples * experiment.data.clips_per_sample, micro_batch),
+        shape=RunShape.of(
+            subject.plan,
+            subject.samples * experiment.data.clips_per_sample,
+            micro_batch,
+            usual=ClipShape.of(experiment.data),
+        ),
         parameters=parameters,
         flops=usual.graph.flops_per_clip,
         gradients=usual.graph.gradients,
@@ -171,12 +176,12 @@ class _Subject:
         return cls(experiment, labels, samples // _SHARE_OF_VAL, samples)
 
     @cached_property
-    def plan(self) -> ExperimentPlan:
+    def plan(self) -> StepPlan:
         """Every step of the run."""
-        return ExperimentPlan(self.experiment, self.samples)
+        return plan_of(self.experiment, self.samples)
 
 
-def _check_count(count: int, plan: ExperimentPlan) -> None:
+def _check_count(count: int, plan: StepPlan) -> None:
     """Raise ConfigError unless every step has a batch-norm group for each of ``count`` GPUs."""
     try:
         plan.at(0).share(0, max(count, 1))

@@ -39,6 +39,7 @@ _WHERE = {
     "learning_rate": "schedule",
     "line_of": "lines",
     "load_checkpoint": "checkpoint",
+    "plan_of": "plan",
     "shape_of": "shape",
     "train": "loop",
 }
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from kineray.training.plan import Step as Step
     from kineray.training.plan import StepPlan as StepPlan
     from kineray.training.plan import check_micro_batch as check_micro_batch
+    from kineray.training.plan import plan_of as plan_of
     from kineray.training.schedule import learning_rate as learning_rate
     from kineray.training.shape import RunShape as RunShape
     from kineray.training.shape import shape_of as shape_of

@@ -12,7 +12,7 @@ from kineray.data.manifest.checks import check_flow, check_task
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.data.manifest.labels import known_labels
 from kineray.errors import ManifestError
-from kineray.training.plan import ExperimentPlan
+from kineray.training.plan import plan_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def check_data(experiment: Experiment, manifest: Manifest) -> RunData:
         if experiment.data.epoch_of_sequences:
             indexes = IndexCache.beside(experiment.data.manifest)
             train_set = samples_of_epoch(train_set, experiment.data, indexes)
-        ExperimentPlan(experiment, len(train_set))
+        plan_of(experiment, len(train_set))
     return RunData(preprocessing, len(train_set))
 
 

@@ -4,16 +4,17 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import cast
 
 import torch
 from torch import nn
 
 from kineray.config import Experiment
-from kineray.data import Batch, Manifest, Preprocessing, load_batches
+from kineray.data import Batch, ClipShape, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.clips.sequences import samples_of_epoch
 from kineray.data.manifest.index_cache import IndexCache
@@ -33,7 +34,13 @@ from kineray.training.events import (
 from kineray.training.initial import initialise
 from kineray.training.inputs import preprocessing_of
 from kineray.training.optim import build_optimizer
-from kineray.training.plan import ExperimentPlan, Step, StepPlan, check_micro_batch
+from kineray.training.plan import (
+    Step,
+    StepPlan,
+    check_micro_batch,
+    plan_of,
+    seen_before_validation,
+)
 from kineray.training.recipe import Recipe
 from kineray.training.resume import Progress, last_state, restore
 from kineray.training.saver import CHECKPOINT, SNAPSHOT, Saver
@@ -71,7 +78,7 @@ def train(
 
     Every worker calls this with the same arguments except ``rank``.
 
-    ``plan``: what each step is; by default that of the experiment (``ExperimentPlan``). ``options``: how a
+    ``plan``: what each step is; by default that of the experiment (``plan_of``). ``options``: how a
     worker does its part (``max_failures`` concerns only what starts workers; by default one decoder).
     ``resume`` continues from the last checkpoint, if there is one, exactly as if the run had never stopped;
     or from a newer one of ``snapshots``, which one worker of each host keeps (the others get None).
@@ -85,7 +92,7 @@ def train(
     """
     indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
     clip_set = samples_of_epoch(train_set, experiment.data, indexes)
-    plan = plan or ExperimentPlan(experiment, len(clip_set))
+    plan = plan or plan_of(experiment, len(clip_set))
     plan.at(0).share(rank, world_size)  # refuse too many workers before anything is created
     micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
     workers, place = Workers(rank, world_size), torch.device(device)
@@ -151,7 +158,10 @@ def train(
     batches = load_batches(
         clip_set,
         preprocessing,
-        (plan.at(index).batch(rank, world_size, micro_batch) for index in steps),
+        (
+            made.batch(rank, world_size, micro_batch, ClipShape.of(experiment.data))
+            for made in _with_passes(map(plan.at, steps), experiment, len(clip_set))
+        ),
         seed=experiment.seed,
         decoders=options.decoders or 1,
         clips_per_sample=experiment.data.clips_per_sample,
@@ -182,12 +192,26 @@ def train(
                 validated = None
                 if step.is_validated:
                     saver.wait()
-                    with recipe.evaluated(model):
-                        validated = _validation_event(step, experiment, task, recipe, validation)
+                    passes = stepper.passes(seen_before_validation(step, experiment, len(clip_set)), batches)
+                    validated = _validation_event(
+                        step,
+                        experiment,
+                        task,
+                        recipe,
+                        recipe.evaluated(model, passes, workers.sum_),
+                        validation,
+                    )
                     progress.scores.append(validated.score)
                     emit(validated)
                 saver.save(state_after(planned), validated.score if validated else None)
     return _outcome(workers, checkpoints, progress.steps, task.score, progress.scores)
+
+
+def _with_passes(steps: Iterable[Step], experiment: Experiment, samples: int) -> Iterator[Step]:
+    """``steps``, each followed by what the recipe sees before the validation after it."""
+    for step in steps:
+        yield step
+        yield from chain.from_iterable(seen_before_validation(step, experiment, samples).values())
 
 
 def _step_event(step: Step, plan: StepPlan, result: StepResult, speed: Speed) -> StepEvent:
@@ -211,10 +235,12 @@ def _validation_event(
     experiment: Experiment,
     task: Task,
     recipe: Recipe,
+    weights: AbstractContextManager[None],
     validation: Callable[[], tuple[dict[str, float], float]],
 ) -> ValidationEvent:
     began = time.perf_counter()
-    metrics, score = validation()
+    with weights:
+        metrics, score = validation()
     return ValidationEvent(
         step=step.index + 1,
         epoch=int(step.epochs_done),

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
@@ -56,8 +56,16 @@ class Step:
             )
         return range(groups * rank // world_size * size, groups * (rank + 1) // world_size * size)
 
-    def batch(self, rank: int, world_size: int, micro_batch: int) -> BatchSpec:
-        """What ``rank`` loads, in micro-batches of ``micro_batch`` clips, rounded down to whole groups."""
+    def batch(
+        self, rank: int, world_size: int, micro_batch: int, usual: ClipShape | None = None
+    ) -> BatchSpec:
+        """What ``rank`` loads, in micro-batches of ``micro_batch`` clips, rounded down to whole groups.
+
+        ``usual``: the shape of clips of which ``micro_batch`` take the memory that there is; by default the
+        step's.
+        """
+        if usual is not None:
+            micro_batch = micro_batch * usual.pixels // self.clip.pixels
         share = self.share(rank, world_size)
         positions = range(self.first + share.start, self.first + share.stop)
         whole_groups = max(micro_batch // self.bn_group, 1) * self.bn_group
@@ -96,7 +104,7 @@ class StepPlan(Protocol):
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """The plan of an experiment on ``samples`` training samples.
+    """The usual plan of an experiment on ``samples`` training samples.
 
     Steps differ in learning rate, and in what they train if the recipe has a piece that freezes parameters.
 
@@ -126,7 +134,6 @@ class ExperimentPlan:
         train, per_epoch = self.experiment.train, self.steps_per_epoch
         epoch, batch = divmod(index, per_epoch)
         is_last = index + 1 == self.total_steps
-        trained = [pattern for piece in self.experiment.recipe.values() for pattern in piece.trained(epoch)]
         ends_epoch = batch + 1 == per_epoch and (epoch + 1) % train.eval_every_epochs == 0
         return Step(
             index=index,
@@ -138,8 +145,50 @@ class ExperimentPlan:
             lr=learning_rate(index / per_epoch, self.experiment),
             epochs_done=(index + 1) / per_epoch,
             is_validated=is_last or ends_epoch,
-            trained=("*", *trained) if trained else None,
+            trained=trained_in(epoch, self.experiment),
         )
+
+
+def plan_of(experiment: Experiment, samples: int) -> StepPlan:
+    """The plan of an experiment on ``samples`` training samples: that of a piece of its recipe, or the usual.
+
+    Raises ConfigError if an epoch does not fill one batch, and if two pieces have a plan.
+    """
+    plans = {name: piece.plan(experiment, samples) for name, piece in experiment.recipe.items()}
+    own = {name: plan for name, plan in plans.items() if plan is not None}
+    if len(own) > 1:
+        raise ConfigError(
+            f"{' and '.join(own)} both change what the steps of a run are",
+            code="two_plans",
+            key=f"recipe.{[*own][1]}",
+            remedy=f"switch one off, as with recipe.{[*own][1]}=off",
+        )
+    return next(iter(own.values()), None) or ExperimentPlan(experiment, samples)
+
+
+def trained_in(epoch: int, experiment: Experiment) -> tuple[str, ...] | None:
+    """``Step.trained`` of an epoch, as the pieces of the recipe say."""
+    trained = [pattern for piece in experiment.recipe.values() for pattern in piece.trained(epoch)]
+    return ("*", *trained) if trained else None
+
+
+def seen_before_validation(step: Step, experiment: Experiment, samples: int) -> dict[str, list[Step]]:
+    """By piece of the recipe: the global batches that it sees before the validation after ``step``, if any.
+
+    They are the first of the next epoch, and have the shape and number of clips that ``experiment`` says;
+    they are steps that update nothing, and have the number of ``step``. ``samples``: of an epoch. Which clips
+    they are depends on the epoch alone, so all validations in an epoch see the same.
+    """
+    wanted = {name: piece.batches_before_validation for name, piece in experiment.recipe.items()}
+    if not step.is_validated or not any(wanted.values()):
+        return {}
+    data, size = experiment.data, experiment.train.global_batch
+    usual = replace(step, epoch=step.epoch + 1, global_batch=size, clip=ClipShape.of(data))
+    available = steps_per_epoch(samples, size, data.clips_per_sample)
+    return {
+        name: [replace(usual, first=number * size) for number in range(min(batches, available))]
+        for name, batches in wanted.items()
+    }
 
 
 def differing_fields(made: dict[str, Any], planned: Step) -> list[str]:

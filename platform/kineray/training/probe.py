@@ -46,8 +46,10 @@ def probe(experiment: Experiment, labels: Mapping[str, Sequence[str]], checkpoin
                 if getattr(error.__cause__, "code", "") != "not_downloaded":  # workers may have it
                     raise
     if experiment.model.is_of_plugin:  # ours are known by ``check_clip``
-        for key in ("crop", "eval_crop"):
-            _give_clip(experiment, task, model, key)
+        data = experiment.data
+        of_recipe = [size for piece in experiment.recipe.values() for size in piece.clip_sizes(data)]
+        for size in sorted({(data.frames, data.crop), (data.frames, data.eval_crop), *of_recipe}):
+            _give_clip(experiment, task, model, *size)
 
 
 def costs(experiment: Experiment, labels: Mapping[str, Sequence[str]]) -> tuple[int, int] | tuple[None, None]:
@@ -97,10 +99,9 @@ def _on_meta(experiment: Experiment, task: Task) -> nn.Module | None:
         return None
 
 
-def _give_clip(experiment: Experiment, task: Task, model: nn.Module, key: str) -> None:
-    data = experiment.data
-    side = getattr(data, key)
-    shape = (1, data.channels, data.frames, side, side)
+def _give_clip(experiment: Experiment, task: Task, model: nn.Module, frames: int, side: int) -> None:
+    channels = experiment.data.channels
+    shape = (1, channels, frames, side, side)
     try:
         with torch.no_grad():
             outputs = model(torch.empty(shape, device="meta"))
@@ -111,8 +112,8 @@ def _give_clip(experiment: Experiment, task: Task, model: nn.Module, key: str) -
         if isinstance(error, NotImplementedError) or any(word in str(error).lower() for word in _NEEDS_MORE):
             return
         raise ConfigError(
-            f"does not take clips of data.frames={data.frames} with data.{key}={side} and {data.channels} "
-            f"channels: {type(error).__name__}: {text}",
+            f"does not take clips of {frames} frames of {side} x {side} pixels with {channels} channels: "
+            f"{type(error).__name__}: {text}",
             code="model_refuses_clip",
             key="model.type",
             value=experiment.model.type,

@@ -1,15 +1,15 @@
 """The shape of a run, known before anything starts: its batches, its steps, its learning-rate curve."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from kineray.config import Experiment
 from kineray.data import ClipShape
-from kineray.training.plan import ExperimentPlan, Step, StepPlan, check_micro_batch
+from kineray.training.plan import Step, StepPlan, check_micro_batch, plan_of
 
 _TOLERANCE = 0.01  # of the highest learning rate: how far straight lines may be from the curve
 _SHOWN = 8  # points of the curve in a line of text
@@ -17,16 +17,37 @@ _SHOWN = 8  # points of the curve in a line of text
 
 @dataclass(frozen=True)
 class StepKind:
-    """Steps that are made of as many clips of the same shape: ``steps`` of them.
+    """Steps that are made of as many clips of the same size: ``steps`` of them.
 
-    ``micro_batches``: how many the busiest worker needs; None if the number of workers is not known yet.
+    ``clip``: with the shortest stride, if they differ up to ``longest_stride``. ``micro_batch``: clips that a
+    worker holds at once; ``micro_batches``: how many the busiest worker needs, None if the number of workers
+    is not known yet.
     """
 
     global_batch: int
     bn_group: int
     clip: ClipShape
+    longest_stride: int
     steps: int
+    micro_batch: int
     micro_batches: int | None
+
+    @classmethod
+    def of(
+        cls, steps: Sequence[Step], usual: ClipShape | None, micro_batch: int, workers: int | None
+    ) -> Self:
+        """What ``steps`` have in common; ``usual``: as in ``Step.batch``."""
+        first, strides = steps[0], {step.clip.stride for step in steps}
+        batch = first.batch(0, 1, micro_batch, usual)
+        return cls(
+            global_batch=first.global_batch,
+            bn_group=first.bn_group,
+            clip=replace(first.clip, stride=min(strides)),
+            longest_stride=max(strides),
+            steps=len(steps),
+            micro_batch=batch.micro_batch,
+            micro_batches=None if workers is None else _most_parts(first, workers, batch.micro_batch),
+        )
 
 
 @dataclass(frozen=True)
@@ -44,10 +65,10 @@ class RunShape:
 
     ``clips_per_epoch``: training clips, of which up to ``dropped_clips`` do not fill a last batch.
     ``steps_per_epoch``: the fewest and the most, which differ where batches do. ``kinds``: the steps by what
-    they are made of. ``workers``: None if not known yet. ``micro_batch``: clips that a worker holds at once.
-    ``curve``: the learning rate where its slope changes. Straight lines between these steps are nowhere
-    further from the learning rate than 1 % of its highest value. Schedules and pieces of the recipe that
-    follow validation may lower it, and end the run earlier.
+    they are made of. ``workers``: None if not known yet. ``micro_batch``: clips of the usual shape that a
+    worker holds at once. ``curve``: the learning rate where its slope changes. Straight lines between these
+    steps are nowhere further from the learning rate than 1 % of its highest value. Schedules and pieces of
+    the recipe that follow validation may lower it, and end the run earlier.
     """
 
     clips_per_epoch: int
@@ -61,14 +82,22 @@ class RunShape:
     curve: tuple[CurvePoint, ...]
 
     @classmethod
-    def of(cls, plan: StepPlan, clips_per_epoch: int, micro_batch: int, workers: int | None = None) -> Self:
-        """The shape of a plan.
+    def of(
+        cls,
+        plan: StepPlan,
+        clips_per_epoch: int,
+        micro_batch: int,
+        workers: int | None = None,
+        usual: ClipShape | None = None,
+    ) -> Self:
+        """The shape of a plan; ``usual``: as in ``Step.batch``.
 
         Raises ConfigError for more ``workers`` than there are batch-norm groups in a step.
         """
         steps = [plan.at(index) for index in range(plan.total_steps)]
-        kinds = Counter((step.global_batch, step.bn_group, step.clip) for step in steps)
-        examples = {(step.global_batch, step.bn_group, step.clip): step for step in steps}
+        kinds = defaultdict[object, list[Step]](list)
+        for step in steps:
+            kinds[step.global_batch, step.bn_group, replace(step.clip, stride=1)].append(step)
         lengths = Counter(step.epoch for step in steps)
         read = Counter[int]()
         for step in steps:
@@ -79,10 +108,7 @@ class RunShape:
             epochs=len(lengths),
             steps_per_epoch=(min(lengths.values()), max(lengths.values())),
             total_steps=len(steps),
-            kinds=tuple(
-                StepKind(*kind, count, _micro_batches(examples[kind], workers, micro_batch))
-                for kind, count in kinds.items()
-            ),
+            kinds=tuple(StepKind.of(alike, usual, micro_batch, workers) for alike in kinds.values()),
             workers=workers,
             micro_batch=micro_batch,
             curve=_curve(steps),
@@ -92,7 +118,7 @@ class RunShape:
         """The shape for people, in a few short lines: batch, clips, steps and learning rate."""
         return {
             "batch": " or ".join(dict.fromkeys(map(self._batch, self.kinds))),
-            "clips": " or ".join(dict.fromkeys(_clip(kind.clip) for kind in self.kinds)),
+            "clips": " or ".join(dict.fromkeys(map(_clip, self.kinds))),
             "steps": self._steps(),
             "lr": ", ".join(map(_point, _thinned(self.curve, _SHOWN))),
         }
@@ -104,10 +130,10 @@ class RunShape:
     def _batch(self, kind: StepKind) -> str:
         text = f"{kind.global_batch} clips in batch-norm groups of {kind.bn_group}"
         if self.workers is None or kind.micro_batches is None:
-            return f"{text}, {self.micro_batch} at once in each worker"
+            return f"{text}, {kind.micro_batch} at once in each worker"
         workers = f"{self.workers} worker{'s' * (self.workers > 1)}"
         parts = f"{kind.micro_batches} micro-batch{'es' * (kind.micro_batches > 1)}"
-        return f"{text}: {workers}, {parts} of {self.micro_batch}"
+        return f"{text}: {workers}, {parts} of {kind.micro_batch}"
 
     def _steps(self) -> str:
         fewest, most = self.steps_per_epoch
@@ -127,13 +153,12 @@ def shape_of(
     """
     clips = samples * experiment.data.clips_per_sample
     size = check_micro_batch(micro_batch, experiment.train.bn_group)
-    return RunShape.of(ExperimentPlan(experiment, samples), clips, size, workers)
+    plan, usual = plan_of(experiment, samples), ClipShape.of(experiment.data)
+    return RunShape.of(plan, clips, size, workers, usual)
 
 
-def _micro_batches(step: Step, workers: int | None, micro_batch: int) -> int | None:
+def _most_parts(step: Step, workers: int, micro_batch: int) -> int:
     """How many micro-batches the busiest worker makes of its share of a step."""
-    if workers is None:
-        return None
     batches = [step.batch(rank, workers, micro_batch) for rank in range(workers)]
     return max(len(batch.parts()) for batch in batches)
 
@@ -182,5 +207,7 @@ def _point(point: CurvePoint | None) -> str:
     return f"{point.lr:.3g} (epoch {point.epoch:.4g})"
 
 
-def _clip(clip: ClipShape) -> str:
-    return f"{clip.frames} frames with a stride of {clip.stride}, {clip.crop} x {clip.crop} pixels"
+def _clip(kind: StepKind) -> str:
+    clip, longest = kind.clip, kind.longest_stride
+    stride = f"{clip.stride} to {longest}" if longest > clip.stride else f"{clip.stride}"
+    return f"{clip.frames} frames with a stride of {stride}, {clip.crop} x {clip.crop} pixels"

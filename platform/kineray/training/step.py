@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -124,7 +124,7 @@ class Stepper:
         self._seconds = [one / len(positions) for one in self._seconds]
         if stopped:
             discard_batch_norm(self._model)
-            raise next(error for error in self._workers.gather(part.problem) if error is not None)
+            self._raise_first(part.problem)
         if not math.isfinite(loss_sum):
             discard_batch_norm(self._model)
             raise self._not_finite(step, loss_sum, part.ids, part.clip_losses)
@@ -175,6 +175,52 @@ class Stepper:
         others_before, others_after = self._workers.rank, self._workers.size - self._workers.rank - 1
         return [0.0] * len(CAUSES) * others_before + self._seconds + [0.0] * len(CAUSES) * others_after
 
+    def passes(
+        self, steps: Mapping[str, Sequence[Step]], batches: Iterator[Batch]
+    ) -> dict[str, Iterator[None]]:
+        """For each piece of the recipe, forward passes of its ``steps`` in training mode, without an update.
+
+        They are made, one after the other, when an item is taken. Raises, on every worker alike and after
+        the last one, the KinerayError that ended the data of any worker.
+        """
+        return {piece: self._passes(of_piece, batches) for piece, of_piece in steps.items() if of_piece}
+
+    @torch.no_grad()
+    def _passes(self, steps: Sequence[Step], batches: Iterator[Batch]) -> Iterator[None]:
+        problem: KinerayError | None = None
+        for step in steps:
+            self._prepare(step)
+            positions = step.share(self._workers.rank, self._workers.size)
+            position = positions.start
+            while position < positions.stop and problem is None:
+                try:
+                    batch = next(batches)
+                except KinerayError as error:
+                    problem = error
+                    break
+                # Numbers below 0 are no steps: these seeds are used nowhere else.
+                self._seed_clips(-1 - step.index, step.first + position, len(batch.ids))
+                clips_bcthw = self._preprocessing.normalise(batch.clips_bthwc.to(self._device))
+                with autocast(self._device, self._precision):
+                    self._model(clips_bcthw)
+                set_clip_seeds(self._model, None)
+                position += len(batch.ids)
+            yield
+        discard_batch_norm(self._model)  # what no piece has taken
+        self._raise_first(problem)
+
+    def _raise_first(self, problem: KinerayError | None) -> None:
+        """Raise the first ``problem`` of any worker, on all of them, if there is one."""
+        for error in self._workers.gather(problem):
+            if error is not None:
+                raise error
+
+    def _seed_clips(self, step: int, first: int, clips: int) -> None:
+        """Set the seeds of all that is random in the model, for ``clips`` clips from place ``first`` on."""
+        seeds = [clip_seed(self._seed, step, first + place) for place in range(clips)]
+        set_clip_seeds(self._model, seeds)
+        torch.manual_seed(seeds[0])  # for whatever else in a model is random
+
     def _prepare(self, step: Step) -> None:
         """Give the model the step's batch-norm groups, and gradients to the parameters that it trains."""
         self._model.train()
@@ -195,9 +241,7 @@ class Stepper:
 
     def _backward(self, batch: Batch, step: Step, position: int) -> Tensor:
         """Add the gradients of a micro-batch; returns the loss of every clip, [B]."""
-        seeds = [clip_seed(self._seed, step.index, position + i) for i in range(len(batch.ids))]
-        set_clip_seeds(self._model, seeds)
-        torch.manual_seed(seeds[0])  # for whatever else in a model is random
+        self._seed_clips(step.index, position, len(batch.ids))
         with self._copies:
             clips_bthwc = batch.clips_bthwc.to(self._device, non_blocking=True)
             targets = {

@@ -28,6 +28,11 @@ class ScheduleSection(Variant, home="kineray.config.schedules"):
         factor: float = self.build(epoch, epochs)
         return factor
 
+    @property
+    def drops(self) -> tuple[float, ...]:
+        """The epochs at which ``factor`` falls in a step, rising; none for a smooth schedule."""
+        return ()
+
     def factor_after(self, scores: Sequence[float]) -> float:
         """A second factor, after validations with these scores (0 to 1, the oldest first).
 

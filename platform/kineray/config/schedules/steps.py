@@ -21,6 +21,11 @@ class StepsConfig(ScheduleSection, type="steps"):
             raise ValueError("decay_epochs must ascend")
         return self
 
+    @property
+    def drops(self) -> tuple[float, ...]:
+        """``decay_epochs``."""
+        return self.decay_epochs
+
     def factor(self, epoch: float, epochs: int) -> float:
         """A power of ``decay``."""
         return float(self.decay ** bisect.bisect_right(self.decay_epochs, epoch))

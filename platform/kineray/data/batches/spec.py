@@ -26,6 +26,11 @@ class ClipShape:
         if min(self.frames, self.stride, self.crop) < 1 or not self.crop <= low <= high:
             raise ValueError(f"impossible {self}")
 
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of a clip."""
+        return self.frames * self.crop**2
+
     @classmethod
     def of(cls, data: DataConfig | Preprocessing) -> Self:
         """The shape that ``frames``, ``stride``, ``short_side`` and ``crop`` of ``data`` give."""

@@ -3,6 +3,7 @@
 from kineray.models.blocks.adopt import adopt, fold_frames, replace_input_conv
 from kineray.models.blocks.batch_norm import (
     GhostBatchNorm,
+    PopulationStatistics,
     commit_batch_norm,
     discard_batch_norm,
     set_batch_norm_group,
@@ -28,6 +29,7 @@ __all__ = [
     "Lateral",
     "NonLocal",
     "Pathway",
+    "PopulationStatistics",
     "R2Plus1dBlock",
     "SeparableConvNorm",
     "adopt",

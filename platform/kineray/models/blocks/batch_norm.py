@@ -22,6 +22,7 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
     group_size: int | None = None
     clips: int | None = None  # of the next forward pass; None: as many as rows
     is_repeated = False  # this forward pass was made before: its statistics are already pending
+    values = 0  # of each channel in the last group
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, *, affine: bool = True
@@ -60,6 +61,7 @@ class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
         )
         if not self.is_repeated:
             self.pending.append(statistics)
+            self.values = group.numel() // self.num_features
         return normalised
 
 
@@ -110,6 +112,54 @@ def discard_batch_norm(model: nn.Module) -> None:
     """Forget the groups seen since the last commit, for a step that is given up."""
     for layer in _layers(model):
         layer.pending.clear()
+
+
+class PopulationStatistics:
+    """Mean and variance of the inputs of every batch norm in training mode, over many groups of clips.
+
+    Wu and Johnson, arXiv 2105.07576, section 3.1: of groups of equal size, the mean of their means, and
+    E[mean^2 + variance] - E[mean]^2 with the biased variance of a group. That is the variance of all values
+    together; the mean of the groups' variances, which fvcore took at first, lacks what is between groups.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [layer for layer in _layers(model) if layer.training]
+        self._sums = [
+            torch.zeros(1 + 2 * layer.num_features, dtype=torch.float64, device=_device(layer))
+            for layer in self._layers
+        ]
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take in the groups of the forward passes since the last call."""
+        for layer, sums in zip(self._layers, self._sums, strict=True):
+            if layer.pending:
+                means_gc, variances_gc = torch.stack(layer.pending).double().unbind(1)
+                squares_gc = means_gc.square() + variances_gc * (1 - 1 / layer.values)
+                sums[0] += len(layer.pending)
+                sums[1:] += torch.cat([means_gc.sum(0), squares_gc.sum(0)])
+                layer.pending.clear()
+
+    @torch.no_grad()
+    def commit(self, all_reduce: Callable[[Tensor], None]) -> None:
+        """Replace the running statistics of all layers, by the groups of all workers.
+
+        ``all_reduce``: as in ``commit_batch_norm``. A layer that no group has passed keeps its statistics.
+        """
+        total = torch.cat(self._sums)
+        all_reduce(total)
+        by_layer = torch.split(total, [len(sums) for sums in self._sums])
+        for layer, sums in zip(self._layers, by_layer, strict=True):
+            assert layer.running_mean is not None and layer.running_var is not None
+            if count := sums[0].item():
+                mean_c, square_c = (sums[1:] / count).view(2, -1)
+                layer.running_mean.copy_(mean_c)
+                layer.running_var.copy_((square_c - mean_c.square()).clamp(min=0))
+
+
+def _device(layer: GhostBatchNorm) -> torch.device:
+    assert layer.running_mean is not None
+    return layer.running_mean.device
 
 
 def _layers(model: nn.Module) -> list[GhostBatchNorm]:

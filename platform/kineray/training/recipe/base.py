@@ -1,6 +1,6 @@
 """The base class of the pieces of a recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -57,6 +57,16 @@ class Piece:
 
     def after_step(self, model: nn.Module, step: Step) -> None:
         """Called after the update, batch-norm statistics included."""
+
+    def before_validation(
+        self, model: nn.Module, passes: Iterator[None], sum_: Callable[[Tensor], None]
+    ) -> None:
+        """Called before every validation if the configuration asks for ``batches_before_validation``.
+
+        ``model`` has the weights that evaluate, which are validated and saved as this method leaves them.
+        ``passes`` makes, for each item, the forward pass of this worker's share of a global batch, in
+        training mode. ``sum_`` sums a tensor in place over all workers.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint must hold for this piece; called after ``begin``."""

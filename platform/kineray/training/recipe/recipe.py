@@ -1,6 +1,7 @@
 """The pieces of an experiment's recipe, together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -120,22 +121,38 @@ class Recipe:
             self._pieces[name].load_state(state)
 
     @contextmanager
-    @torch.no_grad()
-    def evaluated(self, model: nn.Module) -> Iterator[None]:
-        """Inside, the model has the weights that evaluate."""
+    def evaluated(
+        self, model: nn.Module, passes: Mapping[str, Iterator[None]], sum_: Callable[[Tensor], None]
+    ) -> Iterator[None]:
+        """Inside, the model has the weights that evaluate, after ``Piece.before_validation`` of every piece.
+
+        ``passes``: of the pieces that have any. What they change of these weights stays when it ends.
+        """
         if self.weights == MODEL_WEIGHTS:
+            self._before_validation(model, passes, sum_)
             yield
             return
-        tensors = model.state_dict()
-        kept = {name: value.clone() for name, value in tensors.items()}
-        given = self._pieces[self.weights].state()
+        own = _copy(model)
+        given = self._pieces[self.weights]
+        model.load_state_dict(given.state())
         try:
-            for name, value in tensors.items():
-                value.copy_(given[name])
+            self._before_validation(model, passes, sum_)
+            if passes:
+                given.load_state(_copy(model))
             yield
         finally:
-            for name, value in tensors.items():
-                value.copy_(kept[name])
+            model.load_state_dict(own)
+
+    def _before_validation(
+        self, model: nn.Module, passes: Mapping[str, Iterator[None]], sum_: Callable[[Tensor], None]
+    ) -> None:
+        for name, of_piece in passes.items():
+            self._pieces[name].before_validation(model, of_piece, sum_)
+            deque(of_piece, maxlen=0)  # what it has left, for the batches of the next piece follow them
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def _alternatives(pieces: Mapping[str, Piece]) -> dict[str, list[str]]:
