@@ -17,7 +17,7 @@ from kineray.errors import ConfigError, KinerayError, from_json
 from kineray.options import WorkerOptions
 from kineray.storage import absolute
 from kineray.training.inputs import about_manifest, check_data
-from kineray.training.plan import ExperimentPlan, check_micro_batch
+from kineray.training.plan import StepPlan, check_micro_batch, plan_of
 from kineray.training.resume_check.task import FirstSteps, Kill, Made, Task, moments, read_trace
 from kineray.training.resume_check.worker import FAILED
 
@@ -75,10 +75,10 @@ def verify_resume(
         raise ConfigError("no manifest given", code="not_set", key="data.manifest", remedy="pass one")
     with about_manifest(experiment):
         manifest = load_manifest(absolute(experiment.data.manifest))
-    check_data(experiment, manifest)
+    whole = plan_of(experiment, check_data(experiment, manifest).samples)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
-    small = _shortened(manifest, experiment, steps)
-    plan = FirstSteps(ExperimentPlan(experiment, len(small.split("train"))), steps)
+    small = _shortened(manifest, experiment, whole, steps)
+    plan = FirstSteps(plan_of(experiment, len(small.split("train"))), steps)
     counts = [workers, workers - 1 or 2] if elastic else [workers]
     for count in counts:
         plan.at(0).share(0, count)
@@ -122,11 +122,10 @@ def _compare(
     return difference, apart
 
 
-def _shortened(manifest: Manifest, experiment: Experiment, steps: int) -> Manifest:
+def _shortened(manifest: Manifest, experiment: Experiment, plan: StepPlan, steps: int) -> Manifest:
     """A manifest with so few samples that ``steps`` steps are more than an epoch."""
-    settings = experiment.train
-    per_epoch = max(steps // _EPOCHS, 1)
-    clips = per_epoch * settings.global_batch
+    per_epoch = min(max(steps // _EPOCHS, 1), plan.total_steps)
+    clips = sum(plan.at(index).global_batch for index in range(per_epoch))
     train = math.ceil(clips / experiment.data.clips_per_sample)
     of_train, of_val = (list(manifest.split(name)) for name in ("train", "val"))
     return manifest.with_samples([*of_train[:train], *of_val[:_VAL_SAMPLES]])

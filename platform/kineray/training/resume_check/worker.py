@@ -16,7 +16,7 @@ from kineray.errors import KinerayError, to_json
 from kineray.storage import join
 from kineray.threads import wait_without_spinning
 from kineray.training.checkpoint_files import OPTIMIZER
-from kineray.training.plan import ExperimentPlan, Step
+from kineray.training.plan import Step, plan_of
 from kineray.training.resume_check.task import FirstSteps, Made, Task, write_made
 
 FAILED = 3  # exit code: stderr is an error as JSON
@@ -65,7 +65,7 @@ def run(task: Task) -> None:
         world_size=task.workers,
         options=task.options,
         resume=True,
-        plan=FirstSteps(ExperimentPlan(experiment, clips), task.steps),
+        plan=FirstSteps(plan_of(experiment, clips), task.steps),
         on_step=on_step,
     )
 
