@@ -17,11 +17,15 @@ from kineray.config import (
     StepsConfig,
     TrainConfig,
     apply_overrides,
+    to_yaml,
 )
 from kineray.config.recipe.multigrid import MultigridConfig
 from kineray.config.variants import Pieces
+from kineray.data import load_manifest
 from kineray.errors import ConfigError
-from kineray.training import ExperimentPlan, StepEvent, ValidationEvent, learning_rate, plan_of
+from kineray.orchestration.continuing import extension
+from kineray.training import ExperimentPlan, StepEvent, ValidationEvent, learning_rate, plan_of, shape_of
+from kineray.training.inputs import check_data
 
 KINETICS = 240_436
 
@@ -191,24 +195,53 @@ def experiment(tiny_experiment):
     return apply_overrides(tiny_experiment, [*changes, *(f"recipe.multigrid.{field}" for field in fields)])
 
 
-def test_a_run_follows_it_and_resumes_in_any_part_of_the_cycles(experiment, tmp_path):
-    result, events = run(experiment, tmp_path / "whole", checkpoint_every=1)
+@pytest.fixture(scope="module")
+def whole(experiment, tmp_path_factory):
+    """The folder, the result and the events of a run."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, *run(experiment, folder, checkpoint_every=1)
+
+
+def test_a_run_follows_it(whole):
+    _, result, events = whole
     steps = [event for event in events if isinstance(event, StepEvent)]
     epochs = [(i + 1) / 4 for i in range(4)] + [1 + (i + 1) / 8 for i in range(8)]
     assert [event.epoch for event in steps] == pytest.approx(epochs)
     assert {event.total_steps for event in steps} == {12} and steps[-1].seconds_left == 0
     validations = [(event.step, event.epoch) for event in events if isinstance(event, ValidationEvent)]
     assert validations == [(4, 1), (12, 2)] and result.step == 12
+
+
+def test_a_run_resumes_in_any_part_of_the_cycles(whole, experiment, tmp_path):
     for stop_after in (1, 4, 7, None):
-        run(
-            experiment,
-            tmp_path / "parts",
-            checkpoint_every=1,
-            stop_after=stop_after,
-            resume=stop_after != 1,
-            micro_batch=None,
-        )
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+        options = {"stop_after": stop_after, "resume": stop_after != 1}
+        run(experiment, tmp_path, checkpoint_every=1, **options)
+    assert content(tmp_path) == content(whole[0])
+
+
+def test_a_run_cannot_be_extended_because_its_cycles_would_be_others(whole, experiment):
+    folder = whole[0]
+    (folder / "experiment.yaml").write_text(to_yaml(experiment))
+    longer = apply_overrides(experiment, {"train.epochs": 2})
+    data = check_data(longer, load_manifest(experiment.data.manifest))
+    with pytest.raises(ConfigError) as error:
+        extension(str(folder.parent), "whole", longer, data)
+    assert (error.value.code, error.value.key) == ("other_steps", "extend")
+
+
+def test_its_shapes_are_told_apart():
+    experiment = apply_overrides(slowfast_8x8(), {"train.global_batch": 1024})
+    shape = shape_of(experiment, KINETICS)
+    # 7 times batches of 16, 8 and 8 x 1024 clips; 33 times batches of 4, 2 and 1 x 1024.
+    assert (shape.epochs, shape.steps_per_epoch) == (358, (21, 99))
+    assert shape.dropped_clips == KINETICS - 7 * 32 * 1024
+    seen = {(kind.global_batch // 1024, kind.clip.frames, kind.clip.crop) for kind in shape.kinds}
+    phases = (SMALL, SHORT, WIDE, WHOLE)
+    assert seen == {(batch, frames, crop) for batches, frames in phases for batch, crop in batches}
+    assert len(shape.kinds) == len(seen)
+    for kind in shape.kinds:  # as many clips at once as fit instead of 8 usual ones
+        assert kind.micro_batch == 8 * kind.global_batch // 1024
+        assert (kind.clip.stride, kind.longest_stride) == (2, 2 * 32 // kind.clip.frames)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from kineray.config import Experiment, as_argument, differing_keys, from_yaml, l
 from kineray.data import Manifest
 from kineray.errors import CheckpointError, ConfigError
 from kineray.storage import absolute, exists, join, read_bytes, relative
-from kineray.training import ExperimentPlan
+from kineray.training import plan_of
 from kineray.training.inputs import RunData
 from kineray.training.kept import Kept, kept, kept_steps, last_kept
 from kineray.training.references import find_checkpoint, run_id_in
@@ -213,7 +213,7 @@ def _continuation(
     *,
     is_fork: bool,
 ) -> Continuation:
-    plan, step, scores = ExperimentPlan(experiment, data.samples), checkpoint.step, checkpoint.scores
+    plan, step, scores = plan_of(experiment, data.samples), checkpoint.step, checkpoint.scores
     if step >= plan.total_steps:
         raise ConfigError(
             f"ends at step {plan.total_steps}, and the checkpoint is of step {step}",
@@ -221,6 +221,15 @@ def _continuation(
             key="train.epochs",
             value=experiment.train.epochs,
             remedy="give more epochs",
+        )
+    made, planned = checkpoint.state["last_step"], plan.at(step - 1).to_dict()
+    if not is_fork and any(made.get(part) != planned[part] for part in ("epoch", "first", "global_batch")):
+        raise ConfigError(
+            f"its recipe gives run {name} other steps from the start if it has more epochs",
+            code="other_steps",
+            key="extend",
+            value=name,
+            remedy=f"start a new run from its checkpoint: `fork` {name}",
         )
     for kind, piece in experiment.recipe.items():
         if piece.stops(scores):
