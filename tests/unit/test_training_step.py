@@ -1,6 +1,7 @@
 """One update, however the global batch is cut into micro-batches and over workers."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -125,6 +126,33 @@ def test_several_workers_give_the_same_update(four_micro_batches, size, tmp_path
 def test_the_update_of_three_workers_is_reproducible_to_the_bit(tmp_path):
     first, second = (run_workers(updated, 3, tmp_path, 2) for _ in range(2))
     assert_same(first[0], second[0], rtol=0, atol=0)
+
+
+def told(rank, size):
+    """What each step says of all workers; clips of the last rank come late, and each asks for its own."""
+    torch.set_num_threads(1)
+    _, stepper = new_stepper(Workers(rank, size))
+    positions = step_of(0).share(rank, size)
+
+    def late():
+        for batch in micro_batches(3, positions, 2):
+            time.sleep(0.2 * (rank == size - 1))
+            yield batch
+
+    batches = late()
+    results = [stepper.run(step_of(step), positions, batches, request=7 + rank) for step in range(3)]
+    return [(result.request, result.parts) for result in results]
+
+
+@pytest.mark.slow
+def test_every_worker_learns_what_rank_0_asks_for_and_how_long_each_needed(tmp_path):
+    """Two clips, one batch-norm group, wait for 0.2 s."""
+    first, second = run_workers(told, 2, tmp_path)
+    assert first == second and {request for request, _ in first} == {7}
+    assert first[0][1] == [[0.0] * 3] * 2
+    for _, parts in first[1:]:
+        assert parts[1][0] >= 0.1 > parts[0][0]
+        assert all(compute > 0 for _, _, compute in parts)
 
 
 def test_loss_is_the_mean_over_the_global_batch(four_micro_batches):
