@@ -223,7 +223,7 @@ def train_and_lose(rank, size, experiment, folder, die_in):
         world_size=size,
         options=WorkerOptions(snapshot_every=1),
         resume=True,
-        snapshots=Snapshots(folder / f"host{rank}" / "memory"),
+        snapshots=Snapshots(folder.parent / f"{folder.name}-host{rank}"),
     )
     return first
 
@@ -233,7 +233,7 @@ def test_the_snapshot_of_a_host_that_survives_is_enough(experiment, tmp_path):
     undisturbed, lost = tmp_path / "undisturbed", tmp_path / "lost"
     run_workers(train_and_lose, 2, tmp_path / "a", experiment, undisturbed, None)
     run_workers(train_and_lose, 2, tmp_path / "b", experiment, lost, 3)
-    shutil.rmtree(lost / "host0")
+    shutil.rmtree(tmp_path / "lost-host0")
     continued = run_workers(train_and_lose, 2, tmp_path / "c", experiment, lost, None)
     assert continued[0] == [3]
     assert content(lost) == content(undisturbed)
