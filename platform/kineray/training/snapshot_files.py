@@ -26,13 +26,18 @@ def delete_snapshots(run_id: str) -> None:
     shutil.rmtree(snapshot_folder(run_id), ignore_errors=True)
 
 
-def hold(folder: Path) -> None:
-    """Make ``folder``, for this user alone, and hold it until this process ends. Raises OSError."""
+def hold(folder: Path) -> int:
+    """Make ``folder``, for this user alone, and hold it until the returned file descriptor is closed.
+
+    Raises OSError.
+    """
     for path in (folder.parent, folder):
         path.mkdir(mode=0o700, exist_ok=True)
         if path.stat().st_uid != os.getuid():
             raise PermissionError(f"{path} belongs to another user")
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
 
 
 def delete_abandoned(home: Path) -> None:

@@ -30,7 +30,7 @@ class Snapshots:
 
     def __init__(self, folder: Path) -> None:
         """Raises OSError if the folder cannot be made."""
-        hold(folder)
+        self._held = hold(folder)
         self._folder = folder
         self._slots = [_Slot(folder / "0"), _Slot(folder / "1")]
 
@@ -67,6 +67,10 @@ class Snapshots:
         """Delete them, and release what they took."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._slots = [_Slot(self._folder / "0"), _Slot(self._folder / "1")]
+
+    def __del__(self) -> None:
+        if hasattr(self, "_held"):
+            os.close(self._held)
 
     @property
     def _newest(self) -> "_Slot":
