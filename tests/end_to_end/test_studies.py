@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from kineray.cli.scripts import load_script
 from kineray.config import apply_overrides, check_space
+from kineray.data import load_manifest, synthesize
 from kineray.models import find_preset
+from kineray.training import CheckpointStore, train
 
 STUDIES = Path(__file__).parents[2] / "experiments"
 SCRIPTS = sorted(path.stem for path in STUDIES.glob("*.py"))
@@ -34,6 +37,10 @@ STUDIED = [
         "model.alpha=4 model.fusion_kernel=7 train.epochs=239 recipe.multigrid=on recipe.precise_bn=on"
         " schedule.type=steps schedule.decay_epochs=94,154,196 schedule.warmup_epochs=34",
     ),
+    ("finetune", "recipe.freeze=on"),
+    ("finetune", "recipe.freeze.parameters=*stem.*,*res2.* recipe.freeze.until=5,3"),
+    ("finetune", "recipe.layer_decay.decay=0.75"),
+    ("finetune", "recipe.ema.decay=0.999"),
     ("s3d", "model.convolutions=full"),
     ("s3d", "model.type=s3d_v3"),
     ("s3d", "model.type=s3d_v3 model.temporal_from=9"),
@@ -116,7 +123,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "slowfast"])  # the README runs that one
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in {"slowfast", "finetune"}])
 def test_the_small_network_trains(name, folder, on_cluster):
     changes = ("train.epochs=1", "schedule.warmup_epochs=0")
     command = [sys.executable, str(STUDIES / f"{name}.py"), "--smoke", *changes, "--json"]
@@ -124,3 +131,26 @@ def test_the_small_network_trains(name, folder, on_cluster):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["step"] == 8 and 0 <= result["best"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fine_tuning_beats_training_from_scratch_on_little_data(tmp_path):
+    torch.set_num_threads(1)
+
+    def best(script, changes, manifest, folder):
+        experiment = apply_overrides(load_script(str(STUDIES / f"{script}.py")).smoke, changes)
+        experiment = apply_overrides(experiment, {"data.manifest": str(manifest)})
+        sets = [load_manifest(manifest).split(name) for name in ("train", "val")]
+        checkpoints = CheckpointStore(str(tmp_path / folder))
+        result = train(experiment, *sets, checkpoints=checkpoints, on_event=lambda _: None)
+        return result.best, checkpoints.best()
+
+    many = synthesize(tmp_path / "many", train=256, val=32)
+    few = synthesize(tmp_path / "few", train=16, val=64, seed=1, label="axis")
+    _, learned = best("slowfast", {"train.epochs": 6, "train.eval_every_epochs": 3}, many, "before")
+    scores = {
+        start: best("finetune", {"model.init": init}, few, start)[0]
+        for start, init in (("learned", learned), ("scratch", ""))
+    }
+    assert scores["learned"] > scores["scratch"] + 0.1, scores

@@ -207,6 +207,13 @@ def test_values_that_make_no_video_are_refused(tmp_path, name, value):
     assert not (tmp_path / "set").exists()
 
 
+def test_the_axis_can_be_the_label(tmp_path):
+    manifest = load_manifest(synthesize(tmp_path, train=8, val=4, size=16, seconds=0.2, label="axis"))
+    assert manifest.vocabularies == {"axis": ("horizontal", "vertical")}
+    axes = {sample.id.split("/")[1]: sample.labels["axis"] for sample in manifest}
+    assert axes == {"drift_left": 0, "drift_right": 0, "drift_up": 1, "drift_down": 1}
+
+
 def test_a_manifest_that_another_command_wrote_is_not_replaced(tmp_path):
     small = {"train": 4, "val": 4, "size": 32, "seconds": 0.2}
     folder = tmp_path / "set"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -23,6 +24,8 @@ from kineray.storage.os_errors import os_errors_about
 
 _NAME = "synthetic-drift"
 
+Label = Literal["direction", "axis"]
+
 # Direction (x, y) in which the texture moves on the screen; y points down.
 DRIFTS: dict[str, tuple[int, int]] = {
     "drift_left": (-1, 0),
@@ -30,6 +33,7 @@ DRIFTS: dict[str, tuple[int, int]] = {
     "drift_up": (0, -1),
     "drift_down": (0, 1),
 }
+_AXES = ("horizontal", "vertical")
 
 
 def synthesize(
@@ -43,6 +47,7 @@ def synthesize(
     speed: float = 2.0,
     smoothness: float = 3.0,
     seed: int = 0,
+    label: Label = "direction",
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -50,9 +55,10 @@ def synthesize(
 
     Frames are ``size`` x ``size`` pixels; the texture moves ``speed`` pixels per frame and is correlated over
     about ``smoothness`` pixels. The classes alternate, so that every split is balanced. The same arguments
-    give the same videos. ``threads``: number of videos that are written at a time. ``progress`` is called
-    with (videos done, all videos). Raises ConfigError for values that make no video, ManifestError if
-    ``folder`` has a manifest of other videos, StorageError if it cannot be written.
+    give the same videos. ``label``: what is to be recognised, the direction (head ``action``, 4 classes) or
+    the axis (head ``axis``, 2 classes). ``threads``: number of videos that are written at a time.
+    ``progress`` is called with (videos done, all videos). Raises ConfigError for values that make no video,
+    ManifestError if ``folder`` has a manifest of other videos, StorageError if it cannot be written.
     """
     if size % 2 or size < 16:
         raise ConfigError("must be even and at least 16", code="out_of_range", key="size", value=size)
@@ -69,10 +75,11 @@ def synthesize(
     samples = []
     for split, count in (("train", train), ("val", val)):
         for index in range(count):
-            label = index % len(classes)
-            name = f"{split}/{classes[label]}/{index // len(classes):05d}"
+            drift = index % len(classes)
+            name = f"{split}/{classes[drift]}/{index // len(classes):05d}"
             uri = str((folder / f"{name}.mp4").absolute())
-            samples.append(Sample(name, uri, 0.0, None, {"action": label}, name, split))
+            labels = {"action": drift} if label == "direction" else {"axis": drift // len(_AXES)}
+            samples.append(Sample(name, uri, 0.0, None, labels, name, split))
     for split in ("train", "val"):
         for class_name in classes:
             with os_errors_about(folder, remedy="name a `folder` that can be written"):
@@ -91,7 +98,8 @@ def synthesize(
             if progress:
                 progress(done, len(samples))
     path = folder / FILE_NAME
-    save_manifest(record_sizes(Manifest(_NAME, tuple(samples), {"action": classes})), path)
+    vocabularies = {"action": classes} if label == "direction" else {"axis": _AXES}
+    save_manifest(record_sizes(Manifest(_NAME, tuple(samples), vocabularies)), path)
     return path
 
 
