@@ -14,8 +14,8 @@ MEDIAN_S = np.array([0.005, 0.002, 0.4])  # of data wait, copy and compute
 def noisy(rng, steps, workers):
     """Seconds [step, rank, cause] of undisturbed workers.
 
-    As measured with gloo workers on shared machines: most steps are within a few percent, some take a
-    multiple, a slow phase of one worker lasts for several steps, and every 50th step all wait for decoders.
+    Most steps are within a few percent, some take a multiple, a slow phase of one worker lasts for several
+    steps, and every 50th step all wait for decoders.
     """
     seconds = MEDIAN_S * rng.lognormal(0.0, (0.8, 0.3, 0.08), (steps, workers, 3))
     seconds *= np.where(rng.random((steps, workers, 1)) < 0.02, rng.uniform(1.5, 6.0, (steps, workers, 1)), 1)
