@@ -64,7 +64,8 @@ def run_ray(manifest: str, epochs: int, clock: Path, storage: str, began: float,
         if isinstance(event, StartedEvent):
             waits.update(event.seconds)
 
-    options = kineray.WorkerOptions(checkpoint_every=every)
+    often = {} if every is None else {"checkpoint_every": every}
+    options = kineray.WorkerOptions(**often)
     kineray.train(timed, workers=WORKERS, storage=storage, options=options, on_event=note)
     print(json.dumps(waits))
 
