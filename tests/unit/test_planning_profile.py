@@ -11,7 +11,8 @@ import kineray as package
 from kineray.config import apply_overrides
 from kineray.data import load_manifest
 from kineray.errors import ConfigError, ManifestError
-from kineray.models import checkpoint_activations, commit_batch_norm, set_batch_norm_group
+from kineray.models import checkpoint_activations, commit_batch_norm, set_batch_norm_group, summarise
+from kineray.models.registry import find_preset
 from kineray.options import WorkerOptions
 from kineray.planning.graph import FakeModel, states_of_optimizer
 from kineray.planning.profiling import workload_of
@@ -148,6 +149,27 @@ def test_a_frozen_network_has_no_gradients_of_what_it_does_not_train(experiment,
     part = dataclasses.replace(step, trained=("!*", "head*", "heads*"))
     found = fake.training(part, 1)
     assert flops(found) < flops(fake.training(step, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50_average", "two_stream_i3d_inception", "c3d"])
+def test_networks_of_other_kinds_are_measured_too(name):
+    preset = find_preset(name)
+    sides = {"crop": preset.side, "short_side": (preset.side, preset.side)}
+    data = package.DataConfig(
+        frames=preset.frames, **sides, eval_short_side=preset.side, eval_crop=preset.side
+    )
+    if preset.channels == 5:
+        values = {"modality": "rgb_flow", "mean": (0.5,) * 5, "std": (0.2,) * 5}
+        data = package.DataConfig(**data.model_dump() | values)
+    train = package.TrainConfig(global_batch=2, bn_group=2)
+    other = package.Experiment(data=data, model=preset.config, train=train)
+    task = other.task.build(CLASSES)
+    model = FakeModel(other, task, activation_checkpointing=False)
+    found = model.training(ExperimentPlan(other, 2).at(0), 1)
+    forward = 2 * sum(summarise(name, classes=4).cost.__dict__.values())
+    assert sum(op.flops for op in found.forward) >= 0.9 * 2 * forward
+    assert found.buckets[-1].ready == len(found.backward)
 
 
 class Growing:

@@ -45,17 +45,17 @@ class FakeModel:
     def __init__(self, experiment: Experiment, task: Task, *, activation_checkpointing: bool) -> None:
         self._experiment = experiment
         self._mode = FakeTensorMode()
-        with self._fake():
+        with _needs_no_values(experiment), torch.device("meta"):
             self._model = task.build_model(experiment.model, experiment.data.channels)
-            if activation_checkpointing:
-                checkpoint_activations(self._model)
+        order = names_in_order_of_use(self._model, experiment)
+        if activation_checkpointing:
+            checkpoint_activations(self._model)
+        with self._fake():
+            _without_values(self._model)
             recipe = Recipe(experiment)
             recipe.factors(self._model)
             recipe.begin(self._model)
             self._recipe_bytes = sum(_bytes(state.values()) for state in recipe.states().values())
-        with _needs_no_values(experiment), torch.device("meta"):
-            on_meta = task.build_model(experiment.model, experiment.data.channels)
-        order = names_in_order_of_use(on_meta, experiment)
         self._buckets = fixed_buckets([self._model.get_parameter(name) for name in order])
         self._trainable = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
 
@@ -130,6 +130,20 @@ class FakeModel:
     def _fake(self) -> Iterator[None]:
         with _needs_no_values(self._experiment), self._mode:
             yield
+
+
+def _without_values(model: nn.Module) -> None:
+    """Put new tensors, of the mode that is active, into the places of all of a model's."""
+    new: dict[Tensor, Tensor] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor not in new:
+                    new[tensor] = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    if isinstance(tensor, nn.Parameter):
+                        new[tensor] = nn.Parameter(new[tensor], tensor.requires_grad)
+                if tensor is not None:
+                    tensors[name] = new[tensor]  # type: ignore[assignment]
 
 
 @contextmanager
