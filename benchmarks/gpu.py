@@ -211,7 +211,7 @@ def predicted(network: Network, way: Way, device: str) -> dict[str, float]:
     experiment = Experiment(
         data=DataConfig(frames=network.frames, **sides),
         model=find_preset(network.preset).config.model_copy(update={"head_pool": network.pool}),
-        train=TrainConfig(global_batch=GROUP, precision=precision),
+        train=TrainConfig(global_batch=GROUP, bn_group=GROUP, precision=precision),
     )
     task = experiment.task.build({"action": tuple(map(str, range(CLASSES)))})
     model = FakeModel(experiment, task, activation_checkpointing=False)
