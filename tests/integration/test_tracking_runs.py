@@ -420,7 +420,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 def abandon(run):
     """End a run as a killed process does; returns the file of its journal."""
     run.log_metrics({"train/loss": 1.0}, 1)
-    run._files.join()
+    for writing in run._files:
+        writing.join()
     run._sender.stop()
     os.close(run._journal._descriptor)
     return run._journal.path
