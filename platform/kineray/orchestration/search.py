@@ -250,7 +250,9 @@ def _search(
         points_to_evaluate=[t.params for t in cut_off[:remaining] if t.params] or None,
     )
     longest = max(_values(experiment, space, "train.epochs"))
-    epochs = apply_overrides(experiment, {"train.epochs": longest}).run_epochs
+    # Not checked as a whole: a trial may have other warm-up epochs, too.
+    train = experiment.train.model_copy(update={"epochs": longest})
+    epochs = experiment.model_copy(update={"train": train}).run_epochs
     with tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources_per_trial),
