@@ -175,7 +175,8 @@ def test_a_trial_has_its_own_epochs_and_continues_after_its_process_is_killed(ti
     (trial,) = outcome.trials
     assert (trial.state, trial.epoch) == ("finished", 5)
     assert len(killed) == 1 and 1 < resumed_at[0] < 15
-    assert {4, 5} <= set(unvalidated)
+    # Of ten; the process may have been killed before it reported one.
+    assert len(set(unvalidated)) >= 8 and 4 in unvalidated
     assert CheckpointStore(f"{tmp_path}/{trial.name}/checkpoints").last().endswith("step-00000015")
 
 
