@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from kineray.config.overrides import leaf_keys
+from kineray.config.overrides import science_of
 from kineray.config.plugins import plugins_of
 from kineray.config.schema import Experiment
 
@@ -19,9 +19,7 @@ def fingerprint(
     (``model.init``) to the hashes of their content. The source of every plug-in that the experiment uses
     counts too.
     """
-    science = leaf_keys(experiment)
-    del science["name"], science["data.manifest"]
-    science |= inits or {}
+    science = science_of(experiment) | dict(inits or {})
     plugins = {plugin.name: plugin.sha256 for plugin in plugins_of(experiment)}
     canonical = json.dumps([science, manifest_hash, plugins], sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]

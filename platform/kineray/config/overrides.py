@@ -14,6 +14,8 @@ from kineray.config.tree import change, flatten
 from kineray.config.variants import Pieces, Variant, family_of_pieces, find_variant, variants
 from kineray.errors import ConfigError
 
+MANIFEST = "data.manifest"  # where it is; that is no science, but its content is
+
 Overrides = Iterable[str] | Mapping[str, object]
 
 
@@ -149,9 +151,14 @@ def reset_by(experiment: Experiment, overrides: Overrides) -> list[str]:
     return lines
 
 
+def science_of(experiment: Experiment) -> dict[str, object]:
+    """``leaf_keys`` of the science: without the experiment's name and the path of its manifest."""
+    return {key: value for key, value in leaf_keys(experiment).items() if key not in {"name", MANIFEST}}
+
+
 def differing_keys(left: Experiment, right: Experiment) -> list[str]:
-    """Dotted keys whose values differ, or that only one of the two experiments has."""
-    a, b = leaf_keys(left), leaf_keys(right)
+    """Dotted keys of the science whose values differ, or that only one of the two experiments has."""
+    a, b = science_of(left), science_of(right)
     return [key for key in {**a, **b} if a.get(key, _ABSENT) != b.get(key, _ABSENT)]
 
 

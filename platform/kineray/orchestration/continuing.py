@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kineray.config import Experiment, as_argument, differing_keys, from_yaml, leaf_keys
+from kineray.config.overrides import MANIFEST
 from kineray.data import Manifest
 from kineray.errors import CheckpointError, ConfigError
 from kineray.storage import absolute, exists, join, read_bytes, relative
@@ -17,9 +18,6 @@ LINEAGE = "lineage"  # the tag with how a run came about, of one that was extend
 FORKED = "forked.checkpoint"  # the tag with the checkpoint that a forked run began with
 CHANGED = "changed"  # the tag with the dotted keys in which its first checkpoints may differ from it
 
-MANIFEST = "data.manifest"  # among changes: its content, wherever it is
-
-_NO_SCIENCE = {"name", MANIFEST}
 _MANY = 6
 
 
@@ -82,7 +80,6 @@ def changes_between(base: Experiment, experiment: Experiment) -> dict[str, tuple
             as_argument(now[key]) if key in now else "-",
         )
         for key in differing_keys(base, experiment)
-        if key not in _NO_SCIENCE
     }
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kineray.config import Experiment, differing_keys
+from kineray.config.overrides import MANIFEST
 from kineray.data import Failure, Manifest
 from kineray.errors import CheckpointError, ErrorBudgetError
 from kineray.training.checkpoint import CheckpointStore, load_training_state
@@ -18,8 +19,6 @@ from kineray.training.snapshots import Snapshots, decode
 from kineray.training.state import TrainingState
 from kineray.training.step import shorten
 from kineray.training.synchronise import Workers
-
-MANIFEST = "data.manifest"  # among changed keys: its content, wherever it is
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +139,8 @@ def restore(
 
 
 def _differing(saved: TrainingState, experiment: Experiment, train_set: Manifest) -> list[str]:
-    """The keys of the science in which a checkpoint was made with other values, or other content."""
-    keys = [key for key in differing_keys(saved.experiment, experiment) if key not in {"name", MANIFEST}]
+    """The keys of the science in which a checkpoint was made with other values, or on other content."""
+    keys = differing_keys(saved.experiment, experiment)
     return keys if saved.state["manifest"] == train_set.content_hash else [*keys, MANIFEST]
 
 
