@@ -10,7 +10,7 @@ from kineray.errors import ConfigError, ManifestError
 from kineray.options import WorkerOptions
 from kineray.training.resume_check.check import verify_resume
 from kineray.training.resume_check.compare import first_different_step
-from kineray.training.resume_check.task import Kill, Made, Task, moments, read_trace, write_made
+from kineray.training.resume_check.task import Kill, StepRecord, Task, planned_kills, read_trace, write_record
 
 # A piece of a recipe that remembers in memory, not in the checkpoint, how many steps it has seen.
 FORGETFUL = """
@@ -33,7 +33,7 @@ class Forgetful(kineray.Piece):
 
 
 def made(step, ids=("a", "b"), loss=1.0, random="r"):
-    return Made(step, tuple(ids), loss, 0.1, random)
+    return StepRecord(step, tuple(ids), loss, 0.1, random)
 
 
 WHOLE = [[[made(1), made(2), made(3)]]]
@@ -76,8 +76,8 @@ def test_a_step_that_not_all_workers_have_made_is_not_compared():
 def test_a_trace_that_breaks_off_is_read_up_to_there(tmp_path):
     path = tmp_path / "trace"
     assert list(read_trace(path)) == []
-    write_made(path, made(1))
-    write_made(path, made(2))
+    write_record(path, made(1))
+    write_record(path, made(2))
     path.write_text(path.read_text()[:-9])
     assert list(read_trace(path)) == [made(1)]
 
@@ -89,7 +89,7 @@ def test_a_task_crosses_a_process_border():
 
 
 def test_kills_come_in_the_order_of_their_steps():
-    assert moments([9, 4])[:3] == [Kill("step", 4), Kill("step", 9), Kill("first_step")]
+    assert planned_kills([9, 4])[:3] == [Kill("step", 4), Kill("step", 9), Kill("first_step")]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_run_that_is_killed_five_times_is_identical(tiny_experiment):
 
 def killed_only(monkeypatch, *kills):
     """Leave out the other kills: each costs a start."""
-    monkeypatch.setattr("kineray.training.resume_check.check.moments", lambda _: list(kills))
+    monkeypatch.setattr("kineray.training.resume_check.check.planned_kills", lambda _: list(kills))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from kineray.options import WorkerOptions
 from kineray.storage import absolute
 from kineray.training.inputs import about_manifest, check_data
 from kineray.training.plan import StepPlan, check_micro_batch, plan_of
-from kineray.training.resume_check.task import FirstSteps, Kill, Made, Task, moments, read_trace
+from kineray.training.resume_check.task import FirstSteps, Kill, StepRecord, Task, planned_kills, read_trace
 from kineray.training.resume_check.worker import FAILED
 
 _EPOCHS = 3  # that the checked steps are at least part of
@@ -78,7 +78,7 @@ def verify_resume(
     whole = plan_of(experiment, check_data(experiment, manifest).samples)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
     small = _shortened(manifest, experiment, whole, steps)
-    plan = FirstSteps(plan_of(experiment, len(small.split("train"))), steps)
+    plan = FirstSteps(plan_of(experiment, check_data(experiment, small).samples), steps)
     counts = [workers, workers - 1 or 2] if elastic else [workers]
     for count in counts:
         plan.at(0).share(0, count)
@@ -91,7 +91,7 @@ def verify_resume(
     save_manifest(small, folder / "manifest.parquet")
     runs = _Runs(experiment, folder, total, options, on_life or _ignore)
     undisturbed, _ = runs.run("undisturbed", [], [workers])
-    kills = moments(kill_at or [max(math.ceil(total * _KILL_AT), 1)])
+    kills = planned_kills(kill_at or [max(math.ceil(total * _KILL_AT), 1)])
     resumed, made = runs.run("resumed", kills, counts)
     difference, apart = _compare(folder, undisturbed, resumed, exact=not elastic)
     if difference is None:
@@ -107,7 +107,11 @@ def verify_resume(
 
 
 def _compare(
-    folder: Path, undisturbed: list[list[list[Made]]], resumed: list[list[list[Made]]], *, exact: bool
+    folder: Path,
+    undisturbed: list[list[list[StepRecord]]],
+    resumed: list[list[list[StepRecord]]],
+    *,
+    exact: bool,
 ) -> tuple[str | None, float]:
     """What differs first, and the distance of the weights."""
     from kineray.training.resume_check import compare
@@ -172,9 +176,9 @@ class _Runs:
 
     def run(
         self, name: str, kills: Sequence[Kill], counts: Sequence[int]
-    ) -> tuple[list[list[list[Made]]], list[Kill]]:
+    ) -> tuple[list[list[list[StepRecord]]], list[Kill]]:
         """Train to the last step in as many lives as the kills cut it into: their steps, the kills made."""
-        lives: list[list[list[Made]]] = []
+        lives: list[list[list[StepRecord]]] = []
         made: list[Kill] = []
         workers = cycle(counts)
         for kill in [*kills, Kill()]:

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from kineray.training.checkpoint import CheckpointStore, load_training_state
-from kineray.training.resume_check.task import Made
+from kineray.training.resume_check.task import StepRecord
 from kineray.training.state import TrainingState
 
 TOLERANCE = 1e-2  # of losses and weights, relative, between runs with other numbers of workers
 _STATE = ("step", "scores", "undecodable", "last_step", "score")
 
-Lives = Sequence[Sequence[Sequence[Made]]]
+Lives = Sequence[Sequence[Sequence[StepRecord]]]
 """The steps that were made: by life, by rank, in their order."""
 
 
@@ -35,16 +35,16 @@ def first_different_step(undisturbed: Lives, resumed: Lives, *, exact: bool) -> 
     return f"step {missing[0]} was never made" if missing else None
 
 
-def _by_step(life: Sequence[Sequence[Made]]) -> dict[int, list[Made]]:
+def _by_step(life: Sequence[Sequence[StepRecord]]) -> dict[int, list[StepRecord]]:
     """The parts of each step that all workers have made, by rank."""
-    parts: dict[int, list[Made]] = defaultdict(list)
+    parts: dict[int, list[StepRecord]] = defaultdict(list)
     for trace in life:
         for made in trace:
             parts[made.step].append(made)
     return {step: found for step, found in parts.items() if len(found) == len(life)}
 
 
-def _difference(wanted: Sequence[Made], found: Sequence[Made], *, exact: bool) -> str | None:
+def _difference(wanted: Sequence[StepRecord], found: Sequence[StepRecord], *, exact: bool) -> str | None:
     ids, others = ([name for part in parts for name in part.ids] for parts in (wanted, found))
     for place, (name, other) in enumerate(zip(ids, others, strict=False)):
         if name != other:

@@ -38,9 +38,14 @@ class Kill:
                 return moment == "first_step"
 
     def __str__(self) -> str:
-        named = {"step": f"in step {self.step}", "first_step": "in the first step after a resume"}
-        named |= {"saving": "while it wrote a checkpoint", "epoch_end": "at the end of an epoch"}
-        return named.get(self.moment, "never")
+        named = {
+            "": "never",
+            "step": f"in step {self.step}",
+            "first_step": "in the first step after a resume",
+            "saving": "while it wrote a checkpoint",
+            "epoch_end": "at the end of an epoch",
+        }
+        return named[self.moment]
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Made:
+class StepRecord:
     """A step as one worker made it.
 
     ``ids``: samples of its clips, in their order; ``loss``: that of the global batch; ``random``: hash of
@@ -96,13 +101,13 @@ class Made:
     random: str
 
 
-def write_made(path: Path, made: Made) -> None:
+def write_record(path: Path, made: StepRecord) -> None:
     """Add a line to a trace."""
     with path.open("a") as file:
         file.write(json.dumps(dataclasses.asdict(made)) + "\n")
 
 
-def read_trace(path: Path) -> Iterator[Made]:
+def read_trace(path: Path) -> Iterator[StepRecord]:
     """The steps in a trace, as far as it was written."""
     lines = path.read_text().splitlines() if path.exists() else []
     for line in lines:
@@ -110,7 +115,7 @@ def read_trace(path: Path) -> Iterator[Made]:
             values: dict[str, Any] = json.loads(line)
         except ValueError:  # the process was killed while it wrote
             return
-        yield Made(**values | {"ids": tuple(values["ids"])})
+        yield StepRecord(**values | {"ids": tuple(values["ids"])})
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class FirstSteps:
         return dataclasses.replace(step, is_validated=True) if index + 1 == self.total_steps else step
 
 
-def moments(kill_at: Sequence[int]) -> list[Kill]:
+def planned_kills(kill_at: Sequence[int]) -> list[Kill]:
     """The kills of a check: in the given steps, and then where loaders and checkpoints fail most easily."""
     return [
         *(Kill("step", step) for step in sorted(kill_at)),

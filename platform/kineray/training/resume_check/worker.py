@@ -16,8 +16,9 @@ from kineray.errors import KinerayError, to_json
 from kineray.storage import join
 from kineray.threads import wait_without_spinning
 from kineray.training.checkpoint_files import OPTIMIZER
+from kineray.training.inputs import check_data
 from kineray.training.plan import Step, plan_of
-from kineray.training.resume_check.task import FirstSteps, Made, Task, write_made
+from kineray.training.resume_check.task import FirstSteps, StepRecord, Task, write_record
 
 FAILED = 3  # exit code: stderr is an error as JSON
 
@@ -28,8 +29,6 @@ def run(task: Task) -> None:
     import torch
     import torch.distributed as dist
 
-    from kineray.data.clips.sequences import samples_of_epoch
-    from kineray.data.manifest.index_cache import IndexCache
     from kineray.training.checkpoint import CheckpointStore
     from kineray.training.loop import train
     from kineray.training.step import StepResult
@@ -45,19 +44,16 @@ def run(task: Task) -> None:
 
     def on_step(step: Step, result: StepResult) -> None:
         random = hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()[:16]
-        made = Made(step.index + 1, result.ids, result.loss, step.lr, random)
-        write_made(Path(task.trace), made)
+        made = StepRecord(step.index + 1, result.ids, result.loss, step.lr, random)
+        write_record(Path(task.trace), made)
         if task.kill.is_after(step):
             _die()
 
     if task.kill.moment == "saving":
         sys.addaudithook(_die_while_saving)
-    train_set = manifest.split("train")
-    indexes = IndexCache.beside(experiment.data.manifest) if experiment.data.manifest else None
-    clips = len(samples_of_epoch(train_set, experiment.data, indexes))
     train(
         experiment,
-        train_set,
+        manifest.split("train"),
         manifest.split("val"),
         checkpoints=CheckpointStore(join(task.folder, "checkpoints")),
         on_event=lambda _: None,
@@ -65,7 +61,7 @@ def run(task: Task) -> None:
         world_size=task.workers,
         options=task.options,
         resume=True,
-        plan=FirstSteps(plan_of(experiment, clips), task.steps),
+        plan=FirstSteps(plan_of(experiment, check_data(experiment, manifest).samples), task.steps),
         on_step=on_step,
     )
 
