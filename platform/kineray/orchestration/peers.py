@@ -42,7 +42,7 @@ class Peers:
         self.before_end: Callable[[], None] = _nothing
         self._common, _, _ = next(rendezvous("env://"))
         self._store: Store = PrefixStore("kineray", self._common.clone())
-        self._ending = threading.Lock()  # whoever has it ends this process: its main thread or the watcher
+        self._ending = threading.Lock()  # held by the thread that ends this process
 
     def send(self, task: str) -> None:
         """Let the other processes begin. For rank 0."""

@@ -39,7 +39,7 @@ class Watchdog:
         self._reported.clear()
 
     def step_done(self, seconds: float) -> None:
-        """A step took so long."""
+        """A step took this many ``seconds``."""
         self._patience_s = max(_LEAST_S, _STEPS * seconds)
 
     def __call__(self, message: WorkerAlive) -> None:

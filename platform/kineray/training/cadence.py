@@ -9,7 +9,7 @@ _SHARE = 0.01
 
 
 class Cadence:
-    """After every so many steps (``500``), or so long after it was last done (``10m``).
+    """Work that is due every 500 steps (``500``), or ten minutes after it was last done (``10m``).
 
     None: as often as it takes at most 1 % of the time.
     """
