@@ -17,7 +17,11 @@ DEFAULT_CROPS = 1
 DEFAULT_TOP_K = 5
 
 
-INTERVAL = "STEPS|TIME"  # the unit of an option that is a number of steps or a time, such as 10m
+# Units of options: a time such as 10m, and a number of steps or a time.
+TIME = "TIME"
+INTERVAL = "STEPS|TIME"
+
+_A_TIME = "a time such as 90s, 10m or 1h30m"
 
 
 def _knob(default: Any, help: str, *, at_least: int = 1, unit: str = "") -> Any:
@@ -61,6 +65,11 @@ class WorkerOptions:
     tensorboard: bool = _knob(
         False, "Also write the metrics as TensorBoard event files, to `tensorboard` in the run's folder."
     )
+    storage_patience: str = _knob(
+        "10m",
+        "How long a checkpoint waits for room on a full disk, or for a storage that does not answer.",
+        unit=TIME,
+    )
     max_failures: int = _knob(3, "How many times a lost worker is replaced.", at_least=0)
 
     def __post_init__(self) -> None:
@@ -68,8 +77,10 @@ class WorkerOptions:
             value, least = getattr(self, option.name), option.metadata["at_least"]
             if isinstance(option.default, bool):
                 valid, wanted = isinstance(value, bool), "True or False"
+            elif option.metadata["unit"] == TIME:
+                valid, wanted = isinstance(value, str) and _is_time(value), _A_TIME
             elif isinstance(value, str) and option.metadata["unit"] == INTERVAL:
-                valid, wanted = _is_time(value), "a number of steps, or a time such as 90s, 10m or 1h30m"
+                valid, wanted = _is_time(value), f"a number of steps, or {_A_TIME}"
             else:
                 is_number = isinstance(value, int) and not isinstance(value, bool)
                 valid = (is_number and value >= least) or (value is None and option.default is None)

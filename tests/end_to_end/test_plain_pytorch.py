@@ -49,9 +49,9 @@ def test_the_core_runs_without_ray_on_an_older_torch(tmp_path):
         tmp_path / "constraints.txt",
     ]
     subprocess.run([*install, *PACKAGES.split()], check=True)
-    parts = ("data_dataset", "data_loader", "data_preprocessing", "models_all", "training", "evaluation")
+    parts = ("data_loader", "data_preprocessing", "models_all", "training_[ls]", "evaluation_evaluate")
     tests = [path for part in parts for path in sorted((ROOT / "tests/unit").glob(f"test_{part}*.py"))]
-    assert len(tests) >= 10
+    assert len(tests) >= 6
     environment = os.environ | {"PYTHONPATH": str(ROOT / "platform")}
     subprocess.run(
         [python, "-c", "import kineray.video, kineray.data, kineray.models"], env=environment, check=True

@@ -94,7 +94,7 @@ def test_tags_are_set_found_and_removed(store, kineray):
     assert names(store, tags={"paper": "table 2"}) == ["good"] and not names(store, tags={"paper": "1"})
     code, out, _ = kineray("runs", "--storage", store, "tag", "good", "seen=", "by=me")
     assert code == 0 and out.split("\n")[:2] == ["by=me", "paper=table 2"]
-    for name in ("checkpoint.best", "fingerprint", "mlflow.user", "worker.0", ""):
+    for name in ("checkpoint.best", "fingerprint", "mlflow.user", "worker.0", "lineage", "plan.x", ""):
         with refused(TrackingError, "reserved_tag", name):
             package.tag_run("good", {name: "x"}, storage=store)
     code, _, err = kineray("runs", "--storage", store, "tag", "good", "seen")

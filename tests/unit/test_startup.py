@@ -59,10 +59,10 @@ def test_waits_are_announced_and_summed_up_before_the_first_step():
     start = StartUp(events.append)
     start.wait_for("Ray")
     start.wait_for("2 workers")
-    start.worker_started()
-    start.worker_started()
+    start.worker_started(2)
+    start.worker_started(2)
     start(step(1))
-    start.worker_started()  # a worker that replaces another later
+    start.worker_started(2)  # a worker that replaces another later
     start(step(2))
     waits = ["Ray", "2 workers", "the first step"]
     assert events[:3] == [WaitingEvent(cause) for cause in waits]

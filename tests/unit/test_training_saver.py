@@ -11,7 +11,7 @@ from test_training_checkpoint import EXPERIMENT, PREPROCESSING, new_model
 
 from kineray.durations import duration, seconds_of
 from kineray.errors import StorageError
-from kineray.training import CheckpointStore, load_checkpoint
+from kineray.training import CheckpointDelayedEvent, CheckpointEvent, CheckpointStore, load_checkpoint
 from kineray.training.cadence import Cadence
 from kineray.training.checkpoint import load_training_state
 from kineray.training.checkpoint_writer import CheckpointWriter
@@ -78,6 +78,38 @@ def test_an_error_of_the_writing_is_raised_where_training_goes_on(small_disk, as
             writer.collect()
         writer.wait() if ask == "wait" else writer.save(state_of(2), PREPROCESSING)
     assert error.value.code == "disk_full"
+
+
+def test_a_full_disk_is_waited_for_while_training_goes_on(small_disk, monkeypatch):
+    monkeypatch.setattr("kineray.training.checkpoint_writer._PAUSES_S", (0.05, 0.1))
+    disk = os.statvfs(small_disk)
+    filler = small_disk / "more"
+    filler.write_bytes(bytes(disk.f_bavail * disk.f_frsize))
+    store, events = CheckpointStore(str(small_disk / "run")), []
+    with CheckpointWriter(store, events.append, patience_s=60) as writer:
+        writer.save(state_of(1), PREPROCESSING)
+        while len(events) < 3:
+            writer.collect()
+        assert {(type(event), event.step) for event in events} == {(CheckpointDelayedEvent, 1)}
+        assert [event.seconds for event in events[:3]] == [0.05, 0.1, 0.1]
+        assert str(small_disk) in events[0].problem
+        filler.unlink()
+        writer.save(state_of(2), PREPROCESSING)
+    assert [event.step for event in events if isinstance(event, CheckpointEvent)] == [1, 2]
+    assert load_checkpoint(store.last()).state["step"] == 2
+
+
+def test_patience_has_an_end_and_a_run_that_ends_by_an_error_has_none(small_disk, monkeypatch):
+    monkeypatch.setattr("kineray.training.checkpoint_writer._PAUSES_S", (0.05, 0.1))
+    disk = os.statvfs(small_disk)
+    (small_disk / "more").write_bytes(bytes(disk.f_bavail * disk.f_frsize))
+    store, events = CheckpointStore(str(small_disk / "run")), []
+    with pytest.raises(StorageError) as error, CheckpointWriter(store, events.append, 0.2) as writer:
+        writer.save(state_of(1), PREPROCESSING)
+    assert error.value.code == "disk_full" and events
+    with pytest.raises(ZeroDivisionError), CheckpointWriter(store, events.append, 3600) as writer:
+        writer.save(state_of(1), PREPROCESSING)
+        raise ZeroDivisionError
 
 
 def test_an_error_of_the_run_itself_is_not_hidden_and_its_checkpoint_is_complete(tmp_path):

@@ -13,7 +13,7 @@ from kineray.cli.plugins import plugin_option
 from kineray.cli.progress import Progress
 from kineray.cli.scripts import Script
 from kineray.errors import ConfigError
-from kineray.options import INTERVAL, WorkerOptions
+from kineray.options import INTERVAL, TIME, WorkerOptions
 
 if TYPE_CHECKING:
     from kineray.config import Experiment
@@ -56,7 +56,7 @@ def worker_options(command: Verb) -> Verb:
 def _option(field: "dataclasses.Field[Any]") -> Callable[[Any], Any]:
     flag = f"--{field.name.replace('_', '-')}"
     unit, help_text = field.metadata["unit"], field.metadata["help"]
-    types: dict[str, click.ParamType[Any]] = {"SIZE": Size(), INTERVAL: Interval()}
+    types: dict[str, click.ParamType[Any]] = {"SIZE": Size(), TIME: click.STRING, INTERVAL: Interval()}
     if isinstance(field.default, bool):
         return click.option(flag, is_flag=True, default=field.default, help=help_text)
     return click.option(

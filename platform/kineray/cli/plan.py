@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kineray.cli.launch import Verb, add_options, resolve, with_smoke_data, worker_options
-from kineray.cli.output import Size, json_option, note, show, table
+from kineray.cli.output import Size, json_option, note, show, storage_option, table
 from kineray.cli.plugins import ExperimentCommand, plugin_option
 from kineray.cli.scripts import load_script
 from kineray.planning.assumptions import DEVICES, HERE, Assumptions
@@ -15,6 +15,7 @@ from kineray.planning.assumptions import DEVICES, HERE, Assumptions
 if TYPE_CHECKING:
     from kineray.planning.api import PlannedRun
     from kineray.planning.prediction import Prediction
+    from kineray.tracking.planned import Comparison
 
 _SHOWN_LOSSES = 0.005  # of the time; smaller ones are left out
 _BYTES = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -59,7 +60,10 @@ def _option(field: "dataclasses.Field[Any]") -> Any:
 @click.argument("script")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--gpus", type=Counts(), default="8,64,128", show_default=True, metavar="N,N,...", help="Numbers of GPUs."
+    "--gpus",
+    type=Counts(),
+    metavar="N,N,...",
+    help="Numbers of GPUs [default: 8,64,128, or the workers of --run].",
 )
 @click.option(
     "--device",
@@ -75,6 +79,8 @@ def _option(field: "dataclasses.Field[Any]") -> Any:
     show_default=True,
     help="Time for each measurement.",
 )
+@click.option("--run", metavar="RUN", help="Compare with what this run achieved, and record both there.")
+@storage_option
 @worker_options
 @plugin_option
 @click.option("--smoke", is_flag=True, help="Plan the script's small experiment, on video files made for it.")
@@ -83,9 +89,11 @@ def _option(field: "dataclasses.Field[Any]") -> Any:
 def command(
     script: str,
     overrides: tuple[str, ...],
-    gpus: tuple[int, ...],
+    gpus: tuple[int, ...] | None,
     device: str,
     seconds: float,
+    run: str | None,
+    storage: str,
     options: Any,
     smoke: bool,
     assumptions: Assumptions,
@@ -102,17 +110,43 @@ def command(
     experiment = resolve(load_script(script), overrides, script, smoke)
     if smoke:
         experiment = with_smoke_data(experiment)
+    if gpus is None:
+        gpus = (8, 64, 128) if run is None else (_workers_of(run, storage),)
     note("measuring ...")
     planned = plan(
         experiment, gpus=gpus, device=device, options=options, assumptions=assumptions, seconds=seconds
     )
+    compared = None if run is None else _compared(planned, run, storage)
     words = " ".join([script, *overrides, *["--smoke"] * smoke])
     show(
-        planned,
-        "\n".join([*_run(planned), *_assumed(planned), "", _table(planned), *_more(planned)]),
+        planned if compared is None else {**dataclasses.asdict(planned), "run": dataclasses.asdict(compared)},
+        "\n".join(
+            [*_run(planned), *_assumed(planned), "", _table(planned), *_more(planned), *_beside(compared)]
+        ),
         as_json=as_json,
         then=(f"kineray train {words}", f"kineray plan {words} --gpus {','.join(map(str, gpus))} --json"),
     )
+
+
+def _workers_of(run: str, storage: str) -> int:
+    from kineray.tracking.planned import workers_of
+
+    return workers_of(run, storage=storage)
+
+
+def _compared(planned: "PlannedRun", run: str, storage: str) -> "Comparison":
+    from kineray.tracking.planned import compare_with_run
+
+    return compare_with_run(planned, run, storage=storage)
+
+
+def _beside(compared: "Comparison | None") -> list[str]:
+    if compared is None:
+        return []
+    return [
+        f"run {compared.run} with {compared.workers} workers: {compared.predicted:.4g} clips/s predicted, "
+        f"{compared.measured:.4g} measured ({compared.predicted / compared.measured:.2f}x)"
+    ]
 
 
 def _run(planned: "PlannedRun") -> list[str]:

@@ -17,14 +17,30 @@ from kineray.launched import launched
 if TYPE_CHECKING:
     from kineray.options import WorkerOptions
     from kineray.orchestration import DryRun
+    from kineray.orchestration.workers import WorkerCount
+
+
+class _Workers(click.ParamType):
+    """``8``, or ``4:8``."""
+
+    name = "N|MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from kineray.orchestration.workers import parse_workers
+
+        try:
+            return parse_workers(value) if isinstance(value, str) else value
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor two such as 4:8.", param, ctx)
 
 
 def _train_options(command: Verb) -> Verb:
     options = (
         click.option(
             "--workers",
-            type=click.IntRange(1),
-            help="Training processes [default: KINERAY_WORKERS, or one for every GPU, or 1].",
+            type=_Workers(),
+            help="Training processes, or the least and the most "
+            "[default: KINERAY_WORKERS, or one for every GPU, or 1].",
         ),
         launch_options(
             name="Name of the run [default: the experiment's, numbered].",
@@ -76,7 +92,7 @@ def _train(
     overrides: tuple[str, ...],
     source: str,
     *,
-    workers: int | None,
+    workers: "WorkerCount | None",
     storage: str,
     name: str | None,
     resume: bool,

@@ -58,9 +58,10 @@ class TrialTask(WorkerTask):
 
 @dataclass(frozen=True)
 class WorkerStarted:
-    """The worker ``rank`` is process ``pid`` on ``host``."""
+    """The worker ``rank`` of ``workers`` is process ``pid`` on ``host``."""
 
     rank: int
+    workers: int
     host: str
     pid: int
 

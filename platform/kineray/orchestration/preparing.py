@@ -1,6 +1,5 @@
 """What is checked and known of a run before anything is started or written."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from kineray.errors import ConfigError
 from kineray.options import WorkerOptions
 from kineray.orchestration.continuing import Continuation, extension, fork_from
 from kineray.orchestration.records import OpenRecord, open_manifest, open_record, run_fingerprint
+from kineray.orchestration.workers import WorkerCount, WorkerRange, worker_range
 from kineray.storage import runs_folder
 from kineray.tracking import check_name
 from kineray.training import RunShape, check_micro_batch, shape_of
@@ -21,8 +21,8 @@ from kineray.training.inputs import RunData, check_data
 class Prepared:
     """A run that may be started.
 
-    ``experiment`` has absolute paths. ``start``: the checkpoint of a run that is extended or forked; None for
-    one that begins anew or is resumed.
+    ``experiment`` has absolute paths. ``workers``: None if that is for the cluster to say. ``start``: the
+    checkpoint of a run that is extended or forked; None for one that begins anew or is resumed.
     """
 
     experiment: Experiment
@@ -32,6 +32,7 @@ class Prepared:
     name: str | None
     resume: bool
     options: WorkerOptions
+    workers: WorkerRange | None
     start: Continuation | None
 
     @property
@@ -50,7 +51,7 @@ def prepare(
     experiment: Experiment,
     *,
     storage: str | None,
-    workers: int | None,
+    workers: WorkerCount | None,
     name: str | None,
     resume: bool,
     extend: bool,
@@ -64,7 +65,7 @@ def prepare(
     _check_one_of(resume=resume, extend=extend, fork=fork is not None)
     if name is not None:
         check_name(name)
-    _check_workers(workers, experiment)
+    asked = worker_range(workers, experiment)
     storage = runs_folder(storage)
     experiment, manifest = open_manifest(experiment, storage)
     data = check_data(experiment, manifest)
@@ -74,7 +75,7 @@ def prepare(
         start = extension(storage, name, experiment, data)
     elif fork is not None:
         start = fork_from(fork, storage, experiment, manifest, data)
-    return Prepared(experiment, manifest, data, storage, name, resume, options, start)
+    return Prepared(experiment, manifest, data, storage, name, resume, options, asked, start)
 
 
 def open_run(prepared: Prepared, command: Iterable[str]) -> OpenRecord:
@@ -91,22 +92,6 @@ def open_run(prepared: Prepared, command: Iterable[str]) -> OpenRecord:
     )
 
 
-def workers_from_environment() -> int | None:
-    """The number of workers that the cluster's set-up declares in KINERAY_WORKERS, if any."""
-    text = os.environ.get("KINERAY_WORKERS")
-    if text is None:
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(
-            "not a number of workers",
-            code="out_of_range",
-            key="KINERAY_WORKERS",
-            value=text,
-            remedy="unset it, or pass `workers`",
-        )
-    return int(text)
-
-
 def _check_one_of(**given: Any) -> None:
     chosen = [name for name, is_given in given.items() if is_given]
     if len(chosen) > 1:
@@ -116,18 +101,4 @@ def _check_one_of(**given: Any) -> None:
             key=chosen[0],
             remedy="`resume` goes on with the same experiment, `extend` for more epochs, and `fork` begins a "
             "new run",
-        )
-
-
-def _check_workers(workers: int | None, experiment: Experiment) -> None:
-    settings = experiment.train
-    groups = settings.global_batch // settings.bn_group
-    if workers is not None and not 1 <= workers <= groups:
-        raise ConfigError(
-            f"train.global_batch={settings.global_batch} has {groups} batch-norm groups of "
-            f"train.bn_group={settings.bn_group}, and each worker needs at least one",
-            code="too_many_workers" if workers > groups else "out_of_range",
-            key="workers",
-            value=workers,
-            remedy=f"use 1 to {groups} `workers`",
         )

@@ -7,8 +7,9 @@ from kineray.cluster import may_join
 from kineray.config import Experiment
 from kineray.errors import ConfigError
 from kineray.options import WorkerOptions
-from kineray.orchestration.preparing import Prepared, prepare, workers_from_environment
+from kineray.orchestration.preparing import Prepared, prepare
 from kineray.orchestration.records import run_fingerprint, run_to_continue
+from kineray.orchestration.workers import WorkerCount, WorkerRange, one_for_every
 from kineray.storage import absolute, join
 from kineray.tracking import free_name, has_tracker, tracking_uri
 from kineray.tracking.client import without_password
@@ -46,7 +47,7 @@ def dry_run(
     experiment: Experiment,
     *,
     storage: str | None = None,
-    workers: int | None = None,
+    workers: WorkerCount | None = None,
     name: str | None = None,
     resume: bool = False,
     extend: bool = False,
@@ -71,7 +72,8 @@ def dry_run(
     run_hash = run_fingerprint(prepared.experiment, prepared.manifest)
     taken, step = _place(prepared, run_hash)
     parameters, multiply_adds = _network(prepared)
-    count = workers or _usual_workers(prepared.experiment)
+    asked = prepared.workers or _usual_workers(prepared.experiment)
+    count = asked.most if asked and asked.least == asked.most else None
     return DryRun(
         name=taken,
         step=step,
@@ -128,12 +130,10 @@ def _network(prepared: Prepared) -> tuple[int | None, int | None]:
     return costs(prepared.experiment, labels)
 
 
-def _usual_workers(experiment: Experiment) -> int | None:
+def _usual_workers(experiment: Experiment) -> WorkerRange | None:
     """How many workers train if nobody says it; None if that depends on a cluster."""
     import torch
 
-    groups = experiment.train.global_batch // experiment.train.bn_group
-    of_environment = workers_from_environment()
-    if of_environment is None and may_join():
+    if may_join():
         return None
-    return min(of_environment or max(torch.cuda.device_count(), 1), groups)
+    return one_for_every(torch.cuda.device_count(), experiment)

@@ -52,9 +52,9 @@ def shared_manifest(task: WorkerTask) -> Manifest:
         ) from error
 
 
-def start_message(rank: int) -> WorkerStarted:
-    """The message that a worker sends when it starts."""
-    return WorkerStarted(rank, socket.gethostname(), os.getpid())
+def start_message(rank: int, workers: int) -> WorkerStarted:
+    """The message that a worker, one of ``workers``, sends when it starts."""
+    return WorkerStarted(rank, workers, socket.gethostname(), os.getpid())
 
 
 def failure_message(rank: int, error: Exception) -> WorkerFailed:

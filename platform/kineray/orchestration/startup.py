@@ -1,5 +1,6 @@
 """What a run waits for before its first step: shown while it waits, and summed up by cause."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from functools import partial
 from typing import Any
 
 from kineray.cluster import connect, import_ray
+from kineray.orchestration.workers import WorkerRange
 from kineray.tracking.client import open_client
 from kineray.training import Event, GoodputMeter, StartedEvent, StepEvent, WaitingEvent
+
+log = logging.getLogger(__name__)
 
 FIRST_STEP = "the first step"
 
@@ -53,6 +57,7 @@ class StartUp:
         self._seconds: dict[str, float] = {}
         self._cause, self._since = "", time.monotonic()
         self._is_over = False
+        self._workers = 0
 
     def wait_for(self, cause: str) -> None:
         """From now on the run waits for ``cause``."""
@@ -60,9 +65,13 @@ class StartUp:
         self._cause = cause
         self._on_event(WaitingEvent(cause))
 
-    def worker_started(self) -> None:
-        """A worker has its imports and the manifest behind it."""
+    def worker_started(self, workers: int) -> None:
+        """A worker of a group of ``workers`` has its imports and the manifest behind it."""
         self.goodput.restarted()
+        if self._workers not in (0, workers):
+            count = WorkerRange(workers, workers)
+            log.warning("training goes on with %s instead of %d", count, self._workers)
+        self._workers = workers
         if not self._is_over and self._cause != FIRST_STEP:
             self.wait_for(FIRST_STEP)
 

@@ -102,7 +102,7 @@ def _lead(
         record_system(run, SystemMetrics(values, socket.gethostname()))
 
     peers.join()
-    start.worker_started()
+    start.worker_started(launch.world_size)
     with measured(measure if prepared.options.system_metrics else None):
         result = _train(peers, task, deliver)
     if result.last_uri is not None:
@@ -146,7 +146,8 @@ def _train(peers: Peers, task: WorkerTask, deliver: Any) -> TrainResult:
     cores = max(1, usable_cores() // launch.local_world_size)
     experiment = set_up_process(task, cores)
     manifest = shared_manifest(task)
-    for message in Workers(launch.rank, launch.world_size).gather(start_message(launch.rank)):
+    started = start_message(launch.rank, launch.world_size)
+    for message in Workers(launch.rank, launch.world_size).gather(started):
         if peers.run is not None:
             record(peers.run, message)
     return train(

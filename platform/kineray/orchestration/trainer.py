@@ -15,9 +15,10 @@ import ray
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from kineray.orchestration.scaling import ElasticWorkers, FixedWorkers
+from kineray.orchestration.workers import WorkerRange
 from kineray.threads import wait_without_spinning
 
 _TIMEOUT = timedelta(minutes=30)
@@ -25,29 +26,26 @@ _LEAVE_S = 5.0
 
 
 class Trainer(DataParallelTrainer):
-    """Runs a function on workers that are one torch.distributed group."""
+    """Runs a function on workers that are one torch.distributed group.
 
-    def __init__(self, run_one_worker: Callable[[], Any], **options: Any) -> None:
+    ``kept``: how many snapshots and checkpoints there have been, for a number of workers that may change.
+    """
+
+    def __init__(
+        self, run_one_worker: Callable[[], Any], workers: WorkerRange, kept: Callable[[], int], **options: Any
+    ) -> None:
         super().__init__(run_one_worker, backend_config=_TorchGroupConfig(), **options)
+        self._workers, self._kept = workers, kept
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [one for one in super()._create_default_callbacks() if not isinstance(one, unused)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        return super()._initialize_and_run_controller(
-            **{**options, "scaling_policy": _FixedWorkers(self.scaling_config)}
-        )
-
-
-class _FixedWorkers(FixedScalingPolicy):
-    """A fixed number of workers, without requests to an autoscaler."""
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass
+        config, workers = self.scaling_config, self._workers
+        is_fixed = workers.least == workers.most
+        policy = FixedWorkers(config) if is_fixed else ElasticWorkers(config, workers, self._kept)
+        return super()._initialize_and_run_controller(**{**options, "scaling_policy": policy})
 
 
 class _TorchGroupConfig(BackendConfig):

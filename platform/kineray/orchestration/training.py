@@ -16,6 +16,7 @@ from kineray.orchestration.mailbox import (
     LOSS,
     close_mailbox,
     drain,
+    kept,
     open_mailbox,
     record,
     record_checkpoints,
@@ -31,7 +32,7 @@ from kineray.orchestration.messages import (
     WorkerStarted,
     WorkerTask,
 )
-from kineray.orchestration.preparing import open_run, prepare, workers_from_environment
+from kineray.orchestration.preparing import open_run, prepare
 from kineray.orchestration.probing import probing
 from kineray.orchestration.process import WORKER_EXCEPTION
 from kineray.orchestration.progress import LoggedProgress, visible_progress
@@ -42,6 +43,7 @@ from kineray.orchestration.startup import StartUp, connect_and_open, in_thread
 from kineray.orchestration.torchrun import train_launched
 from kineray.orchestration.watchdog import Watchdog
 from kineray.orchestration.worker import run_worker
+from kineray.orchestration.workers import WorkerCount, WorkerRange, one_for_every
 from kineray.storage import absolute, join
 from kineray.tracking import PROBLEM, Run
 from kineray.training import ContinuedEvent, EndedEvent, Event, Goodput, StepEvent, TrainResult
@@ -83,7 +85,7 @@ def train(
     experiment: Experiment,
     *,
     storage: str | None = None,
-    workers: int | None = None,
+    workers: WorkerCount | None = None,
     name: str | None = None,
     resume: bool = False,
     extend: bool = False,
@@ -98,7 +100,9 @@ def train(
 
     ``storage``: folder or s3:// prefix of all runs (default: KINERAY_STORAGE, or ``./runs``).
     ``workers``: number of training processes (default: KINERAY_WORKERS, or one for every GPU of the
-    cluster, or one). ``name``: of the run (default: the experiment's, numbered); that of a run which ended
+    cluster, or one), or the least and the most of them: the run then goes on with the hosts that are left
+    when one is lost, and uses those that join; the global batch and its samples stay the same.
+    ``name``: of the run (default: the experiment's, numbered); that of a run which ended
     before its first checkpoint may be used again, and its record is deleted. ``resume`` continues the
     run ``name``, or the newest unfinished run of this experiment, at its exact step. ``extend`` continues the
     run ``name`` for more epochs than it had: ``train.epochs`` and fields of the schedule may have other
@@ -133,8 +137,8 @@ def train(
         joined = connect_and_open(prepared.storage)
         probe.result()
     with interruptible(), visible_progress():
-        count, use_gpu = _placement(workers, experiment, joined)
-        shape = prepared.shape(count)
+        count, use_gpu = _placement(prepared.workers, experiment, joined)
+        shape = prepared.shape(count.most)
         opened = open_run(prepared, command)
         run = opened.run
         record_shape(run, shape)
@@ -190,22 +194,21 @@ def _outcome(name: str, run_id: str, result: TrainResult, goodput: Goodput) -> R
     )
 
 
-def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple[int, bool]:
+def _placement(asked: WorkerRange | None, experiment: Experiment, joined: bool) -> tuple[WorkerRange, bool]:
     """The number of workers, and whether each has a GPU.
 
     The hosts of a new cluster join one after the other, so a cluster that was joined gets time to grow to
-    the number of workers that was asked for.
+    the number of workers that was asked for, or to the least one.
     """
     import ray
 
-    groups = experiment.train.global_batch // experiment.train.bn_group
     deadline = time.monotonic() + (_JOIN_TIMEOUT_S if joined else 0)
     is_announced = False
     while True:
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        workers = asked or min(workers_from_environment() or max(gpus, 1), groups)
-        if workers <= (gpus or cpus):
+        workers = asked or one_for_every(gpus, experiment)
+        if workers.least <= (gpus or cpus):
             return workers, gpus > 0
         available = f"{gpus} GPUs" if gpus else f"{cpus} CPUs"
         if time.monotonic() >= deadline:
@@ -213,22 +216,22 @@ def _placement(asked: int | None, experiment: Experiment, joined: bool) -> tuple
                 f"the cluster has only {available}",
                 code="cluster_too_small",
                 key="workers",
-                value=workers,
+                value=workers.least,
                 remedy="use fewer `workers`, or a larger cluster",
             )
         if not is_announced:
-            log.warning("waiting for the cluster to grow from %s to %d workers", available, workers)
+            log.warning("waiting for the cluster to grow from %s to %d workers", available, workers.least)
             is_announced = True
         time.sleep(2)
 
 
-def _fit(task: WorkerTask, run: Run, workers: int, use_gpu: bool, start: StartUp) -> TrainResult:
+def _fit(task: WorkerTask, run: Run, workers: WorkerRange, use_gpu: bool, start: StartUp) -> TrainResult:
     import ray.exceptions
     import ray.train
 
     from kineray.orchestration.trainer import Trainer
 
-    start.wait_for(f"{workers} worker{'s' * (workers > 1)}")
+    start.wait_for(str(workers))
     mailbox = open_mailbox()
     # One CPU is reserved per worker so that every worker finds a place; it uses its share of the host's CPUs.
     resources = {"CPU": 1.0, "GPU": 1.0} if use_gpu else {"CPU": 1.0}
@@ -236,8 +239,10 @@ def _fit(task: WorkerTask, run: Run, workers: int, use_gpu: bool, start: StartUp
     scratch = tempfile.TemporaryDirectory(prefix="kineray-ray-", ignore_cleanup_errors=True)
     trainer = Trainer(
         partial(run_worker, task.to_json(), mailbox),
+        workers,
+        partial(kept, mailbox),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
+            num_workers=workers.most,
             use_gpu=use_gpu,
             resources_per_worker=resources,
             # Communication is fastest within a host; packed CPU workers would leave other hosts idle.
@@ -299,7 +304,7 @@ def _deliver(
             record(run, message)
             watchdog.restarted()
             failures = [failure for failure in failures if failure.permanent]
-            start.worker_started()
+            start.worker_started(message.workers)
         else:
             event = start.counted(message)
             record(run, event)

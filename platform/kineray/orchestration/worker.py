@@ -53,7 +53,7 @@ def run_worker(task_json: str, mailbox: Any) -> "TrainResult | None":
         device = get_device()
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        mailbox.put.remote(start_message(rank))
+        mailbox.put.remote(start_message(rank, world_size))
         is_measured = task.options.system_metrics and context.get_local_rank() == 0  # once on every host
         takes_snapshots = task.options.snapshot_every != 0 and context.get_local_rank() == 0
         host, node = socket.gethostname(), context.get_node_rank()

@@ -12,15 +12,19 @@ from kineray.tracking.runs import RunDetail, get_run, list_runs
 _PREFIXES = (
     "checkpoint.",
     "eval.",
+    "forked.",
     "git.",
     "initialised",
     "manifest.",
     "mlflow.",
+    "param.",
+    "plan.",
     "plugin.",
+    "straggler.",
     "sweep.",
     "trial.",
 )
-_NAMES = re.compile(r"command|fingerprint|problem|storage|version\..*|worker\.\d+")
+_NAMES = re.compile(r"changed|command|fingerprint|hang|lineage|problem|storage|version\..*|worker\.\d+")
 
 
 def delete_run(run: str, *, storage: str | None = None, force: bool = False) -> RunDetail:

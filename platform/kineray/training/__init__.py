@@ -9,6 +9,7 @@ from kineray.lazy import lazy_names
 
 _WHERE = {
     "Checkpoint": "checkpoint",
+    "CheckpointDelayedEvent": "events",
     "CheckpointEvent": "events",
     "CheckpointStore": "checkpoint",
     "ContinuedEvent": "events",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from kineray.training.checkpoint import Checkpoint as Checkpoint
     from kineray.training.checkpoint import CheckpointStore as CheckpointStore
     from kineray.training.checkpoint import load_checkpoint as load_checkpoint
+    from kineray.training.events import CheckpointDelayedEvent as CheckpointDelayedEvent
     from kineray.training.events import CheckpointEvent as CheckpointEvent
     from kineray.training.events import ContinuedEvent as ContinuedEvent
     from kineray.training.events import EndedEvent as EndedEvent

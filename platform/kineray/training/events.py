@@ -115,6 +115,18 @@ class CheckpointEvent:
 
 
 @dataclass(frozen=True)
+class CheckpointDelayedEvent:
+    """The checkpoint of ``step`` cannot be written now, because of ``problem``; training goes on.
+
+    It is tried again in ``seconds``.
+    """
+
+    step: int
+    problem: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class SnapshotEvent:
     """Each host has the state after ``step`` in its memory, which took ``seconds`` on the first one."""
 
@@ -161,6 +173,7 @@ Event = (
     | StepEvent
     | ValidationEvent
     | CheckpointEvent
+    | CheckpointDelayedEvent
     | SnapshotEvent
     | StragglerEvent
     | ReplacedEvent

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from kineray.durations import duration
 from kineray.training.events import (
+    CheckpointDelayedEvent,
     CheckpointEvent,
     ContinuedEvent,
     EndedEvent,
@@ -51,6 +52,11 @@ def line_of(event: Event, near: Callable[[str], str] = str) -> str | None:
             text = f"validation after epoch {event.epoch}{how}: {shown}"
         case CheckpointEvent():
             text = f"best checkpoint so far: {near(event.uri)}" if event.best else None
+        case CheckpointDelayedEvent():
+            text = (
+                f"no checkpoint of step {event.step} yet: {event.problem}; "
+                f"trying again in {duration(event.seconds)}"
+            )
         case ReplacedEvent():
             text = "; ".join(f"replaced {failure.uri}: {failure.message}" for failure in event.failures)
         case StragglerEvent():

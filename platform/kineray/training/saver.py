@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from kineray.data import Preprocessing
+from kineray.durations import seconds_of
 from kineray.options import WorkerOptions
 from kineray.training.cadence import Cadence
 from kineray.training.checkpoint import CheckpointStore
@@ -42,7 +43,7 @@ class Saver:
 
         ``start``: number of steps that the run has made.
         """
-        self._writer = CheckpointWriter(checkpoints, emit)
+        self._writer = CheckpointWriter(checkpoints, emit, seconds_of(options.storage_patience))
         self._snapshots = snapshots
         self._preprocessing, self._weights, self._emit, self._rank = preprocessing, weights, emit, rank
         self._checkpoint_due = Cadence(options.checkpoint_every, start)
