@@ -19,7 +19,6 @@ from kineray.config import apply_overrides, load_plugins, to_yaml
 from kineray.errors import (
     CheckpointError,
     ConfigError,
-    ErrorBudgetError,
     KinerayError,
     NonFiniteLossError,
     StorageError,
@@ -246,19 +245,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     assert all(tensor.isfinite().all() for tensor in last.values())
 
 
-def test_the_error_budget_lists_the_files(tiny_experiment, tmp_path):
-    from kineray.data.derive.synth import synthesize
-
-    manifest = synthesize(tmp_path / "broken", train=32, val=8)
-    for path in sorted((tmp_path / "broken").rglob("*train*/**/*.mp4"))[:8]:
-        path.write_bytes(b"not a video")
-    experiment = apply_overrides(tiny_experiment, {"data.manifest": str(manifest)})
-    with pytest.raises(ErrorBudgetError) as error:
-        start(experiment, tmp_path, workers=1)
-    assert error.value.code == "error_budget"
-    assert ".mp4" in error.value.problem
-
-
 def test_more_workers_than_the_machine_has_cores(tiny_experiment, tmp_path):
     many = apply_overrides(tiny_experiment, ["train.global_batch=48", "train.bn_group=1"])
     with pytest.raises(ConfigError) as error:
@@ -361,21 +347,6 @@ def test_damaged_checkpoints_end_the_run_at_once(uninterrupted, tiny_experiment,
     assert error.value.key == str(checkpoints[0] / "model.safetensors")
     assert [rank for rank, _ in failures_of(caplog)] == [0]  # the only one that looks for them
     assert error.value.key in get_run(str(tmp_path), name).tags["problem"]
-
-
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(uninterrupted, tiny_experiment, tmp_path):
-    name, checkpoints = copied(uninterrupted, tmp_path)
-    (checkpoints[0] / "optimizer.pt").write_bytes(b"")
-    steps = []
-    outcome = start(
-        tiny_experiment,
-        tmp_path,
-        lambda event: steps.append(event.step) if isinstance(event, StepEvent) else None,
-        name=name,
-        resume=True,
-    )
-    assert steps == [9]
-    assert_bit_identical(outcome.last_checkpoint, uninterrupted[0].last_checkpoint)
 
 
 def test_a_full_disk_ends_the_run(tiny_experiment, small_disk, tmp_path, monkeypatch, caplog):

@@ -8,7 +8,7 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
-TIME_LIMIT_S = 120
+TIME_LIMIT_S = 280
 
 
 def run_workers(function, size, folder, *arguments):
@@ -51,7 +51,7 @@ def _worker(function, rank, size, store, result, arguments):
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=200)
         )
     try:
         value = function(rank, size, *arguments)
