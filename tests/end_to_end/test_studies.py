@@ -1,6 +1,8 @@
 """The script of every study trains its small network on videos that kineray makes."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -124,10 +126,17 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in {"slowfast", "finetune"}])
-def test_the_small_network_trains(name, folder, on_cluster):
+def test_the_small_network_trains(name, folder):
+    """As a process of torchrun: that of slowfast.py trains with Ray in the README."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launched = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     changes = ("train.epochs=1", "schedule.warmup_epochs=0")
     command = [sys.executable, str(STUDIES / f"{name}.py"), "--smoke", *changes, "--json"]
-    done = subprocess.run(command, cwd=folder, env=on_cluster, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | launched, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["step"] == 8 and 0 <= result["best"] <= 1

@@ -45,6 +45,13 @@ def test_an_address_joins_that_cluster_and_local_starts_one(ray_cluster):
     assert connecting(f"127.0.0.1:{another_port}") == "unreachable RAY_ADDRESS True\n"
 
 
+@pytest.mark.slow
+def test_workers_of_a_local_ray_are_not_nicer_than_other_programs(ray_cluster):
+    import ray
+
+    assert ray.get(ray.remote(os.nice).remote(0)) == 0
+
+
 @pytest.fixture
 def http_port():
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:

@@ -37,7 +37,7 @@ def store(tiny_experiment, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
-    return apply_overrides(tiny_experiment, {"train.epochs": 1})
+    return apply_overrides(tiny_experiment, {"train.epochs": 1, "schedule.warmup_epochs": 0})
 
 
 def test_the_command_compares_and_records_both(store, experiment, kineray, tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ def test_driver_mailbox_and_controller_import_no_torch(module):
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_no_worker_waits_for_other_threads_by_spinning():
     """OpenMP reads it when torch is imported, so it is set before that in every process."""
     program = """

@@ -49,6 +49,7 @@ KNOBS = {field.name for field in fields(WorkerOptions)}
 
 def run(experiment, folder, *, stop_after=None, manifest=None, **more):
     """Train on the manifest of the experiment; returns result and events. ``more`` may hold knobs."""
+    more = {"decoders": 1} | more  # another process takes longer to start than these few clips
     options = WorkerOptions(**{name: more.pop(name) for name in KNOBS & more.keys()})
     manifest = manifest or load_manifest(experiment.data.manifest)
     events = []

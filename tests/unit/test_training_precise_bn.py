@@ -119,6 +119,7 @@ def test_the_weights_that_validate_have_the_statistics_of_the_next_epoch(recipe,
         torch.testing.assert_close(evaluated[f"{name}.running_var"].double(), wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_it(experiment, tmp_path):
     """Two validations; only running statistics differ, and with an average of weights only its own."""
     twice = apply_overrides(experiment, {"train.epochs": 2})

@@ -102,9 +102,9 @@ def alone(experiment, tmp_path_factory):
 @pytest.mark.parametrize(
     ("recipe", "size", "groups"),
     [
-        pytest.param(recipe, size, groups, marks=[pytest.mark.slow] if (size, groups) != (1, 2) else [])
+        pytest.param(recipe, *shape, marks=[] if (recipe, shape) == ("all", (1, 2)) else [pytest.mark.slow])
         for recipe in RECIPES
-        for size, groups in {"all": SHAPES, "repeated": SHAPES[:1]}.get(recipe, [(1, 2), (3, 2)])
+        for shape in {"all": SHAPES, "repeated": SHAPES[:1]}.get(recipe, [(2, 1)])
     ],
 )
 def test_interrupted_and_resumed_twice_equals_uninterrupted(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kineray.orchestration.workers import WorkerCount
 
 
-class _Workers(click.ParamType):
+class _Workers(click.ParamType["WorkerCount"]):
     """``8``, or ``4:8``."""
 
     name = "N|MIN:MAX"

@@ -16,7 +16,6 @@ from kineray.training import (
     Goodput,
     InitialisedEvent,
     ReplacedEvent,
-    SnapshotEvent,
     StepEvent,
     StragglerEvent,
     ValidationEvent,
@@ -78,14 +77,6 @@ def drain(mailbox: Any) -> list[Any]:
     return messages
 
 
-def kept(mailbox: Any) -> int:
-    """How many snapshots and checkpoints the workers have reported."""
-    import ray
-
-    number: int = ray.get(mailbox.kept.remote())
-    return number
-
-
 class _Mailbox:
     """Holds messages between workers and the driver. Runs as an actor on the driver's host."""
 
@@ -94,14 +85,11 @@ class _Mailbox:
         self._failed_ranks: set[int] = set()
         self._workers: list[Any] = []
         self._is_stopped = False
-        self._kept = 0
 
     def put(self, message: FromWorker | FromTrial) -> None:
         self._messages.append(message)
         if isinstance(message, WorkerFailed) and message.permanent:
             self._failed_ranks.add(message.rank)
-        if isinstance(message, SnapshotEvent | CheckpointEvent):
-            self._kept += 1
 
     def drain(self) -> list[FromWorker | FromTrial]:
         messages, self._messages = self._messages, []
@@ -116,10 +104,6 @@ class _Mailbox:
         """Admit no more workers; returns the handles of those that were admitted."""
         self._is_stopped = True
         return self._workers
-
-    def kept(self) -> int:
-        """How many snapshots and checkpoints workers have reported."""
-        return self._kept
 
     def failed_workers(self) -> int:
         """How many workers have failed permanently: a new worker would fail in the same way."""

@@ -12,7 +12,15 @@ from typing import Any
 from kineray.cluster import connect, import_ray
 from kineray.orchestration.workers import WorkerRange
 from kineray.tracking.client import open_client
-from kineray.training import Event, GoodputMeter, StartedEvent, StepEvent, WaitingEvent
+from kineray.training import (
+    CheckpointEvent,
+    Event,
+    GoodputMeter,
+    SnapshotEvent,
+    StartedEvent,
+    StepEvent,
+    WaitingEvent,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +56,14 @@ def in_thread(function: Callable[[], Any]) -> "Future[Any]":
 class StartUp:
     """Passes the events of a run on, with those of its start before them.
 
-    ``goodput``: counts from now on what the time of the run is spent on.
+    ``goodput``: counts from now on what the time of the run is spent on. ``kept``: how many snapshots and
+    checkpoints there have been.
     """
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
         self._on_event = on_event
         self.goodput = GoodputMeter()
+        self.kept = 0
         self._seconds: dict[str, float] = {}
         self._cause, self._since = "", time.monotonic()
         self._is_over = False
@@ -88,6 +98,7 @@ class StartUp:
             self._is_over = True
             self._end_of_wait()
             self._on_event(StartedEvent(dict(self._seconds)))
+        self.kept += isinstance(event, SnapshotEvent | CheckpointEvent)
         self._on_event(event)
 
     def _end_of_wait(self) -> None:

@@ -1,11 +1,14 @@
 """Ray Train's trainer without the processes that kineray never uses, which would import for seconds.
 
-Its TorchTrainer imports torch on the driver and in its controller, too; every trainer starts actors for data
-sets of Ray Data, for requests to an autoscaler (which sees the waiting workers without them), and for the
-places of workers whose controller is lost (they are free when the driver ends, as it then does).
+Its TorchTrainer imports torch on the driver and in its controller, too. Every trainer starts actors for data
+sets of Ray Data, for requests to an autoscaler (which sees the waiting workers without them), for the
+controller, which the driver has imported anyway and runs here, and for the places of workers whose controller
+is lost (they are free when the driver ends).
 """
 
+import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,6 +18,8 @@ import ray
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from kineray.orchestration.scaling import ElasticWorkers, FixedWorkers
@@ -45,7 +50,37 @@ class Trainer(DataParallelTrainer):
         config, workers = self.scaling_config, self._workers
         is_fixed = workers.least == workers.most
         policy = FixedWorkers(config) if is_fixed else ElasticWorkers(config, workers, self._kept)
-        return super()._initialize_and_run_controller(**{**options, "scaling_policy": policy})
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # what ends a run is in the result
+        controller = _Controller(**{**options, "scaling_policy": policy})
+        with policy.in_charge():
+            asyncio.run(controller.run())
+        return controller.get_result()
+
+
+class _WorkerGroup(WorkerGroup):
+    """Workers of a controller that is no actor: they cannot ask it for the checkpoints that Ray keeps."""
+
+    def _init_train_context_on_workers(
+        self, workers: list[Any], sync_actor: Any, train_context_args: dict[str, list[Any]]
+    ) -> None:
+        tasks = [
+            worker.actor.init_train_context.remote(
+                train_run_context=self._train_run_context,
+                distributed_context=worker.distributed_context,
+                synchronization_actor=sync_actor,
+                storage_context=self._storage_context,
+                worker_callbacks=self._worker_callbacks_to_propagate,
+                controller_actor=None,
+                **{name: values[rank] for name, values in train_context_args.items()},
+            )
+            for rank, worker in enumerate(workers)
+        ]
+        ray.get(tasks)
+        self._decorate_worker_log_file_paths(workers)
+
+
+class _Controller(TrainController):
+    worker_group_cls = _WorkerGroup
 
 
 class _TorchGroupConfig(BackendConfig):

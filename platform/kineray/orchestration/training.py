@@ -16,7 +16,6 @@ from kineray.orchestration.mailbox import (
     LOSS,
     close_mailbox,
     drain,
-    kept,
     open_mailbox,
     record,
     record_checkpoints,
@@ -240,7 +239,7 @@ def _fit(task: WorkerTask, run: Run, workers: WorkerRange, use_gpu: bool, start:
     trainer = Trainer(
         partial(run_worker, task.to_json(), mailbox),
         workers,
-        partial(kept, mailbox),
+        lambda: start.kept,
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.most,
             use_gpu=use_gpu,
