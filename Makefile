@@ -41,6 +41,7 @@ benchmark: setup
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/training.py
 

@@ -22,9 +22,11 @@ EPIC-KITCHENS-100, a constant predictor has 20.0 (verb), 3.9 (noun) and 2.1 % (a
     data.modality=flow_stack data.mean=0.5,0.5 data.std=0.226,0.226 model.frozen=false  optical flow, imported
         with --flow FOLDER
 
-The search over subsystems and learning rates (in a notebook: `kineray.sweep`):
+The search over subsystems and learning rates (in a notebook: `kineray.sweep`), with the backbone run once on
+four random clips of each sample, and a vector for each frame (without model.grid: whole maps):
 
-    kineray sweep experiments/egocentric.py data.manifest=epic.parquet --trials 24
+    kineray sweep experiments/egocentric.py data.manifest=epic.parquet --trials 24 --cache-features
+        data.drawn_views=4 model.grid=1
 
 On a laptop, on video files that kineray makes, in about a minute (4 motion classes, over 90 % top-1):
 

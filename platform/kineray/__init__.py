@@ -9,6 +9,7 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     dry_run(experiment, ...)               what train would do, with nothing started or written
     plan(experiment, gpus=(8, 64), ...)    what a run will take: time, memory, cost, and what limits it
     sweep(experiment, space, ...)          search learning rates and model fields with Ray Tune
+    build_features(experiment)             compute once what a frozen backbone makes of each clip
     verify_resume(experiment)              whether a killed run resumes as if it had never stopped
     list_runs()  get_run(run)              what was trained, with which config, data and code
     tag_run(run, tags)  delete_run(run)    mark runs, or remove them with their checkpoints
@@ -50,13 +51,16 @@ _HOMES = {
     "Piece": "kineray.training.recipe",
     "WorkerOptions": "kineray.options",
     "apply_overrides": "kineray.config",
+    "build_features": "kineray.training.features.api",
     "create_model": "kineray.models",
+    "delete_features": "kineray.training.features.api",
     "delete_run": "kineray.tracking.edit",
     "dry_run": "kineray.orchestration",
     "evaluate": "kineray.tracking.evaluate",
     "export": "kineray.evaluation.export",
     "get_run": "kineray.tracking.api",
     "import_dataset": "kineray.data",
+    "list_features": "kineray.training.features.api",
     "list_models": "kineray.models",
     "list_runs": "kineray.tracking.api",
     "load_checkpoint": "kineray.training",
@@ -74,6 +78,7 @@ _HOMES = {
     "sweep": "kineray.orchestration",
     "tag_run": "kineray.tracking.edit",
     "train": "kineray.orchestration",
+    "verify_features": "kineray.training.features.api",
     "verify_resume": "kineray.training.resume_check.check",
 }
 
@@ -107,6 +112,10 @@ if TYPE_CHECKING:
     from kineray.tracking.edit import tag_run as tag_run
     from kineray.tracking.evaluate import evaluate as evaluate
     from kineray.training import load_checkpoint as load_checkpoint
+    from kineray.training.features.api import build_features as build_features
+    from kineray.training.features.api import delete_features as delete_features
+    from kineray.training.features.api import list_features as list_features
+    from kineray.training.features.api import verify_features as verify_features
     from kineray.training.recipe import Piece as Piece
     from kineray.training.resume_check.check import verify_resume as verify_resume
     from kineray.video import read_clip as read_clip

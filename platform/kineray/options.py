@@ -61,6 +61,12 @@ class WorkerOptions:
     activation_checkpointing: bool = _knob(
         False, "Recompute activations in the backward pass: less device memory for more time."
     )
+    cache_features: bool = _knob(
+        False, "Train on features that a frozen backbone computes once, in the cache folder."
+    )
+    max_cache: int | None = _knob(
+        None, "Refuse to cache features that take more than this, such as 50GB.", unit="SIZE"
+    )
     system_metrics: bool = _knob(False, "Record how busy the hosts and their GPUs are, every ten seconds.")
     tensorboard: bool = _knob(
         False, "Also write the metrics as TensorBoard event files, to `tensorboard` in the run's folder."

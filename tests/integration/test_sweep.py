@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from kineray.config import Choice, LogUniform, apply_overrides, load_plugins, to_yaml
+from kineray.config import Choice, FrameConfig, GruConfig, LogUniform, apply_overrides, load_plugins, to_yaml
 from kineray.data.derive.synth import synthesize
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration import sweep
 from kineray.tracking import get_run, list_runs
-from kineray.training import CheckpointEvent, CheckpointStore
+from kineray.training import CheckpointEvent, CheckpointStore, FeaturesEvent
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -204,3 +204,33 @@ def test_if_the_model_raises_in_every_trial_its_line_is_named(tiny_experiment, t
     assert f"KeyError: 'no such head' ({file}:7 in build)" in str(error.value)
     trials = [run for run in list_runs(str(tmp_path / "runs")) if run.parent]
     assert [run.status for run in trials] == ["FAILED", "FAILED"]
+
+
+def test_trials_share_the_features_that_the_first_one_computes(tiny_experiment, tmp_path):
+    model = FrameConfig(backbone="mobilenet_v2", cut="features.3", frozen=True, temporal=GruConfig(units=4))
+    frozen = tiny_experiment.model_copy(update={"model": model, "name": "frozen"})
+    frozen = apply_overrides(frozen, {"data.frames": 4, "data.drawn_views": 1, "train.epochs": 1})
+    lines = []
+    outcome = sweep(
+        frozen,
+        {"optim.lr": LogUniform(0.01, 0.3)},
+        trials=3,
+        concurrent=1,
+        storage=str(tmp_path),
+        options=WorkerOptions(cache_features=True),
+        on_event=lambda trial, event: lines.append((trial, event)),
+    )
+    assert {trial.state for trial in outcome.trials} == {"finished"}
+    built = [
+        trial for trial, event in lines if isinstance(event, FeaturesEvent) and "compared" in event.message
+    ]
+    assert len(built) <= 1  # none if an earlier run of this test has left them
+    with pytest.raises(ConfigError) as error:
+        anew = apply_overrides(frozen, {"data.drawn_views": "none"})
+        sweep(
+            anew,
+            {"optim.lr": LogUniform(0.01, 0.3)},
+            storage=str(tmp_path),
+            options=WorkerOptions(cache_features=True),
+        )
+    assert (error.value.code, error.value.key) == ("not_cacheable", "data.drawn_views")

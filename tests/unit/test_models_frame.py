@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from slow_cases import slow_after
@@ -239,3 +240,54 @@ def test_groups_of_timeception_must_divide_the_channels():
         build_model(config, {"action": 2})
     assert (error.value.code, error.value.key) == ("out_of_range", "model.temporal.groups")
     assert "the 24 channels of the backbone" in error.value.problem
+
+
+# -- what of its features is kept ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_a_grid_is_the_mean_over_its_parts_of_the_map(grid):
+    torch.manual_seed(0)
+    whole = build_model(FrameConfig(**MOBILENET, frozen=True), {"action": 2})
+    pooled = build_model(FrameConfig(**MOBILENET, frozen=True, grid=grid), {"action": 2})
+    pooled.load_state_dict(whole.state_dict())
+    clips = torch.randn(2, 3, 4, 56, 48)
+    maps = whole.frame_maps(clips).numpy()
+    height, width = maps.shape[3:]
+    wanted = np.empty((*maps.shape[:3], grid, grid), np.float32)
+    for y in range(grid):
+        for x in range(grid):
+            rows = slice(y * height // grid, -(-(y + 1) * height // grid))
+            columns = slice(x * width // grid, -(-(x + 1) * width // grid))
+            wanted[..., y, x] = maps[..., rows, columns].mean((3, 4))
+    np.testing.assert_allclose(pooled.frame_maps(clips).numpy(), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_grid_of_1_changes_nothing_for_an_average():
+    torch.manual_seed(0)
+    whole = build_model(FrameConfig(**MOBILENET), {"action": 2}).eval()
+    pooled = build_model(FrameConfig(**MOBILENET, grid=1), {"action": 2}).eval()
+    pooled.load_state_dict(whole.state_dict())
+    clips = torch.randn(2, 3, 3, 32, 32)
+    torch.testing.assert_close(pooled(clips), whole(clips), rtol=1e-4, atol=1e-6)
+
+
+def test_features_are_rounded_to_their_type():
+    torch.manual_seed(0)
+    exact = build_model(FrameConfig(**MOBILENET, frozen=True), {"action": 2})
+    rounded = build_model(FrameConfig(**MOBILENET, frozen=True, feature_dtype="float16"), {"action": 2})
+    rounded.load_state_dict(exact.state_dict())
+    clips = torch.randn(1, 3, 2, 32, 32)
+    maps, wanted = rounded.frame_maps(clips), exact.frame_maps(clips).numpy().astype(np.float16)
+    assert maps.dtype == torch.float32 and maps.is_contiguous()
+    np.testing.assert_array_equal(maps.numpy(), wanted.astype(np.float32))
+
+
+def test_a_grid_larger_than_the_map_and_rounded_features_that_are_trained_are_refused():
+    model = build_model(FrameConfig(**MOBILENET, grid=50), {"action": 2})
+    with pytest.raises(ConfigError) as error:
+        model(torch.randn(1, 3, 2, 32, 32))
+    assert (error.value.code, error.value.key) == ("out_of_range", "model.grid")
+    with pytest.raises(ConfigError) as error:
+        FrameConfig(**MOBILENET, feature_dtype="float16")
+    assert error.value.code == "bad_value"

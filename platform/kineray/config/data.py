@@ -12,6 +12,7 @@ from kineray.config.fields import (
     FramesPerSecond,
     Modality,
     NamesOrNone,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     PositiveRange,
@@ -129,10 +130,11 @@ class DataConfig(ClipSection):
     (``data.augment.color_jitter.brightness=0.4``). ``balance``: how often a class is seen in training; none:
     as often as it occurs; sqrt: in proportion to the square root of that; class: all classes equally often.
     ``balance_head``: the head whose classes are balanced, if several are trained. ``clips_per_sample``: clips
-    of a sample in an epoch (repeated augmentation, arXiv 1901.09335). ``sequences``: which sequences of a
-    sample an epoch goes through with ``sampling=sequences``: ``one`` at random, or ``all``, in an order that
-    mixes those of all samples. ``error_budget``: fraction of the clips that may fail to decode, and be
-    replaced, before training stops.
+    of a sample in an epoch (repeated augmentation, arXiv 1901.09335). ``drawn_views``: number of random clips
+    of a sample that epochs take in turns; none: each clip is drawn anew; 0: the clip of evaluation, without
+    anything random. ``sequences``: which sequences of a sample an epoch goes through with
+    ``sampling=sequences``: ``one`` at random, or ``all``, in an order that mixes those of all samples.
+    ``error_budget``: fraction of the clips that may fail to decode, and be replaced, before training stops.
     """
 
     manifest: str = ""
@@ -141,6 +143,7 @@ class DataConfig(ClipSection):
     balance: Balance = "none"
     balance_head: str = ""
     clips_per_sample: PositiveInt = 1
+    drawn_views: NonNegativeInt | None = None
     sequences: Sequences = "one"
     error_budget: Annotated[float, Field(ge=0, le=1)] = 0.01
 
@@ -151,6 +154,9 @@ class DataConfig(ClipSection):
             raise ValueError(f"heads names {repeated[0]} twice")
         if self.epoch_of_sequences and self.modality.endswith("stack"):
             raise ValueError(f"sequences=all needs a modality without stacks, not modality={self.modality}")
+        if self.drawn_views == 0 and (self.augment or self.crop != self.eval_crop):
+            problem = f"crop={self.crop} to be eval_crop={self.eval_crop}"
+            raise ValueError(f"drawn_views=0 needs {'no augment' if self.augment else problem}")
         return self
 
     @property

@@ -78,6 +78,16 @@ class Experiment(Section):
                 value=self.data.balance,
                 remedy="use data.balance=none",
             )
+        if self.data.drawn_views == 0:
+            for name, piece in self.recipe.items():
+                if piece.clip_sizes(self.data):
+                    raise ConfigError(
+                        f"the clips of evaluation have one size, and recipe.{name} changes it",
+                        code="bad_value",
+                        key="data.drawn_views",
+                        value=0,
+                        remedy=f"use data.drawn_views=none, or recipe.{name}=off",
+                    )
         if self.train.global_batch % self.data.clips_per_sample:
             raise ConfigError(
                 f"not a multiple of data.clips_per_sample={self.data.clips_per_sample}",

@@ -20,6 +20,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kineray.config import TemporalSection
 from kineray.config.models.frame import FrameConfig
@@ -32,6 +33,7 @@ from kineray.config.temporal.gru import GruConfig
 from kineray.config.temporal.lstm import LstmConfig
 from kineray.config.temporal.residual import ResidualConfig
 from kineray.config.temporal.timeception import TimeceptionConfig
+from kineray.errors import ConfigError
 from kineray.models.backbones import backbone_channels, build_backbone
 from kineray.models.blocks import adopt, fold_frames
 from kineray.models.heads import FeatureHead
@@ -70,15 +72,41 @@ class FrameNet(nn.Module):
         return self.classify(self.frame_maps(clips_bcthw))
 
     def frame_maps(self, clips_bcthw: Tensor) -> Tensor:
-        """The backbone's part: feature maps of every frame, [B, T, C, H', W']."""
+        """The backbone's part: feature maps of every frame, [B, T, C, H', W'].
+
+        Those of a frozen backbone are float32 and contiguous, as they are when they are read from a file.
+        """
         self.config.check_clip(*clips_bcthw.shape[2:])
-        if self.config.frozen:
-            with torch.no_grad():
-                return fold_frames(self.backbone, clips_bcthw)
-        return fold_frames(self.backbone, clips_bcthw)
+        if not self.config.frozen:
+            return self._pooled(fold_frames(self.backbone, clips_bcthw))
+        with torch.no_grad():
+            maps_btchw = self._pooled(fold_frames(self.backbone, clips_bcthw).float())
+            if self.config.feature_dtype == "float16":
+                maps_btchw = maps_btchw.half().float()
+            # Strides of sides of 1 are not changed by ``contiguous()``, and convolutions look at them.
+            return maps_btchw.contiguous().view(-1).view(maps_btchw.shape)
+
+    def _pooled(self, maps_btchw: Tensor) -> Tensor:
+        grid = self.config.grid
+        if grid is None:
+            return maps_btchw
+        if grid > min(maps_btchw.shape[3:]):
+            height, width = maps_btchw.shape[3:]
+            raise ConfigError(
+                f"larger than the feature maps, which have {height} x {width} positions",
+                code="out_of_range",
+                key="model.grid",
+                value=grid,
+                remedy="use model.grid=none, or larger frames",
+            )
+        pooled = F.adaptive_avg_pool2d(maps_btchw.flatten(0, 1), grid)
+        return torch.unflatten(pooled, 0, (-1, maps_btchw.shape[1]))
 
     def classify(self, maps_btchw: Tensor) -> dict[str, Tensor]:
         """The rest of the network: feature maps of every frame -> {head: logits [B, classes]}."""
+        device = maps_btchw.device.type
+        if torch.is_autocast_enabled(device):  # nn.LSTM does not do that on the CPU
+            maps_btchw = maps_btchw.to(torch.get_autocast_dtype(device))
         logits: dict[str, Tensor] = self.head(self.temporal(maps_btchw))
         return logits
 

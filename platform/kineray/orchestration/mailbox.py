@@ -12,6 +12,7 @@ from kineray.tracking import BEST_SCORE, GOODPUT, SCORE, SCORE_NAME, Run
 from kineray.training import (
     CheckpointEvent,
     Event,
+    FeaturesEvent,
     Goodput,
     InitialisedEvent,
     ReplacedEvent,
@@ -116,6 +117,8 @@ def record(run: Run, message: Event | WorkerStarted) -> None:
             run.set_tags({f"worker.{message.rank}": f"{message.host} pid {message.pid}"})
         case InitialisedEvent():
             run.set_tags({f"initialised.{message.part}".rstrip("."): message.message})
+        case FeaturesEvent():
+            run.set_tags({"features": message.message})
         case StepEvent():
             goodput = {} if message.goodput is None else {"train/goodput": message.goodput}
             run.log_metrics(

@@ -14,6 +14,7 @@ from kineray.orchestration.workers import WorkerCount, WorkerRange, worker_range
 from kineray.storage import runs_folder
 from kineray.tracking import check_name
 from kineray.training import RunShape, check_micro_batch, shape_of
+from kineray.training.features.checks import check_cacheable
 from kineray.training.inputs import RunData, check_data
 
 
@@ -70,6 +71,8 @@ def prepare(
     experiment, manifest = open_manifest(experiment, storage)
     data = check_data(experiment, manifest)
     check_micro_batch(options.micro_batch, experiment.train.bn_group)
+    if options.cache_features:
+        check_cacheable(experiment)
     start: Continuation | None = None
     if extend:
         start = extension(storage, name, experiment, data)

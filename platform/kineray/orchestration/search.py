@@ -39,8 +39,10 @@ from kineray.storage import DEFAULT_STORAGE, absolute, is_remote, join, runs_fol
 from kineray.tracking import BEST_SCORE, SCORE, SCORE_NAME, Run, check_name
 from kineray.tracking.client import sqlite_uri
 from kineray.training import Event, check_micro_batch
+from kineray.training.features.checks import check_cacheable
 from kineray.training.inputs import check_data
 
+_DECIDE_CACHING = {"model.type", "model.frozen", "data.drawn_views"}  # each trial then checks for itself
 _LONGEST_NAME = 250 - LONGEST_TRIAL_NAME - 1  # a run's has at most 250 characters
 
 
@@ -68,7 +70,9 @@ def sweep(
     ``name``: of the sweep (default: the experiment's with ``-sweep``, numbered). ``resume`` continues the
     sweep ``name``, or the newest one of this experiment and space: finished trials are kept, interrupted
     ones continue from their last checkpoint. ``concurrent``: number of trials at the same time (default:
-    one for every GPU, or CPU, of the cluster). ``options``: how the process of a trial does its work.
+    one for every GPU, or CPU, of the cluster). ``options``: how the process of a trial does its work; with
+    ``cache_features`` the first trials on each host compute the features together, once for each set of
+    values that these depend on, and all others read them.
     ``on_event(trial name, event)`` is called with all training events; without it, the logger
     ``kineray.progress`` gets them as lines. ``command``: the words of the
     command line, for the record.
@@ -93,6 +97,8 @@ def sweep(
     check_space(experiment, space, fixed=fixed)
     for group in _values(experiment, space, "train.bn_group"):
         check_micro_batch(options.micro_batch, group)
+    if options.cache_features and not _DECIDE_CACHING & space.keys():
+        check_cacheable(experiment)
     if name is not None:
         check_name(name)
     _check_length(name or f"{experiment.name}-sweep-000")

@@ -47,6 +47,7 @@ def measure_decoding(
         seed=experiment.seed,
         decoders=1,
         clips_per_sample=data.clips_per_sample,
+        drawn_views=data.drawn_views,
         balance=balance_of(data, list(preprocessing.labels)),
         targets=lambda _: {},
         indexes=IndexCache.beside(data.manifest),

@@ -16,6 +16,7 @@ _WHERE = {
     "EndedEvent": "events",
     "Event": "events",
     "ExperimentPlan": "plan",
+    "FeaturesEvent": "events",
     "Goodput": "events",
     "GoodputMeter": "goodput",
     "InitialisedEvent": "events",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from kineray.training.events import ContinuedEvent as ContinuedEvent
     from kineray.training.events import EndedEvent as EndedEvent
     from kineray.training.events import Event as Event
+    from kineray.training.events import FeaturesEvent as FeaturesEvent
     from kineray.training.events import Goodput as Goodput
     from kineray.training.events import InitialisedEvent as InitialisedEvent
     from kineray.training.events import ReplacedEvent as ReplacedEvent

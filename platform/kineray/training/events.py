@@ -54,6 +54,13 @@ class InitialisedEvent:
 
 
 @dataclass(frozen=True)
+class FeaturesEvent:
+    """Features of a frozen backbone are computed, or read; ``message``: of how many clips, and where."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class StepEvent:
     """One step is done: ``step`` of ``total_steps``, counted from 1.
 
@@ -170,6 +177,7 @@ Event = (
     | StartedEvent
     | ContinuedEvent
     | InitialisedEvent
+    | FeaturesEvent
     | StepEvent
     | ValidationEvent
     | CheckpointEvent

@@ -11,6 +11,7 @@ from kineray.training.events import (
     ContinuedEvent,
     EndedEvent,
     Event,
+    FeaturesEvent,
     InitialisedEvent,
     ReplacedEvent,
     StartedEvent,
@@ -31,7 +32,7 @@ def line_of(event: Event, near: Callable[[str], str] = str) -> str | None:
         case StartedEvent():
             causes = ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in event.seconds.items())
             text = f"started in {duration(sum(event.seconds.values()))}: {causes}"
-        case ContinuedEvent():
+        case ContinuedEvent() | FeaturesEvent():
             text = event.message
         case InitialisedEvent():
             text = f"{event.part or 'network'} initialised with {event.message}"

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from kineray.config import Experiment
-from kineray.data import Batch, ClipShape, Manifest, Preprocessing, load_batches
+from kineray.data import Batch, BatchSpec, ClipShape, Manifest, Preprocessing, load_batches
 from kineray.data.clips.preprocessing import balance_of
 from kineray.data.clips.sequences import samples_of_epoch
 from kineray.data.manifest.index_cache import IndexCache
@@ -31,6 +31,9 @@ from kineray.training.events import (
     TrainResult,
     ValidationEvent,
 )
+from kineray.training.features.cached import CachedFeatures
+from kineray.training.features.checks import check_cacheable, check_pieces
+from kineray.training.features.opening import open_features
 from kineray.training.initial import initialise
 from kineray.training.inputs import preprocessing_of
 from kineray.training.optim import build_optimizer
@@ -95,12 +98,10 @@ def train(
     plan = plan or plan_of(experiment, len(clip_set))
     plan.at(0).share(rank, world_size)  # refuse too many workers before anything is created
     micro_batch = check_micro_batch(options.micro_batch, experiment.train.bn_group)
-    workers, place = Workers(rank, world_size), torch.device(device)
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    workers, place = Workers(rank, world_size), _used(device)
     emit = on_event if rank == 0 else _ignore
 
-    recipe = Recipe(experiment)
+    recipe = _recipe(experiment, options)
     preprocessing = preprocessing_of(experiment, train_set, val_set)
     task = _task(experiment, preprocessing, clip_set, val_set)
     model = _new_model(experiment, preprocessing, task, options.activation_checkpointing).to(place)
@@ -114,6 +115,23 @@ def train(
         else _start(experiment, model, recipe, workers, emit)
     )
 
+    cached = (
+        open_features(
+            experiment,
+            model,
+            preprocessing,
+            clip_set,
+            val_set,
+            task,
+            workers=workers,
+            device=place,
+            options=options,
+            indexes=indexes,
+            emit=emit,
+        )
+        if options.cache_features
+        else None
+    )
     stepper = Stepper(
         experiment,
         model,
@@ -124,6 +142,7 @@ def train(
         workers=workers,
         device=place,
         whereabouts=whereabouts,
+        entry=cached.entry(model) if cached else None,
     )
     validation = partial(
         validate,
@@ -137,6 +156,7 @@ def train(
         batch_size=micro_batch,
         decoders=options.decoders or 1,
         indexes=indexes,
+        cached=cached,
     )
 
     def state_after(last: Step) -> TrainingState:
@@ -155,23 +175,21 @@ def train(
         rank=rank,
     )
     steps = range(progress.steps, plan.total_steps)
-    batches = load_batches(
+    batches = _batches(
+        experiment,
         clip_set,
         preprocessing,
+        task,
         (
             made.batch(rank, world_size, micro_batch, ClipShape.of(experiment.data))
             for made in _with_passes(map(plan.at, steps), experiment, len(clip_set))
         ),
-        seed=experiment.seed,
-        decoders=options.decoders or 1,
-        clips_per_sample=experiment.data.clips_per_sample,
-        balance=balance_of(experiment.data, list(preprocessing.labels)),
-        targets=task.targets,
+        cached,
         indexes=indexes,
-        max_memory=options.max_memory,
+        options=options,
         pin_memory=place.type == "cuda",
     )
-    with closing(cast("Generator[Batch]", batches)), saver:
+    with closing(batches), saver:
         for planned in _planned(experiment, map(plan.at, steps), progress.scores):
             step = replace(planned, lr=planned.lr * experiment.schedule.factor_after(progress.scores))
             done = progress.steps = step.index + 1
@@ -205,6 +223,57 @@ def train(
                     emit(validated)
                 saver.save(state_after(planned), validated.score if validated else None)
     return _outcome(workers, checkpoints, progress.steps, task.score, progress.scores)
+
+
+def _used(device: str) -> torch.device:
+    """The device of this name, which is from now on the one that CUDA uses."""
+    place = torch.device(device)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    return place
+
+
+def _recipe(experiment: Experiment, options: WorkerOptions) -> Recipe:
+    """The pieces of the recipe. Raises ConfigError for an experiment whose features cannot be cached."""
+    recipe = Recipe(experiment)
+    if options.cache_features:
+        check_cacheable(experiment)
+        check_pieces(recipe.changes_clips)
+    return recipe
+
+
+def _batches(
+    experiment: Experiment,
+    clip_set: Manifest,
+    preprocessing: Preprocessing,
+    task: Task,
+    specs: Iterable[BatchSpec],
+    cached: CachedFeatures | None,
+    *,
+    indexes: IndexCache | None,
+    options: WorkerOptions,
+    pin_memory: bool,
+) -> "Generator[Batch]":
+    """The batches of this worker: decoded clips, or their cached features."""
+    batches = (
+        cached.batches(specs, pin_memory=pin_memory)
+        if cached
+        else load_batches(
+            clip_set,
+            preprocessing,
+            specs,
+            seed=experiment.seed,
+            decoders=options.decoders or 1,
+            clips_per_sample=experiment.data.clips_per_sample,
+            drawn_views=experiment.data.drawn_views,
+            balance=balance_of(experiment.data, list(preprocessing.labels)),
+            targets=task.targets,
+            indexes=indexes,
+            max_memory=options.max_memory,
+            pin_memory=pin_memory,
+        )
+    )
+    return cast("Generator[Batch]", batches)
 
 
 def _with_passes(steps: Iterable[Step], experiment: Experiment, samples: int) -> Iterator[Step]:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from kineray.data import Batch, Failure, Preprocessing
 from kineray.errors import ConfigError, KinerayError, NonFiniteLossError
 from kineray.models import commit_batch_norm, discard_batch_norm, set_batch_norm_group, set_clip_seeds
 from kineray.tasks import Task
+from kineray.tasks.base import Outputs
 from kineray.training.optim import set_learning_rate
 from kineray.training.order_of_use import names_in_order_of_use
 from kineray.training.plan import Step
@@ -44,6 +45,17 @@ class StepResult:
     copy_s: float
     request: int
     parts: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where batches enter the model.
+
+    ``prepare`` makes the input of ``forward``, which returns outputs, of what a batch holds, on its device.
+    """
+
+    prepare: Callable[[Tensor], Tensor]
+    forward: Callable[[Tensor], Outputs]
 
 
 @dataclass
@@ -78,7 +90,9 @@ class Stepper:
         workers: Workers,
         device: torch.device,
         whereabouts: Whereabouts | None = None,
+        entry: Entry | None = None,
     ) -> None:
+        """``entry``: by default normalised clips enter the whole model."""
         self._whereabouts = whereabouts or Whereabouts()
         self._seed = experiment.seed
         self._precision = experiment.train.precision
@@ -87,7 +101,7 @@ class Stepper:
         self._trained: tuple[str, ...] | None = None
         self._bn_group = 0
         self._optimizer = optimizer
-        self._preprocessing = preprocessing
+        self._entry = entry or Entry(preprocessing.normalise, model)
         self._task = task
         self._recipe = recipe
         self._workers = workers
@@ -200,9 +214,9 @@ class Stepper:
                     break
                 # Numbers below 0 are no steps: these seeds are used nowhere else.
                 self._seed_clips(-1 - step.index, step.first + position, len(batch.ids))
-                clips_bcthw = self._preprocessing.normalise(batch.clips_bthwc.to(self._device))
+                clips_bcthw = self._entry.prepare(batch.clips_bthwc.to(self._device))
                 with autocast(self._device, self._precision):
-                    self._model(clips_bcthw)
+                    self._entry.forward(clips_bcthw)
                 set_clip_seeds(self._model, None)
                 position += len(batch.ids)
             yield
@@ -247,12 +261,12 @@ class Stepper:
             targets = {
                 head: label.to(self._device, non_blocking=True) for head, label in batch.labels.items()
             }
-        clips_bcthw = self._preprocessing.normalise(clips_bthwc)
+        clips_bcthw = self._entry.prepare(clips_bthwc)
         if self._recipe.soft_targets:
             targets = self._task.soften(targets)
         clips_bcthw, targets = self._recipe.transform(step, position, clips_bcthw, targets)
         with autocast(self._device, self._precision):
-            logits = self._model(clips_bcthw)
+            logits = self._entry.forward(clips_bcthw)
         losses = self._task.loss(logits, targets)
         (losses.sum() / step.global_batch).backward()  # type: ignore[no-untyped-call]
         set_clip_seeds(self._model, None)

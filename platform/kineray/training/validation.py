@@ -10,7 +10,8 @@ from torch import nn
 from kineray.data import Failure, Manifest, Preprocessing, Sample, eval_clips
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.tasks import Task
-from kineray.training.step import autocast, shorten
+from kineray.training.features.cached import CachedFeatures
+from kineray.training.step import Entry, autocast, shorten
 from kineray.training.synchronise import Workers
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,14 @@ def validate(
     batch_size: int,
     decoders: int,
     indexes: IndexCache | None,
+    cached: CachedFeatures | None = None,
 ) -> tuple[dict[str, float], float]:
     """Metrics (named ``val/...``) and score of the whole set, the same on every worker.
 
     The set is split over the workers without padding, and scored whole. A video that cannot be decoded counts
     as wrong; an unknown label does not count. ``val/loss`` is the mean over the decoded videos,
-    summed over the heads. The model is left in evaluation mode. Raises ManifestError if no video has a label.
+    summed over the heads. ``cached``: features of the set, which are then read in place of its videos. The
+    model is left in evaluation mode. Raises ManifestError if no video has a label.
     """
     model.eval()
     meter = task.meter()
@@ -42,18 +45,24 @@ def validate(
     size = len(val_set)
     indices = range(size * workers.rank // workers.size, size * (workers.rank + 1) // workers.size)
     failures: list[Failure] = []
-    for samples, clips_bthwc in _batches(
-        val_set,
-        preprocessing,
-        indices=indices,
-        batch_size=batch_size,
-        decoders=decoders,
-        indexes=indexes,
-        failures=failures,
-    ):
+    entry = cached.entry(model) if cached else Entry(preprocessing.normalise, model)
+    batches = (
+        cached.validation(indices, batch_size, failures)
+        if cached
+        else _batches(
+            val_set,
+            preprocessing,
+            indices=indices,
+            batch_size=batch_size,
+            decoders=decoders,
+            indexes=indexes,
+            failures=failures,
+        )
+    )
+    for samples, clips_bthwc in batches:
         targets = {head: of_head.to(device) for head, of_head in task.targets(samples).items()}
         with autocast(device, precision):
-            outputs = model(preprocessing.normalise(torch.from_numpy(clips_bthwc).to(device)))
+            outputs = entry.forward(entry.prepare(clips_bthwc.to(device)))
         meter.update(outputs, targets)
         counts[0] += task.loss(outputs, targets).sum(dtype=torch.float64)
         counts[1] += len(samples)
@@ -85,7 +94,7 @@ def _batches(
     decoders: int,
     indexes: IndexCache | None,
     failures: list[Failure],
-) -> Iterator[tuple[list[Sample], np.ndarray]]:
+) -> Iterator[tuple[list[Sample], torch.Tensor]]:
     """(samples, uint8 clips [B, T, H, W, C]); what cannot be decoded goes to ``failures``."""
     samples: list[Sample] = []
     clips: list[np.ndarray] = []
@@ -98,7 +107,7 @@ def _batches(
             samples.append(sample)
             clips.append(views_vthwc)
         if len(samples) == batch_size:
-            yield samples, np.concatenate(clips)
+            yield samples, torch.from_numpy(np.concatenate(clips))
             samples, clips = [], []
     if samples:
-        yield samples, np.concatenate(clips)
+        yield samples, torch.from_numpy(np.concatenate(clips))

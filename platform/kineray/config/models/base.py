@@ -61,6 +61,16 @@ class ModelSection(Variant, home="kineray.config.models"):
             for part, key in network.frozen_at_random().items()
         }
 
+    def frozen_part(self) -> dict[str, object] | None:
+        """What the frozen first part of the network computes, as plain values; None if there is none.
+
+        What it computes of a clip is then the same in every epoch and can be kept
+        (``kineray.training.features``). The network of such a configuration has ``backbone``, the module with
+        the frozen weights; ``frame_maps``, normalised clips -> features, float32 [B, ...]; and ``classify``,
+        features -> logits.
+        """
+        return None
+
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ConfigError, with the key ``data.*``, for clips that the network cannot take.
 

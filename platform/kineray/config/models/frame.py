@@ -1,9 +1,11 @@
 """Image networks applied to every frame, followed by a temporal subsystem."""
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from kineray.config.clip_checks import check_sides
-from kineray.config.fields import Probability
+from kineray.config.fields import PositiveInt, Probability
 from kineray.config.models.base import ModelSection
 from kineray.config.temporal.average import AverageConfig
 from kineray.config.temporal.base import TemporalSection
@@ -22,14 +24,25 @@ class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.Frame
 
     ``backbone``: torchvision's name of a network, or ``highway``. ``cut``: the name of the layer whose
     output is used ("layer3", "features.13"); empty for the last one before the classifier. A ``frozen``
-    backbone is not trained: neither its weights nor its batch-norm statistics change.
+    backbone is not trained: neither its weights nor its batch-norm statistics change, and what it computes of
+    the clips can be kept (``kineray cache``). ``grid``: the feature map of each frame is averaged to
+    ``grid`` x ``grid`` positions; none: it stays as it is. ``feature_dtype``: the precision to which the
+    features of a frozen backbone are rounded.
     """
 
     backbone: Backbone = "resnet50"
     cut: str = ""
     frozen: bool = False
+    grid: PositiveInt | None = None
+    feature_dtype: Literal["float32", "float16"] = "float32"
     temporal: TemporalSection = AverageConfig()
     dropout: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.feature_dtype != "float32" and not self.frozen:
+            raise ValueError(f"feature_dtype={self.feature_dtype} needs frozen=true")
+        return self
 
     @property
     def names_layers(self) -> bool:
@@ -39,6 +52,11 @@ class FrameConfig(ModelSection, type="frame", builds="kineray.models.frame.Frame
     def frozen_at_random(self) -> dict[str, str]:
         """The backbone, if it is frozen and has no weights to start from."""
         return {"backbone": "init"} if self.frozen and not self.init else {}
+
+    def frozen_part(self) -> dict[str, object] | None:
+        """The backbone, its cut, and what becomes of its maps before the temporal subsystem."""
+        fields = {"backbone", "cut", "grid", "feature_dtype"}
+        return {"type": self.type, **self.model_dump(include=fields)} if self.frozen else None
 
     def check_clip(self, frames: int, crop: int, eval_crop: int) -> None:
         """Raise ConfigError for frames that are too small, or of a number that ``temporal`` cannot take."""

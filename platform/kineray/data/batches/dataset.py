@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from kineray import storage
 from kineray.config import DataConfig
 from kineray.data.batches.labels import label_tensors
+from kineray.data.clips.draws import ClipDraws
 from kineray.data.clips.preprocessing import Preprocessing
 from kineray.data.clips.seeds import sample_rng
 from kineray.data.clips.sequences import samples_of_epoch
@@ -42,8 +43,8 @@ class ClipDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         self.preprocessing = Preprocessing.from_config(data, manifest.vocabularies)
         self._indexes = IndexCache.beside(data.manifest) if data.manifest else None
         self.manifest = samples_of_epoch(manifest, data, self._indexes) if training else manifest
-        self._training = training
-        self._seed = seed
+        self._draws = ClipDraws.of(data, seed)
+        self._is_random = training and self._draws.is_random
         # In shared memory, so that persistent workers see it change.
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -64,8 +65,9 @@ class ClipDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         index_bytes = self._indexes.get(uri) if self._indexes else None
         index = None if index_bytes is None else PacketIndex.from_bytes(index_bytes)
         with storage.video_source(uri) as source:
-            if self._training:
-                rng = sample_rng(self._seed, int(self._epoch), sample.id)
+            if self._is_random:
+                seed, epoch, repeat = self._draws.key(int(self._epoch), 0)
+                rng = sample_rng(seed, epoch, sample.id, repeat=repeat)
                 clips = self.preprocessing.train_clips(source, sample, [rng], flow=flow, index=index)
             else:
                 span_s = (sample.start_s, sample.end_s)

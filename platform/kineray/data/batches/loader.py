@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from kineray import storage
+from kineray.data.batches.epoch_order import EpochOrder
 from kineray.data.batches.labels import label_tensors
 from kineray.data.batches.memory import BatchMemory
-from kineray.data.batches.order import balanced_order, global_order, repeats
 from kineray.data.batches.spec import BatchSpec, Failure
-from kineray.data.clips.decoding import ClipDecoder
+from kineray.data.clips.decoding import ClipDecoder, SampleKey
+from kineray.data.clips.draws import ClipDraws
 from kineray.data.clips.preprocessing import Preprocessing
 from kineray.data.clips.seeds import sample_rng
 from kineray.data.manifest.index_cache import IndexCache
@@ -57,9 +58,19 @@ class Batch:
     failures: tuple[Failure, ...]
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A clip that was decoded: one of ``sample``, after the ``failures`` of those that it replaces."""
+
+    sample: Sample
+    failures: tuple[Failure, ...]
+
+
 EvalClips = tuple[Sample, np.ndarray | None, np.ndarray | None, Failure | None]
 Targets: TypeAlias = Callable[[Sequence[Sample]], dict[str, torch.Tensor]]
 """Makes the labels of a batch, by head, from its samples."""
+ClipKey: TypeAlias = tuple[int, int, int]
+"""Seed, epoch and repeat of a clip (``ClipDraws.key``)."""
 
 
 def prefetched_batches(
@@ -101,6 +112,7 @@ def load_batches(
     seed: int,
     decoders: int,
     clips_per_sample: int = 1,
+    drawn_views: int | None = None,
     balance: tuple[str, float] | None = None,
     targets: Targets | None = None,
     indexes: IndexCache | None = None,
@@ -113,14 +125,15 @@ def load_batches(
     another sample, drawn from (seed, epoch, sample id, attempt).
 
     ``clips_per_sample``: clips of a sample that follow each other in the order (repeated augmentation,
-    arXiv 1901.09335); those in one micro-batch are cut in one decoding pass. ``balance``: head and power for
-    ``balanced_order``. ``targets``: makes the labels of a batch from its samples (by default
-    ``label_tensors`` for the heads of ``preprocessing``). ``indexes``: of the videos of the manifest.
-    ``max_memory``: see ``prefetched_batches``. ``pin_memory``: allocate batches in pinned memory, from which
-    a GPU copies them asynchronously. Raises ManifestError and ConfigError.
+    arXiv 1901.09335); those in one micro-batch are cut in one decoding pass. ``drawn_views``: as in
+    ``DataConfig``. ``balance``: head and power for ``balanced_order``. ``targets``: makes the labels of a
+    batch from its samples (by default ``label_tensors`` for the heads of ``preprocessing``). ``indexes``: of
+    the videos of the manifest. ``max_memory``: see ``prefetched_batches``. ``pin_memory``: allocate batches
+    in pinned memory, from which a GPU copies them asynchronously. Raises ManifestError and ConfigError.
     """
     targets = targets or partial(label_tensors, manifest=manifest, heads=list(preprocessing.labels))
-    orders = _Orders(manifest, seed, clips_per_sample, balance)
+    orders = EpochOrder(manifest, seed, clips_per_sample, balance)
+    draws = ClipDraws(seed, drawn_views, clips_per_sample)
     memory = BatchMemory(pin_memory)
     with _Decoders(decoders) as pool:
         waiting: deque[_Pending] = deque()
@@ -139,8 +152,8 @@ def load_batches(
                     rows_n, repeats_n = zip(*((row, repeat) for row, (_, repeat) in of_sample), strict=True)
                     clips_nthwc = clips_array[rows_n[0] : rows_n[-1] + 1]
                     sample = manifest[number]
-                    seed_epoch = (seed, spec.epoch)
-                    load = partial(_load, manifest, sample, seed_epoch, repeats_n, indexes, clips_nthwc)
+                    keys = [draws.key(spec.epoch, repeat) for repeat in repeats_n]
+                    load = partial(_load, manifest, sample, keys, draws.is_random, indexes, clips_nthwc)
                     tasks.append(pool.submit(load, sample, shaped))
                 waiting.append(_Pending(spec.step, clips_bthwc, tasks, ahead))
                 while len(waiting) > min(pending.ahead for pending in waiting):
@@ -183,10 +196,36 @@ def eval_clips(
             yield waiting.popleft().result()
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    sample: Sample
-    failures: tuple[Failure, ...]
+def drawn_clips(
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    rows: range,
+    draws: ClipDraws,
+    *,
+    decoders: int,
+    indexes: IndexCache | None = None,
+) -> Iterator[tuple[np.ndarray, list[Loaded]]]:
+    """The clips that training shows of a manifest, once each, a sample at a time.
+
+    Row r is view r % V of sample r // V, V being ``draws.views`` (1 if that is 0). Yields those of ``rows``
+    that belong to a sample, uint8 [N, T, crop, crop, C], and where each comes from: clips that cannot be
+    decoded are replaced as in ``load_batches``. Raises ManifestError and ConfigError.
+    """
+    views = draws.views or 1
+    waiting: deque[tuple[np.ndarray, Future[list[Loaded]]]] = deque()
+    with _Decoders(decoders) as pool:
+        for number, of_sample in groupby(rows, key=lambda row: row // views):
+            keys = [draws.key_of_view(row % views) for row in of_sample]
+            side = preprocessing.crop
+            shape = (len(keys), preprocessing.frames, side, side, preprocessing.channels)
+            clips_nthwc, sample = np.empty(shape, np.uint8), manifest[number]
+            load = partial(_load, manifest, sample, keys, draws.is_random, indexes, clips_nthwc)
+            waiting.append((clips_nthwc, pool.submit(load, sample, preprocessing)))
+            if len(waiting) > decoders:
+                clips_nthwc, loading = waiting.popleft()
+                yield clips_nthwc, loading.result()
+        for clips_nthwc, loading in waiting:
+            yield clips_nthwc, loading.result()
 
 
 @dataclass(frozen=True)
@@ -195,7 +234,7 @@ class _Pending:
 
     step: int
     clips_bthwc: torch.Tensor
-    tasks: "list[Future[list[_Loaded]]]"
+    tasks: "list[Future[list[Loaded]]]"
     ahead: int
 
     def batch(self, targets: Targets) -> Batch:
@@ -207,43 +246,6 @@ class _Pending:
             ids=tuple(item.sample.id for item in loaded),
             failures=tuple(failure for item in loaded for failure in item.failures),
         )
-
-
-class _Orders:
-    """The order of an epoch's clips; the last epoch's is kept."""
-
-    def __init__(
-        self, manifest: Manifest, seed: int, clips_per_sample: int, balance: tuple[str, float] | None
-    ) -> None:
-        if balance and balance[0] in manifest.multi_label:
-            raise ConfigError(
-                f"the head '{balance[0]}' is multi-label; only heads with one class per clip are balanced",
-                code="multi_label",
-                key="data.balance",
-                remedy="set data.balance=none, or data.balance_head to another head",
-            )
-        self._manifest = manifest
-        self._seed = seed
-        self._clips_per_sample = clips_per_sample
-        self._balance = balance
-        self._epoch = -1
-        self._order = self._seen = np.empty(0, np.int64)
-
-    def entries(self, epoch: int, positions: range) -> list[tuple[int, int]]:
-        """(sample, how often it was seen before in this epoch) at ``positions``."""
-        if epoch != self._epoch:
-            self._order = np.repeat(self._samples(epoch), self._clips_per_sample)
-            self._seen, self._epoch = repeats(self._order), epoch
-        if positions.stop > len(self._order):
-            raise ValueError(f"{positions} is beyond the {len(self._order)} clips of an epoch")
-        part = slice(positions.start, positions.stop)
-        return list(zip(self._order[part].tolist(), self._seen[part].tolist(), strict=True))
-
-    def _samples(self, epoch: int) -> np.ndarray:
-        if self._balance is None:
-            return global_order(len(self._manifest), self._seed, epoch)
-        head, power = self._balance
-        return balanced_order(self._manifest.labels(head), self._seed, epoch, power)
 
 
 class _Decoders:
@@ -293,57 +295,79 @@ class _Decoders:
 def _load(
     manifest: Manifest,
     wanted: Sample,
-    seed_epoch: tuple[int, int],
-    repeats_n: Sequence[int],
+    keys: Sequence[ClipKey],
+    is_random: bool,
     indexes: IndexCache | None,
     clips_nthwc: np.ndarray,
     decoder: ClipDecoder,
-) -> list[_Loaded]:
+) -> list[Loaded]:
     """Decode clips of ``wanted``, or of samples that replace it, into ``clips_nthwc``.
 
-    ``repeats_n``: for each clip, how often the sample was seen before in the epoch.
+    ``keys``: of each clip (``ClipDraws.key``). ``is_random``: whether they are drawn, and not the clip of
+    evaluation.
     """
-    keys = [(*seed_epoch, wanted.id, 0, repeat) for repeat in repeats_n]
     try:
-        clips_nthwc[...] = decoder.train_clips(wanted, keys, _index_of(indexes, wanted))
+        _cut(wanted, [_arguments(wanted, key) for key in keys], is_random, indexes, clips_nthwc, decoder)
     except (DecodeError, StorageError) as error:
         failure = _failure(decoder, wanted, error)
     else:
-        return [_Loaded(wanted, ()) for _ in repeats_n]
-    logger.info("%d clips are replaced: %s", len(repeats_n), failure.message)
+        return [Loaded(wanted, ()) for _ in keys]
+    logger.info("%d clips are replaced: %s", len(keys), failure.message)
     return [
-        _replace(manifest, failure, (*seed_epoch, repeat), indexes, clip_1thwc, decoder)
-        for repeat, clip_1thwc in zip(repeats_n, np.split(clips_nthwc, len(repeats_n)), strict=True)
+        _replace(manifest, wanted, failure, key, is_random, indexes, clip_1thwc, decoder)
+        for key, clip_1thwc in zip(keys, np.split(clips_nthwc, len(keys)), strict=True)
     ]
 
 
 def _replace(
     manifest: Manifest,
+    wanted: Sample,
     failure: Failure,
-    seed_epoch_repeat: tuple[int, int, int],
+    key: ClipKey,
+    is_random: bool,
     indexes: IndexCache | None,
     clip_1thwc: np.ndarray,
     decoder: ClipDecoder,
-) -> _Loaded:
+) -> Loaded:
     """Decode a clip of another sample in place of the one that failed."""
     failures = [failure]
-    seed, epoch, repeat = seed_epoch_repeat
     for attempt in range(1, _ATTEMPTS):
-        key = (seed, epoch, failure.id, attempt, repeat)
-        sample = manifest[int(sample_rng(*key).integers(len(manifest)))]
+        arguments = _arguments(wanted, key, attempt)
+        sample = manifest[int(sample_rng(*arguments).integers(len(manifest)))]
         try:
-            clip_1thwc[...] = decoder.train_clips(sample, [key], _index_of(indexes, sample))
+            _cut(sample, [arguments], is_random, indexes, clip_1thwc, decoder)
         except (DecodeError, StorageError) as error:
             failures.append(_failure(decoder, sample, error))
             logger.info("the replacement is replaced: %s", error)
         else:
-            return _Loaded(sample, tuple(failures))
+            return Loaded(sample, tuple(failures))
     raise ManifestError(
         f"{_ATTEMPTS} clips in a row cannot be decoded, the last one because of {failures[-1].message}",
         code="nothing_decodable",
         key=manifest.name,
         remedy="check that the videos are where the manifest says",
     )
+
+
+def _arguments(wanted: Sample, key: ClipKey, attempt: int = 0) -> SampleKey:
+    """The arguments of ``sample_rng`` for a clip in the place of ``wanted``."""
+    seed, epoch, repeat = key
+    return seed, epoch, wanted.id, attempt, repeat
+
+
+def _cut(
+    sample: Sample,
+    arguments: Sequence[SampleKey],
+    is_random: bool,
+    indexes: IndexCache | None,
+    clips_nthwc: np.ndarray,
+    decoder: ClipDecoder,
+) -> None:
+    index = _index_of(indexes, sample)
+    if is_random:
+        clips_nthwc[...] = decoder.train_clips(sample, arguments, index)
+    else:
+        clips_nthwc[...] = decoder.eval_views(sample, 1, 1, index)[0]  # the same for all
 
 
 def _index_of(indexes: IndexCache | None, sample: Sample) -> bytes | None:

@@ -48,6 +48,7 @@ def training_batches(
         seed=seed,
         decoders=decoders or usable_cores(),
         clips_per_sample=data.clips_per_sample,
+        drawn_views=data.drawn_views,
         balance=balance_of(data, list(preprocessing.labels)),
         indexes=indexes,
     )

@@ -23,6 +23,8 @@ class Piece:
 
     soft_targets: ClassVar[bool] = False
     """Whether targets must be float32 [G, classes] (``Task.soften``) for this piece."""
+    changes_clips: ClassVar[bool] = True
+    """Whether ``transform_group``, if a piece has one, changes more than the targets."""
     one_of: ClassVar[str] = ""
     """Of the pieces with the same value here, each group is given to one, with equal probability."""
     gives_weights: ClassVar[bool] = False

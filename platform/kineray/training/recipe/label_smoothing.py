@@ -14,6 +14,7 @@ class LabelSmoothing(Piece):
     """
 
     soft_targets = True
+    changes_clips = False
 
     def __init__(self, config: LabelSmoothingConfig) -> None:
         self._smoothing = config.smoothing

@@ -20,7 +20,8 @@ from kineray.training.recipe.base import Group, Piece
 class Recipe:
     """All pieces in their order. See ``Piece`` for what each method does.
 
-    ``weights``: the piece whose weights evaluate, export and serve, or ``model``. Raises ConfigError if
+    ``weights``: the piece whose weights evaluate, export and serve, or ``model``. ``changes_clips``: names of
+    the pieces that change clips before the model sees them. Raises ConfigError if
     two pieces give weights.
     """
 
@@ -33,6 +34,7 @@ class Recipe:
             if type(piece).transform_group is not Piece.transform_group
         }
         self._alternatives = _alternatives(self._transforms)
+        self.changes_clips = [name for name, piece in self._transforms.items() if piece.changes_clips]
         self.soft_targets = any(piece.soft_targets for piece in self._pieces.values())
         given = [name for name, piece in self._pieces.items() if piece.gives_weights]
         if len(given) > 1:
