@@ -31,6 +31,9 @@ layers with dropout are left out; dropout is applied to the mean of the frames, 
         | resnext50_32x4d | densenet121 | highway                                other image networks
 
     model.type=frame model.temporal.type=timeception data.sampling=segments data.frames=128   for long videos
+    model.type=frame model.frozen=true model.init=torchvision:resnet50 model.temporal.type=attentive_probe
+        data.sampling=segments data.frames=16 data.mean=0.485,0.456,0.406 data.std=0.229,0.224,0.225
+                                                                     cross-attention to frozen features
 
 On a laptop, on video files that kineray makes, in about two minutes (4 motion classes, about 90 % top-1):
 

@@ -14,7 +14,7 @@ EPIC-KITCHENS-100, a constant predictor has 20.0 (verb), 3.9 (noun) and 2.1 % (a
     ray submit ray_cluster.yaml experiments/egocentric.py -- data.manifest=s3://bucket/epic.parquet
 
     model.temporal.type=conv_lstm      ConvLSTM, 8 filters; other subsystems: conv1d, gru, average, residual,
-        timeception, attention (guided by a memory)
+        timeception, attention (guided by a memory), attentive_probe
     model.cut=features.13 model.temporal.type=conv_lstm model.temporal.filters=64 model.temporal.kernel=3
         model.temporal.stride=1 model.temporal.norm=false model.temporal.dense=1000     ConvLSTM, 64 filters,
         on features of an earlier layer

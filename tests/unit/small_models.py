@@ -6,6 +6,7 @@ import pytest
 
 from kineray.config import (
     AttentionConfig,
+    AttentiveProbeConfig,
     AverageConfig,
     C3DConfig,
     ConsensusConfig,
@@ -26,6 +27,7 @@ from kineray.config import (
     TimeceptionConfig,
     TwoStreamConfig,
     VideoResNet18Config,
+    X3DConfig,
 )
 
 
@@ -129,6 +131,10 @@ SMALL: dict[str, Small] = {
     "r2plus1d_bottleneck": Small(
         R2Plus1DConfig(stage_blocks=(1, 1, 1, 1), width=8, bottleneck=True, stem="3x7x7"), side=16
     ),
+    "x3d": Small(
+        X3DConfig(stage_blocks=(1, 2, 1, 1), width=8, head_pool=1),
+        accepted=((1, 32, 32), (5, 17, 24), (4, 48, 65)),
+    ),
     "c3d": Small(
         C3DConfig(width=2),
         frames=16,
@@ -178,6 +184,18 @@ SMALL: dict[str, Small] = {
     "frame_attention": Small(
         FrameConfig(**MOBILENET, temporal=AttentionConfig(filters=6)), accepted=((1, 33, 48),)
     ),
+    "frame_attentive_probe": Small(
+        FrameConfig(**MOBILENET, temporal=AttentiveProbeConfig(width=16, attention_heads=2, queries=2)),
+        accepted=((1, 33, 48), (7, 32, 32)),
+    ),
+    "frame_attentive_probe, frames": Small(
+        FrameConfig(
+            **RESNET,
+            frozen=True,
+            temporal=AttentiveProbeConfig(tokens="frames", width=16, attention_heads=2),
+        ),
+        accepted=((1, 33, 48),),
+    ),
     "st_resnet": Small(
         STResNetConfig(position="49_55", connection="conv_relu", connections=2),
         frames=3,
@@ -201,6 +219,7 @@ VARIANTS = {
     *("s3d, full", "s3d_v3, top-heavy", "slowfast, basic", "slowfast, r2plus1d", "resnet3d, i3d"),
     *("r2plus1d_bottleneck", "frame_z_average", "frame_gru", "frame_conv_lstm_dense", "frame_conv1d"),
     *("frame_residual", "frame_timeception", "frame_attention", "frame_conv_lstm", "two_stream_mid"),
+    *("frame_attentive_probe", "frame_attentive_probe, frames"),
 }
 every_architecture = pytest.mark.parametrize(
     "small",
@@ -249,6 +268,10 @@ PARAMETERS: dict[str, int] = {
     "r2plus1d_18": 31_505_325,
     "r2plus1d_34": 63_747_500,
     "r2plus1d_152": 118_277_110,
+    "x3d_xs": 3_794_274,
+    "x3d_s": 3_794_274,
+    "x3d_m": 3_794_274,
+    "x3d_l": 6_153_384,
     "c3d": 79_634_576,
     "p3d_63": 25_745_232,
     "p3d_199": 66_492_240,
@@ -264,6 +287,7 @@ PARAMETERS: dict[str, int] = {
     "resnet50_gru": 24_395_984,
     "resnet50_tsn": 24_327_632,
     "resnet50_timeception": 31_361_592,
+    "resnet50_attentive_probe": 27_920_336,
     "vgg16_average": 14_919_888,
     "googlenet_average": 6_009_904,
     "inception_v3_average": 22_605_168,

@@ -20,7 +20,7 @@ from kineray.models.summary import CLASSES
 # One of every architecture's file; all models would take half a minute.
 FAST = {
     *("s3d", "s3d_v3", "slowfast_nl_r50_8x8", "slow_r50_4x16", "r3d_18", "r2plus1d_18", "c3d", "p3d_63"),
-    *("mobilenet_v2_average", "st_resnet50", "two_stream_i3d_inception"),
+    *("x3d_xs", "mobilenet_v2_average", "st_resnet50", "two_stream_i3d_inception"),
 }
 every_preset = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in list_models()]

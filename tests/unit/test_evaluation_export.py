@@ -79,6 +79,7 @@ def test_a_file_gives_the_logits_of_the_model_and_holds_its_preprocessing(tmp_pa
 ALIKE = {
     *("s3d, full", "s3d_v3, top-heavy", "slowfast, basic", "slowfast, r2plus1d", "resnet3d, i3d"),
     *("r2plus1d_bottleneck", "frame_z_average", "frame_conv_lstm_dense", "two_stream_mid"),
+    *("frame_attentive_probe, frames", "x3d"),
 }
 # What ONNX is made from is an exported program: a few of these are enough.
 EXPORTED = [

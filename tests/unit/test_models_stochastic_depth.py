@@ -16,6 +16,7 @@ from kineray.config.models.r2plus1d import R2Plus1DConfig
 from kineray.config.models.resnet3d import ResNet3dConfig
 from kineray.config.models.st_resnet import STResNetConfig
 from kineray.config.models.video_resnet18 import VideoResNet18Config
+from kineray.config.models.x3d import X3DConfig
 from kineray.config.recipe.stochastic_depth import StochasticDepthConfig
 from kineray.errors import ConfigError
 from kineray.models import (
@@ -36,6 +37,7 @@ NETWORKS = {  # configuration, pathways, blocks in each
     "resnet3d": (ResNet3dConfig(**SMALL, head_pool=1), ["backbone"], 5),
     "p3d": (P3DConfig(**SMALL), [""], 5),
     "r2plus1d": (R2Plus1DConfig(stage_blocks=(1, 2, 1, 1)), [""], 5),
+    "x3d": (X3DConfig(stage_blocks=(1, 2, 1, 1), width=8), ["backbone"], 5),
     "two_stream": (
         TwoStreamConfig(rgb=SLOWFAST, flow=SLOWFAST),
         ["rgb.slow", "rgb.fast", "flow.slow", "flow.fast"],

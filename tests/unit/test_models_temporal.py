@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from kineray.config import (
     AttentionConfig,
+    AttentiveProbeConfig,
     AverageConfig,
     ConsensusConfig,
     Conv1dConfig,
@@ -16,6 +18,7 @@ from kineray.config import (
     ResidualConfig,
     TimeceptionConfig,
 )
+from kineray.errors import ConfigError
 from kineray.models import commit_batch_norm, set_batch_norm_group
 from kineray.models.frame import ConsensusHead
 from kineray.models.heads import FeatureHead
@@ -221,6 +224,67 @@ def test_attention_looks_where_it_was_taught_to():
     frame[0, 0, 2, 1] = 1.0
     shares = module.weights(frame, torch.zeros(1, 3, 4, 4, dtype=torch.float64))
     assert shares[0, 0, 2, 1] == pytest.approx(16) and shares.sum() == pytest.approx(16)
+
+
+# -- attentive probe ----------------------------------------------------------------------------------------
+
+
+def sines(position, channels):
+    """arXiv 1706.03762, section 3.5, with all sines before all cosines."""
+    angles = [position / 10_000 ** (2 * i / channels) for i in range(channels // 2)]
+    return [*np.sin(angles), *np.cos(angles)]
+
+
+@pytest.mark.parametrize(("frames", "height", "width", "queries"), [(3, 4, 5, 2), (1, 1, 1, 1), (9, 2, 1, 1)])
+@pytest.mark.parametrize("tokens", ["positions", "frames"])
+def test_attentive_probe(tokens, frames, height, width, queries):
+    """With torch's multi-head attention, of one list of tokens after the other."""
+    config = AttentiveProbeConfig(tokens=tokens, width=16, attention_heads=4, queries=queries)
+    module, x = subsystem(config), maps(frames, height, width)
+    w = module.state_dict()
+    attention = nn.MultiheadAttention(16, 4, batch_first=True).double().eval().requires_grad_(False)
+    attention.in_proj_weight.copy_(torch.cat([w["query.weight"], w["key_value.weight"]]))
+    attention.in_proj_bias.copy_(torch.cat([w["query.bias"], w["key_value.bias"]]))
+    attention.out_proj.load_state_dict({name: w[f"project.{name}"] for name in ("weight", "bias")})
+
+    def norm(values, name):
+        return F.layer_norm(values, values.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def linear(values, name):
+        return values @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    expected = []
+    for clip in x if tokens == "positions" else x.mean((3, 4), keepdim=True):
+        listed, codes = [], []
+        for t, frame in enumerate(clip):
+            for i in range(frame.shape[1]):
+                for j in range(frame.shape[2]):
+                    listed.append(frame[:, i, j])
+                    codes.append([*sines(t, 8), *sines(i, 4), *sines(j, 4)])
+        embedded = linear(norm(torch.stack(listed), "embed.0"), "embed.1") + torch.tensor(
+            codes, dtype=torch.float64
+        )
+        keys, q = norm(embedded, "norm_tokens")[None], w["queries"][None]
+        q = q + attention(q, keys, keys)[0]
+        q = q + linear(F.gelu(linear(norm(q, "mlp.0"), "mlp.1")), "mlp.3")
+        expected.append(norm(q, "norm").flatten())
+    assert module.features == 16 * queries
+    same(module(x), torch.stack(expected))
+
+
+def test_an_attentive_probe_sees_the_order_of_frames_and_where_things_are():
+    module, x = subsystem(AttentiveProbeConfig(width=16, attention_heads=4)), maps(frames=4)
+    module.query.weight.normal_()  # a new probe attends to everything alike
+    module.key_value.weight.normal_()
+    for dimension in (1, 3, 4):
+        assert (module(x) - module(x.flip(dimension))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("width", [12, 40])
+def test_the_width_of_an_attentive_probe_must_be_a_multiple_of_8_and_of_its_heads(width):
+    with pytest.raises(ConfigError) as error:
+        AttentiveProbeConfig(width=width, attention_heads=12)
+    assert error.value.code == "bad_value"
 
 
 # -- convolutions in time -----------------------------------------------------------------------------------

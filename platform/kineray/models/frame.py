@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from kineray.config import TemporalSection
 from kineray.config.models.frame import FrameConfig
 from kineray.config.temporal.attention import AttentionConfig
+from kineray.config.temporal.attentive_probe import AttentiveProbeConfig
 from kineray.config.temporal.average import AverageConfig
 from kineray.config.temporal.consensus import ConsensusConfig
 from kineray.config.temporal.conv1d import Conv1dConfig
@@ -171,6 +172,10 @@ PRESETS = {
         FrameConfig(init="torchvision:resnet50", frozen=True, temporal=TimeceptionConfig()),
         "arXiv 1812.01289",
         frames=128,
+    ),
+    "resnet50_attentive_probe": _lecture(
+        FrameConfig(init="torchvision:resnet50", frozen=True, temporal=AttentiveProbeConfig(), dropout=0.0),
+        "arXiv 2404.08471",
     ),
     "vgg16_average": _lecture(FrameConfig(backbone="vgg16"), "arXiv 1409.1556"),
     "googlenet_average": _lecture(FrameConfig(backbone="googlenet"), "arXiv 1409.4842"),

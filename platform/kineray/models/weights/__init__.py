@@ -1,4 +1,4 @@
-"""Published weights to start from: kineray's, torchvision's, and the public files of the SlowFast family."""
+"""Published weights to start from: kineray's, torchvision's, and public files of SlowFast, X3D and others."""
 
 from pathlib import Path
 
@@ -20,7 +20,8 @@ def load_weights(model: nn.Module, init: str, *, path: str | Path | None = None)
     * a kineray checkpoint folder or its model.safetensors;
     * ``torchvision:NAME`` (``torchvision:resnet50``, ``torchvision:ResNet50_Weights.IMAGENET1K_V2``), which
       torchvision downloads and caches, or a local .pth file of such a network;
-    * a .pyth file of PySlowFast or PyTorchVideo, or a Caffe2 .pkl file of the SlowFast family.
+    * a .pyth file of PySlowFast or PyTorchVideo, or a Caffe2 .pkl file, of the SlowFast family; of X3D, one
+      of PyTorchVideo.
 
     Weights of image networks are inflated (``inflation.py``). Only the classifiers may differ, and
     non-local blocks may be new. Reading never executes code. ``path``: a local copy of ``init``. Raises

@@ -1,4 +1,4 @@
-"""The configuration that weights of the SlowFast family were trained with, as far as it can be inferred."""
+"""The configuration that weights of SlowFast, 3D ResNets and X3D were trained with, as far as it shows."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -38,15 +38,18 @@ def public_settings(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _seen_in_shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Fields of SlowFastConfig or ResNet3dConfig, written as in overrides; empty for other networks."""
+    """Fields of SlowFastConfig, ResNet3dConfig or X3DConfig, as in overrides; empty for other networks."""
     is_slowfast = "fast.stem.conv.weight" in tensors
     main = "slow." if "slow.stem.conv.weight" in tensors else "backbone."
     slow = _temporal_kernels(tensors, main)
     if set(slow) != set(_STAGES):
         return {}
-    stem = tensors[f"{main}stem.conv.weight"]
+    is_x3d = f"{main}stem.spatial.weight" in tensors
+    stem = tensors[f"{main}stem.{'spatial' if is_x3d else 'conv'}.weight"]
     width = stem.shape[0]
     seen = {"stage_blocks": _joined(len(slow[stage]) for stage in _STAGES), "width": str(width)}
+    if is_x3d:
+        return seen | {"type": "x3d"}
     if f"{main}res2.block0.conv_c.weight" not in tensors:
         seen["block"] = "basic"
     elif main == "slow.":

@@ -1,4 +1,4 @@
-"""Names of weights in the public files of the SlowFast family, and ours for them.
+"""Names of weights in the public files of the SlowFast family and of X3D, and ours for them.
 
 Ours is ``slow.res4.block0.conv_a.weight``; theirs are:
 
@@ -49,8 +49,22 @@ _PYSLOWFAST = table(
     (r"head\.projection\.(.*)", rf"head.linear.{ANY_HEAD}.\1"),
 )
 
-# For names in which ``_number_stages`` has replaced the number of the block by that of the stage.
+# For names in which ``_number_stages`` has replaced the number of the block by that of the stage. The first
+# rows are those of X3D, whose stem has its two convolutions under each other's names.
 _PYTORCHVIDEO = table(
+    (r"stem\.(\d)\.conv\.conv_t\.(.*)", r"\1:stem.spatial.\2"),
+    (r"stem\.(\d)\.conv\.conv_xy\.(.*)", r"\1:stem.temporal.\2"),
+    (r"res(\d)\.(\d)\.res_blocks\.(\d+)\.branch2\.norm_b\.0\.(.*)", r"\2:res\1.block\3.norm_b.\4"),
+    (
+        r"res(\d)\.(\d)\.res_blocks\.(\d+)\.branch2\.norm_b\.1\.block\.0\.(.*)",
+        r"\2:res\1.block\3.se.reduce.\4",
+    ),
+    (
+        r"res(\d)\.(\d)\.res_blocks\.(\d+)\.branch2\.norm_b\.1\.block\.2\.(.*)",
+        r"\2:res\1.block\3.se.expand.\4",
+    ),
+    (r"blocks\.\d\.pool\.pre_(conv|norm)\.(.*)", r"conv5.\1.\2"),
+    (r"blocks\.\d\.pool\.post_conv\.(.*)", r"lin5.\1"),
     (r"stem\.(\d)\.(conv|norm)\.(.*)", r"\1:stem.\2.\3"),
     (r"res(\d)\.(\d)\.res_blocks\.(\d+)\.branch1_conv\.(.*)", r"\2:res\1.block\3.shortcut.0.\4"),
     (r"res(\d)\.(\d)\.res_blocks\.(\d+)\.branch1_norm\.(.*)", r"\2:res\1.block\3.shortcut.1.\4"),
