@@ -49,7 +49,7 @@ def test_an_address_joins_that_cluster_and_local_starts_one(ray_cluster):
 def test_workers_of_a_local_ray_are_not_nicer_than_other_programs(ray_cluster):
     import ray
 
-    assert ray.get(ray.remote(os.nice).remote(0)) == 0
+    assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == 0
 
 
 @pytest.fixture

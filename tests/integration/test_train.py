@@ -192,6 +192,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.timeout(600)
 def test_a_run_goes_on_under_torchrun_and_again_under_ray(uninterrupted, tiny_experiment, tmp_path):
     """Interrupted in both."""
 

@@ -106,7 +106,8 @@ class FrameNet(nn.Module):
     def classify(self, maps_btchw: Tensor) -> dict[str, Tensor]:
         """The rest of the network: feature maps of every frame -> {head: logits [B, classes]}."""
         device = maps_btchw.device.type
-        if torch.is_autocast_enabled(device):  # nn.LSTM does not do that on the CPU
+        # nn.LSTM does not do that on the CPU; there is no autocast of tensors without values.
+        if not maps_btchw.is_meta and torch.is_autocast_enabled(device):
             maps_btchw = maps_btchw.to(torch.get_autocast_dtype(device))
         logits: dict[str, Tensor] = self.head(self.temporal(maps_btchw))
         return logits
