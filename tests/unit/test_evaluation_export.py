@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import SMALL
 
-from kineray.config import DataConfig, Experiment
+from kineray.config import DataConfig, Experiment, FrameConfig, GruConfig
 from kineray.data import Preprocessing
 from kineray.errors import ExportError
 from kineray.evaluation import export
@@ -113,6 +113,25 @@ def test_every_architecture_can_be_exported(tmp_path, name, file_format):
     )
     with torch.no_grad():
         assert_same(model(clips), run(clips))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"grid": 2, "feature_dtype": "float16"}])
+def test_a_frozen_backbone_is_exported_for_any_number_of_clips(tmp_path, fields):
+    torch.manual_seed(0)
+    config = FrameConfig(
+        backbone="mobilenet_v2", cut="features.3", frozen=True, temporal=GruConfig(units=4), **fields
+    )
+    data = DataConfig(frames=4, short_side=(48, 48), crop=48, eval_short_side=48, eval_crop=48)
+    model = build_model(config, {head: len(names) for head, names in HEADS.items()}).eval()
+    experiment = Experiment(data=data, model=config)
+    loaded = Checkpoint("small", model, experiment, Preprocessing.from_config(data, HEADS), {}, "0")
+    export(loaded, str(tmp_path / "small.pt2"), format="pt2")
+    run, _ = reader(tmp_path / "small.pt2")
+    for count in (1, 3):
+        clips = torch.randn(count, 3, 4, 48, 48)
+        with torch.no_grad():
+            assert_same(model(clips), run(clips))
 
 
 class Unrepeatable(torch.nn.Module):

@@ -75,17 +75,23 @@ class FrameNet(nn.Module):
     def frame_maps(self, clips_bcthw: Tensor) -> Tensor:
         """The backbone's part: feature maps of every frame, [B, T, C, H', W'].
 
-        Those of a frozen backbone are float32 and contiguous, as they are when they are read from a file.
+        Those of a frozen backbone are float32 and contiguous, and each clip's are computed without the
+        others: they can be read from a file in their place, equal to the bit.
         """
         self.config.check_clip(*clips_bcthw.shape[2:])
         if not self.config.frozen:
             return self._pooled(fold_frames(self.backbone, clips_bcthw))
         with torch.no_grad():
-            maps_btchw = self._pooled(fold_frames(self.backbone, clips_bcthw).float())
-            if self.config.feature_dtype == "float16":
-                maps_btchw = maps_btchw.half().float()
+            # The last bits of a convolution depend on how many images it is given.
+            one_by_one = not torch.compiler.is_compiling() and len(clips_bcthw) > 1
+            parts = clips_bcthw.split(1) if one_by_one else (clips_bcthw,)
+            maps_btchw = torch.cat([self._frozen_maps(part) for part in parts])
             # Strides of sides of 1 are not changed by ``contiguous()``, and convolutions look at them.
             return maps_btchw.contiguous().view(-1).view(maps_btchw.shape)
+
+    def _frozen_maps(self, clips_bcthw: Tensor) -> Tensor:
+        maps_btchw = self._pooled(fold_frames(self.backbone, clips_bcthw).float())
+        return maps_btchw.half().float() if self.config.feature_dtype == "float16" else maps_btchw
 
     def _pooled(self, maps_btchw: Tensor) -> Tensor:
         grid = self.config.grid
