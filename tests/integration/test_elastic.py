@@ -1,8 +1,10 @@
 """A run with a range of workers: a host is lost and another one joins."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -18,13 +20,15 @@ import logging
 import os
 import sys
 
-from ray.cluster_utils import Cluster
-
 import kineray
+from kineray.cluster import import_ray
 from kineray.config import from_yaml
 from kineray.training import StepEvent
 
 logging.basicConfig(level=logging.WARNING)
+import_ray()  # with the settings that hosts inherit
+from ray.cluster_utils import Cluster
+
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 hosts = [cluster.add_node(num_cpus=1)]
 os.environ["RAY_ADDRESS"] = cluster.address
@@ -60,8 +64,15 @@ def test_a_host_is_lost_and_another_one_joins(tiny_experiment, tmp_path, one_thr
     experiment = apply_overrides(tiny_experiment, changes)
     (tmp_path / "tiny.yaml").write_text(to_yaml(experiment))
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # else others would join this cluster
+        done = subprocess.run(
+            [sys.executable, "script.py"],
+            cwd=tmp_path,
+            env=os.environ | {"RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert {*result["steps"]} == {*range(1, 205)}

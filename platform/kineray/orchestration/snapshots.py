@@ -14,7 +14,7 @@ def delete_everywhere(run_id: str, *, others: bool) -> None:
     def delete_on_others() -> None:
         here = ray.get_runtime_context().get_node_id()
         elsewhere = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-        delete = ray.remote(delete_snapshots).options(num_cpus=0)
+        delete = ray.remote(num_cpus=0)(delete_snapshots)
         ray.get([delete.options(scheduling_strategy=on_node(node)).remote(run_id) for node in elsewhere])
 
     if others:
