@@ -10,9 +10,8 @@ import pytest
 
 from kineray.config import apply_overrides, to_yaml
 from kineray.data import load_manifest
-from kineray.options import WorkerOptions
 from kineray.tracking import get_run
-from kineray.training import CheckpointStore, load_checkpoint, train
+from kineray.training import CheckpointStore, StepEvent, train
 
 SCRIPT = """
 import json
@@ -25,42 +24,55 @@ from kineray.cluster import import_ray
 from kineray.config import from_yaml
 from kineray.training import StepEvent
 
-logging.basicConfig(level=logging.WARNING)
 import_ray()  # with the settings that hosts inherit
 from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 hosts = [cluster.add_node(num_cpus=1)]
 os.environ["RAY_ADDRESS"] = cluster.address
-steps = []
+steps, sizes = [], []
+
+
+class Sizes(logging.Handler):
+    def emit(self, record):
+        if record.msg.startswith("training goes on with"):
+            sizes.append((len(steps), record.getMessage()))
+
+
+logging.getLogger("kineray").addHandler(Sizes())
 
 
 def on_event(event):
     if isinstance(event, StepEvent):
-        if event.step == 5 and 5 not in steps:
+        made = [step for step, _ in steps]
+        if event.step == 5 and 5 not in made:
             cluster.remove_node(hosts.pop(), allow_graceful=False)
-        if event.step == 10 and 10 not in steps:
+        if event.step == 10 and 10 not in made:
             cluster.add_node(num_cpus=1)
-        steps.append(event.step)
+        steps.append((event.step, event.loss))
+        if len(sizes) == 2 and len(steps) >= sizes[1][0] + 5:
+            raise KeyboardInterrupt
 
 
-outcome = kineray.train(
-    from_yaml(open("tiny.yaml").read()),
-    workers=(1, 2),
-    name="run",
-    storage=".",
-    options=kineray.WorkerOptions(snapshot_every=1),
-    on_event=on_event,
-)
-print(json.dumps({"steps": steps, "lost": outcome.lost_steps, "last": outcome.last_checkpoint}))
+try:
+    kineray.train(
+        from_yaml(open("tiny.yaml").read()),
+        workers=(1, 2),
+        name="run",
+        storage=".",
+        options=kineray.WorkerOptions(snapshot_every=1),
+        on_event=on_event,
+    )
+except KeyboardInterrupt:
+    print(json.dumps({"steps": steps, "sizes": [size for _, size in sizes]}))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_host_is_lost_and_another_one_joins(tiny_experiment, tmp_path, one_thread):
-    """All steps are made, none is lost for good, and the weights are those of a run that nothing disturbs."""
-    changes = ["train.epochs=34", "train.eval_every_epochs=34", "train.global_batch=8", "optim.lr=0.001"]
+    """Every step is made, few are made again, and losses are those of a run that nothing disturbs."""
+    changes = ["train.epochs=500", "train.eval_every_epochs=500", "train.global_batch=8", "optim.lr=0.001"]
     experiment = apply_overrides(tiny_experiment, changes)
     (tmp_path / "tiny.yaml").write_text(to_yaml(experiment))
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -75,24 +87,37 @@ def test_a_host_is_lost_and_another_one_joins(tiny_experiment, tmp_path, one_thr
         )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert {*result["steps"]} == {*range(1, 205)}
-    assert result["lost"] == len(result["steps"]) - 204 < 20
-    sizes = [line.partition("with ")[2] for line in done.stderr.splitlines() if "training goes on" in line]
-    assert sizes == ["1 worker instead of 2", "2 workers instead of 1"]
-    assert get_run(str(tmp_path), "run").status == "FINISHED"
+    assert [size.partition("with ")[2] for size in result["sizes"]] == [
+        "1 worker instead of 2",
+        "2 workers instead of 1",
+    ]
+    losses, last = dict(result["steps"]), result["steps"][-1][0]
+    assert {*losses} == {*range(1, last + 1)}
+    assert len(result["steps"]) - last < 20
+    assert get_run(str(tmp_path), "run").status == "KILLED"
+
+    expected = losses_of(experiment, last, tmp_path / "undisturbed")
+    for step, loss in losses.items():
+        assert loss == pytest.approx(expected[step], rel=0.02), step
+
+
+def losses_of(experiment, last, folder):
+    """The loss of each of the first ``last`` steps of a single process."""
+    losses = {}
+
+    def on_event(event):
+        if isinstance(event, StepEvent):
+            losses[event.step] = event.loss
+            if event.step == last:
+                raise KeyboardInterrupt
 
     manifest = load_manifest(experiment.data.manifest)
-    undisturbed = train(
-        experiment,
-        manifest.split("train"),
-        manifest.split("val"),
-        checkpoints=CheckpointStore(str(tmp_path / "undisturbed")),
-        on_event=lambda _: None,
-        options=WorkerOptions(),
-    )
-    wanted, given = (
-        load_checkpoint(uri).model.state_dict() for uri in (undisturbed.last_uri, result["last"])
-    )
-    for name, value in wanted.items():
-        difference = (value.double() - given[name].double()).norm() / value.double().norm().clamp(min=1e-6)
-        assert difference < 1e-3, name
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            experiment,
+            manifest.split("train"),
+            manifest.split("val"),
+            checkpoints=CheckpointStore(str(folder)),
+            on_event=on_event,
+        )
+    return losses
