@@ -36,6 +36,19 @@ settings.register_profile("kineray", deadline=None)
 settings.load_profile("kineray")
 
 
+@pytest.fixture(autouse=True)
+def _ordinary_priority():
+    """SVT-AV1 gives threads that encode the highest real-time priority; all others would wait for this one."""
+    _be_ordinary()
+    yield
+    _be_ordinary()
+
+
+def _be_ordinary():
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture(scope="session")
 def motion_manifest(tmp_path_factory):
     """Path of a manifest of 48 training and 16 validation videos."""
