@@ -38,7 +38,7 @@ settings.load_profile("kineray")
 
 @pytest.fixture(autouse=True)
 def _ordinary_priority():
-    """SVT-AV1 gives threads that encode the highest real-time priority; all others would wait for this one."""
+    """SVT-AV1 gives threads that encode the highest real-time priority, and all others would wait."""
     _be_ordinary()
     yield
     _be_ordinary()
