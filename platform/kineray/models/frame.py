@@ -90,7 +90,10 @@ class FrameNet(nn.Module):
             return maps_btchw.contiguous().view(-1).view(maps_btchw.shape)
 
     def _frozen_maps(self, clips_bcthw: Tensor) -> Tensor:
-        maps_btchw = self._pooled(fold_frames(self.backbone, clips_bcthw).float())
+        maps_btchw = fold_frames(self.backbone, clips_bcthw)
+        if maps_btchw.dtype in (torch.float16, torch.bfloat16):  # of autocast
+            maps_btchw = maps_btchw.float()
+        maps_btchw = self._pooled(maps_btchw)
         return maps_btchw.half().float() if self.config.feature_dtype == "float16" else maps_btchw
 
     def _pooled(self, maps_btchw: Tensor) -> Tensor:
