@@ -204,8 +204,9 @@ def test_clips_that_cannot_be_decoded_are_replaced_and_counted_alike(experiment,
     assert len(FeatureReader(train_files).origins) == 4  # two views of two samples
 
 
-def in_two_workers(rank, size, experiment, folder, cached):
-    """A run of one of two workers, and how many clips it computed."""
+def in_two_workers(rank, size, experiment, folder, cached, cache):
+    """A run of one of two workers, and how many shards it computed."""
+    os.environ["KINERAY_CACHE"] = cache  # the processes are made by one that does not have it
     files.SHARD_BYTES = 300_000
     counted = []
     before = FeatureFiles.write
@@ -215,8 +216,9 @@ def in_two_workers(rank, size, experiment, folder, cached):
 
 @pytest.mark.slow
 def test_workers_share_the_build_and_train_as_they_do_end_to_end(experiment, cache, tmp_path):
-    whole = run_workers(in_two_workers, 2, tmp_path / "a", experiment, str(tmp_path / "whole"), False)
-    cached = run_workers(in_two_workers, 2, tmp_path / "b", experiment, str(tmp_path / "cached"), True)
+    place = str(cache.parent)
+    whole = run_workers(in_two_workers, 2, tmp_path / "a", experiment, str(tmp_path / "whole"), False, place)
+    cached = run_workers(in_two_workers, 2, tmp_path / "b", experiment, str(tmp_path / "run"), True, place)
     assert cached[0][0] == whole[0][0] and len(cached[0][0][0]) == 6
     shards = sum(len(one.shards) for one in files.all_features())
     assert cached[0][1] + cached[1][1] == shards == 4  # each was computed once
