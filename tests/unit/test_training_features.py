@@ -140,7 +140,7 @@ def assert_the_same_to_the_bit(experiment, tmp_path, **more):
         2,
         [
             {},
-            {"data.drawn_views": 0, "model.cut": "none", "model.grid": 1, "model.feature_dtype": "float16"},
+            {"data.drawn_views": 0, "model.cut": "", "model.grid": 1, "model.feature_dtype": "float16"},
             {"model.grid": 2, "train.precision": "bfloat16", "model.temporal.type": "lstm"},
             {"data.clips_per_sample": 2, "data.drawn_views": 3, "data.balance": "class"},
             {"data.eval_crop": 36, "model.temporal.type": "average", "recipe.precise_bn": "off"},
