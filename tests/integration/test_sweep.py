@@ -209,7 +209,8 @@ def test_if_the_model_raises_in_every_trial_its_line_is_named(tiny_experiment, t
 def test_trials_share_the_features_that_the_first_one_computes(tiny_experiment, tmp_path):
     model = FrameConfig(backbone="mobilenet_v2", cut="features.3", frozen=True, temporal=GruConfig(units=4))
     frozen = tiny_experiment.model_copy(update={"model": model, "name": "frozen"})
-    frozen = apply_overrides(frozen, {"data.frames": 4, "data.drawn_views": 1, "train.epochs": 1})
+    short = {"data.frames": 4, "data.drawn_views": 1, "train.epochs": 1, "schedule.warmup_epochs": 0}
+    frozen = apply_overrides(frozen, short)
     lines = []
     outcome = sweep(
         frozen,
