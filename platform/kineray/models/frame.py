@@ -84,7 +84,7 @@ class FrameNet(nn.Module):
         with torch.no_grad():
             # The last bits of a convolution depend on how many images it is given.
             one_by_one = not torch.compiler.is_compiling() and len(clips_bcthw) > 1
-            parts = clips_bcthw.split(1) if one_by_one else (clips_bcthw,)
+            parts = torch.split(clips_bcthw, 1) if one_by_one else (clips_bcthw,)
             maps_btchw = torch.cat([self._frozen_maps(part) for part in parts])
             # Strides of sides of 1 are not changed by ``contiguous()``, and convolutions look at them.
             return maps_btchw.contiguous().view(-1).view(maps_btchw.shape)
