@@ -8,7 +8,7 @@ from kineray.errors import TrackingError
 from kineray.planning.api import PlannedRun
 from kineray.storage import runs_folder
 from kineray.tracking.client import open_client, tracking_errors, tracking_uri
-from kineray.tracking.runs import get_run
+from kineray.tracking.runs import RunDetail, get_run
 
 _RATE = "train/clips_per_s"
 _FIRST = 2  # steps that are slower than all others
@@ -26,8 +26,7 @@ class Comparison:
 
 def workers_of(run: str, *, storage: str | None = None) -> int:
     """How many workers a run had. Raises TrackingError."""
-    detail = get_run(runs_folder(storage), run)
-    return max(1, sum(bool(re.fullmatch(r"worker\.\d+", name)) for name in detail.tags))
+    return _workers(get_run(runs_folder(storage), run))
 
 
 def compare_with_run(planned: PlannedRun, run: str, *, storage: str | None = None) -> Comparison:
@@ -38,7 +37,8 @@ def compare_with_run(planned: PlannedRun, run: str, *, storage: str | None = Non
     workers that is not among those of ``planned``.
     """
     folder = runs_folder(storage)
-    detail, workers = get_run(folder, run), workers_of(run, storage=storage)
+    detail = get_run(folder, run)
+    workers = _workers(detail)
     predicted = {each.gpus: each.clips_per_s for each in planned.predictions}.get(workers)
     if predicted is None:
         raise TrackingError(
@@ -59,3 +59,7 @@ def compare_with_run(planned: PlannedRun, run: str, *, storage: str | None = Non
         client.log_metric(detail.run_id, "plan/clips_per_s", predicted)
         client.log_metric(detail.run_id, "plan/measured_clips_per_s", measured)
     return Comparison(detail.name, workers, predicted, measured)
+
+
+def _workers(detail: RunDetail) -> int:
+    return max(1, sum(bool(re.fullmatch(r"worker\.\d+", name)) for name in detail.tags))

@@ -180,7 +180,6 @@ def _chosen(keys: Iterable[str]) -> list[FeatureFiles]:
 
 def _described(files: FeatureFiles) -> CachedSet:
     about = files.about
-    missing = sum(len(files.rows_of(shard)) for shard in files.missing())
     return CachedSet(
         key=files.key,
         folder=str(files.folder),
@@ -188,7 +187,7 @@ def _described(files: FeatureFiles) -> CachedSet:
         clips=about["clips"],
         network=_network_text(about["network"]),
         rows=files.rows,
-        computed=files.rows - missing,
+        computed=files.rows - files.missing_rows,
         views=about["views"],
         shape=files.shape,
         dtype=files.dtype,

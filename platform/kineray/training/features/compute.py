@@ -120,11 +120,7 @@ def check_size(parts: Sequence[FeaturePart], max_cache: int | None) -> int:
             remedy="raise `max_cache`, or make them smaller: model.grid=1, model.feature_dtype=float16, or "
             "fewer data.drawn_views",
         )
-    missing = sum(
-        len(part.files.rows_of(shard)) * part.files.row_bytes
-        for part in parts
-        for shard in part.files.missing()
-    )
+    missing = sum(part.files.missing_rows * part.files.row_bytes for part in parts)
     folder = features_folder()
     with os_errors_about(folder):
         make_folder(folder)

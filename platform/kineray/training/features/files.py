@@ -143,6 +143,11 @@ class FeatureFiles:
         """The shards that are not complete."""
         return [shard for shard in self.shards if not self.has(shard)]
 
+    @property
+    def missing_rows(self) -> int:
+        """Number of rows in the shards that are not complete."""
+        return sum(len(self.rows_of(shard)) for shard in self.missing())
+
     def write(self, shard: int, rows: np.ndarray, origins: Mapping[int, Origin], computed_on: str) -> None:
         """Write a shard: ``rows`` [N, *shape] of ``dtype``. Raises StorageError.
 
