@@ -11,6 +11,7 @@ from kineray.cli.output import Size, json_option, note, show, storage_option, ta
 from kineray.cli.plugins import ExperimentCommand, plugin_option
 from kineray.cli.scripts import load_script
 from kineray.planning.assumptions import DEVICES, HERE, Assumptions
+from kineray.sizes import size_text
 
 if TYPE_CHECKING:
     from kineray.planning.api import PlannedRun
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from kineray.tracking.planned import Comparison
 
 _SHOWN_LOSSES = 0.005  # of the time; smaller ones are left out
-_BYTES = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 class Counts(click.ParamType[tuple[int, ...]]):
@@ -154,14 +154,14 @@ def _run(planned: "PlannedRun") -> list[str]:
         planned.experiment,
         *(f"{name}: {text}" for name, text in planned.shape.lines().items()),
         f"network: {planned.parameters:,} parameters, {planned.flops / 1e9:.4g} GFLOP for a clip, forward and"
-        f" backward; {_bytes(planned.gradients)} of gradients in {planned.buckets} buckets",
-        f"checkpoints: {planned.checkpoints} of {_bytes(planned.checkpoint)}",
+        f" backward; {size_text(planned.gradients)} of gradients in {planned.buckets} buckets",
+        f"checkpoints: {planned.checkpoints} of {size_text(planned.checkpoint)}",
     ]
     rate = planned.assumptions.decode_clips_per_core
     how = f"measured on {planned.decoded} clips" if planned.decoded else "not measured"
     return [
         *lines,
-        f"decoding: {rate:.3g} clips per second on a core ({how}), {_bytes(planned.clip_bytes)} each",
+        f"decoding: {rate:.3g} clips per second on a core ({how}), {size_text(planned.clip_bytes)} each",
     ]
 
 
@@ -184,7 +184,7 @@ def _assumed(planned: "PlannedRun") -> list[str]:
 def _value(field: "dataclasses.Field[Any]", value: float) -> str:
     unit, is_rate = field.metadata["unit"], "bandwidth" in field.name
     if unit == "SIZE":
-        return _bytes(value) + "/s" * is_rate
+        return size_text(value) + "/s" * is_rate
     return f"{value:.3g}" + {"FLOPS": " FLOP/s", "SECONDS": " s", "USD": " USD"}.get(unit, "")
 
 
@@ -209,7 +209,7 @@ def _row(each: "Prediction") -> dict[str, Any]:
         "clips/s": f"{each.clips_per_s:.4g}",
         "of peak": None if each.share_of_peak is None else f"{each.share_of_peak:.1%}",
         "cores/GPU": f"{each.cores_per_gpu:.3g}",
-        "memory": _bytes(each.memory),
+        "memory": size_text(each.memory),
         "micro-batch up to": each.largest_micro_batch,
         "hours": None if each.hours is None else f"{each.hours:.3g}",
         "GPU-hours": None if each.gpu_hours is None else f"{each.gpu_hours:.4g}",
@@ -231,14 +231,7 @@ def _more(planned: "PlannedRun") -> list[str]:
                 " train.bn_group"
             )
     written = planned.predictions[0].checkpoint_bytes
-    lines.append(f"checkpoints write {_bytes(written)} in all")
+    lines.append(f"checkpoints write {size_text(written)} in all")
     if planned.knee is not None:
         lines.append(f"knee: {planned.knee.gpus} GPUs ({planned.knee.why})")
     return lines
-
-
-def _bytes(size: float) -> str:
-    power = 0
-    while size >= 1000 and power < len(_BYTES) - 1:
-        size, power = size / 1000, power + 1
-    return f"{size:.3g} {_BYTES[power]}"

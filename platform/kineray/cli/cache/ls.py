@@ -14,7 +14,7 @@ COLUMNS = ("key", "data", "clips", "network", "computed", "views", "shape", "dty
 
 def row_of(one: "CachedSet") -> dict[str, Any]:
     """A row of the table of features."""
-    from kineray.training.features.sizes import size_text
+    from kineray.sizes import size_text
 
     return {
         "key": one.key,

@@ -19,12 +19,12 @@ from kineray.data.clips.draws import ClipDraws
 from kineray.data.clips.seeds import pcg64
 from kineray.data.manifest.index_cache import IndexCache
 from kineray.errors import ConfigError, StorageError
+from kineray.sizes import size_text
 from kineray.storage.durable import make_folder
 from kineray.storage.os_errors import os_errors_about
 from kineray.training.features.clips import ClipRows
 from kineray.training.features.files import FeatureFiles, FeatureReader, Origin, features_folder
 from kineray.training.features.key import features_of, key_of, weights_hash
-from kineray.training.features.sizes import size_text
 from kineray.training.step import autocast
 
 Progress = Callable[[int, int], None]

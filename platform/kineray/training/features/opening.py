@@ -12,6 +12,7 @@ from kineray.data.manifest.index_cache import IndexCache
 from kineray.durations import duration
 from kineray.errors import KinerayError
 from kineray.options import WorkerOptions
+from kineray.sizes import size_text
 from kineray.tasks import Task
 from kineray.training.events import Event, FeaturesEvent
 from kineray.training.features.cached import CachedFeatures
@@ -24,7 +25,6 @@ from kineray.training.features.compute import (
     prove,
 )
 from kineray.training.features.files import features_folder
-from kineray.training.features.sizes import size_text
 from kineray.training.synchronise import Workers
 
 _EVERY_S = 10.0
