@@ -353,7 +353,7 @@ LAYOUT_MODELS = {
     "i3d_r50_8x8": (8, 112),
     "r2plus1d_18": (8, 112),
     "s3d": (16, 112),
-    "s3d_v3": (16, 112),
+    "s3d_v3": (64, 112),
     "p3d_63": (16, 112),
     "c3d": (16, 112),
     "st_resnet50": (2, 112),
@@ -449,6 +449,8 @@ def main() -> None:
             for name, result in results.items():
                 if "absent" in result:
                     print(f"absent: {name} ({result['absent']})", flush=True)
+            if options.out:
+                options.out.write_text(json.dumps(measured, indent=1) + "\n")
     names = list(LAYOUT_MODELS)[-1:] if options.quick else list(LAYOUT_MODELS)
     measured["layouts"] = measure_layouts(names, 1 if options.quick else options.rounds)
     print(f"\nCPU, float32, {LAYOUT_CLIPS} clips, ours alone\n\n{table(measured['layouts'])}", flush=True)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 
@@ -18,6 +19,9 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("KINERAY_STORAGE", None)
 os.environ.pop("KINERAY_WORKERS", None)
 os.environ.pop("KINERAY_CACHE_SIZE", None)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers have it from the process that starts them
+    _cache = tempfile.TemporaryDirectory(prefix="kineray-cache-", ignore_cleanup_errors=True)
+    os.environ["KINERAY_CACHE"] = _cache.name
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 # Many tests start processes that import the same packages: let the first one write their bytecode.

@@ -3,13 +3,14 @@
 ``sh`` and ``python`` blocks are executed in the root of the repository. A ``python`` block whose first line
 is a comment that names a file, such as ``# my/tsm.py``, is saved there instead. Blocks marked ``sh cluster``
 need a cluster: tests/end_to_end/test_ray_submit.py runs those. The pages name runs, so ``runs`` must not hold
-these yet.
+these yet. They share a cache that is empty at first.
 """
 
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -66,4 +67,6 @@ def run_page(path: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not all(run_page(page) for page in sys.argv[1:]))
+    with tempfile.TemporaryDirectory(prefix="kineray-cache-") as cache:
+        os.environ["KINERAY_CACHE"] = cache
+        sys.exit(not all(run_page(page) for page in sys.argv[1:]))
