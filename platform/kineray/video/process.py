@@ -7,6 +7,9 @@ container). No reply of a child can execute code in its parent.
 """
 
 import atexit
+import ctypes
+import gc
+import itertools
 import json
 import mmap
 import os
@@ -33,6 +36,7 @@ WALL_LIMIT_S = 900.0  # for endless waits; longer than ``storage`` retries a req
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 4096
 _TIMED_OUT = (-signal.SIGPROF, -signal.SIGALRM)
+_CALLS_BETWEEN_COLLECTIONS = 100
 _KEPT_BYTES = 64 * 2**20  # an idle child with more shared memory than this is ended
 
 
@@ -282,6 +286,18 @@ def set_timers(cpu_s: float, wall_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, wall_s)
 
 
+def _free_memory() -> None:
+    """Return to the system what no one uses.
+
+    PyAV's objects refer to each other. Python, which sees few objects, would let them keep many decoded
+    frames, and the gaps that these leave in glibc's heap would stay, too.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
+
+
 def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
     """In a child: answer calls until the parent closes the pipe or ends."""
     global shared_memory  # noqa: PLW0603 - a child serves one call at a time
@@ -291,7 +307,12 @@ def _serve(replies: int, memory_fd: int, limits_s: tuple[float, float]) -> None:
     memory = shared_memory = SharedMemory(memory_fd)
     requests, answers = sys.stdin.buffer, os.fdopen(replies, "wb")
     os.dup2(2, 1)  # what a library prints must not mix with the parent's output
-    while header := requests.read(_LENGTH.size):
+    for calls in itertools.count(1):
+        header = requests.read(_LENGTH.size)
+        if not header:
+            return
+        if calls % _CALLS_BETWEEN_COLLECTIONS == 0:
+            _free_memory()
         function, args = pickle.loads(requests.read(_LENGTH.unpack(header)[0]))  # from our parent alone
         memory.clear()
         set_timers(*limits_s)
