@@ -8,7 +8,9 @@ An experiment is a value; a run is its name in a storage folder (``./runs``, or 
     train(experiment, ...)                 train it on one or many workers; stopped runs resume exactly
     dry_run(experiment, ...)               what train would do, with nothing started or written
     plan(experiment, gpus=(8, 64), ...)    what a run will take: time, memory, cost, and what limits it
-    sweep(experiment, space, ...)          search learning rates and model fields with Ray Tune
+    sweep(experiment, space, ...)          search learning rates and model fields in the background
+    attach(name)                           the handle of a sweep that was started before
+    rerun(name)  sweep_report(name)        its best trials with fresh seeds; a page about it
     build_features(experiment)             compute once what a frozen backbone makes of each clip
     verify_resume(experiment)              whether a killed run resumes as if it had never stopped
     list_runs()  get_run(run)              what was trained, with which config, data and code
@@ -51,6 +53,7 @@ _HOMES = {
     "Piece": "kineray.training.recipe",
     "WorkerOptions": "kineray.options",
     "apply_overrides": "kineray.config",
+    "attach": "kineray.orchestration",
     "build_features": "kineray.training.features.api",
     "create_model": "kineray.models",
     "delete_features": "kineray.training.features.api",
@@ -72,10 +75,12 @@ _HOMES = {
     "predict_many": "kineray.evaluation.many",
     "promote": "kineray.serving",
     "read_clip": "kineray.video",
+    "rerun": "kineray.orchestration.rerun",
     "rollback": "kineray.serving",
     "serve": "kineray.serving",
     "stop_service": "kineray.serving",
     "sweep": "kineray.orchestration",
+    "sweep_report": "kineray.reports.sweep",
     "tag_run": "kineray.tracking.edit",
     "train": "kineray.orchestration",
     "verify_features": "kineray.training.features.api",
@@ -96,11 +101,14 @@ if TYPE_CHECKING:
     from kineray.models import create_model as create_model
     from kineray.models import list_models as list_models
     from kineray.options import WorkerOptions as WorkerOptions
+    from kineray.orchestration import attach as attach
     from kineray.orchestration import dry_run as dry_run
     from kineray.orchestration import sweep as sweep
     from kineray.orchestration import train as train
+    from kineray.orchestration.rerun import rerun as rerun
     from kineray.planning.api import plan as plan
     from kineray.planning.assumptions import Assumptions as Assumptions
+    from kineray.reports.sweep import sweep_report as sweep_report
     from kineray.serving import promote as promote
     from kineray.serving import rollback as rollback
     from kineray.serving import serve as serve

@@ -14,8 +14,10 @@ from kineray.config import (
     ConvLstmConfig,
     FrameConfig,
     GruConfig,
+    LayersConfig,
     LstmConfig,
     ModelSection,
+    MViTConfig,
     P3DConfig,
     R2Plus1DConfig,
     ResidualConfig,
@@ -24,6 +26,7 @@ from kineray.config import (
     S3DV3Config,
     SlowFastConfig,
     STResNetConfig,
+    Swin3DConfig,
     TimeceptionConfig,
     TwoStreamConfig,
     VideoResNet18Config,
@@ -135,6 +138,13 @@ SMALL: dict[str, Small] = {
         X3DConfig(stage_blocks=(1, 2, 1, 1), width=8, head_pool=1),
         accepted=((1, 32, 32), (5, 17, 24), (4, 48, 65)),
     ),
+    "swin3d": Small(
+        Swin3DConfig(width=12, stage_blocks=(1, 2, 1, 1)), accepted=((1, 32, 32), (5, 33, 48), (2, 16, 17))
+    ),
+    "mvit": Small(
+        MViTConfig(width=8, stage_blocks=(1, 1, 1, 1), frames=4, side=32),
+        refused=((2, 32, 32), (4, 48, 48), (4, 32, 48)),
+    ),
     "c3d": Small(
         C3DConfig(width=2),
         frames=16,
@@ -184,6 +194,21 @@ SMALL: dict[str, Small] = {
     "frame_attention": Small(
         FrameConfig(**MOBILENET, temporal=AttentionConfig(filters=6)), accepted=((1, 33, 48),)
     ),
+    "frame_layers": Small(
+        FrameConfig(
+            **MOBILENET,
+            frozen=True,
+            temporal=LayersConfig(
+                width=8,
+                layer_1="residual",
+                layer_2="dilated_conv",
+                layer_3="gru",
+                layer_4="attention",
+                layer_5="pool",
+            ),
+        ),
+        accepted=((1, 33, 48),),
+    ),
     "frame_attentive_probe": Small(
         FrameConfig(**MOBILENET, temporal=AttentiveProbeConfig(width=16, attention_heads=2, queries=2)),
         accepted=((1, 33, 48), (7, 32, 32)),
@@ -219,7 +244,7 @@ VARIANTS = {
     *("s3d, full", "s3d_v3, top-heavy", "slowfast, basic", "slowfast, r2plus1d", "resnet3d, i3d"),
     *("r2plus1d_bottleneck", "frame_z_average", "frame_gru", "frame_conv_lstm_dense", "frame_conv1d"),
     *("frame_residual", "frame_timeception", "frame_attention", "frame_conv_lstm", "two_stream_mid"),
-    *("frame_attentive_probe", "frame_attentive_probe, frames"),
+    *("frame_attentive_probe", "frame_attentive_probe, frames", "frame_layers"),
 }
 every_architecture = pytest.mark.parametrize(
     "small",
@@ -272,6 +297,11 @@ PARAMETERS: dict[str, int] = {
     "x3d_s": 3_794_274,
     "x3d_m": 3_794_274,
     "x3d_l": 6_153_384,
+    "swin3d_t": 28_158_070,
+    "swin3d_s": 49_816_678,
+    "swin3d_b": 88_048_984,
+    "mvit_v1_b": 36_610_672,
+    "mvit_v2_s": 34_537_744,
     "c3d": 79_634_576,
     "p3d_63": 25_745_232,
     "p3d_199": 66_492_240,

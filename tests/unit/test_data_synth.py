@@ -237,3 +237,24 @@ def test_a_manifest_that_another_command_wrote_is_not_replaced(tmp_path):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_made_actions_are_long_tailed_and_say_what_they_show(tmp_path):
+    from kineray.data.derive.synth_actions import NOUNS, VERBS, action, synthesize_actions
+
+    small = {"train": 60, "val": 20, "size": 32, "frames": 6}
+    manifest = load_manifest(synthesize_actions(tmp_path / "a", **small))
+    again = load_manifest(synthesize_actions(tmp_path / "b", **small, threads=1))
+    assert manifest.vocabularies == {"verb": tuple(VERBS), "noun": NOUNS}
+    assert [s.labels for s in manifest] == [s.labels for s in again]
+    counts = [[s.labels[head] for s in manifest].count(0) for head in ("verb", "noun")]
+    assert all(count > len(manifest) / 4 for count in counts)
+    for sample, other in list(zip(manifest, again, strict=True))[:3]:
+        made = action(sample, size=32, frames=6, seed=0)
+        read = read_clip(sample.uri, [n / 15 for n in range(6)])
+        np.testing.assert_array_equal(read, read_clip(other.uri, [n / 15 for n in range(6)]))
+        assert abs(read.astype(float) - made).mean() < 12  # of 255, by the coding
+        assert (made[0] != made[-1]).any()  # something moves
+    with pytest.raises(ManifestError) as error:
+        synthesize_actions(synthesize(tmp_path / "c", train=1, val=0, size=16, seconds=0.2).parent)
+    assert error.value.code == "folder_taken"

@@ -14,6 +14,7 @@ from kineray.config import (
     Conv1dConfig,
     ConvLstmConfig,
     GruConfig,
+    LayersConfig,
     LstmConfig,
     ResidualConfig,
     TimeceptionConfig,
@@ -405,3 +406,44 @@ def test_in_training_every_frame_of_a_consensus_has_a_different_dropout_mask():
         values[kind] = set(head(features)["action"].flatten().tolist())
     assert values[FeatureHead] == {0.0, 2.0}
     assert {0.5, 1.0, 1.5} <= values[ConsensusHead]
+
+
+def test_layers_are_their_equations_one_after_the_other():
+    kinds = ("conv", "dilated_conv", "residual", "gru", "attention", "pool")
+    fields = {f"layer_{n}": kind for n, kind in enumerate(kinds, 1)} | {"kernel_1": 5, "kernel_3": 5}
+    module = subsystem(LayersConfig(width=8, **fields))
+    w, x = weights(module), maps(frames=7).numpy().mean((3, 4)).transpose(0, 2, 1)
+    x = np.einsum("oc,bct->bot", w["project.weight"][..., 0], x) + w["project.bias"][:, None]
+
+    def conv(x, n, dilation):
+        kernel = w[f"layers.{n}.conv.weight"]
+        half = dilation * (kernel.shape[2] // 2)
+        padded = np.pad(x, ((0, 0), (0, 0), (half, half)))
+        taps = [padded[:, :, i * dilation :][:, :, : x.shape[2]] for i in range(kernel.shape[2])]
+        convolved = sum(np.einsum("oc,bct->bot", kernel[..., i], tap) for i, tap in enumerate(taps))
+        return batch_norm(convolved, w, f"layers.{n}.norm")
+
+    x = np.maximum(conv(x, 0, 1), 0)
+    x = np.maximum(conv(x, 1, 2), 0)
+    x = np.maximum(x + conv(x, 2, 1), 0)
+    with torch.no_grad():
+        gru = module.layers[3].gru
+        x = gru(torch.from_numpy(x.transpose(0, 2, 1)))[0].numpy()  # tested with the subsystem gru
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    y = y * w["layers.4.norm.weight"] + w["layers.4.norm.bias"]
+    q, k, v = np.split(y @ w["layers.4.qkv.weight"].T + w["layers.4.qkv.bias"], 3, axis=2)
+    attended = []
+    for head in range(4):
+        part = slice(head * 2, head * 2 + 2)
+        scores = np.exp(np.einsum("btd,bsd->bts", q[..., part], k[..., part]) / np.sqrt(2))
+        attended.append(np.einsum("bts,bsd->btd", scores / scores.sum(2, keepdims=True), v[..., part]))
+    x = x + np.concatenate(attended, 2) @ w["layers.4.out.weight"].T + w["layers.4.out.bias"]
+    pooled = [x[:, i : i + 2].max(1) for i in range(0, 7, 2)]
+    same(module(maps(frames=7)), np.mean(pooled, 0))
+
+
+def test_layers_that_are_left_out_do_not_exist():
+    assert [*LayersConfig(layer_1="none", layer_3="gru").layers] == [("gru", 3)]
+    assert len(subsystem(LayersConfig(layer_1="none")).layers) == 0
+    with pytest.raises(ConfigError):
+        LayersConfig(width=6, layer_2="attention")

@@ -4,6 +4,7 @@ import re
 
 import click
 
+from kineray.cli.verbs import DefaultGroup
 from kineray.errors import KinerayError
 
 _QUOTED = re.compile(r"`([^`]*)`")
@@ -29,7 +30,7 @@ def called(command: click.Command, words: tuple[str, ...]) -> click.Command:
     for word in words:
         if isinstance(command, click.Group) and word in command.commands:
             command = command.commands[word]
-    return command
+    return command.commands[command.default] if isinstance(command, DefaultGroup) else command
 
 
 def _words(command: click.Command) -> dict[str, str]:

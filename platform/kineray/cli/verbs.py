@@ -2,8 +2,22 @@
 
 import pkgutil
 from importlib import import_module
+from typing import Any
 
 import click
+
+
+class DefaultGroup(click.Group):
+    """A group whose verb ``default`` need not be written, unless its first argument is another's name."""
+
+    def __init__(self, *, default: str, **more: Any) -> None:
+        super().__init__(**more)
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert ``default`` before anything that is neither a verb nor a call for help."""
+        named = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named or not args else [self.default, *args])
 
 
 def add_verbs(group: click.Group, package: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kineray.config.augment.base import ClipAugmentation
 from kineray.config.data import DataConfig
+from kineray.config.domains import Choice, Domain, Integers, LogUniform, SearchSpace, Uniform
 from kineray.config.fields import Section
 from kineray.config.files import from_yaml, to_yaml
 from kineray.config.fingerprint import fingerprint
@@ -31,16 +32,8 @@ from kineray.config.plugins import Plugin, check_main_guard, load_plugins, loade
 from kineray.config.recipe.base import RecipePiece
 from kineray.config.schedules.base import ScheduleSection
 from kineray.config.schema import Experiment, TrainConfig
-from kineray.config.space import (
-    Choice,
-    Domain,
-    LogUniform,
-    SearchSpace,
-    Uniform,
-    check_space,
-    parse_domain,
-    trial_name,
-)
+from kineray.config.space import all_keys, all_points, check_space, trial_name, with_default_spaces
+from kineray.config.space_text import parse_domain, parse_space, read_space, space_from_plain, space_to_plain
 from kineray.config.tasks.base import TaskSection
 from kineray.config.temporal.base import TemporalSection
 from kineray.config.variants import Pieces, Variant, families, variants
@@ -52,6 +45,7 @@ __all__ = [
     "DataConfig",
     "Domain",
     "Experiment",
+    "Integers",
     "LogUniform",
     "LossSection",
     "MetricSection",
@@ -68,6 +62,8 @@ __all__ = [
     "TrainConfig",
     "Uniform",
     "Variant",
+    "all_keys",
+    "all_points",
     "apply_overrides",
     "arguments_of",
     "as_argument",
@@ -85,11 +81,16 @@ __all__ = [
     "loaded_plugins",
     "overrides_of",
     "parse_domain",
+    "parse_space",
     "plugins_of",
+    "read_space",
     "reset_by",
+    "space_from_plain",
+    "space_to_plain",
     "to_yaml",
     "trial_name",
     "variants",
+    "with_default_spaces",
 ]
 
 watch_main_script()

@@ -12,7 +12,8 @@ A *family* is a base section, such as ``ModelSection``. To add a variant, declar
 ``model.type=tsm`` then works in overrides, YAML, search spaces, listings and errors. kineray's own variants
 are declared in the same way, one in each module of the package ``home``, which is imported when the variants
 of the family are first asked for. Their implementation is named by ``builds="kineray.models.c3d.C3D"`` and
-imported when it is first used, so that a configuration needs no torch.
+imported when it is first used, so that a configuration needs no torch. What a search tries of a variant if it
+only chooses among types is said by ``space={"shift": Choice(0.125, 0.25)}``.
 
 A field of the family's type holds one of its variants (``model.type=tsm``). A field of type ``Pieces`` holds
 several of them, called *pieces*, by their ``type`` (``recipe.mixup.alpha=0.2``).
@@ -35,6 +36,7 @@ from pydantic_core import (
     core_schema,
 )
 
+from kineray.config.domains import SearchSpace
 from kineray.config.fields import Section
 from kineray.config.problems import did_you_mean
 from kineray.errors import ConfigError
@@ -54,18 +56,30 @@ class Variant(Section):
     """Dotted name of the class or function that implements the variant."""
     order: ClassVar[int] = 0
     """Pieces with a lower order come first, in whatever order they are written."""
+    default_space: ClassVar[SearchSpace] = {}
+    """Domains of the variant's fields, searched where a search chooses among types and says no more."""
 
     _home: ClassVar[str] = ""
     _family: ClassVar[Kind | None] = None
     _members: ClassVar[dict[str, Kind]] = {}
 
-    def __init_subclass__(cls, *, type: str = "", home: str = "", builds: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        type: str = "",
+        home: str = "",
+        builds: str = "",
+        space: SearchSpace | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init_subclass__(**kwargs)
         if home:
             cls._home, cls._family, cls._members = home, cls, {}
             _FAMILIES.append(cls)
         if builds:
             cls.builds = builds
+        if space is not None:
+            cls.default_space = space
         if type:
             cls.__annotations__ = {**inspect.get_annotations(cls), "type": Literal[type]}
             cls.type = type

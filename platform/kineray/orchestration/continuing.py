@@ -8,12 +8,12 @@ from kineray.config.overrides import MANIFEST
 from kineray.data import Manifest
 from kineray.errors import CheckpointError, ConfigError
 from kineray.storage import absolute, exists, join, read_bytes, relative
+from kineray.tracking.trials import EXPERIMENT
 from kineray.training import plan_of
 from kineray.training.inputs import RunData
 from kineray.training.kept import Kept, kept, kept_steps, last_kept
 from kineray.training.references import find_checkpoint, run_id_in
 
-EXPERIMENT = "experiment.yaml"  # in a run's folder
 LINEAGE = "lineage"  # the tag with how a run came about, of one that was extended or forked
 FORKED = "forked.checkpoint"  # the tag with the checkpoint that a forked run began with
 CHANGED = "changed"  # the tag with the dotted keys in which its first checkpoints may differ from it

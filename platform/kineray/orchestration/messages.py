@@ -10,9 +10,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from kineray.config import Plugin
+from kineray.config import Plugin, space_from_plain
 from kineray.errors import KinerayError
 from kineray.options import WorkerOptions
+from kineray.orchestration.settings import SearchSettings
 from kineray.training import Event
 
 
@@ -54,6 +55,40 @@ class TrialTask(WorkerTask):
     """
 
     cpus: int
+
+
+@dataclass(frozen=True)
+class SweepTask:
+    """What the process of a sweep does. ``experiment``: YAML; ``space``: JSON (``space_to_plain``)."""
+
+    experiment: str
+    space: str
+    storage: str
+    settings: SearchSettings
+    options: WorkerOptions
+    plugins: tuple[Plugin, ...]
+
+    @property
+    def number_of_trials(self) -> int:
+        """Number of points to try."""
+        return self.settings.trials_of(space_from_plain(json.loads(self.space)))
+
+    def to_json(self) -> str:
+        """One JSON object, which ``from_json`` reads."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The task that ``to_json`` wrote."""
+        values = json.loads(text)
+        return cls(
+            **values
+            | {
+                "settings": SearchSettings(**values["settings"]),
+                "options": WorkerOptions(**values["options"]),
+                "plugins": tuple(map(Plugin.from_json, values["plugins"])),
+            }
+        )
 
 
 @dataclass(frozen=True)

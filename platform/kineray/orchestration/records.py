@@ -16,7 +16,6 @@ from kineray.data import Manifest, load_manifest
 from kineray.errors import ConfigError
 from kineray.orchestration.continuing import (
     CHANGED,
-    EXPERIMENT,
     FORKED,
     Continuation,
     can_extend,
@@ -34,6 +33,7 @@ from kineray.tracking import (
     resume_run,
     start_run,
 )
+from kineray.tracking.trials import EXPERIMENT
 from kineray.training import absolute_inits, init_hashes
 from kineray.training.inputs import about_manifest
 from kineray.training.kept import copy_checkpoint, last_kept
@@ -83,13 +83,14 @@ def open_record(
     command: Iterable[str],
     kind: str = "",
     start: Continuation | None = None,
+    is_claimed: bool = False,
 ) -> OpenRecord:
     """Start a record, or with ``resume`` continue ``name`` or the newest one of the same fingerprint.
 
     ``run_hash``: of ``run_fingerprint``. ``kind``: what follows the experiment's name in a default name;
     it is empty for a training run, which must be unfinished to be resumed without its name. ``start``: the
     run of which the record is continued with other values, or the checkpoint with which a new one begins.
-    Writes the experiment into the run's folder.
+    ``is_claimed``: ``name`` was claimed for this run. Writes the experiment into the run's folder.
     """
     found = run_to_continue(
         experiment, manifest, run_hash, storage=storage, name=name, resume=resume, kind=kind, start=start
@@ -97,7 +98,7 @@ def open_record(
     if found is not None:
         run = resume_run(storage, found.name)
     else:
-        run = _new(experiment, manifest, run_hash, storage, name, kind, command)
+        run = _new(experiment, manifest, run_hash, storage, name, kind, command, is_claimed)
     try:
         run.set_tags({f"plugin.{plugin.name}": plugin.sha256 for plugin in plugins_of(experiment)})
         before = found.tags if found else {}
@@ -150,10 +151,10 @@ def _new(
     name: str | None,
     kind: str,
     command: Iterable[str],
+    is_claimed: bool,
 ) -> Run:
-    text = to_yaml(experiment).encode()
-    base = name or experiment.name + kind
-    name = claim_name(storage, base, numbered=name is None, file=EXPERIMENT, data=text)
+    if name is None or not is_claimed:
+        name = claim(experiment, storage, name, kind)
     try:
         return start_run(
             storage,
@@ -166,6 +167,12 @@ def _new(
     except BaseException:
         delete_folder(join(storage, name))
         raise
+
+
+def claim(experiment: Experiment, storage: str, name: str | None, kind: str) -> str:
+    """Claim ``name`` for a new run, or the experiment's followed by ``kind``, numbered; returns the name."""
+    base, text = name or experiment.name + kind, to_yaml(experiment).encode()
+    return claim_name(storage, base, numbered=name is None, file=EXPERIMENT, data=text)
 
 
 def record_shape(run: Run, shape: RunShape) -> None:

@@ -42,7 +42,7 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
     before = checkpoints.best_score()  # of a trial that continues after an interruption
     mailbox.put.remote(TrialStarted(name, params, before, socket.gethostname(), os.getpid()))
     last_epoch = base.run_epochs
-    best, validated, reported = before or 0.0, 0, False
+    best, validated, reported = before or 0.0, 0, 0
 
     def on_event(event: Event) -> None:
         nonlocal best, validated, reported
@@ -52,10 +52,10 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
             best, validated = max(best, event.score), event.epoch
         elif isinstance(event, CheckpointEvent) and validated:
             # Reported only after the checkpoint of the score, since ASHA may end this process in the report.
-            epoch, validated, reported = validated, 0, True
+            epoch, validated, reported = validated, 0, validated
             if epoch == last_epoch:
                 mailbox.put.remote(TrialEnded(name, "finished"))
-            tune.report({"score": best, "epoch": epoch})
+            tune.report({"score": best, "epoch": epoch, "epochs": last_epoch})
 
     def report_system(values: dict[str, float]) -> None:
         mailbox.put.remote(SystemMetrics(values, socket.gethostname(), trial=name))
@@ -75,9 +75,11 @@ def _train(task: TrialTask, base: Experiment, name: str, params: dict[str, Any],
                 options=dataclasses.replace(task.options, decoders=task.options.decoders or task.cpus),
                 resume=True,
             )
-        if not reported and result.best is not None:  # interrupted after its last step
+        if reported < last_epoch and result.best is not None:
+            # Its recipe has stopped it early, or it was interrupted after its last step.
             mailbox.put.remote(TrialEnded(name, "finished"))
-            tune.report({"score": result.best, "epoch": last_epoch})
+            last_epoch = reported or last_epoch
+            tune.report({"score": result.best, "epoch": last_epoch, "epochs": last_epoch})
     except NonFiniteLossError as error:
         mailbox.put.remote(TrialEnded(name, "diverged", str(error)))
-        tune.report({"score": 0.0, "epoch": last_epoch})
+        tune.report({"score": 0.0, "epoch": last_epoch, "epochs": last_epoch})

@@ -7,6 +7,7 @@ from typing import Any
 from kineray.errors import ConfigError
 from kineray.storage import runs_folder
 from kineray.tracking import runs
+from kineray.tracking.client import tracking_errors, tracking_uri
 from kineray.tracking.runs import RunDetail, RunSummary
 
 _COLUMNS = ("name", "status", "started", "duration_s", "best", "last")
@@ -65,3 +66,12 @@ def get_run(run: str, *, storage: str | None = None) -> RunDetail:
     is no such run.
     """
     return runs.get_run(runs_folder(storage), run)
+
+
+def metric_history(storage: str, run: str, metric: str) -> list[tuple[int, float]]:
+    """The steps at which a metric of a run, given by its name, was recorded, with its values."""
+    client = runs.open_and_send(storage)
+    run_id = runs.get_run(storage, run).run_id
+    with tracking_errors(tracking_uri(storage)):
+        found = client.get_metric_history(run_id, metric)
+    return sorted((one.step, one.value) for one in found)

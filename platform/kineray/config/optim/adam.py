@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from kineray.config.domains import LogUniform
 from kineray.config.fields import PositiveFloat, Probability
 from kineray.config.optim.base import BatchScaledOptimSection
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class AdamConfig(BatchScaledOptimSection, type="adam"):
+class AdamConfig(BatchScaledOptimSection, type="adam", space={"lr": LogUniform(1e-4, 1e-2)}):
     """Adam (Kingma and Ba, arXiv 1412.6980); the learning rate is scaled as for SGD.
 
     Weight decay is added to the gradients, so Adam divides it by their size as well: ``adamw`` does not.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from kineray.config.domains import LogUniform
 from kineray.config.fields import NonNegativeFloat, PositiveFloat, Probability
 from kineray.config.optim.base import BatchScaledOptimSection
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class AdamWConfig(BatchScaledOptimSection, type="adamw"):
+class AdamWConfig(BatchScaledOptimSection, type="adamw", space={"lr": LogUniform(1e-4, 1e-2)}):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
 
     At every step all weights shrink by the learning rate times ``weight_decay``, whatever their gradients.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from kineray.config.domains import LogUniform
 from kineray.config.fields import PositiveFloat, Probability
 from kineray.config.optim.base import BatchScaledOptimSection
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class RmspropConfig(BatchScaledOptimSection, type="rmsprop"):
+class RmspropConfig(BatchScaledOptimSection, type="rmsprop", space={"lr": LogUniform(1e-3, 0.1)}):
     """RMSprop (Tieleman and Hinton, 2012); the learning rate is scaled as for SGD.
 
     Gradients are divided by the root of a moving average of their squares plus ``eps``; every step keeps

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from kineray.config.domains import LogUniform
 from kineray.config.fields import NonNegativeFloat, Probability
 from kineray.config.optim.base import BatchScaledOptimSection
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class SgdConfig(BatchScaledOptimSection, type="sgd"):
+class SgdConfig(BatchScaledOptimSection, type="sgd", space={"lr": LogUniform(0.01, 1)}):
     """SGD with momentum; the learning rate is scaled linearly with the global batch."""
 
     momentum: Probability = 0.9

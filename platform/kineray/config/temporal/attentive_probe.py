@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from kineray.config.domains import Choice
 from kineray.config.fields import PositiveInt
 from kineray.config.temporal.base import TemporalSection
 
@@ -12,6 +13,7 @@ class AttentiveProbeConfig(
     TemporalSection,
     type="attentive_probe",
     builds="kineray.models.temporal.attentive_probe.AttentiveProbe",
+    space={"width": Choice(128, 256, 512, ordered=True), "queries": Choice(1, 2, 4, ordered=True)},
 ):
     """The attentive probe of V-JEPA (Bardes et al., arXiv 2404.08471): one layer of cross-attention.
 

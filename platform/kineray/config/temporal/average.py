@@ -1,10 +1,16 @@
 """The average of the frames' features."""
 
+from kineray.config.domains import Choice
 from kineray.config.fields import ZNorm
 from kineray.config.temporal.base import TemporalSection
 
 
-class AverageConfig(TemporalSection, type="average", builds="kineray.models.temporal.average.Average"):
+class AverageConfig(
+    TemporalSection,
+    type="average",
+    builds="kineray.models.temporal.average.Average",
+    space={"z_norm": Choice("none", "per_frame")},
+):
     """The mean of the frames' features.
 
     ``z_norm``: how the features are first normalised to mean 0 and variance 1: per_dimension, each dimension

@@ -1,12 +1,16 @@
 """Timeception layers."""
 
 from kineray.config.clip_checks import wrong_clip
+from kineray.config.domains import Choice
 from kineray.config.fields import PositiveInt
 from kineray.config.temporal.base import TemporalSection
 
 
 class TimeceptionConfig(
-    TemporalSection, type="timeception", builds="kineray.models.temporal.timeception.Timeception"
+    TemporalSection,
+    type="timeception",
+    builds="kineray.models.temporal.timeception.Timeception",
+    space={"dilated": Choice(False, True)},
 ):
     """Timeception layers (arXiv 1812.01289), each of which halves the number of frames.
 

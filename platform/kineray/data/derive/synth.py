@@ -166,14 +166,19 @@ def _write_video(
         velocity=(direction[0] * speed, direction[1] * speed),
         smoothness=smoothness,
     )
-    path = Path(sample.uri)
+    write_intra_video(Path(sample.uri), texture_thwc, fps)
+
+
+def write_intra_video(path: Path, frames_thwc: np.ndarray, fps: int) -> None:
+    """Write uint8 frames [T, H, W, 3] as H.264, every frame by itself with a constant quantiser."""
     temporary = path.with_suffix(".tmp")
+    height, width = frames_thwc.shape[1:3]
     with av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.options = {"preset": "veryfast", "g": "1", "qp": "20", "aq-mode": "0"}
-        for image_hwc in texture_thwc:
+        for image_hwc in frames_thwc:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image_hwc), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -121,7 +121,8 @@ def _torch(path: Path) -> Weights:
     for wrapper in ("module.", "model."):
         if all(name.startswith(wrapper) for name in named):
             named = {name.removeprefix(wrapper): value for name, value in named.items()}
-    if any(name.startswith("blocks.0.") for name in named):
+    is_torchvisions_mvit = "conv_proj.weight" in named
+    if any(name.startswith("blocks.0.") for name in named) and not is_torchvisions_mvit:
         tensors = from_pytorchvideo(named)
         return Weights(tensors, "PyTorchVideo", public_settings(tensors))
     if any(name.startswith("s1.pathway0_stem.") for name in named):

@@ -21,6 +21,7 @@ from kineray.models.weights.inflation import mean_over_time
 from kineray.models.weights.read import TORCHVISION, Weights
 from kineray.models.weights.renames import ANY_HEAD, rename, table
 
+_CLASSIFIER = re.compile(r"(fc|head|head\.1)\.(?=weight$|bias$)")  # of ResNets, Swin and MViT
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 _RESNET = table(
@@ -76,9 +77,10 @@ def _same_network(weights: Weights, theirs: Mapping[str, Tensor], ours: Mapping[
     end = max(number for number, name in enumerate(names, start=1) if f"backbone.{name}" in ours)
     tensors = {f"backbone.{name}": theirs[name] for name in names[:end]}
     if any(value.ndim == 5 for value in theirs.values()):
-        classifier = {name: value for name, value in theirs.items() if name.startswith("fc.")}
         tensors |= {
-            name.replace("fc", f"head.linear.{ANY_HEAD}"): value for name, value in classifier.items()
+            _CLASSIFIER.sub(f"head.linear.{ANY_HEAD}.", name): value
+            for name, value in theirs.items()
+            if _CLASSIFIER.match(name)
         }
     parts = {"everything after the backbone is": r"(?!backbone\.|head\.).*"}
     return replace(weights, tensors=tensors, may_be_new=parts)

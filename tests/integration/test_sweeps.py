@@ -1,0 +1,155 @@
+"""Sweeps in the background: a handle here or elsewhere, stop, resume, faults, history, conditions."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from kineray.config import Choice, LogUniform, apply_overrides
+from kineray.errors import ConfigError, KinerayError
+from kineray.orchestration import attach, sweep
+from kineray.orchestration.sweep_process import read_life
+from kineray.orchestration.sweep_view import page
+from kineray.tracking import get_run, list_runs
+
+pytestmark = pytest.mark.slow
+
+TYPE = "model.type"
+SPACE = {
+    TYPE: Choice({"slowfast": {"model.alpha": Choice(4, 8)}, "resnet3d": {}}),
+    "optim.lr": LogUniform(0.01, 0.3),
+}
+
+
+@pytest.fixture(autouse=True)
+def _join(on_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", on_cluster["RAY_ADDRESS"])
+
+
+def until(condition, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def quick(tiny_experiment):
+    return apply_overrides(tiny_experiment, ["train.epochs=2"])
+
+
+def test_a_sweep_goes_on_without_its_handle_and_is_stopped_resumed_and_taken_from_history(
+    quick, tmp_path, kineray, monkeypatch
+):
+    storage = str(tmp_path)
+    long = apply_overrides(quick, ["train.epochs=200"])
+    started = sweep(long, {"model.alpha": Choice(4, 8)}, trials=2, concurrent=1, storage=storage)
+    assert started.name == "tiny-sweep" and started.status in {"starting", "running"}
+    with pytest.raises(KinerayError) as error:
+        started.wait(timeout=0)
+    assert error.value.code == "timeout"
+    with pytest.raises(ConfigError) as error:
+        until(lambda: started.status == "running")
+        started.resume()
+    assert error.value.code == "already_running"
+
+    here = attach("tiny-sweep", storage=storage)
+    until(lambda: here.best() is not None)
+    (running,) = [trial for trial in here.trials if trial.state == "running"]
+    assert running.params.keys() == {"model.alpha"} and running.epoch >= 1
+    assert running.experiment.model.alpha == running.params["model.alpha"]
+    assert "1 running" in here.progress() and "<svg" in page(here)
+    code, out, _ = kineray("sweep", "stop", "tiny-sweep", "--storage", storage)
+    assert code == 0 and "stopping" in out
+    outcome = here.wait()
+    assert outcome.ended and [trial.state for trial in outcome.trials] == ["interrupted"]
+    assert get_run(storage, "tiny-sweep").status == "KILLED"
+
+    # The rest of it would take 200 epochs: a killed process is interrupted, and says how to go on.
+    here.resume(trials=1)
+    until(lambda: here.status == "running" and any(t.state == "running" for t in here.trials))
+    epoch = here.trials[0].epoch
+    until(lambda: here.trials[0].epoch > epoch)
+    os.kill(read_life(f"{storage}/tiny-sweep").pid, signal.SIGKILL)
+    with pytest.raises(KinerayError) as error:
+        here.wait()
+    assert (error.value.code, here.status) == ("interrupted", "interrupted")
+    assert [trial.state for trial in here.trials] == ["interrupted"]
+    with pytest.raises(ConfigError) as error:
+        attach("tiny-sweeep", storage=storage)
+    assert (error.value.code, error.value.key) == ("unknown_run", "name")
+
+
+def test_a_grid_over_conditions_a_resume_with_more_trials_and_history(quick, tmp_path, kineray):
+    storage = str(tmp_path)
+    changes = ["schedule.warmup_epochs=0", "train.epochs=1"]
+    space = {TYPE: SPACE[TYPE], "model.width": Choice(8)}
+    first = sweep(
+        quick,
+        space,
+        trials=2,
+        searcher="grid",
+        scheduler="none",
+        overrides=changes,
+        storage=storage,
+        concurrent=2,
+    )
+    assert [trial.state for trial in first.wait().trials] == ["finished"] * 2
+    whole = first.resume(trials=3).wait()
+    assert [trial.params for trial in sorted(whole.trials, key=lambda t: t.name)] == [
+        {"model.type": "resnet3d", "model.width": 8},
+        {"model.type": "slowfast", "model.alpha": 4, "model.width": 8},
+        {"model.type": "slowfast", "model.alpha": 8, "model.width": 8},
+    ]
+    frame = first.frame()
+    assert list(frame["run"]) == [trial.name for trial in whole.trials]
+    assert frame["model.alpha"].isna().sum() == 1 and len(first.best(2)) == 2
+    before = {run.name for run in list_runs(storage)}
+
+    second = sweep(
+        quick, space, trials=3, searcher="grid", overrides=changes, storage=storage, scheduler="halving"
+    )
+    taken = second.wait()
+    assert second.name == "tiny-sweep-2"
+    assert {(t.name, t.score) for t in taken.trials} == {(t.name, t.score) for t in whole.trials}
+    assert {run.name for run in list_runs(storage)} - before == {"tiny-sweep-2"}
+    code, out, _ = kineray("sweep", "attach", "tiny-sweep-2", "--storage", storage, "--json")
+    assert code == 0 and out.count('"finished"') == 3
+
+
+def test_halving_and_a_budget(quick, tmp_path):
+    halved = sweep(
+        apply_overrides(quick, ["train.epochs=3"]),
+        {"optim.lr": LogUniform(0.01, 0.3)},
+        trials=3,
+        searcher="random",
+        scheduler="halving",
+        storage=str(tmp_path),
+    ).wait()
+    assert sorted((trial.state, trial.epoch) for trial in halved.trials) == [
+        ("finished", 3),
+        ("stopped", 1),
+        ("stopped", 1),
+    ]
+    best = halved.best()
+    assert best.state == "finished" or best.score == max(trial.score for trial in halved.trials)
+    spent = sweep(
+        apply_overrides(quick, ["train.epochs=500"]),
+        {"optim.lr": LogUniform(0.01, 0.3)},
+        trials=20,
+        budget="8s",
+        name="spent",
+        storage=str(tmp_path),
+    ).wait()
+    assert "8s" in spent.ended and len(spent.trials) < 20
+    assert get_run(str(tmp_path), "spent").tags["sweep.ended"] == spent.ended
+
+
+def test_a_process_that_fails_says_why(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    failing = sweep(quick, {"model.alpha": Choice(4, 8)}, storage=str(tmp_path))
+    with pytest.raises(KinerayError) as error:
+        failing.wait()
+    assert (error.value.code, error.value.key) == ("unreachable", "RAY_ADDRESS")
+    assert failing.status == "failed"
