@@ -8,7 +8,11 @@ import pytest
 
 from kineray.config import Choice, LogUniform, apply_overrides
 from kineray.errors import ConfigError, KinerayError
+from kineray.options import WorkerOptions
 from kineray.orchestration import attach, sweep
+from kineray.orchestration.rerun import rerun
+from kineray.orchestration.search import check_sweep, run_sweep
+from kineray.orchestration.settings import SearchSettings
 from kineray.orchestration.sweep_process import read_life
 from kineray.orchestration.sweep_view import page
 from kineray.tracking import get_run, list_runs
@@ -81,68 +85,67 @@ def test_a_sweep_goes_on_without_its_handle_and_is_stopped_resumed_and_taken_fro
     assert (error.value.code, error.value.key) == ("unknown_run", "name")
 
 
+def run_here(experiment, space, storage, *, name=None, resume=False, overrides=(), **settings):
+    """Run a sweep in this process."""
+    checked = check_sweep(
+        experiment,
+        space,
+        settings=SearchSettings(**settings),
+        overrides=overrides,
+        storage=storage,
+        name=name,
+        options=WorkerOptions(decoders=1),
+    )
+    return run_sweep(checked, name=name, resume=resume)
+
+
 def test_a_grid_over_conditions_a_resume_with_more_trials_and_history(quick, tmp_path, kineray):
     storage = str(tmp_path)
-    changes = ["schedule.warmup_epochs=0", "train.epochs=1"]
+    short = apply_overrides(quick, ["schedule.warmup_epochs=0", "train.epochs=1"])
     space = {TYPE: SPACE[TYPE], "model.width": Choice(8)}
-    first = sweep(
-        quick,
-        space,
-        trials=2,
-        searcher="grid",
-        scheduler="none",
-        overrides=changes,
-        storage=storage,
-        concurrent=2,
-    )
-    assert [trial.state for trial in first.wait().trials] == ["finished"] * 2
-    whole = first.resume(trials=3).wait()
+    grid = {"searcher": "grid", "scheduler": "none"}
+    first = run_here(short, space, storage, trials=2, **grid)
+    assert [trial.state for trial in first.trials] == ["finished"] * 2
+    whole = run_here(short, space, storage, name=first.name, resume=True, trials=3, **grid)
     assert [trial.params for trial in sorted(whole.trials, key=lambda t: t.name)] == [
         {"model.type": "resnet3d", "model.width": 8},
         {"model.type": "slowfast", "model.alpha": 4, "model.width": 8},
         {"model.type": "slowfast", "model.alpha": 8, "model.width": 8},
     ]
-    frame = first.frame()
+    frame = attach(first.name, storage=storage).frame()
     assert list(frame["run"]) == [trial.name for trial in whole.trials]
-    assert frame["model.alpha"].isna().sum() == 1 and len(first.best(2)) == 2
-    before = {run.name for run in list_runs(storage)}
+    assert frame["model.alpha"].isna().sum() == 1 and len(whole.best(2)) == 2
 
-    second = sweep(
-        quick, space, trials=3, searcher="grid", overrides=changes, storage=storage, scheduler="halving"
-    )
-    taken = second.wait()
-    assert second.name == "tiny-sweep-2"
+    # Nothing is trained twice: not by another sweep, nor by the reruns of a seed that is known.
+    before = {run.name for run in list_runs(storage)}
+    taken = run_here(short, space, storage, trials=3, searcher="grid", scheduler="halving")
+    assert taken.name == "tiny-sweep-2"
     assert {(t.name, t.score) for t in taken.trials} == {(t.name, t.score) for t in whole.trials}
     assert {run.name for run in list_runs(storage)} - before == {"tiny-sweep-2"}
     code, out, _ = kineray("sweep", "attach", "tiny-sweep-2", "--storage", storage, "--json")
     assert code == 0 and out.count('"finished"') == 3
 
+    (again,) = rerun(first.name, top=1, seeds=2, storage=storage)
+    assert [trial.params["seed"] for trial in sorted(again.trials, key=lambda t: t.name)] == [1000, 1001]
+    code, out, _ = kineray("sweep", "report", first.name, "--storage", storage, "--price", "2")
+    page = (tmp_path / first.name / "report.html").read_text()
+    assert code == 0 and "report.html" in out
+    assert "corrected" in page and whole.best().name.rpartition("/")[2] in page
+    assert f"{whole.best().score:.4g}" in page and "Kendall" not in page  # one trial has no ranking
+
 
 def test_halving_and_a_budget(quick, tmp_path):
-    halved = sweep(
-        apply_overrides(quick, ["train.epochs=3"]),
-        {"optim.lr": LogUniform(0.01, 0.3)},
-        trials=3,
-        searcher="random",
-        scheduler="halving",
-        storage=str(tmp_path),
-    ).wait()
+    space = {"optim.lr": LogUniform(0.01, 0.3)}
+    three = apply_overrides(quick, ["train.epochs=3"])
+    halved = run_here(three, space, str(tmp_path), trials=3, searcher="random", scheduler="halving")
     assert sorted((trial.state, trial.epoch) for trial in halved.trials) == [
         ("finished", 3),
         ("stopped", 1),
         ("stopped", 1),
     ]
-    best = halved.best()
-    assert best.state == "finished" or best.score == max(trial.score for trial in halved.trials)
-    spent = sweep(
-        apply_overrides(quick, ["train.epochs=500"]),
-        {"optim.lr": LogUniform(0.01, 0.3)},
-        trials=20,
-        budget="8s",
-        name="spent",
-        storage=str(tmp_path),
-    ).wait()
-    assert "8s" in spent.ended and len(spent.trials) < 20
+    long = apply_overrides(quick, ["train.epochs=500"])
+    spent = run_here(long, space, str(tmp_path), trials=20, budget="8s", name="spent")
+    assert "8s" in spent.ended and {trial.state for trial in spent.trials} == {"interrupted"}
     assert get_run(str(tmp_path), "spent").tags["sweep.ended"] == spent.ended
 
 
