@@ -44,7 +44,7 @@ def searching(space, *, trials, searcher="tpe", study=None, tried=(), known=None
         is_finite=searcher == "grid",
         known=known or (lambda point: None),
         is_cut_off=lambda: is_cut_off,
-        on_end=ended.append,
+        on_end=lambda point, has_crashed: ended.append((point, has_crashed)),
     )
     return found, study, ended
 
@@ -117,14 +117,16 @@ def test_trials_that_a_scheduler_stops_are_pruned_with_their_scores():
     assert (a.state, a.value, a.intermediate_values) == (TrialState.PRUNED, 0.2, {1: 0.1, 2: 0.2})
     assert (b.state, b.value, b.intermediate_values) == (TrialState.COMPLETE, 0.4, {1: 0.3, 3: 0.4})
     assert (c.state, c.value) == (TrialState.PRUNED, 0.3)
-    assert ended == points == [t.user_attrs[POINT] for t in study.trials]
+    assert ended == [(point, False) for point in points]
+    assert points == [t.user_attrs[POINT] for t in study.trials]
 
 
 def test_trials_without_a_score_have_failed_and_those_that_are_cut_off_are_still_running():
-    searcher, study, _ = searching(SPACE, trials=2)
+    searcher, study, ended = searching(SPACE, trials=2)
     searcher.suggest("a"), searcher.suggest("b")
     searcher.on_trial_complete("a", {})
     searcher.on_trial_complete("b", result(0.5, 1), error=True)
+    assert [has_crashed for _, has_crashed in ended] == [False, True]
     assert [t.state for t in study.trials] == [TrialState.FAIL] * 2
     searcher, study, _ = searching(SPACE, trials=1, is_cut_off=True)
     searcher.suggest("a")

@@ -126,8 +126,10 @@ class Board:
         if name not in self._entries:  # before it could report its start
             self.first_problem = self.first_problem or self._problems[name]
 
-    def ended(self, name: str) -> None:
+    def ended(self, name: str, *, has_crashed: bool) -> None:
         """Note that no process will work on a trial any more: its record ends after its last messages."""
+        if has_crashed:
+            self._problems.setdefault(name, "its process ended")
         self._ended.append(name)
 
     @property

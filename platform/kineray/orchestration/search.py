@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from kineray.config import (
@@ -23,6 +24,7 @@ from kineray.errors import ConfigError, KinerayError
 from kineray.launched import launched
 from kineray.options import WorkerOptions
 from kineray.orchestration.board import Board, SweepOutcome
+from kineray.orchestration.life import alive
 from kineray.orchestration.messages import SweepTask
 from kineray.orchestration.probing import probing
 from kineray.orchestration.progress import LoggedProgress, visible_progress
@@ -148,8 +150,6 @@ def run_sweep(
     with probing(experiment, preprocessing) as probe:
         connect_and_open(storage)
         probe.result()
-    from kineray.orchestration.tuning import STOPPED, search  # imports Ray, which is set up by now
-
     with interruptible(), visible_progress():
         parent = open_record(
             experiment,
@@ -166,32 +166,41 @@ def run_sweep(
         parent.set_tags({**described, **(tags or {})})
         folder = join(storage, parent.name)
         write_bytes(join(folder, TASK), sweep.task().to_json().encode())
-        stop = join(folder, STOP)
-        if not in_background and exists(stop):
-            delete_file(stop)
-        logged = LoggedProgress()
-        report = on_event or (lambda trial, event: logged(event, trial))
-        board = Board(parent, experiment, manifest, storage, report, sweep.options.tensorboard)
-        status, ended = "FAILED", ""
-        try:
-            ended = search(
-                experiment, sweep.space, sweep.settings, board, sweep.options, lambda: exists(stop)
-            )
-            status = "KILLED" if ended == STOPPED else "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            board.close(status, is_cut_off=bool(ended))
-            outcome = SweepOutcome(parent.name, board.score, board.trials(), ended)
-            _record_best(parent, outcome)
+        if not in_background and exists(join(folder, STOP)):
+            delete_file(join(folder, STOP))
+        with nullcontext() if in_background else alive(folder):
+            return _search(sweep, parent, on_event)
+
+
+def _search(sweep: CheckedSweep, parent: Run, on_event: Callable[[str, Event], None] | None) -> SweepOutcome:
+    """Try the points of a sweep, and end its record. Raises what ``run_sweep`` raises."""
+    from kineray.orchestration.tuning import STOPPED, search  # imports Ray, which is set up by now
+
+    stop = join(sweep.storage, parent.name, STOP)
+    logged = LoggedProgress()
+    report = on_event or (lambda trial, event: logged(event, trial))
+    board = Board(parent, sweep.experiment, sweep.manifest, sweep.storage, report, sweep.options.tensorboard)
+    status, ended, problem = "FAILED", "", None
+    try:
+        ended = search(
+            sweep.experiment, sweep.space, sweep.settings, board, sweep.options, lambda: exists(stop)
+        )
+        status = "KILLED" if ended == STOPPED else "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        board.close(status, is_cut_off=bool(ended))
+        outcome = SweepOutcome(parent.name, board.score, board.trials(), ended)
+        _record_best(parent, outcome)
+        if status == "FINISHED":
             problem = _too_many_failed(sweep, outcome, board.first_problem)
-            if status == "FINISHED" and problem is not None:
-                status = "FAILED"
-                parent.set_tags({PROBLEM: problem.problem})
-            parent.set_tags({ENDED: ended})
-            parent.finish(status)
-    if status == "FAILED" and problem is not None:
+        if problem is not None:
+            status = "FAILED"
+            parent.set_tags({PROBLEM: problem.problem})
+        parent.set_tags({ENDED: ended})
+        parent.finish(status)
+    if problem is not None:
         raise problem
     return outcome
 

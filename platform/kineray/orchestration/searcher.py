@@ -29,7 +29,7 @@ class StudySearch(Searcher):
     ``tried``: names of points that are not to be proposed. ``is_finite``: only points that are enqueued are
     proposed. ``known``: the run and the score of a point that need not be tried, or None. ``is_cut_off``:
     whether trials end because the whole search does; Optuna keeps them as running. ``on_end``: called with
-    the point of a trial that has ended.
+    the point of a trial that has ended, and whether its process raised or died.
 
     Results have a ``score``, the ``epoch`` after which it was measured, and the number of ``epochs`` that the
     trial would take. One that ends before is reported to Optuna as pruned, with all its scores.
@@ -46,7 +46,7 @@ class StudySearch(Searcher):
         is_finite: bool,
         known: Callable[[Point], tuple[str, float] | None],
         is_cut_off: Callable[[], bool],
-        on_end: Callable[[Point], None],
+        on_end: Callable[[Point, bool], None],
     ) -> None:
         super().__init__(metric="score", mode="max")
         self._study, self._space = study, space
@@ -99,7 +99,7 @@ class StudySearch(Searcher):
         if not error and result is not None and "score" in result:
             self.on_trial_result(trial_id, result)
         trial, reported = self._trials.pop(trial_id), self._reported.pop(trial_id)
-        self._on_end(trial.user_attrs[POINT])
+        self._on_end(trial.user_attrs[POINT], error)
         if self._is_cut_off():
             return
         if error or not reported:

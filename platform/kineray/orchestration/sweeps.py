@@ -15,11 +15,11 @@ from kineray.durations import duration
 from kineray.errors import ConfigError, KinerayError
 from kineray.options import WorkerOptions
 from kineray.orchestration.board import SweepOutcome
+from kineray.orchestration.life import LIFE, read_life
 from kineray.orchestration.messages import SweepTask
 from kineray.orchestration.records import claim
 from kineray.orchestration.search import KIND, STOP, TASK, CheckedSweep, check_sweep
 from kineray.orchestration.settings import SearchSettings
-from kineray.orchestration.sweep_process import LIFE, read_life
 from kineray.storage import (
     DEFAULT_STORAGE,
     absolute,

@@ -88,7 +88,7 @@ def search(
         is_finite=settings.searcher == "grid",
         known=_History(board),
         is_cut_off=lambda: bool(ending.reason),
-        on_end=lambda point: board.ended(trial_name(experiment, point)),
+        on_end=lambda point, error: board.ended(trial_name(experiment, point), has_crashed=error),
     )
     study.sampler = make_sampler(settings.searcher, space, experiment.seed + len(study.trials))
     # In these, more trials begin than run at the same time, which a limit of trials would prevent.
