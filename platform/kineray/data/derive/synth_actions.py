@@ -1,6 +1,6 @@
 """A data set of made actions: what is done is a motion, with what it is done a shape; long-tailed.
 
-In each video one shape of a random colour moves, grows or shrinks over a still random texture. The verb can
+In each video one bright shape moves, grows or shrinks over a still, dark texture. The verb can
 only be recognised from several frames, the noun from any of them. As in EPIC-KITCHENS, few verbs and nouns
 are most of the data: the k-th has a share in proportion to 1 / k, in training and validation alike.
 """
@@ -23,12 +23,12 @@ _NAME = "synthetic-actions"
 
 # Verb -> motion in x and y (down), and growth, from the first frame to the last, in sizes of the shape.
 VERBS: dict[str, tuple[float, float, float]] = {
-    "take": (0.0, -2.0, 0.0),
-    "put": (0.0, 2.0, 0.0),
-    "pull": (-2.0, 0.0, 0.0),
-    "push": (2.0, 0.0, 0.0),
-    "open": (0.0, 0.0, 0.8),
-    "close": (0.0, 0.0, -0.5),
+    "take": (0.0, -3.0, 0.0),
+    "put": (0.0, 3.0, 0.0),
+    "pull": (-3.0, 0.0, 0.0),
+    "push": (3.0, 0.0, 0.0),
+    "open": (0.0, 0.0, 1.0),
+    "close": (0.0, 0.0, -0.6),
 }
 NOUNS = ("plate", "board", "lid", "tap", "knife")  # a disc, a square, a ring, a cross, a bar
 
@@ -89,13 +89,14 @@ def synthesize_actions(
 def action(sample: Sample, *, size: int, frames: int, seed: int) -> np.ndarray:
     """The frames of a sample: uint8 [T, size, size, 3]."""
     rng = sample_rng(seed, 0, sample.id)
-    still = drifting_texture(rng, size=size, frames=1, velocity=(0, 0), smoothness=3.0)[0]
+    texture = drifting_texture(rng, size=size, frames=1, velocity=(0, 0), smoothness=3.0)[0]
+    still = (96 + (texture.astype(float) - 128) / 4).astype(np.uint8)  # darker than any shape
     verb, noun = sample.labels["verb"], sample.labels["noun"]
     assert isinstance(verb, int) and isinstance(noun, int)
     dx, dy, growth = list(VERBS.values())[verb]
     radius = size * rng.uniform(0.12, 0.16)
     centre = size / 2 + rng.uniform(-0.1, 0.1, 2) * size
-    colour = rng.integers(0, 256, 3)
+    colour = rng.integers(192, 256, 3)
     y, x = np.mgrid[:size, :size]
     shown = np.repeat(still[None], frames, 0)
     for number, image_hwc in enumerate(shown):
