@@ -7,7 +7,8 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:900px;margin:2rem auto;padding:0 1rem;color:#1c2730}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #ddd}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13px}
-td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #eee;white-space:nowrap}
+td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #eee}
+td{overflow-wrap:break-word;max-width:40rem}
 code,pre{background:#f3f5f6;padding:.1rem .3rem;overflow-wrap:anywhere}pre{white-space:pre-wrap;padding:.6rem}
 svg{max-width:100%;height:auto;font:11px system-ui,sans-serif}.note{color:#8a4b00}
 """

@@ -88,11 +88,13 @@ class SweepData:
     @property
     def floor(self) -> float | None:
         """The score of a predictor that always says the most frequent class; None if it is not known."""
-        head, _, metric = (self.parent.score or "").partition("/")
-        best = self.trials.best()
+        best, score = self.trials.best(), self.parent.score or ""
         if best is None or self.manifest is None:
             return None
-        return constant_score(self.manifest, head, metric, best.experiment)
+        parts = score.removeprefix("mean of ").split(" and ")  # of several heads
+        found = [constant_score(self.manifest, *_head_and_metric(part), best.experiment) for part in parts]
+        known = [value for value in found if value is not None]
+        return sum(known) / len(known) if len(known) == len(found) else None
 
     @cached_property
     def reruns(self) -> list[Rerun]:
@@ -107,6 +109,11 @@ class SweepData:
                 found.append(Rerun(trial, run.tags.get(RERUN_CHANGES, ""), scores))
         order = [trial.name for trial in self.trials]
         return sorted(found, key=lambda rerun: (rerun.changes, order.index(rerun.of.name)))
+
+
+def _head_and_metric(name: str) -> tuple[str, str]:
+    head, _, metric = name.partition("/")
+    return head, metric
 
 
 def constant_score(manifest: Manifest, head: str, metric: str, experiment: Experiment) -> float | None:
