@@ -88,6 +88,7 @@ def command(
 ) -> None:
     """Search the space of SCRIPT (or --search, or --space); every trial is a run."""
     from kineray.config import Choice, check_space, parse_space, read_space, reset_by
+    from kineray.orchestration.settings import SearchSettings
 
     loaded = load_script(script)
     experiment = resolve(loaded, overrides, script, smoke)
@@ -101,6 +102,8 @@ def command(
         )
     fixed = [text.partition("=")[0] for text in overrides]
     check_space(experiment, space, fixed=fixed)
+    settings = SearchSettings(trials, searcher, scheduler, concurrent, budget, max_failed)
+    settings.check(space)
     for key, domain in space.items():
         for value in domain.values if isinstance(domain, Choice) else ():
             for line in reset_by(experiment, {key: value}):
@@ -108,13 +111,12 @@ def command(
     if smoke:
         experiment = with_smoke_data(experiment)
     from kineray.orchestration.search import check_sweep, run_sweep
-    from kineray.orchestration.settings import SearchSettings
     from kineray.orchestration.sweeps import start_sweep
 
     checked = check_sweep(
         experiment,
         space,
-        settings=SearchSettings(trials, searcher, scheduler, concurrent, budget, max_failed),
+        settings=settings,
         overrides=(),
         fixed=fixed,
         storage=storage,
