@@ -19,9 +19,10 @@ PROGRAM = """
 import sys
 import kineray
 from kineray.cluster import import_ray
+from kineray.config import from_yaml
 
 if __name__ == "__main__":
-    experiment = kineray.config.from_yaml(open(sys.argv[1]).read())
+    experiment = from_yaml(open(sys.argv[1]).read())
     import_ray().init("local", num_cpus=16, include_dashboard=False, log_to_driver=False)
     kineray.train(
         experiment, workers=16, storage=sys.argv[2], name="sixteen", options=kineray.WorkerOptions(decoders=1)

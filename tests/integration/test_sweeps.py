@@ -129,8 +129,9 @@ def test_halving_and_a_budget(quick, tmp_path):
         ("stopped", 1),
     ]
     long = apply_overrides(quick, ["train.epochs=500"])
-    spent = run_here(long, space, str(tmp_path), trials=20, budget="8s", name="spent")
-    assert "8s" in spent.ended and {trial.state for trial in spent.trials} == {"interrupted"}
+    spent = run_here(long, space, str(tmp_path), trials=20, budget="15s", name="spent")
+    assert "15s" in spent.ended and len(spent.trials) < 20
+    assert {trial.state for trial in spent.trials} <= {"interrupted"}
     assert get_run(str(tmp_path), "spent").tags["sweep.ended"] == spent.ended
 
 

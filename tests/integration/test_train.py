@@ -386,36 +386,32 @@ from kineray.config import ModelSection
 
 
 class FaultyConfig(ModelSection, type="faulty"):
-    on_every_worker: bool = True
-
     def build(self, heads, in_channels=3):
-        return Faulty(self, heads, in_channels)
+        return Faulty(heads, in_channels)
 
 
 class Faulty(nn.Module):
-    def __init__(self, config, heads, in_channels):
+    def __init__(self, heads, in_channels):
         super().__init__()
-        self.on_every_worker = config.on_every_worker
         self.head = nn.Linear(in_channels, heads["action"])
 
     def forward(self, clips_bcthw):
         features_bc = clips_bcthw.mean((2, 3, 4))
-        if self.training and (self.on_every_worker or dist.get_rank() == 1):
+        if self.training and dist.get_rank() == 1:
             features_bc = torch.cat([features_bc, features_bc], 1)
         return {"action": self.head(features_bc)}
 """
 
 
-@pytest.mark.parametrize(("everywhere", "reported_by"), [("true", [0, 1]), ("false", [1])])
 def test_an_error_in_a_users_model_is_reported_at_once_with_its_type_and_line(
-    tiny_experiment, tmp_path, caplog, own_plugins, everywhere, reported_by
+    tiny_experiment, tmp_path, caplog, own_plugins
 ):
     """Training is deterministic, so the model would raise it again."""
     file = tmp_path / "faulty.py"
     file.write_text(MODEL)
     line = 1 + MODEL.splitlines().index('        return {"action": self.head(features_bc)}')
     load_plugins(file)
-    own = apply_overrides(tiny_experiment, ["model.type=faulty", f"model.on_every_worker={everywhere}"])
+    own = apply_overrides(tiny_experiment, ["model.type=faulty"])
     caplog.set_level(logging.DEBUG, logger="kineray.orchestration")
     with pytest.raises(KinerayError) as error:
         start(own, tmp_path)
@@ -423,5 +419,5 @@ def test_an_error_in_a_users_model_is_reported_at_once_with_its_type_and_line(
     assert str(error.value).startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
     assert str(error.value).endswith(f"({file}:{line} in forward)")
     assert "Traceback" in error.value.__notes__[0]
-    assert sorted(rank for rank, _ in failures_of(caplog)) == reported_by
+    assert sorted(rank for rank, _ in failures_of(caplog)) == [1]
     assert all(f'"{file}", line {line}' in text for _, text in failures_of(caplog))

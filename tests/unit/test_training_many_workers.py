@@ -1,18 +1,14 @@
-"""Sixteen, seven and 128 real workers make the update of one process on the whole batch."""
+"""Sixteen workers, and seven for 128 groups, make the update of one process on the whole batch."""
 
 import hashlib
 
-import numpy as np
 import pytest
 import torch
 from gloo import run_workers
-from test_training_loop import run
 from test_training_step import ROUNDING, VOCABULARIES, assert_same, new_stepper, step_of
 
-from kineray.config import SgdConfig, apply_overrides
+from kineray.config import SgdConfig
 from kineray.data import Batch
-from kineray.training import StepEvent, load_checkpoint
-from kineray.training.checkpoint import CheckpointStore
 from kineray.training.synchronise import Workers
 
 pytestmark = pytest.mark.slow
@@ -41,7 +37,7 @@ def updated(rank, size, groups):
     return digest, loss, (state if rank == 0 else None), len(positions)
 
 
-@pytest.mark.parametrize(("size", "groups"), [(16, 16), (7, 128), (128, 128)])
+@pytest.mark.parametrize(("size", "groups"), [(16, 16), (7, 128)])
 def test_the_update_is_that_of_one_process(size, groups, tmp_path):
     alone = updated(0, 1, groups)
     found = run_workers(updated, size, tmp_path, groups)
@@ -49,39 +45,3 @@ def test_the_update_is_that_of_one_process(size, groups, tmp_path):
     assert max(result[3] for result in found) - min(result[3] for result in found) <= 2
     assert len({result[:2] for result in found}) == 1  # all have the same weights, to the bit
     assert_same((found[0][2], [found[0][1]]), (alone[2], [alone[1]]), **ROUNDING)
-
-
-def trained(rank, size, experiment, folder):
-    """Losses and weights of a run of seven epochs of three steps, in micro-batches of one group of two."""
-    from pathlib import Path
-
-    folder = Path(folder)
-    _, events = run(experiment, folder, micro_batch=2, rank=rank, world_size=size)
-    last = CheckpointStore(str(folder / "checkpoints")).last()
-    weights = {name: value.numpy() for name, value in load_checkpoint(last).model.state_dict().items()}
-    return [event.loss for event in events if isinstance(event, StepEvent)], weights
-
-
-def test_after_twenty_steps_one_two_and_four_workers_have_the_same_weights(tiny_experiment, tmp_path):
-    """1 x 16, 2 x 8 and 4 x 4 clips. The bound: a thousandth of how far the weights have come."""
-    changes = {"train.epochs": 7, "train.eval_every_epochs": 7, "train.bn_group": 2, "optim.lr": 0.01}
-    experiment = apply_overrides(tiny_experiment, changes)
-    begun, _ = new_run_weights(experiment, tmp_path)
-    losses, weights = run_workers(trained, 1, tmp_path / "a", experiment, str(tmp_path / "1"))[0]
-    assert len(losses) == 21
-    for size in (2, 4):
-        found = run_workers(trained, size, tmp_path / "a", experiment, str(tmp_path / f"{size}"))
-        assert found[0][0] == pytest.approx(losses, rel=1e-3)
-        for name, value in weights.items():
-            come = np.linalg.norm(value - begun[name])
-            assert np.linalg.norm(found[0][1][name] - value) <= 1e-3 * come + 1e-7, name
-
-
-def new_run_weights(experiment, folder):
-    """The weights before the first step."""
-    from kineray.models import build_model
-
-    torch.manual_seed(experiment.seed)
-    classes = {"action": 4}
-    model = build_model(experiment.model, classes)
-    return {name: value.numpy() for name, value in model.state_dict().items()}, folder

@@ -209,7 +209,7 @@ def _too_many_failed(sweep: CheckedSweep, outcome: SweepOutcome, first_problem: 
     """The error of a sweep in which all trials, or more than it allows, failed."""
     states = [trial.state for trial in outcome.trials]
     failed, planned = states.count("failed"), sweep.settings.trials_of(sweep.space)
-    if not states or failed == len(states):
+    if failed == len(states) and not (outcome.ended and not states):
         code, problem = "every_trial_failed", "every trial failed"
     elif outcome.ended and sweep.settings.too_many(failed, planned):
         code, problem = "too_many_failed", f"{failed} of {planned} trials failed, more than max_failed allows"

@@ -47,12 +47,10 @@ class Trial:
 
 
 class Trials(list[Trial]):
-    """Trials, best first and those without a score last."""
+    """Trials, best first and those without a score last; equal ones by name."""
 
     def __init__(self, trials: "list[Trial]") -> None:
-        super().__init__(
-            sorted(trials, key=lambda trial: -1.0 if trial.score is None else trial.score, reverse=True)
-        )
+        super().__init__(sorted(trials, key=lambda t: (1.0 if t.score is None else -t.score, t.name)))
 
     @overload
     def best(self) -> Trial | None: ...
