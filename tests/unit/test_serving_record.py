@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from kineray.errors import ServingError, TrackingError
+from kineray.processes import start_of
 from kineray.serving import find_service, serve, stop_service
 from kineray.serving.lock import one_change
-from kineray.serving.record import BEAT_S, delete, here, refresh, start_of, write
+from kineray.serving.record import BEAT_S, delete, here, refresh, write
 
 
 @pytest.fixture

@@ -8,38 +8,34 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from kineray.errors import KinerayError, StorageError, Terminated
 from kineray.orchestration.process import as_kineray_error
+from kineray.processes import is_running, start_of
 from kineray.storage import exists, join, read_bytes, write_bytes
 
 LIFE = "life.json"  # the file with the sign of life
 _EVERY_S = 10.0
-_SILENT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Life:
-    """A sign of life of the process ``pid`` on ``host``, at ``time`` (of ``time.time()``).
+    """A sign of life of the process ``pid`` on ``host``, which ``started`` then, at the Unix time ``beat``.
 
     ``is_over``: whether it has done its work; ``problem``: the fields of the error that ended it.
     """
 
     host: str
     pid: int
-    time: float
+    started: str
+    beat: float
     is_over: bool = False
     problem: dict[str, str] | None = None
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process works. On its host its pid decides, elsewhere the last sign of life."""
-        if self.is_over:
-            return False
-        if self.host == socket.gethostname():
-            return _is_running(self.pid)
-        return time.time() - self.time < _SILENT_S
+        """Whether the process still works."""
+        return not self.is_over and is_running(self.host, self.pid, self.started, self.beat)
 
     def error(self) -> KinerayError | None:
         """The error that ended the process."""
@@ -64,8 +60,10 @@ def write_life(folder: str, life: Life) -> None:
 def alive(folder: str) -> Iterator[None]:
     """Give signs of life in the body, and its end after it, with the error that it raises."""
 
+    started = start_of(os.getpid()) or ""
+
     def life(*, is_over: bool = False, problem: dict[str, str] | None = None) -> Life:
-        return Life(socket.gethostname(), os.getpid(), time.time(), is_over, problem)
+        return Life(socket.gethostname(), os.getpid(), started, time.time(), is_over, problem)
 
     def beat() -> None:
         while not over.wait(_EVERY_S):
@@ -94,15 +92,3 @@ def alive(folder: str) -> Iterator[None]:
 def _fields(error: BaseException) -> dict[str, str]:
     known = as_kineray_error(error)
     return {"problem": known.problem, "code": known.code, "key": known.key, "remedy": known.remedy}
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    # A child that has ended stays in the table until its parent asks.
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -11,20 +11,18 @@ import json
 import logging
 import os
 import socket
-import subprocess
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from kineray import storage as store
 from kineray.errors import ServingError
 from kineray.network import direct
+from kineray.processes import is_running, start_of
 
 log = logging.getLogger(__name__)
 
 FILE = "serve.json"
 BEAT_S = 15.0  # a running service writes its record this often
-_STALE_S = 60.0
 _ANSWER_S = 5.0
 
 
@@ -55,9 +53,7 @@ class Record:
 
     def has_process(self) -> bool:
         """Whether the process that keeps the service runs, as far as can be seen from this host."""
-        if self.is_here:
-            return start_of(self.pid) == self.started
-        return time.time() - self.beat < _STALE_S
+        return is_running(self.host, self.pid, self.started, self.beat)
 
     def answers(self) -> bool:
         """Whether this service answers at its address."""
@@ -109,20 +105,6 @@ def delete(record: Record) -> None:
         current = _read(record.storage)
         if current is not None and current.id == record.id:
             store.delete_file(store.join(record.storage, FILE))
-
-
-def start_of(pid: int) -> str | None:
-    """When a process of this host started, in units of the host; None if there is none."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state == "Z" else fields[18]  # a zombie has ended
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
-    listed = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return listed.stdout.strip() or None
 
 
 def here(id_: str, storage: str, model_name: str, url: str, dashboard: str) -> Record:
