@@ -5,7 +5,7 @@ shift of a random texture, so a single frame carries no information about the cl
 independently with a constant quantiser, so the compression carries none either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -93,14 +93,24 @@ def synthesize(
         smoothness=smoothness,
         seed=seed,
     )
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for done, _ in enumerate(pool.map(write, samples), start=1):
-            if progress:
-                progress(done, len(samples))
+    write_all(write, samples, threads, progress)
     path = folder / FILE_NAME
     vocabularies = {"action": classes} if label == "direction" else {"axis": _AXES}
     save_manifest(record_sizes(Manifest(_NAME, tuple(samples), vocabularies)), path)
     return path
+
+
+def write_all(
+    write: Callable[[Sample], None],
+    samples: Sequence[Sample],
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Call ``write`` for each sample, in ``threads`` threads; ``progress(videos done, all videos)``."""
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        for done, _ in enumerate(pool.map(write, samples), start=1):
+            if progress:
+                progress(done, len(samples))
 
 
 def drifting_texture(
@@ -125,16 +135,21 @@ def drifting_texture(
     return np.clip(128 + 48 * texture_tchw, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
+def folder_taken(folder: Path) -> ManifestError:
+    """The error of a folder that has a manifest of other videos."""
+    return ManifestError(
+        "contains a manifest of other videos",
+        code="folder_taken",
+        key="folder",
+        value=folder,
+        remedy="name another folder",
+    )
+
+
 def _check_own(folder: Path) -> None:
     """Raise ManifestError if ``folder`` has a manifest or copies that another command wrote."""
     if (folder / FILE_NAME).exists() and not _is_own(folder):
-        raise ManifestError(
-            "contains a manifest of other videos",
-            code="folder_taken",
-            key="folder",
-            value=folder,
-            remedy="name another folder",
-        )
+        raise folder_taken(folder)
 
 
 def _is_own(folder: Path) -> bool:

@@ -6,17 +6,15 @@ are most of the data: the k-th has a share in proportion to 1 / k, in training a
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from kineray.data.clips.seeds import sample_rng
-from kineray.data.derive.synth import drifting_texture, write_intra_video
+from kineray.data.derive.synth import drifting_texture, folder_taken, write_all, write_intra_video
 from kineray.data.manifest.manifest import FILE_NAME, Manifest, load_manifest, save_manifest
 from kineray.data.manifest.samples import Sample
 from kineray.data.manifest.sizes import record_sizes
-from kineray.errors import ManifestError
 from kineray.storage.os_errors import os_errors_about
 
 _NAME = "synthetic-actions"
@@ -55,13 +53,7 @@ def synthesize_actions(
     folder = Path(folder)
     path = folder / FILE_NAME
     if path.exists() and load_manifest(path).name != _NAME:
-        raise ManifestError(
-            "contains a manifest of other videos",
-            code="folder_taken",
-            key="folder",
-            value=folder,
-            remedy="name another folder",
-        )
+        raise folder_taken(folder)
     samples = []
     for split, count in (("train", train), ("val", val)):
         with os_errors_about(folder, remedy="name a `folder` that can be written"):
@@ -77,10 +69,7 @@ def synthesize_actions(
         shown = action(sample, size=size, frames=frames, seed=seed)
         write_intra_video(Path(sample.uri), shown, fps)
 
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        for done, _ in enumerate(pool.map(write, samples), start=1):
-            if progress:
-                progress(done, len(samples))
+    write_all(write, samples, threads, progress)
     vocabularies = {"verb": tuple(VERBS), "noun": NOUNS}
     save_manifest(record_sizes(Manifest(_NAME, tuple(samples), vocabularies)), path)
     return path
