@@ -16,6 +16,10 @@ DEFAULT_VIEWS = 1
 DEFAULT_CROPS = 1
 DEFAULT_TOP_K = 5
 
+# Of a sweep: what proposes points, and what ends trials early.
+SEARCHERS = ("tpe", "random", "grid", "cmaes", "gp", "evolution")
+SCHEDULERS = ("asha", "halving", "hyperband", "median", "none")
+
 
 # Units of options: a time such as 10m, and a number of steps or a time.
 TIME = "TIME"

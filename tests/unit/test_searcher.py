@@ -11,8 +11,9 @@ from ray.tune.search import Searcher
 
 from kineray.config import Choice, Integers, LogUniform, Uniform, all_points
 from kineray.errors import ConfigError
+from kineray.options import SEARCHERS
 from kineray.orchestration.evolution import Evolution, EvolutionSampler
-from kineray.orchestration.samplers import SEARCHERS, check_searcher, make_sampler, numbers_of
+from kineray.orchestration.samplers import check_searcher, make_sampler, numbers_of
 from kineray.orchestration.searcher import POINT, StudySearch
 from kineray.orchestration.settings import SearchSettings
 

@@ -42,7 +42,7 @@ class SynchronousHalving(FIFOScheduler):
         return str(self.NOOP)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """A trial that has not begun, or one that goes on."""
+        """The next trial to start: a new one, or a paused one that may continue."""
         trials = tune_controller.get_trials()
         pending = next((trial for trial in trials if trial.status == Trial.PENDING), None)
         if pending is not None:

@@ -9,7 +9,7 @@ from kineray.orchestration.board import SweepOutcome
 from kineray.orchestration.search import check_sweep, run_sweep
 from kineray.orchestration.settings import SearchSettings
 from kineray.orchestration.sweeps import attach
-from kineray.tracking import run_exists
+from kineray.tracking import free_name
 from kineray.tracking.trials import RERUN_CHANGES, RERUN_OF
 from kineray.training import Event
 
@@ -57,15 +57,7 @@ def rerun(
             name=None,
             options=options,
         )
-        again = _free_name(sweep.storage, f"{name}-rerun-{place}")
+        again = free_name(sweep.storage, f"{name}-rerun-{place}", numbered=True)
         tags = {RERUN_OF: trial.name, RERUN_CHANGES: " ".join(changes)}
         outcomes.append(run_sweep(checked, name=again, on_event=on_event, tags=tags))
     return outcomes
-
-
-def _free_name(storage: str, base: str) -> str:
-    number, name = 1, base
-    while run_exists(storage, name):
-        number += 1
-        name = f"{base}-{number}"
-    return name

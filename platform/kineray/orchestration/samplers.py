@@ -8,8 +8,7 @@ from kineray.config import Choice, Domain, Integers, LogUniform, SearchSpace, al
 from kineray.config.domains import Scalar
 from kineray.config.space import sampled_point
 from kineray.errors import ConfigError
-
-SEARCHERS = ("tpe", "random", "grid", "cmaes", "gp", "evolution")
+from kineray.options import SEARCHERS
 
 
 def make_sampler(name: str, space: SearchSpace, seed: int) -> Any:

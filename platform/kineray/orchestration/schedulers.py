@@ -3,8 +3,8 @@
 from typing import Any
 
 from kineray.errors import ConfigError
+from kineray.options import SCHEDULERS
 
-SCHEDULERS = ("asha", "halving", "hyperband", "median", "none")
 PAUSING = ("halving", "hyperband")
 """Those in which trials wait for others, and more of them begin than run at the same time."""
 

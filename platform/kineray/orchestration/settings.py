@@ -63,7 +63,7 @@ class SearchSettings:
         return self.trials
 
     def too_many(self, failed: int, trials: int) -> bool:
-        """Whether so many of all trials have failed that the others need not be tried."""
+        """Whether more of ``trials`` have failed than ``max_failed`` allows."""
         return failed > max(2, self.max_failed * trials)
 
     @property

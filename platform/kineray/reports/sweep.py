@@ -141,7 +141,7 @@ def _honest(data: SweepData) -> str:
             )
             parts.append(paragraph(f"The two rankings agree with Kendall's tau {tau:.2f} (1: the same)."))
     if not groups:
-        parts.append(paragraph("They have not been run:", is_note=True))
+        parts.append(paragraph("There are no such runs yet:", is_note=True))
         parts.append(command(f"kineray sweep rerun {data.parent.name} --top 3 --seeds 6"))
     return section("What the best score is worth", *parts)
 

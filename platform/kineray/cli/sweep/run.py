@@ -12,13 +12,11 @@ from kineray.cli.progress import TrainingProgress
 from kineray.cli.scripts import load_script
 from kineray.cli.sweep.shown import show_outcome
 from kineray.errors import ConfigError
+from kineray.options import SCHEDULERS, SEARCHERS
 
 if TYPE_CHECKING:
     from kineray.options import WorkerOptions
     from kineray.training import Event
-
-_SEARCHERS = ("tpe", "random", "grid", "cmaes", "gp", "evolution")
-_SCHEDULERS = ("asha", "halving", "hyperband", "median", "none")
 
 
 @click.command(name="run", cls=ExperimentCommand, short_help="Start a sweep (the default).")
@@ -37,11 +35,11 @@ _SCHEDULERS = ("asha", "halving", "hyperband", "median", "none")
     "--space", "space_file", metavar="FILE", help="A YAML file with the space, in place of the script's."
 )
 @click.option(
-    "--searcher", type=click.Choice(_SEARCHERS), default="tpe", show_default=True, help="Proposes points."
+    "--searcher", type=click.Choice(SEARCHERS), default="tpe", show_default=True, help="Proposes points."
 )
 @click.option(
     "--scheduler",
-    type=click.Choice(_SCHEDULERS),
+    type=click.Choice(SCHEDULERS),
     default="asha",
     show_default=True,
     help="Ends trials early.",
